@@ -1,0 +1,31 @@
+"Places of what not every machine has: real photographs and weights"
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def _place(variable, needed):
+    folder = os.environ.get(variable)
+    if not folder or not (Path(folder) / needed).exists():
+        pytest.skip(f"set {variable} to a folder that holds {needed}")
+    return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def kodak():
+    "Folder of the Kodak photographs"
+    return _place("QEBIAS_DATA", "kodak24") / "kodak24"
+
+
+@pytest.fixture(scope="session")
+def weights():
+    "Folder of weight files, as QEBIAS_WEIGHTS names it"
+    return _place("QEBIAS_WEIGHTS", "niqe_modelparameters.mat")
+
+
+@pytest.fixture(scope="session")
+def root():
+    return ROOT

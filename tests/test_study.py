@@ -1,0 +1,162 @@
+"The study end to end at its smallest, through the command line, and what must hold of its notebooks"
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from conftest import ROOT
+from qebias.claims import read_claims
+from qebias.notebooks import parameters
+from qebias.runner import plan, resolve
+from qebias.study import ITEMS, Study, code_of
+
+STUDY = ROOT / "nbs" / "study"
+QEBIAS = [sys.executable, "-c", "from qebias.cli import main; main()"]
+
+
+def qebias(*args, **more): return subprocess.run([*QEBIAS, *map(str, args)], capture_output=True, text=True, timeout=900, **more)
+
+
+@pytest.fixture(scope="module")
+def smoke(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "a folder" / "smoke"
+    done = qebias("study", "smoke", "--out", folder, cwd=tmp_path_factory.mktemp("elsewhere"))
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return folder, done.stdout
+
+
+def test_smoke_ends_with_a_table_of_verdicts(smoke):
+    folder, text = smoke
+    claims = [c for item in ITEMS for c in read_claims(folder / "items" / item / "claims.json")]
+    assert len(claims) >= 20 and "VERDICT" in text
+    for claim in claims: assert claim.verdict in ("reproduced", "opposite", "within noise", "not measured") and claim.scale
+    assert any(c.verdict == "not measured" and c.missing for c in claims), "FID without its weights is reported as not measured"
+
+
+def test_smoke_writes_a_report_with_pictures(smoke):
+    folder, _ = smoke
+    index = (folder / "report" / "index.html").read_text()
+    for item in ITEMS:
+        assert f'href="{item}.html"' in index
+        page = (folder / "report" / f"{item}.html").read_text()
+        assert "data:image/" in page and 'href="index.html"' in page
+        assert str(Path.home()) not in page or Path.home() == Path("/")
+
+
+def test_every_job_left_its_notebook_and_result(smoke):
+    study = Study.open(run_dir=str(smoke[0]))
+    for path in [study.train_path(*t) for t in study.trainings()] + [study.eval_path(*e) for e in study.evaluations()]: assert (study.folder / path).exists()
+    assert len(list((study.folder / "logs").glob("*.ipynb"))) == len(study.compressions()) + len(study.trainings()) + len(study.evaluations())
+
+
+def test_started_again_nothing_is_stale(smoke):
+    folder, _ = smoke
+    before = {p: p.stat().st_mtime_ns for p in folder.rglob("result.json")}
+    started = time.monotonic()
+    done = qebias("study", "smoke", "--out", folder)
+    assert done.returncode == 0 and "nothing is stale" in done.stdout
+    assert time.monotonic() - started < 60
+    assert before == {p: p.stat().st_mtime_ns for p in folder.rglob("result.json")}
+
+
+def test_a_touched_file_replans_nothing_and_a_changed_parameter_its_own_jobs(smoke):
+    folder, _ = smoke
+    for path in folder.rglob("result.json"): os.utime(path)
+    assert plan(Study.open(run_dir=str(folder))) == {}
+    changed = resolve("smoke", ["iterations.adversarial=5"], out=folder)
+    changed.save()
+    jobs = plan(changed)
+    resolve("smoke", out=folder).save()
+    gan = sum("esrgan" in m for m in changed.profile.methods)
+    assert jobs == {"train": gan, "evaluate": gan, "item": len(ITEMS)}
+
+
+def test_a_missing_leaf_is_made_again_even_where_the_tables_exist(smoke):
+    folder, _ = smoke
+    study = Study.open(run_dir=str(folder))
+    leaf = study.folder / study.train_path("arcnn", *study.levels[0], 0)
+    kept = leaf.read_bytes()
+    leaf.unlink()
+    jobs = plan(study)
+    leaf.write_bytes(kept)
+    assert jobs["train"] == 1
+
+
+def test_a_failing_job_is_named_and_the_rest_is_kept(tmp_path):
+    done = qebias("study", "smoke", "--out", tmp_path / "s", "--only", "obs1", "--set", "lr.fidelity=1.0e30", "--set", "methods=[rrdb, realesrgan]")
+    assert done.returncode == 1
+    assert re.search(r"qebias: .*train rrdb bpg-37 seed 0: train.ipynb failed: TrainingFailed: rrdb: .* is not finite", done.stderr), done.stderr
+    assert (tmp_path / "s" / "pairs" / "train" / "bpg-37" / "manifest.json").exists()
+    assert not (tmp_path / "s" / "train" / "bpg-37" / "rrdb" / "seed-0" / "result.json").exists()
+
+
+def test_dry_run_says_what_would_be_done_and_does_nothing(tmp_path):
+    done = qebias("study", "smoke", "--out", tmp_path / "s", "--dry-run")
+    assert done.returncode == 0 and re.search(r"\d+ jobs \(.*8 train", done.stdout), done.stdout + done.stderr
+    assert not (tmp_path / "s" / "train").exists()
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment_the_study_ends_in_the_same_bits(smoke, tmp_path):
+    whole, _ = smoke
+    folder = tmp_path / "killed"
+    for seconds in (12, 25, 40):
+        child = subprocess.Popen([*QEBIAS, "study", "smoke", "--out", str(folder)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        time.sleep(seconds)
+        child.send_signal(signal.SIGKILL)
+        child.wait()
+        time.sleep(4)
+        alive = subprocess.run(["pgrep", "-f", str(folder)], capture_output=True, text=True).stdout.split()
+        assert not alive, "jobs outlive their study"
+    done = qebias("study", "smoke", "--out", folder)
+    assert done.returncode == 0, done.stderr[-2000:]
+    for path in whole.rglob("*.safetensors"):
+        from qebias.networks import load_state
+        ours, theirs = load_state(path), load_state(folder / path.relative_to(whole))
+        assert all((ours[k] == theirs[k]).all() for k in ours), path
+    def table(f): return [[{k: v for k, v in c.model_dump().items()} for c in read_claims(f / "items" / item / "claims.json")] for item in ITEMS]
+    assert table(whole) == table(folder)
+
+
+# The notebooks of the study, as notebooks.
+
+NOTEBOOKS = sorted(p for p in STUDY.rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts)
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda p: p.stem)
+def test_contract_of_a_study_notebook(notebook):
+    book = nbformat.read(notebook, 4)
+    code = [c for c in book.cells if c.cell_type == "code"]
+    cell, = [c for c in code if "parameters" in c.metadata.get("tags", [])]
+    for line in cell.source.splitlines(): assert re.fullmatch(r"\w+: (str|int|float|bool|list|dict) = .+?  ?#? ?.*# .+|\w+: (str|int|float|bool|list|dict) = .+ +# .+", line), line
+    assert {"profile", "run_dir"} <= parameters(notebook).keys()
+    for c in code:
+        assert len(c.source.splitlines()) <= 25, c.source
+        assert "def " not in c.source and "class " not in c.source, "a study notebook defines nothing"
+        assert not re.search(r"^\s*(import|from) (torch|skimage|pyiqa)", c.source, re.M), "a study notebook calls qebias only"
+
+
+def test_every_study_notebook_is_in_the_graph_and_in_the_index():
+    in_graph = {item.notebook for item in ITEMS.values()} | {f"run/{n}" for n in ("compress", "train", "evaluate")}
+    assert {p.relative_to(STUDY).with_suffix("").as_posix() for p in NOTEBOOKS} == in_graph
+    index = "".join(c.source for c in nbformat.read(ROOT / "nbs" / "index.ipynb", 4).cells)
+    for item in ITEMS.values(): assert item.notebook in index, item.notebook
+
+
+def test_code_of_a_training_holds_no_figure():
+    assert code_of("training") != code_of("training", "figures")
+
+
+def test_plain_papermill_works_from_any_folder(smoke, tmp_path):
+    folder, _ = smoke
+    done = subprocess.run([sys.executable, "-m", "papermill", str(STUDY / "03_obs2_domain_similarity.ipynb"), "out.ipynb", "-p", "run_dir", str(folder), "--no-progress-bar"],
+                          cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert json.loads((tmp_path / "out.ipynb").read_text())["metadata"]["papermill"]["exception"] is None
