@@ -115,7 +115,7 @@ def claims_sec41(cell: Cell, variants=("realesrgan+cond", "realesrgan+both", "es
         claims.append(cell.claim(found, "Tab. 1, 2", f"{_label(name)}: the gap compressed - raw falls against {_label(baseline)}", f"{effect:+.2f}" if printed else "not printed", holds="below", between_trainings=True))
     return claims
 
-# %% ../nbs/76_evidence.ipynb #0b0b2986
+# %% ../nbs/76_evidence.ipynb #9a1a2e09
 def domain_distances(
     cell: Cell,
     names,          # methods
@@ -136,8 +136,8 @@ def _stand_in(cell, distance):
     return f"{distance} in place of {replaced}" if replaced else distance
 
 def _unmeasured(cell, distance):
-    reason = metrics.available([distance])[1].get(distance)
-    return reason.split(":")[0] if reason else f"{distance} is not among the profile's distances"
+    if distance not in metrics.available([distance])[1]: return f"{distance} is not among the profile's distances"
+    return f"needs {', '.join(metrics.METRICS[distance].weights)}"
 
 def claims_obs2(cell: Cell, names=("realesrgan", "esrgan")) -> list:
     "Observation 2: the enhanced domain lies nearer to compressed than to raw"

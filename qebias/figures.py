@@ -618,7 +618,7 @@ def _disparity_of(ax, frame, look, fit):
     words = f"slope {slope:.2f} [{low:.2f}, {high:.2f}]".replace("-", "\N{MINUS SIGN}")
     return Line2D([], [], color=look.colour, linestyle=look.line, marker=look.marker, markeredgecolor="white", label=f"{look.label}: {words}")
 
-# %% ../nbs/60_figures.ipynb #c31b1f5a
+# %% ../nbs/60_figures.ipynb #aa44d9fd
 @_styled
 def disparity_scatter(
     frames,       # dict method -> DataFrame with d_cr, d_ce (>= 0, one row a patch); optional image
@@ -642,7 +642,7 @@ def disparity_scatter(
     keys = [_disparity_of(panel, frames[name], look, (fits or {}).get(name)) for name, look in looks.items()]
     panel.set(xlim=(0, reach), ylim=(0, reach), aspect="equal", xlabel=f"D(C, R): raw to compressed\n({unit})", ylabel=f"D(C, E): enhanced to compressed\n({unit})")
     counts = " to ".join(str(n) for n in dict.fromkeys(pick(len(frame) for frame in frames.values()) for pick in (min, max)))
-    title = f"{title or ''}{', ' if title else ''}{counts} patches{' each' if len(frames) > 1 else ''}"
+    title = "\n".join(textwrap.wrap(f"{title or ''}{', ' if title else ''}{counts} patches{' each' if len(frames) > 1 else ''}", 42))
     panel.set_xticks([tick for tick in panel.get_yticks() if 0 <= tick <= reach])
     panel.set_yticks([tick for tick in panel.get_yticks() if 0 <= tick <= reach])
     panel.legend(handles=[*keys, identity], loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.3, title=title, alignment="left", handlelength=2.6,

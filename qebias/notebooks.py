@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PARENT', 'EVENTS', 'JOB', 'LARGEST', 'parameters', 'check_parameters', 'execute', 'announce', 'follow_parent', 'tell',
-           'main', 'publish', 'clean', 'to_html']
+           'main', 'publish', 'clean', 'mathml', 'to_html', 'readme', 'write_readme']
 
 # %% ../nbs/74_notebooks.ipynb #09fb4f9f
 import argparse, json, os, re, socket, sys, threading, time
@@ -149,7 +149,17 @@ def clean(notebook):
     from nbdev.clean import nbdev_clean
     nbdev_clean(str(notebook))
 
-# %% ../nbs/74_notebooks.ipynb #3d51e2d9
+# %% ../nbs/74_notebooks.ipynb #b0328d26
+_MATH = re.compile(r"\$\$(.+?)\$\$|(?<![\\$\w])\$(?!\s)([^$\n]+?)(?<!\s)\$(?![\w$])", re.S)
+
+def mathml(markdown: str) -> str:
+    "Replace TeX formulas by MathML, which browsers draw without a script from the network; code stays as it is"
+    convert = require("latex2mathml.converter", "formulas in the report").convert
+    def one(m): return convert(" ".join((m[1] or m[2]).split()), display="block" if m[1] else "inline")
+    parts = re.split(r"(```.*?```|`[^`\n]*`)", markdown, flags=re.S)
+    return "".join(part if i % 2 else _MATH.sub(one, part) for i, part in enumerate(parts))
+
+# %% ../nbs/74_notebooks.ipynb #944797ac
 def to_html(
     notebook, # executed notebook
     page,     # HTML file to write
@@ -160,9 +170,25 @@ def to_html(
     nbconvert, nbformat = require("nbconvert", "the report"), require("nbformat", "the report")
     book = nbformat.read(notebook, 4)
     book.metadata["title"] = title or Path(notebook).stem
-    body, _ = nbconvert.HTMLExporter(template_name="lab").from_notebook_node(book)
+    for cell in book.cells:
+        if cell.cell_type == "markdown": cell.source = mathml(cell.source)
+    body, _ = nbconvert.HTMLExporter(template_name="lab", mathjax_url="", require_js_url="").from_notebook_node(book)
     if home: body = re.sub(r"(<body[^>]*>)", rf'\1<p style="font: 14px sans-serif; margin: 1em 4em"><a href="{home}">&larr; all items</a></p>', body, count=1)
     with atomic(page) as tmp: tmp.write_text(body, encoding="utf-8")
+
+# %% ../nbs/74_notebooks.ipynb #3c3c6b34
+def readme() -> str:
+    "The README's text, made from `nbs/index.ipynb`"
+    nbconvert, nbformat = require("nbconvert", "the README"), require("nbformat", "the README")
+    book = nbformat.read(project_root()/"nbs"/"index.ipynb", 4)
+    book.cells = [c for c in book.cells if not (c.cell_type == "code" and re.match(r"\s*#\|\s*(hide|default_exp|export)\b", c.source))]
+    exporter = nbconvert.MarkdownExporter(exclude_input=True)
+    body, _ = exporter.from_notebook_node(book)
+    return "<!-- made from nbs/index.ipynb, do not edit: python -c 'from qebias.notebooks import write_readme; write_readme()' -->\n\n" + body.strip() + "\n"
+
+def write_readme():
+    "Write README.md from the index"
+    with atomic(project_root()/"README.md") as tmp: tmp.write_text(readme(), encoding="utf-8")
 
 # %% ../nbs/74_notebooks.ipynb #3ef38384
 if __name__ == "__main__" and "__file__" in globals(): main()

@@ -98,7 +98,7 @@ def ema_update(
         torch._foreach_lerp_(list(average.parameters()), list(module.parameters()), 1 - decay)
         for old, new in zip(average.buffers(), module.buffers()): old.copy_(new)
 
-# %% ../nbs/40_training.ipynb #8ef0ce0f
+# %% ../nbs/40_training.ipynb #755019b4
 class Trainer:
     "The networks of one training and the step that moves them"
     def __init__(self,
@@ -117,7 +117,7 @@ class Trainer:
         self.average = build(config.generator)
         self.average.load_state_dict(self.generator.state_dict())
         self.average.requires_grad_(False)
-        for module in filter(None, [self.generator, self.average, self.judge]): module.to(self.device).train()
+        for module in filter(None, [self.generator, self.average, self.judge]): module.to(self.device, memory_format=torch.channels_last).train()
         self.psi = (psi or Psi(config.layers, config.psi)).to(self.device) if config.layers else None
         self.optimisers = {name: torch.optim.Adam(module.parameters(), lr=config.schedule.lr, betas=config.betas, fused=True)
                            for name, module in [("generator", self.generator), ("discriminator", self.judge)] if module}
@@ -130,6 +130,7 @@ class Trainer:
     def step(self, iteration: int, raw, compressed) -> dict:
         "One iteration on a float batch (N, 3, p, p) in [0, 1]; returns every loss term as a detached scalar tensor"
         lr = learning_rate(self.config.schedule, iteration, self.config.iterations)
+        raw, compressed = (x.contiguous(memory_format=torch.channels_last) for x in (raw, compressed))
         for optimiser in self.optimisers.values():
             optimiser.zero_grad(set_to_none=True)
             for group in optimiser.param_groups: group["lr"] = lr

@@ -2,6 +2,8 @@
 import os
 from pathlib import Path
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")   # two test processes share the cores, so neither may take them all
+
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent

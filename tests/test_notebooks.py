@@ -14,10 +14,10 @@ RUN = "import sys; from nbdev.test import test_nb; ok, seconds = test_nb(sys.arg
 
 @pytest.fixture(scope="module")
 def outcomes():
-    "All notebooks, two at a time, each in a process of its own and on one thread"
+    "All notebooks, one after the other in processes of their own, started ahead of the tests that ask for them"
     env = {**os.environ, "OMP_NUM_THREADS": "1", "IN_TEST": "1", "MPLBACKEND": "agg"}
     def run(notebook): return subprocess.run([sys.executable, "-c", RUN, str(notebook)], cwd=notebook.parent, env=env, capture_output=True, text=True, timeout=540)
-    with ThreadPoolExecutor(2) as pool: yield {n: pool.submit(run, n) for n in NOTEBOOKS}
+    with ThreadPoolExecutor(1) as pool: yield {n: pool.submit(run, n) for n in NOTEBOOKS}
 
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda p: p.stem)

@@ -70,10 +70,8 @@ def test_a_touched_file_replans_nothing_and_a_changed_parameter_its_own_jobs(smo
     folder, _ = smoke
     for path in folder.rglob("result.json"): os.utime(path)
     assert plan(Study.open(run_dir=str(folder))) == {}
-    changed = resolve("smoke", ["iterations.adversarial=5"], out=folder)
-    changed.save()
+    changed = resolve("smoke", ["training.adversarial.iterations=5"], out=folder)
     jobs = plan(changed)
-    resolve("smoke", out=folder).save()
     gan = sum("esrgan" in m for m in changed.profile.methods)
     assert jobs == {"train": gan, "evaluate": gan, "item": len(ITEMS)}
 
@@ -90,7 +88,7 @@ def test_a_missing_leaf_is_made_again_even_where_the_tables_exist(smoke):
 
 
 def test_a_failing_job_is_named_and_the_rest_is_kept(tmp_path):
-    done = qebias("study", "smoke", "--out", tmp_path / "s", "--only", "obs1", "--set", "lr.fidelity=1.0e30", "--set", "methods=[rrdb, realesrgan]")
+    done = qebias("study", "smoke", "--out", tmp_path / "s", "--only", "obs1", "--set", "training.fidelity.lr=1.0e30", "--set", "methods=[rrdb, realesrgan]")
     assert done.returncode == 1
     assert re.search(r"qebias: .*train rrdb bpg-37 seed 0: train.ipynb failed: TrainingFailed: rrdb: .* is not finite", done.stderr), done.stderr
     assert (tmp_path / "s" / "pairs" / "train" / "bpg-37" / "manifest.json").exists()

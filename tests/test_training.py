@@ -1,0 +1,139 @@
+"Trainings that are killed, locked, damaged or started from the wrong place"
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from qebias.codecs import Jpeg
+from qebias.core import LockedError, QebiasError, locked, read_json
+from qebias.datasets import RawImage
+from qebias.losses import LossWeights
+from qebias.networks import load_state
+from qebias.pairs import PatchSampler, build_pairs, to_float
+from qebias.training import Divergence, Schedule, TrainConfig, Trainer, fit, read_stats
+
+TINY = {"class": "qebias.generators.rrdb:RRDBNet", "kwargs": {"width": 8, "blocks": 1, "growth": 4}}
+UNET = {"class": "qebias.discriminators:UNetSN", "kwargs": {"width": 8}}
+VGG = {"class": "qebias.discriminators:VGGStyle", "kwargs": {"width": 8, "size": 32}}
+
+
+def config(**more):
+    values = dict(method="gan", stage="adversarial", generator=TINY, discriminator=UNET, conditional=True, weights=LossWeights(recon=1, percept=1, discrim=.1, divergence=.1),
+                  perceptual={"conv1_2": 1.}, divergence=Divergence(blocks=(2,)), psi="random-w4-s0", iterations=30, batch=2, patch=32, ema=.9, threads=1)
+    return TrainConfig(**values | more)
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory):
+    rng = np.random.default_rng(0)
+    smooth = np.clip(np.add.outer(np.arange(48), np.arange(64))[..., None] + rng.integers(0, 40, (48, 64, 3)), 0, 255).astype(np.uint8)
+    return build_pairs([RawImage("a", lambda: smooth), RawImage("b", lambda: smooth[::-1].copy())], Jpeg(10), tmp_path_factory.mktemp("pairs") / "d" / "jpeg-10", workers=1, progress=False)
+
+
+def same(a, b): return all(torch.equal(x, y) for n in ("generator", "discriminator") for x, y in zip(load_state(a / f"{n}.safetensors").values(), load_state(b / f"{n}.safetensors").values()))
+
+
+RUN = """
+import json, sys
+from qebias.pairs import Pairs
+from qebias.training import TrainConfig, fit
+fit(TrainConfig(**json.loads(sys.argv[1])), Pairs(sys.argv[2]), sys.argv[3], log_every=1, save_every=0.)
+"""
+
+
+@pytest.mark.parametrize("gan, discriminator", [("vanilla", UNET), ("relativistic", VGG)])
+def test_killed_at_random_moments_a_training_ends_in_the_same_bits(pairs, tmp_path, gan, discriminator):
+    c = config(gan=gan, discriminator=discriminator, iterations=60)
+    fit(c, pairs, tmp_path / "whole", log_every=1)
+    kills, random_moment = 0, random.Random(0)
+    for _ in range(12):
+        child = subprocess.Popen([sys.executable, "-c", RUN, c.model_dump_json(), str(pairs.folder), str(tmp_path / "killed")])
+        while not (tmp_path / "killed" / "stats.jsonl").exists() and child.poll() is None: time.sleep(.02)
+        try: child.wait(random_moment.uniform(.05, .6))
+        except subprocess.TimeoutExpired:
+            child.send_signal(signal.SIGKILL)
+            child.wait()
+            kills += 1
+        if (tmp_path / "killed" / "result.json").exists(): break
+    fit(c, pairs, tmp_path / "killed", log_every=1)
+    assert kills >= 1
+    assert same(tmp_path / "whole", tmp_path / "killed")
+    def records(f): return [{k: v for k, v in r.items() if k != "seconds"} for r in read_stats(f)]
+    assert records(tmp_path / "whole") == records(tmp_path / "killed")
+
+
+def test_two_trainings_in_one_folder_are_refused(pairs, tmp_path):
+    with locked(tmp_path / "t", "a training"), pytest.raises(LockedError, match="another process has a training of gan under way"): fit(config(), pairs, tmp_path / "t")
+
+
+def test_a_damaged_checkpoint_is_named(pairs, tmp_path):
+    fit(config(), pairs, tmp_path / "t", stop_at=3)
+    (tmp_path / "t" / "checkpoint" / "last.pt").write_bytes(b"half")
+    with pytest.raises(QebiasError, match="last.pt cannot be read: remove it"): fit(config(), pairs, tmp_path / "t")
+
+
+def test_a_half_written_record_is_written_again(pairs, tmp_path):
+    fit(config(), pairs, tmp_path / "t", log_every=1, stop_at=3)
+    with (tmp_path / "t" / "stats.jsonl").open("a") as f: f.write('{"iteration": 3, "gen')
+    fit(config(), pairs, tmp_path / "t", log_every=1)
+    assert [r["iteration"] for r in read_stats(tmp_path / "t")] == list(range(30))
+    for line in (tmp_path / "t" / "stats.jsonl").read_text().splitlines(): json.loads(line)
+
+
+def test_another_configuration_begins_anew(pairs, tmp_path):
+    fit(config(), pairs, tmp_path / "t")
+    first = read_json(tmp_path / "t" / "result.json")
+    fit(config(seed=1), pairs, tmp_path / "t", stop_at=2)
+    assert not (tmp_path / "t" / "result.json").exists() and not (tmp_path / "t" / "generator.safetensors").exists()
+    assert fit(config(seed=1), pairs, tmp_path / "t")["key"] != first["key"]
+
+
+def test_a_generator_of_another_architecture_is_refused(pairs, tmp_path):
+    fidelity = TrainConfig(method="rrdb", stage="fidelity", generator={**TINY, "kwargs": {"width": 16, "blocks": 1, "growth": 4}}, iterations=1, batch=1, patch=32)
+    fit(fidelity, pairs, tmp_path / "wide")
+    with pytest.raises(QebiasError, match="conv_first.weight has shape"): fit(config(), pairs, tmp_path / "t", init=tmp_path / "wide" / "generator.safetensors")
+
+
+def test_a_patch_larger_than_an_image_is_refused_by_name(pairs, tmp_path):
+    with pytest.raises(QebiasError, match="a patch of 64 is larger than the shorter side"): fit(config(patch=64), pairs, tmp_path / "t")
+
+
+def test_the_discriminator_is_the_baselines_own(pairs):
+    "The four variants start from the same generator; the condition widens the first layer and nothing else"
+    plain, conditional = Trainer(config(conditional=False)), Trainer(config())
+    assert all(torch.equal(a, b) for a, b in zip(plain.generator.parameters(), conditional.generator.parameters()))
+    shapes = [{n: p.shape for n, p in t.judge.named_parameters()} for t in (plain, conditional)]
+    assert {n for n in shapes[0] if shapes[0][n] != shapes[1][n]} == {"discriminator.conv0.weight"}
+
+
+def test_bf16_is_close_to_fp32_and_keeps_fp32_weights(pairs):
+    batch = to_float(PatchSampler(pairs, 32, 2, seed=0)(0), "cpu")
+    logs = {}
+    for precision in ("fp32", "bf16"):
+        trainer = Trainer(config(precision=precision))
+        logs[precision] = trainer.step(0, *batch)
+        assert all(p.dtype == torch.float32 for p in trainer.generator.parameters())
+    for name in ("recon", "percept", "discrim", "d_real", "d_fake"): assert logs["bf16"][name] == pytest.approx(logs["fp32"][name].item(), rel=.03), name
+
+
+def test_an_inactive_hinge_leaves_the_training_unchanged(pairs):
+    "Where the enhanced patch is farther from compressed than raw is, Eq. 6 is zero and +div is the baseline"
+    from qebias.losses import domain_divergence
+    c, r = torch.zeros(2, 3, 4, 4), torch.full((2, 3, 4, 4), .1)
+    e = torch.full((2, 3, 4, 4), .5, requires_grad=True)
+    loss = domain_divergence(r, c, e)
+    loss.backward()
+    assert loss == 0 and not e.grad.any()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_step_on_the_gpu_agrees_with_the_cpu(pairs):
+    batch = PatchSampler(pairs, 32, 2, seed=0)(0)
+    logs = [Trainer(config(device=d)).step(0, *to_float(batch, d)) for d in ("cpu", "cuda")]
+    for name in ("recon", "percept", "discrim"): assert logs[1][name].item() == pytest.approx(logs[0][name].item(), rel=1e-3), name
