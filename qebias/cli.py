@@ -31,7 +31,7 @@ def main():
     except QebiasError as error: sys.exit(f"qebias: {' '.join(str(error).split())}")
     except KeyboardInterrupt: sys.exit("qebias: stopped; what was complete is kept, run the same command to go on")
 
-# %% ../nbs/80_cli.ipynb #3313e0fe
+# %% ../nbs/80_cli.ipynb #87133165
 @app.command()
 def study(
     profile: Annotated[str, typer.Argument(help="smoke, demo, photos, or a YAML file")],
@@ -51,7 +51,6 @@ def study(
     chosen, items = runner.resolve(profile, set_ or (), raw, raw_train, raw_eval, out), only or []
     runner.preflight(chosen, items)
     if dry_run:
-        chosen.save()
         jobs = runner.plan(chosen, items)
         print(f"{chosen.profile.name} in {chosen.folder}: {runner._count(jobs) if jobs else 'nothing is stale'}")
         return

@@ -6,11 +6,11 @@
 __all__ = ['RESULTS', 'resolve', 'preflight', 'snakemake_command', 'plan', 'Progress', 'run', 'claims_of', 'tally',
            'write_report', 'origin', 'publish_study', 'published', 'map_markdown']
 
-# %% ../nbs/78_runner.ipynb #196fad8f
-import collections, html, json, os, re, signal, subprocess, sys, threading, time
+# %% ../nbs/78_runner.ipynb #b78a73f1
+import collections, html, json, os, re, signal, subprocess, sys, time
 from pathlib import Path
 from .claims import COLUMNS, claim_row, claims_markdown, claims_text, read_claims
-from .core import QebiasError, atomic, code_version, locked, package_versions, project_root, require
+from .core import QebiasError, atomic, code_version, locked, package_versions, project_root, require, write_json
 from .notebooks import EVENTS, announce, publish, to_html
 from .study import ITEMS, Study, check_profile, images, load_profile, the_codec
 
@@ -49,22 +49,25 @@ def preflight(study: Study, only=()):
         from qebias.features import Psi
         Psi(("conv1_2",), p.psi)
 
-# %% ../nbs/78_runner.ipynb #8788762f
-def snakemake_command(study: Study, cores: int, only=(), keep_going=False, *more) -> list:
-    "The command that walks the graph"
+# %% ../nbs/78_runner.ipynb #77b198c1
+def snakemake_command(study: Study, cores: int, only=(), keep_going=False, *more, profile="profile.json") -> list:
+    "The command that walks the graph; writes the file that tells it which study"
     require("snakemake", "running a study")
-    config = [f"run_dir={study.folder}", *([f"only={','.join(only)}"] if only else [])]
-    return [sys.executable, "-m", "snakemake", "--snakefile", str(project_root()/"nbs"/"study"/"Snakefile"), "--cores", str(cores),
+    config = study.folder/".snakemake"/f"{Path(profile).stem}-config.json"
+    write_json(config, {"run_dir": str(study.folder), "profile": profile, "only": list(only)})
+    return [sys.executable, "-m", "snakemake", "--snakefile", str(project_root()/"nbs"/"study"/"Snakefile"), "--configfile", str(config), "--cores", str(cores),
             "--resources", "gpu=1" if study.profile.device.startswith("cuda") else f"gpu={cores}", "--rerun-triggers", "params", "input", "--rerun-incomplete",
-            *(["--keep-going"] if keep_going else []), *more, "--config", *config]
+            *(["--keep-going"] if keep_going else []), *more]
 
 def _unlock(study):
     "Remove the lock of a run that is dead: called while the study's folder is owned"
     for lock in (study.folder/".snakemake"/"locks").glob("*.lock"): lock.unlink(missing_ok=True)
 
 def plan(study: Study, only=()) -> collections.Counter:
-    "How many jobs of each kind there are to do"
-    done = subprocess.run(snakemake_command(study, 1, only, False, "--dry-run", "--nolock"), capture_output=True, text=True, cwd=study.folder)
+    "How many jobs of each kind there are to do; changes nothing"
+    study.save("planned.json")
+    try: done = subprocess.run(snakemake_command(study, 1, only, False, "--dry-run", "--nolock", profile="planned.json"), capture_output=True, text=True, cwd=study.folder)
+    finally: (study.folder/"planned.json").unlink()
     if done.returncode: raise QebiasError(f"the graph cannot be planned: {_complaint(done.stdout + done.stderr)}")
     stats = re.search(r"Job stats:\n.*?\n-.*?\n(.*?)\ntotal", done.stdout + done.stderr, re.S)
     lines = [line.split() for line in stats.group(1).splitlines()] if stats else []

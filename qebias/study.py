@@ -8,8 +8,8 @@ __all__ = ['Item', 'GAN', 'ITEMS', 'TABLE', 'Setting', 'Profile', 'profiles', 'l
            'item_evaluations', 'pairs_of', 'compress', 'train', 'evaluate', 'scores', 'realism', 'measured',
            'enhanced_of', 'training_records', 'centre', 'scale', 'source_name']
 
-# %% ../nbs/75_study.ipynb #327d5cea
-import ast, functools, json, os
+# %% ../nbs/75_study.ipynb #aec8c178
+import ast, functools, re
 from collections import namedtuple
 from pathlib import Path
 from typing import Literal
@@ -21,7 +21,7 @@ from .datasets import load_dataset, split_by_content
 from .methods import METHODS, method, train_config
 from .training import Divergence
 
-# %% ../nbs/75_study.ipynb #f72cba4a
+# %% ../nbs/75_study.ipynb #41ffead0
 class Setting(BaseModel):
     "How a stage or a method is trained; what is left out is the paper's"
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -66,6 +66,7 @@ class Profile(BaseModel):
     @model_validator(mode="after")
     def _possible(self):
         if "train" in self.evaluate: raise ValueError("evaluate: a data set cannot be called 'train'")
+        if odd := [name for name in self.evaluate if not re.fullmatch(r"[\w.-]+", name)]: raise ValueError(f"evaluate: {odd[0]!r} becomes a folder's name: use letters, digits, dots and dashes")
         if not self.codecs or not all(self.codecs.values()): raise ValueError("codecs: name at least one level, for instance {bpg: [37]}")
         for name, levels in self.codecs.items():
             for level in levels: make_codec(name, level)
@@ -129,7 +130,7 @@ ITEMS = {
     "tab5": Item("10_tab5_ablation", "Section 5.3, Tab. 5", "Does each mechanism help, and do both together help most?", ("compressed", "rrdb", *GAN)),
 }
 
-# %% ../nbs/75_study.ipynb #e0be8244
+# %% ../nbs/75_study.ipynb #34e60140
 class Study:
     "A profile, a folder, and the jobs that both make"
     def __init__(self,
@@ -143,14 +144,15 @@ class Study:
     def open(cls,
         profile: str = "demo", # a profile's name
         run_dir: str = "",     # the study's folder; `runs/<profile>` if empty
+        name: str = "profile.json", # of the resolved profile in that folder
     ):
         "The study in a folder, as its `profile.json` describes it; from the profile's file where there is none yet"
         folder = Path(run_dir) if run_dir else project_root()/"runs"/Path(profile).stem
-        stored = folder/"profile.json"
+        stored = folder/name
         if stored.exists(): return cls(check_profile(read_json(stored), str(stored)), folder)
         return cls(load_profile(profile), folder)
 
-    def save(self): write_json(self.folder/"profile.json", self.profile)
+    def save(self, name="profile.json"): write_json(self.folder/name, self.profile)
 
     # The grid.
     @property
