@@ -14,7 +14,7 @@ from .core import QebiasError, atomic, code_version, locked, package_versions, p
 from .notebooks import EVENTS, announce, publish, to_html
 from .study import ITEMS, Study, check_profile, images, load_profile, the_codec
 
-# %% ../nbs/78_runner.ipynb #8c96d062
+# %% ../nbs/78_runner.ipynb #fe8f5b23
 def resolve(
     profile: str,          # a profile's name or a YAML file
     changes=(),            # `key=value` texts
@@ -30,7 +30,9 @@ def resolve(
     if raw: values |= {"train": _folder(raw), "evaluate": {_name(raw): _folder(raw)}, "holdout": p.holdout or 0.2}
     if raw_train: values |= {"train": _folder(raw_train), "evaluate": {_name(raw_eval): _folder(raw_eval)}, "holdout": None}
     data = "-" + _name(raw or raw_eval) if raw or raw_eval else ""
-    return Study(check_profile(values, f"profile {p.name}"), out or project_root()/"runs"/(p.name + data))
+    study = Study(check_profile(values, f"profile {p.name}"), out or project_root()/"runs"/(p.name + data))
+    if set("{}") & set(str(study.folder)): raise QebiasError(f"{study.folder}: Snakemake cannot work below a folder with braces in its name: choose another with --out")
+    return study
 
 def _folder(path): return f"folder:{Path(path).expanduser().resolve()}"
 def _name(path): return re.sub(r"[^A-Za-z0-9_.-]+", "-", Path(path).expanduser().resolve().name).strip("-.") or "pictures"
