@@ -615,7 +615,7 @@ def code(
     data = codec.encode(rgb)
     return Coded(data, codec.decode(data), bpp(data, rgb))
 
-# %% ../nbs/10_codecs.ipynb #6dafa241
+# %% ../nbs/10_codecs.ipynb #96ccf889
 def _serve():
     "A worker's life: read a codec's recipe, then images, and answer each; end with the pipe"
     inbox, outbox = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
@@ -631,8 +631,10 @@ def _serve():
             answer = None, tuple(code(image, made))
         except QebiasError as error: answer = str(error), None
         except Exception as error: answer = f"{type(error).__name__}: {_line(error)}", None
-        pickle.dump(answer, outbox, protocol=5)
-        outbox.flush()
+        try:
+            pickle.dump(answer, outbox, protocol=5)
+            outbox.flush()
+        except BrokenPipeError: os._exit(0)   # whoever asked is gone
 
 class _Worker:
     "A process that codes one image after another"

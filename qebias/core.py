@@ -144,7 +144,7 @@ def as_rgb(
         image = image[..., :-1]
     return np.repeat(image, 3, 2) if image.shape[2] == 1 else np.ascontiguousarray(image)
 
-# %% ../nbs/00_core.ipynb #0200654e
+# %% ../nbs/00_core.ipynb #3a950426
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".avif"}
 
 def read_rgb(
@@ -152,16 +152,17 @@ def read_rgb(
 ) -> np.ndarray: # uint8 (H, W, 3), turned upright as its EXIF says
     "Read a picture; a missing, foreign, truncated, 16-bit or transparent one is a `QebiasError` that names it"
     try:
+        if Path(path).exists() and not Path(path).is_file(): raise QebiasError(f"{path} is no file: name a picture")
         with Image.open(path) as image:
-            if image.mode in ("I", "F") or image.mode.startswith("I;"): raise QebiasError(f"{path} has more than 8 bit a channel: convert it to 8 bit first")
+            if image.mode in ("I", "F") or any(";16" in str(part) for part in (image.mode, *image.tile)): raise QebiasError(f"{path} has more than 8 bit a channel: convert it to 8 bit first")
             image = ImageOps.exif_transpose(image)
             if image.mode == "P" or "transparency" in image.info: image = image.convert("RGBA" if "transparency" in image.info else "RGB")
             if image.mode not in ("L", "LA", "RGB", "RGBA"): image = image.convert("RGB")
             return as_rgb(np.array(image), str(path))
     except FileNotFoundError: raise QebiasError(f"{path} does not exist") from None
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        why = "no picture that can be read" if isinstance(error, UnidentifiedImageError) else str(error)
-        raise QebiasError(f"{path}: {why}") from None
+        why = "no picture that can be read" if isinstance(error, UnidentifiedImageError) else getattr(error, "strerror", None) or str(error)
+        raise QebiasError(f"{path}: {why}: mend it or leave it out") from None
 
 def write_png(path, rgb):
     "Write a uint8 (H, W, 3) array as PNG, whole or not at all"

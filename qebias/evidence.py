@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['PAPER_ROW', 'STAND_IN', 'over_seeds', 'Cell', 'realism_summary', 'claims_obs1', 'gap_difference', 'bootstrap_mean',
            'claims_sec41', 'domain_distances', 'claims_obs2', 'disparities', 'ratio_difference', 'claims_sec42',
-           'psnr_units', 'psnr_gain', 'distance_gain', 'quality_table', 'claims_tab5']
+           'psnr_units', 'psnr_gain', 'common_units', 'distance_gain', 'quality_table', 'claims_tab5']
 
-# %% ../nbs/76_evidence.ipynb #82642a65
+# %% ../nbs/76_evidence.ipynb #d35c2a68
+from dataclasses import replace
 import numpy as np
 from . import bias, metrics
 from .claims import Claim, paper_number
@@ -15,18 +16,19 @@ from .core import require
 from .methods import METHODS
 from .study import Study, enhanced_of, measured, pairs_of, realism, scale, scores
 
-# %% ../nbs/76_evidence.ipynb #25573bc0
+# %% ../nbs/76_evidence.ipynb #8aa30700
 def over_seeds(
-    found: list,  # one (value, interval) a seed
-) -> tuple:       # (mean value, interval)
-    "Several trainings as one: their mean, with a t-interval over seeds from three on, and with the first one's own interval below that"
+    found: list,   # one (value, interval) a seed
+    between=True,  # a comparison of trainings; else one within each training
+) -> tuple:        # (mean value, interval)
+    "Several seeds as one: their mean, with a t-interval over seeds where trainings are compared and there are three, else the mean of the seeds' own intervals"
     values = np.array([value for value, _ in found], float)
-    if len(values) < 3: return float(values.mean()), found[0][1]
+    if len(values) < 3 or not between: return float(values.mean()), tuple(np.mean([i if i is not None else (np.nan, np.nan) for _, i in found], 0).tolist())
     from scipy import stats
     half = stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / len(values)**0.5
     return float(values.mean()), (float(values.mean() - half), float(values.mean() + half))
 
-# %% ../nbs/76_evidence.ipynb #46bc8c04
+# %% ../nbs/76_evidence.ipynb #71ebb904
 def _label(name): return METHODS[name].label
 
 class Cell:
@@ -45,14 +47,14 @@ class Cell:
         "A claim from (value, interval), or one that was not measured, from the reason"
         if isinstance(found, str): return Claim(item=item, text=text, paper=paper, missing=found, scale=self.scale, **more)
         value, interval = found
-        if interval is not None and not np.isfinite(interval).all(): interval = None
+        if not np.isfinite(interval).all(): return Claim(item=item, text=text, paper=paper, missing="an interval needs two images or patches", scale=self.scale, **more)
         return Claim(item=item, text=text, paper=paper, ours=value, interval=interval, seeds=len(self.seeds), scale=self.scale, **more)
 
     def absent(self, *names) -> str:
         "Why a comparison cannot be made: the methods that the profile leaves out"
         return ", ".join(n for n in names if not self.has(n)) + f" not in {self.study.profile.name}"
 
-# %% ../nbs/76_evidence.ipynb #1e6475eb
+# %% ../nbs/76_evidence.ipynb #4bf5add5
 def realism_summary(
     cell: Cell,
     names,          # methods with a discriminator; those that were not evaluated are left out
@@ -70,7 +72,7 @@ def _score_gap(cell, name, column):
     def one(seed):
         table = bias.realism_table(cell.realism(name, seed), n=cell.n)
         return table.loc["score", column], (table.loc["low", column], table.loc["high", column])
-    return over_seeds([one(s) for s in cell.seeds]) if cell.has(name) else cell.absent(name)
+    return over_seeds([one(s) for s in cell.seeds], between=False) if cell.has(name) else cell.absent(name)
 
 PAPER_ROW = {"realesrgan": "[44]", "esrgan": "[43]"}
 
@@ -115,7 +117,7 @@ def claims_sec41(cell: Cell, variants=("realesrgan+cond", "realesrgan+both", "es
         claims.append(cell.claim(found, "Tab. 1, 2", f"{_label(name)}: the gap compressed - raw falls against {_label(baseline)}", f"{effect:+.2f}" if printed else "not printed", holds="below", between_trainings=True))
     return claims
 
-# %% ../nbs/76_evidence.ipynb #9a1a2e09
+# %% ../nbs/76_evidence.ipynb #aaf7cd30
 def domain_distances(
     cell: Cell,
     names,          # methods
@@ -146,22 +148,24 @@ def claims_obs2(cell: Cell, names=("realesrgan", "esrgan")) -> list:
     for distance in dict.fromkeys(["fid", "lpips-alex", *used]):
         for name in names:
             found = (_unmeasured(cell, distance) if distance not in used else cell.absent(name) if not cell.has(name)
-                     else over_seeds([(m.deviation, m.interval(n=cell.n)) for m in (cell.measured(name, s)[distance] for s in cell.seeds)]))
+                     else over_seeds([(m.deviation, m.interval(n=cell.n)) for m in (cell.measured(name, s)[distance] for s in cell.seeds)], between=False))
             claims.append(cell.claim(found, "Fig. 3", f"{_label(name)} leans towards compressed", f"{least:g} to {most:g} %", holds="below", unit="%", digits=1, stand_in=_stand_in(cell, distance)))
     return claims
 
-# %% ../nbs/76_evidence.ipynb #eac9c3c1
+# %% ../nbs/76_evidence.ipynb #ac678e82
 def disparities(
     cell: Cell,
     names,            # methods
     psi=None,         # a `qebias.features.Psi`; pixel-wise only, if left out
     patch: int = 64,  # side in px
-    n: int = 200,     # random patches, the same for all methods
+    n: int = 200,     # random patches, the same for all methods and seeds
+    seed: int | None = None, # of the training; the first if left out
 ) -> dict:            # method -> DataFrame as `qebias.bias.disparity` gives it
-    "How far the enhanced and the raw patches lie from the compressed ones, method by method, of the first seed"
+    "How far the enhanced and the raw patches lie from the compressed ones, method by method"
+    seed = cell.seeds[0] if seed is None else seed
     pairs = pairs_of(cell.study, cell.dataset, cell.codec, cell.level)
     raw, compressed = [pairs.raw(i) for i in range(len(pairs))], [pairs.compressed(i) for i in range(len(pairs))]
-    return {name: bias.disparity(raw, compressed, enhanced_of(cell.study, *cell.at(name, cell.seeds[0])), pairs.names, psi, patch=patch, n=n, seed=0) for name in filter(cell.has, names)}
+    return {name: bias.disparity(raw, compressed, enhanced_of(cell.study, *cell.at(name, seed)), pairs.names, psi, patch=patch, n=n, seed=0) for name in filter(cell.has, names)}
 
 def ratio_difference(a, b, measure, n=1000, level=.95, seed=0) -> tuple:
     "Ratio of mean disparities D(C,E)/D(C,R) of `a` less that of `b`, the same patches (or images) drawn for both"
@@ -172,33 +176,51 @@ def ratio_difference(a, b, measure, n=1000, level=.95, seed=0) -> tuple:
     draws = one - other
     return float(draws[0]), tuple(map(float, np.quantile(draws[1:], [(1 - level)/2, (1 + level)/2])))
 
-def claims_sec42(cell: Cell, frames: dict, baseline="realesrgan", variants=("realesrgan+div", "realesrgan+both")) -> list:
+def claims_sec42(cell: Cell, by_seed: dict, baseline="realesrgan", variants=("realesrgan+div", "realesrgan+both")) -> list:
     "Section 4.2: the regularisation enlarges the disparity between compressed and enhanced, towards that between compressed and raw"
-    claims = []
+    claims, frames = [], by_seed.get(cell.seeds[0], {})   # by_seed: seed -> what `disparities` gives
     for name in variants:
         for measure in ("pixel", "feature"):
             ready = name in frames and baseline in frames and measure in set(frames[name]["measure"])
-            found = ratio_difference(frames[name], frames[baseline], measure, cell.n) if ready else cell.absent(name, baseline)
-            claims.append(cell.claim(found, "Fig. 6", f"{_label(name)}: mean D(C,E)/D(C,R), {measure}-wise, rises against {_label(baseline)}", "rises towards 1", holds="above", between_trainings=True,
+            found = over_seeds([ratio_difference(by_seed[s][name], by_seed[s][baseline], measure, cell.n) for s in cell.seeds]) if ready else cell.absent(name, baseline)
+            claims.append(cell.claim(found, "Fig. 6", f"{_label(name)}: mean D(C,E)/D(C,R), {measure}-wise, rises against {_label(baseline)}", "rises, no number", holds="above", between_trainings=True,
                                      stand_in=f"psi {frames[name].attrs['psi']}, the losses' own" if ready and measure == "feature" else ""))
     return claims
 
-# %% ../nbs/76_evidence.ipynb #c9219d67
-def psnr_units(cell: Cell, name: str, seed: int) -> np.ndarray:
-    "PSNR in dB of every unit: images, or non-overlapping patches of the training's size where there are fewer than ten"
+# %% ../nbs/76_evidence.ipynb #06fc3d1c
+def psnr_units(cell: Cell, name: str, seed: int) -> tuple:
+    "PSNR in dB of every image, and of every unit: the images again, or non-overlapping patches of the training's size where there are fewer than ten"
     pairs, p = pairs_of(cell.study, cell.dataset, cell.codec, cell.level), cell.study.profile.patch
     images = list(zip(enhanced_of(cell.study, *cell.at(name, seed)), map(pairs.raw, range(len(pairs)))))
-    if len(images) < bias.FEW: images = [(e[y:y + p, x:x + p], r[y:y + p, x:x + p]) for e, r in images for y, x in bias._grid(r, p)]
-    return np.array([metrics.psnr(e, r) for e, r in images])
+    whole = np.array([metrics.psnr(e, r) for e, r in images])
+    if len(images) >= bias.FEW: return whole, whole
+    images = [(e[y:y + p, x:x + p], r[y:y + p, x:x + p]) for e, r in images for y, x in bias._grid(r, p)]
+    return whole, np.array([metrics.psnr(e, r) for e, r in images])
 
 def psnr_gain(cell: Cell, name: str, over: str, seed: int) -> tuple:
     "Mean gain in dB over another method, with its interval"
-    gains = psnr_units(cell, name, seed) - psnr_units(cell, over, seed)
-    return float(gains.mean()), bootstrap_mean(gains, cell.n)
+    whole, units = (a - b for a, b in zip(psnr_units(cell, name, seed), psnr_units(cell, over, seed)))
+    low, high = bootstrap_mean(units, cell.n)
+    shift = whole.mean() - units.mean()
+    return float(whole.mean()), (low + float(shift), high + float(shift))
+
+def common_units(a, b) -> tuple:
+    "Two measurements restricted to the units that both have: a flat block has no natural-scene statistics and is missing"
+    if a.units == b.units: return a, b
+    kept = [u for u in a.units if u in set(b.units)]
+    def restrict(m):
+        place = {u: i for i, u in enumerate(m.units)}
+        index = np.array([place[u] for u in kept])
+        if "ce" in m.data: return replace(m, units=tuple(kept), data={k: v[index] for k, v in m.data.items()})
+        new = np.full(len(m.units), -1)
+        new[index] = np.arange(len(kept))
+        rows = new[m.data["owner"]] >= 0
+        return replace(m, units=tuple(kept), data={k: (new[v[rows]] if k == "owner" else v[rows]) for k, v in m.data.items()})
+    return restrict(a), restrict(b)
 
 def distance_gain(cell: Cell, name: str, over: str, distance: str, seed: int) -> tuple:
     "How much nearer to raw the enhanced set is than another method's, by a distance: negative is better"
-    a, b = cell.measured(name, seed)[distance], cell.measured(over, seed)[distance]
+    a, b = common_units(cell.measured(name, seed)[distance], cell.measured(over, seed)[distance])
     draws = a.draws(cell.n)[:, 1] - b.draws(cell.n)[:, 1]
     return a.s.re - b.s.re, tuple(map(float, np.quantile(draws, [.025, .975])))
 
@@ -231,7 +253,7 @@ def claims_tab5(cell: Cell, baselines=("esrgan", "realesrgan")) -> list:
         claims.append(_both_most(cell, baseline, row))
         for distance in cell.study.profile.distances:
             ready = cell.has(baseline) and cell.has(baseline + "+both")
-            found = over_seeds([bias.difference(cell.measured(baseline + "+both", s)[distance], cell.measured(baseline, s)[distance], n=cell.n) for s in cell.seeds]) if ready else cell.absent(baseline, baseline + "+both")
+            found = over_seeds([bias.difference(*common_units(cell.measured(baseline + "+both", s)[distance], cell.measured(baseline, s)[distance]), n=cell.n) for s in cell.seeds]) if ready else cell.absent(baseline, baseline + "+both")
             claims.append(cell.claim(found, "Fig. 8, 9", f"{label} +both: less bias than {label} (deviation rises)", "rises", holds="above", unit="points", digits=1, between_trainings=True, stand_in=_stand_in(cell, distance)))
     return claims
 

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['Item', 'GAN', 'ITEMS', 'TABLE', 'Setting', 'Profile', 'profiles', 'load_profile', 'check_profile', 'Study', 'code_of',
-           'images', 'the_codec', 'key_compress', 'config_of', 'key_train', 'key_evaluate', 'key_item',
-           'item_evaluations', 'pairs_of', 'compress', 'train', 'evaluate', 'scores', 'realism', 'measured',
+           'images', 'the_codec', 'key_compress', 'config_of', 'code_of_training', 'key_train', 'key_evaluate',
+           'key_item', 'item_evaluations', 'pairs_of', 'compress', 'train', 'evaluate', 'scores', 'realism', 'measured',
            'enhanced_of', 'training_records', 'centre', 'scale', 'source_name']
 
 # %% ../nbs/75_study.ipynb #aec8c178
@@ -21,7 +21,7 @@ from .datasets import load_dataset, split_by_content
 from .methods import METHODS, method, train_config
 from .training import Divergence
 
-# %% ../nbs/75_study.ipynb #41ffead0
+# %% ../nbs/75_study.ipynb #558f93d5
 class Setting(BaseModel):
     "How a stage or a method is trained; what is left out is the paper's"
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -34,15 +34,15 @@ class Setting(BaseModel):
 class Profile(BaseModel):
     "How large a study is"
     model_config = ConfigDict(extra="forbid", frozen=True)
-    name: str                                           # also the name of its folder in `runs/`
+    name: str = Field(pattern=r"^[A-Za-z0-9][\w.-]*$")   # also the name of its folder in `runs/`
     summary: str = ""                                   # one sentence for the reader
     train: str = "sample"                               # raw images to train on: a specification of `load_dataset`
-    evaluate: dict[str, str] = {"sample": "sample"}     # name -> raw images to evaluate on; never trained on
+    evaluate: dict[str, str] = Field({"sample": "sample"}, min_length=1) # name -> raw images to evaluate on; never trained on
     holdout: float | None = Field(None, gt=0, lt=1)     # share held out by content, where both are one folder
     codecs: dict[Literal["bpg", "jpeg"], list[int]] = {"bpg": [37]}
     flavour: Literal["jctvc", "x265"] = "jctvc"         # of BPG's encoder
-    methods: list[str]                                  # rows of the tables
-    seeds: list[int] = [0]
+    methods: list[str] = Field(min_length=1)            # rows of the tables
+    seeds: list[int] = Field([0], min_length=1)
     networks: dict[str, dict] = {}                      # class name -> keyword arguments; left out: the paper's size
     patch: int = Field(128, gt=0)                       # side in px, in training and for realism scores
     training: dict[str, Setting] = {}                   # "fidelity", "adversarial" or a method -> setting; the most particular wins
@@ -63,12 +63,22 @@ class Profile(BaseModel):
         if len(set(names)) < len(names): raise ValueError("a method is named twice")
         return names
 
+    @field_validator("seeds")
+    @classmethod
+    def _different(cls, seeds):
+        if len(set(seeds)) < len(seeds) or min(seeds) < 0: raise ValueError("seeds are different numbers from 0 on")
+        return seeds
+
     @model_validator(mode="after")
     def _possible(self):
         if "train" in self.evaluate: raise ValueError("evaluate: a data set cannot be called 'train'")
         if odd := [name for name in self.evaluate if not re.fullmatch(r"[\w.-]+", name)]: raise ValueError(f"evaluate: {odd[0]!r} becomes a folder's name: use letters, digits, dots and dashes")
         if not self.codecs or not all(self.codecs.values()): raise ValueError("codecs: name at least one level, for instance {bpg: [37]}")
+        if self.holdout is not None and (list(self.evaluate.values()) != [self.train] or not self.train.startswith("folder:")): raise ValueError("holdout divides one folder: evaluate must then name the same one as train")
+        classes = {path.split(":")[1] for m in METHODS.values() for path in (m.network, m.discriminator) if path}
+        if odd := sorted(set(self.networks) - classes): raise ValueError(f"networks: no method uses a {odd[0]}: there are {', '.join(sorted(classes))}")
         for name, levels in self.codecs.items():
+            if len(set(levels)) < len(levels): raise ValueError(f"codecs: {name} has a level twice")
             for level in levels: make_codec(name, level)
         if odd := sorted(set(self.training) - {"fidelity", "adversarial", *METHODS}):
             raise ValueError(f"training: {odd[0]} is no stage and no method: write fidelity, adversarial, or one of {', '.join(METHODS)}")
@@ -76,7 +86,7 @@ class Profile(BaseModel):
             raise ValueError(f"methods: {', '.join(needed)} is stage 1 of another method and must be listed too")
         return self
 
-# %% ../nbs/75_study.ipynb #e47cc40c
+# %% ../nbs/75_study.ipynb #527f5d82
 def profiles() -> dict:
     "The profiles of the checkout: name -> path"
     return {p.stem: p for p in sorted((project_root()/"nbs"/"study"/"profiles").glob("*.yaml"))}
@@ -91,6 +101,7 @@ def load_profile(
     if path is None: raise QebiasError(f"unknown profile {name!r}: there are {', '.join(profiles())}, or give a YAML file")
     if not path.is_file(): raise QebiasError(f"profile {path} does not exist")
     try: values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error: raise QebiasError(f"{path} cannot be read ({_one_line(error)})") from None
     except yaml.YAMLError as error: raise QebiasError(f"{path} is not valid YAML: {_one_line(error)}") from None
     if not isinstance(values, dict): raise QebiasError(f"{path} holds no keys: write one key and value a line")
     for change in changes: _change(values, change, yaml)
@@ -117,17 +128,18 @@ def _complaint(error):
     key = ".".join(map(str, error["loc"]))
     if error["type"] == "extra_forbidden":
         return f"unknown key {key}: there are {', '.join(Profile.model_fields)}" if len(error["loc"]) == 1 else f"unknown key {key}"
-    return f"{key}: {error['msg']}" if key else error["msg"].removeprefix("Value error, ")
+    message = error["msg"].removeprefix("Value error, ")
+    return f"{key}: {message}" if key else message
 
-# %% ../nbs/75_study.ipynb #26f32178
+# %% ../nbs/75_study.ipynb #54a514c6
 Item = namedtuple("Item", "notebook paper title methods")
 GAN = tuple(name for name, m in METHODS.items() if m.discriminator)
 ITEMS = {
     "obs1": Item("02_obs1_realism_scores", "Observation 1, Tab. 1", "Do discriminators take compressed images for real?", ("realesrgan", "esrgan")),
-    "obs2": Item("03_obs2_domain_similarity", "Observation 2, Fig. 3", "Is the enhanced domain nearer to the compressed than to the raw?", ("realesrgan", "esrgan")),
-    "sec41": Item("04_sec41_conditional_discriminator", "Section 4.1, Tab. 2", "Does the condition let a discriminator see compression?", ("realesrgan", "realesrgan+cond", "realesrgan+both", "esrgan", "esrgan+both")),
+    "obs2": Item("03_obs2_domain_similarity", "Observation 2, Fig. 3", "Is the enhanced domain nearer to the compressed than to the raw?", ("realesrgan", "esrgan", "arcnn")),
+    "sec41": Item("04_sec41_conditional_discriminator", "Section 4.1, Tab. 2", "Does the condition let a discriminator see compression?", ("realesrgan", "realesrgan+cond", "realesrgan+both", "esrgan", "esrgan+cond", "esrgan+both")),
     "sec42": Item("05_sec42_domain_divergence", "Section 4.2, Fig. 6", "Does the regularisation move the enhanced away from the compressed?", ("realesrgan", "realesrgan+div", "realesrgan+both")),
-    "tab5": Item("10_tab5_ablation", "Section 5.3, Tab. 5", "Does each mechanism help, and do both together help most?", ("compressed", "rrdb", *GAN)),
+    "tab5": Item("10_tab5_ablation", "Section 5.3, Tab. 5", "Does each mechanism help, and do both together help most?", ("compressed", "arcnn", "rrdb", *GAN)),
 }
 
 # %% ../nbs/75_study.ipynb #34e60140
@@ -173,7 +185,7 @@ class Study:
     def eval_path(self, method, codec, level, seed, dataset): return f"eval/{codec}-{level}/{method}/seed-{seed}/{dataset}/{codec}-{level}/result.json"
     def item_path(self, item): return f"items/{item}/claims.json"
 
-# %% ../nbs/75_study.ipynb #0e6eba09
+# %% ../nbs/75_study.ipynb #3a77db5f
 @functools.cache
 def code_of(
     *modules: str, # names without `qebias.`, for instance "training", "generators.rrdb"
@@ -195,7 +207,9 @@ def _imports(source, module):
         if isinstance(node, ast.ImportFrom):
             base = module.split(".")[:-node.level] if node.level else []
             name = ".".join([*base, *(node.module.split(".") if node.module else [])])
-            if node.level or name.split(".")[0] == "qebias": yield name.removeprefix("qebias.")
+            if not node.level and name.split(".")[0] != "qebias": continue
+            name = name.removeprefix("qebias").lstrip(".")
+            yield from filter(None, [name, *(f"{name}.{a.name}".lstrip(".") for a in node.names)])   # a name may be a module
 
 def _modules_of(spec): # the module of a network's specification, where it is one of ours
     path = spec["class"].split(":")[0]
@@ -226,14 +240,14 @@ def _files(study, dataset):
     if known != before: write_json(memory, known)
     return found
 
-# %% ../nbs/75_study.ipynb #e9a5d948
+# %% ../nbs/75_study.ipynb #172bf7d9
 def the_codec(study: Study, codec: str, level: int):
     "The codec of a cell of the grid"
     return make_codec(codec, level, **({"flavour": study.profile.flavour} if codec == "bpg" else {}))
 
 def key_compress(study, dataset, codec, level):
     p = study.profile
-    return digest({"files": _files(study, dataset), "holdout": p.holdout, "codec": the_codec(study, codec, int(level)).describe(), "code": code_of("pairs")})
+    return digest({"files": _files(study, dataset), "holdout": p.holdout, "codec": the_codec(study, codec, int(level)).describe(), "code": code_of("pairs", "datasets")})
 
 def config_of(study: Study, name: str, seed: int):
     "The training of a method at the study's scale"
@@ -244,40 +258,43 @@ def config_of(study: Study, name: str, seed: int):
     threads = {"threads": setting.pop("threads", p.threads)}
     return train_config(m, p.networks, patch=p.patch, seed=int(seed), **setting, **losses, **threads, device=p.device, precision=p.precision)
 
+def code_of_training(study, name, seed):
+    config = config_of(study, name, seed)
+    return code_of("training", *_modules_of(config.generator), *(_modules_of(config.discriminator) if config.discriminator else []))
+
 def key_train(study, name, codec, level, seed):
     config = config_of(study, name, seed)
-    networks = _modules_of(config.generator) + (_modules_of(config.discriminator) if config.discriminator else [])
     stage1 = method(name).stage1
     return digest({"config": config, "pairs": key_compress(study, "train", codec, level), "init": key_train(study, stage1, codec, level, seed) if stage1 else "",
-                   "code": code_of("training", *networks)})
+                   "code": code_of_training(study, name, seed)})
 
 def key_evaluate(study, name, codec, level, seed, dataset):
     p = study.profile
     trained = key_train(study, name, codec, level, seed) if name != "compressed" else ""
     return digest({"train": trained, "pairs": key_compress(study, dataset, codec, level), "metrics": p.metrics, "distances": p.distances, "patch": p.patch,
-                   "code": code_of("bias", "metrics", "inference", "networks")})
+                   "code": code_of("bias", "metrics", "inference", "networks", "discriminators")})
 
 def key_item(study, item):
     root = project_root()/"nbs"/"study"
     cells = read_json(root/f"{ITEMS[item].notebook}.ipynb")["cells"]
     return digest({"evaluations": [key_evaluate(study, *e) for e in item_evaluations(study, item)], "bootstrap": study.profile.bootstrap, "summary": study.profile.summary,
-                   "cells": [("".join(c["source"])) for c in cells], "paper": file_digest(root/"paper.csv"), "code": code_of("study", "figures", "bias", "claims")})
+                   "cells": [("".join(c["source"])) for c in cells], "paper": file_digest(root/"paper.csv"), "code": code_of("study", "evidence", "figures", "bias", "claims")})
 
 def item_evaluations(study, item):
     "The evaluations that an item's notebook reads: what it needs and the profile has"
     return study.evaluations(methods=("compressed", *ITEMS[item].methods))
 
-# %% ../nbs/75_study.ipynb #6dfa5918
+# %% ../nbs/75_study.ipynb #93e43ab3
 def pairs_of(study: Study, dataset: str, codec: str, level: int):
     "The store of raw and compressed images of a cell; raises `QebiasError` where it has not been made yet"
     from qebias.pairs import Pairs
     return Pairs((study.folder/study.pairs_path(dataset, codec, level)).parent)
 
-def compress(study: Study, dataset: str, codec: str, level: int, workers: int | None = None):
+def compress(study: Study, dataset: str, codec: str, level: int, workers: int | None = None, progress=True):
     "Compress the raw images of a data set (whole images, before any patch is cut) and return their store"
     from qebias.pairs import build_pairs
     folder = (study.folder/study.pairs_path(dataset, codec, level)).parent
-    return build_pairs(images(study, dataset), the_codec(study, codec, level), folder, workers=workers)
+    return build_pairs(images(study, dataset), the_codec(study, codec, level), folder, workers=workers, progress=progress)
 
 def train(study: Study, name: str, codec: str, level: int, seed: int = 0, progress=None) -> dict:
     "Train a method on its cell's pairs, from stage 1's generator where it has one; returns the result"
@@ -287,7 +304,7 @@ def train(study: Study, name: str, codec: str, level: int, seed: int = 0, progre
     init = (study.folder/study.train_path(m.stage1, codec, level, seed)).parent/"generator.safetensors" if m.stage1 else None
     if init and not init.exists(): raise QebiasError(f"{name} starts from {m.stage1}, which has not been trained on {codec}-{level} with seed {seed} yet: train it first")
     folder = (study.folder/study.train_path(name, codec, level, seed)).parent
-    return fit(config_of(study, name, seed), pairs, folder, init=init, log_every=study.profile.log_every, progress=progress)
+    return fit(config_of(study, name, seed), pairs, folder, init=init, log_every=study.profile.log_every, progress=progress, code=code_of_training(study, name, seed))
 
 def _never_evaluated(study, pairs, codec, level):
     "Evaluation images are never trained on, under whatever name"
@@ -388,18 +405,21 @@ def centre(
     h, w = min(side, rgb.shape[0]), min(side, rgb.shape[1])
     return (rgb.shape[0] - h)//2, (rgb.shape[1] - w)//2, h, w
 
-# %% ../nbs/75_study.ipynb #d00e7232
+# %% ../nbs/75_study.ipynb #e833a585
 def scale(study: Study, dataset: str, codec: str, level: int) -> str:
     "Data, codec, training length, networks, psi and machine of a result, in one line"
     p = study.profile
     def count(d):
         path = study.folder/study.pairs_path(d, codec, level)
         return f"{len(read_json(path)['images'])} images" if path.exists() else "not made"
+    def units(d):
+        path = study.folder/study.pairs_path(d, codec, level)
+        return "intervals over images" if path.exists() and len(read_json(path)["images"]) >= 10 else f"intervals over patches, since there are fewer than 10 images"
     stages = [next((config_of(study, m, 0) for m in p.methods if method(m).stage == stage and (stage != "fidelity" or m == "rrdb")), None) for stage in ("fidelity", "adversarial")]
     its = " + ".join(f"{c.iterations} iterations of {c.batch}" for c in stages if c)
     width = p.networks.get("RRDBNet", {})
     return (f"{p.name}: trained on {source_name(p.train)} ({count('train')}), evaluated on {dataset} ({count(dataset)}), {codec.upper()} {level}; {its} patches of {p.patch} px; "
-            f"RRDB {width.get('width', 64)}/{width.get('blocks', 23)}; psi {p.psi}; {len(p.seeds)} seed{'s' * (len(p.seeds) > 1)}; {p.device} {p.precision}")
+            f"RRDB {width.get('width', 64)}/{width.get('blocks', 23)}; psi {p.psi}; {len(p.seeds)} seed{'s' * (len(p.seeds) > 1)}; {p.device} {p.precision}; {units(dataset)}")
 
 def source_name(spec: str) -> str:
     "A data set's name without the path that it has on this machine"

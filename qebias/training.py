@@ -214,14 +214,15 @@ def check_health(
     if config.stage == "adversarial" and len(recent) == patience and all(_collapsed(r, records[0], contrast, colour) for r in recent):
         raise TrainingFailed(f"{config.method}: the generator has collapsed by iteration {last['iteration']} (contrast {last['contrast']:.2f} of its input's, mean colour off by {last['colour_error']:.2f}): lower the learning rate or weights.discrim")
 
-# %% ../nbs/40_training.ipynb #00998bb9
+# %% ../nbs/40_training.ipynb #543c3b40
 def run_key(
     config: TrainConfig,
     pairs,      # the store of training pairs
     init="",    # digest of the weights to start from
+    code="",    # digest of the code that trains, where the caller knows it
 ) -> str:
     "Name a training by everything that decides its outcome"
-    return digest({"config": config, "pairs": pairs.key, "init": init})
+    return digest({"config": config, "pairs": pairs.key, "init": init, "code": code})
 
 def save_checkpoint(folder, key: str, iteration: int, trainer: Trainer):
     "Store everything that the next iteration depends on, whole or not at all"
@@ -256,7 +257,7 @@ def _cut_stats(folder, iteration):
     with atomic(Path(folder)/"stats.jsonl") as tmp: tmp.write_text("".join(json.dumps(r) + "\n" for r in records), encoding="utf-8")
     return records
 
-# %% ../nbs/40_training.ipynb #60d9b074
+# %% ../nbs/40_training.ipynb #f5f54b2e
 def fit(
     config: TrainConfig,
     pairs,                    # the store of training pairs (`qebias.pairs.Pairs`)
@@ -265,12 +266,13 @@ def fit(
     log_every: int = 10,      # iterations between two records
     save_every: float = 30.,  # seconds between two checkpoints
     stop_at: int | None = None, # stop, with a checkpoint, before this iteration
+    code: str = "",           # digest of the code that trains: a checkpoint of other code is not continued
     progress=None,            # called with (iteration, record) at every record
 ) -> dict | None:             # the result, as in `result.json`; None when stopped before the end
     "Train to the last iteration, from the checkpoint if there is one; raises `QebiasError`, `LockedError`, `TrainingFailed`"
     folder = Path(folder)
     init_digest = file_digest(init, 16) if init else ""
-    key = run_key(config, pairs, init_digest)
+    key = run_key(config, pairs, init_digest, code)
     with locked(folder, f"a training of {config.method}"):
         if (folder/"result.json").exists() and (result := read_json(folder/"result.json"))["key"] == key: return result
         trainer = Trainer(config, init=load_state(init) if init else None)

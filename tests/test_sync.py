@@ -10,7 +10,7 @@ import pytest
 
 from qebias.claims import claims_markdown
 from qebias.notebooks import readme
-from qebias.runner import published
+from qebias.runner import map_markdown, published, tally
 
 
 @pytest.fixture(scope="module")
@@ -46,8 +46,11 @@ def test_readme_is_made_from_the_index(root):
 
 def test_readme_shows_the_published_verdicts(root):
     text = (root / "README.md").read_text()
+    assert map_markdown() in text
     for name in ("demo", "photos"):
-        for row in published(name): assert claims_markdown([row], ("claim", "paper", "ours", "interval", "verdict")).splitlines()[-1] in text, f"{name}: {row['claim']}"
+        rows = published(name)
+        assert claims_markdown(rows, ("claim", "paper", "ours", "interval", "verdict")) in text, name
+        assert tally(rows) in text and rows[0]["scale"] in text, name
 
 
 def test_readme_holds_the_two_commands_word_for_word(root):

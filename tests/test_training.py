@@ -51,11 +51,13 @@ fit(TrainConfig(**json.loads(sys.argv[1])), Pairs(sys.argv[2]), sys.argv[3], log
 def test_killed_at_random_moments_a_training_ends_in_the_same_bits(pairs, tmp_path, gan, discriminator):
     c = config(gan=gan, discriminator=discriminator, iterations=60)
     fit(c, pairs, tmp_path / "whole", log_every=1)
-    kills, random_moment = 0, random.Random(0)
-    for _ in range(12):
+    kills, random_moment, stats = 0, random.Random(0), tmp_path / "killed" / "stats.jsonl"
+    def mark(): return stats.stat().st_mtime_ns if stats.exists() else 0
+    for _ in range(6):
+        before = mark()
         child = subprocess.Popen([sys.executable, "-c", RUN, c.model_dump_json(), str(pairs.folder), str(tmp_path / "killed")])
-        while not (tmp_path / "killed" / "stats.jsonl").exists() and child.poll() is None: time.sleep(.02)
-        try: child.wait(random_moment.uniform(.05, .6))
+        while mark() == before and child.poll() is None: time.sleep(.02)   # until this run, too, has begun to train
+        try: child.wait(random_moment.uniform(.05, .5))
         except subprocess.TimeoutExpired:
             child.send_signal(signal.SIGKILL)
             child.wait()
@@ -122,14 +124,22 @@ def test_bf16_is_close_to_fp32_and_keeps_fp32_weights(pairs):
     for name in ("recon", "percept", "discrim", "d_real", "d_fake"): assert logs["bf16"][name] == pytest.approx(logs["fp32"][name].item(), rel=.03), name
 
 
-def test_an_inactive_hinge_leaves_the_training_unchanged(pairs):
+def test_an_inactive_hinge_leaves_a_step_unchanged(pairs):
     "Where the enhanced patch is farther from compressed than raw is, Eq. 6 is zero and +div is the baseline"
-    from qebias.losses import domain_divergence
-    c, r = torch.zeros(2, 3, 4, 4), torch.full((2, 3, 4, 4), .1)
-    e = torch.full((2, 3, 4, 4), .5, requires_grad=True)
-    loss = domain_divergence(r, c, e)
-    loss.backward()
-    assert loss == 0 and not e.grad.any()
+    raw = compressed = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))   # nothing lost: any change is farther
+    trainers = [Trainer(config(weights=LossWeights(recon=1, percept=1, discrim=.1, divergence=d))) for d in (0., .1)]
+    logs = [t.step(0, raw, compressed) for t in trainers]
+    assert logs[1]["divergence"] == 0 and logs[1]["d_ce"] > logs[1]["d_cr"] == 0
+    assert all(torch.equal(a, b) for a, b in zip(trainers[0].generator.parameters(), trainers[1].generator.parameters()))
+
+
+def test_an_active_hinge_moves_a_step(pairs):
+    batch = to_float(PatchSampler(pairs, 32, 2, seed=0)(0), "cpu")
+    generator = {"class": "qebias.generators.arcnn:ARCNN", "kwargs": {}}   # starts near its input, so the hinge is active
+    trainers = [Trainer(config(generator=generator, weights=LossWeights(recon=1, percept=1, discrim=.1, divergence=d))) for d in (0., .1)]
+    logs = [t.step(0, *batch) for t in trainers]
+    assert logs[1]["divergence"] > 0
+    assert not all(torch.equal(a, b) for a, b in zip(trainers[0].generator.parameters(), trainers[1].generator.parameters()))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -74,7 +74,7 @@ def evaluating(
     finally:
         for m, training in modes.items(): m.training = training
 
-# %% ../../nbs/19_generators.core.ipynb #b599b840
+# %% ../../nbs/19_generators.core.ipynb #660cc6b3
 PRECISIONS = ("fp32", "bf16")
 
 def as_device(
@@ -83,6 +83,7 @@ def as_device(
     "A device that is there, or a `QebiasError` in one line"
     try: found = torch.device(device)
     except (RuntimeError, TypeError): raise QebiasError(f"device {device!r} is not known: use cpu, cuda or cuda:0") from None
+    if found.type not in ("cpu", "cuda") or found.type == "cpu" and found.index: raise QebiasError(f"device {device} is not supported: use cpu, cuda or cuda:0")
     if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
         raise QebiasError(f"device {found} is not there, PyTorch sees {torch.cuda.device_count()} CUDA devices: use cpu")
     return found
