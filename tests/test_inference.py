@@ -190,7 +190,7 @@ def test_files_with_a_wrong_spec_are_one_line(tmp_path, rrdb, spec, what):
 
 
 def test_a_failing_save_leaves_the_old_file(saved, rrdb, monkeypatch):
-    import qebias.inference as module
+    import qebias.networks as module
     old = saved.read_bytes()
     def fails(state, path, metadata):
         Path(path).write_bytes(b"half")
