@@ -329,13 +329,13 @@ def _open(ax, s, point, listed):
         else: _write(ax, number(length), ((low + high)/2, rise/2), (sign*(0 if wide > 60 else 4), 3), ha="center" if wide > 60 else "left" if sign > 0 else "right", va="bottom")
     ax.plot([-s.cr/2, s.cr/2], [0, 0], color=INK, linewidth=1.3, zorder=2)
 
-# %% ../nbs/60_figures.ipynb #33f1efd5
+# %% ../nbs/60_figures.ipynb #a1f8d1f4
 def _draw_triangle(ax, s, xlim, ylim, height, letters=9):
     "One triangle into axes of this height in points"
     point = (ylim[1] - ylim[0])/height  # same in both directions
     ax.set(xlim=xlim, ylim=ylim, xticks=[], yticks=[], aspect="equal", title=s.title)
     listed = _tight(s, (0, 1), 1/point)
-    ax.set_xlabel(_words(s, listed), fontsize=8, linespacing=1.35, labelpad=1)
+    ax.set_xlabel(_words(s, listed), fontsize=8, linespacing=1.35, labelpad=13)
     ax.spines[:].set_visible(False)
     ax.plot([0, 0], [0, max(s.apex.y + 12*point, 34*point)], color=FAINT, linestyle=(0, (4, 3)), linewidth=0.9, zorder=1.5)
     (_closed if s.apex.triangle else _open)(ax, s, point, listed)

@@ -6,10 +6,11 @@
 __all__ = ['ONE_SEED', 'RESULTS', 'resolve', 'preflight', 'snakemake_command', 'plan', 'Progress', 'run', 'claims_of', 'tally',
            'write_report', 'origin', 'publish_study', 'published', 'map_markdown']
 
-# %% ../nbs/78_runner.ipynb #f7792631
+# %% ../nbs/78_runner.ipynb #3b27ac64
 import collections, html, json, os, re, shutil, signal, subprocess, sys, time
 from pathlib import Path
 from .claims import COLUMNS, claim_row, claims_markdown, claims_text, read_claims
+from .methods import METHODS
 from .core import QebiasError, atomic, code_version, locked, package_versions, project_root, read_json, require, write_json
 from .notebooks import EVENTS, announce, publish, to_html
 from .bias import DISTANCES
@@ -88,7 +89,7 @@ def _images_fit(study):
             if dataset == "train": seen[image.digest] = image.name
             elif image.digest in seen: raise QebiasError(f"{image.name} in {dataset} is {seen[image.digest]} in train: an evaluation image is never trained on, remove one of them")
 
-# %% ../nbs/78_runner.ipynb #b807dc0e
+# %% ../nbs/78_runner.ipynb #ae84e76e
 def snakemake_command(study: Study, cores: int, only=(), keep_going=False, *more, profile="profile.json") -> list:
     "The command that walks the graph; writes the file that tells it which study"
     require("snakemake", "running a study")
@@ -96,7 +97,12 @@ def snakemake_command(study: Study, cores: int, only=(), keep_going=False, *more
     write_json(config, {"run_dir": str(study.folder), "profile": profile, "only": list(only)})
     return [sys.executable, "-m", "snakemake", "--snakefile", str(project_root()/"nbs"/"study"/"Snakefile"), "--configfile", str(config), "--cores", str(cores),
             "--resources", "gpu=1" if study.profile.device.startswith("cuda") else f"gpu={cores}", "--rerun-triggers", "params", "input", "--rerun-incomplete",
-            *(["--keep-going"] if keep_going else []), *more]
+            *(["--keep-going"] if keep_going else []), *more, *([] if only else _first(study))]
+
+def _first(study):
+    "Stage 1 before all other trainings, since most of them wait for it"
+    stage1 = {study.train_path(METHODS[m].stage1, c, l, s) for m, c, l, s in study.trainings() if METHODS[m].stage1}
+    return ["--prioritize", *sorted(stage1)] if stage1 else []
 
 def _unlock(study):
     "Remove the lock of a run that is dead: called while the study's folder is owned"
