@@ -354,7 +354,7 @@ def _triangle_key():
              for letter, look in zip("CER", (DOMAINS["compressed"], DOMAINS["enhanced"], DOMAINS["raw"]))]
     return marks + [Line2D([], [], color=FAINT, linestyle=(0, (4, 3)), linewidth=0.9, label="centre of CR")]
 
-# %% ../nbs/60_figures.ipynb #b336fa17
+# %% ../nbs/60_figures.ipynb #72e42dc0
 @_styled
 def triangle(
     ce,                  # distance between compressed and enhanced, >= 0
@@ -375,14 +375,14 @@ def triangle(
         _draw_triangle(ax, sides, *_window([sides], width, height))
         return _done(None, ax, note)
     *limits, height = _window([sides], 270, margin=(34, 26, 26))
-    figure, axes = panels(width=4.0, height=(height + 86 + 12*(_tight(sides, limits[0], 270) + 2*(not sides.apex.triangle)))/72)
+    figure, axes = panels(width=4.0, height=(height + 98 + 12*(_tight(sides, limits[0], 270) + 2*(not sides.apex.triangle)))/72)
     _draw_triangle(axes[0, 0], sides, *limits, height, letters=10)
     axes[0, 0].set_title(sides.title, pad=24)
     if distance: axes[0, 0].set_xlabel(f"{axes[0, 0].get_xlabel()}\nside lengths: {distance}")
     axes[0, 0].legend(handles=_triangle_key(), loc="lower center", bbox_to_anchor=(0.5, 1), ncols=4, fontsize=7.5, handlelength=1.6, handletextpad=0.3, columnspacing=1.1, borderaxespad=0.3)
     return _done(figure, None, note)
 
-# %% ../nbs/60_figures.ipynb #cfe9188b
+# %% ../nbs/60_figures.ipynb #14ac7680
 @_styled
 def triangles(
     rows,        # DataFrame or list of mappings: ce, re, cr; optional title or method, deviation, interval (or low, high), deviation_sqrt, distance
@@ -405,7 +405,7 @@ def triangles(
     width = 170
     *limits, height = _window(shapes, width, tallest=130)
     lines = 1 + any(_tight(s, limits[0], width) for s in shapes) + 2*any(not s.apex.triangle for s in shapes)
-    figure, axes = panels(nrows, ncols, width=(width + 12)/72, height=(height + 42 + 12*lines)/72)
+    figure, axes = panels(nrows, ncols, width=(width + 12)/72, height=(height + 54 + 12*lines)/72)
     figure.get_layout_engine().set(h_pad=7/72)
     for ax, shape in zip(axes.flat, shapes): _draw_triangle(ax, shape, *limits, height)
     for ax in axes.flat[len(shapes):]: ax.set_visible(False)
