@@ -6,8 +6,8 @@
 __all__ = ['PARENT', 'EVENTS', 'JOB', 'LARGEST', 'parameters', 'check_parameters', 'execute', 'announce', 'follow_parent', 'tell',
            'main', 'publish', 'clean', 'mathml', 'to_html', 'readme', 'write_readme']
 
-# %% ../nbs/74_notebooks.ipynb #09fb4f9f
-import argparse, json, os, re, socket, sys, threading, time
+# %% ../nbs/74_notebooks.ipynb #adb67d51
+import argparse, contextlib, json, os, re, socket, sys, threading, time
 from pathlib import Path
 from .core import QebiasError, atomic, project_root, require
 
@@ -116,7 +116,7 @@ def main(argv=None):
         sys.exit(f"qebias: {error}")
     tell("done")
 
-# %% ../nbs/74_notebooks.ipynb #82bfc75c
+# %% ../nbs/74_notebooks.ipynb #d8b9e831
 LARGEST = 500_000   # bytes of a committed study notebook
 
 def publish(
@@ -137,7 +137,7 @@ def publish(
         if private in text: raise QebiasError(f"{Path(target).name} shows a path of this machine ({private}): print names, not paths")
     if len(text.encode()) > largest: raise QebiasError(f"{Path(target).name} would be {len(text)//1000} kB, more than {largest//1000}: draw smaller pictures")
     with atomic(target) as tmp: tmp.write_text(text, encoding="utf-8")
-    clean(target)
+    clean(Path(target).resolve())
 
 def _without_timing(output):
     output.get("metadata", {}).pop("papermill", None)
@@ -147,7 +147,7 @@ def clean(notebook):
     "Clean a notebook as `nbdev_clean` does"
     require("nbdev", "publishing notebooks")
     from nbdev.clean import nbdev_clean
-    nbdev_clean(str(notebook))
+    with contextlib.chdir(project_root()): nbdev_clean(str(Path(notebook).resolve()))   # its settings, the parameters tag among them, are found from the folder
 
 # %% ../nbs/74_notebooks.ipynb #b0328d26
 _MATH = re.compile(r"\$\$(.+?)\$\$|(?<![\\$\w])\$(?!\s)([^$\n]+?)(?<!\s)\$(?![\w$])", re.S)
