@@ -564,7 +564,7 @@ def realism_bars(
     (ax.legend if ax is not None else functools.partial(figure.legend, loc="outside upper center"))(handles=keys, ncols=len(keys), columnspacing=1.2, handletextpad=0.5)
     return _done(figure, ax, note)
 
-# %% ../nbs/60_figures.ipynb #6ae6b6c9
+# %% ../nbs/60_figures.ipynb #a121bf94
 @_styled
 def patch_scores(
     frames,   # dict method -> DataFrame with domain and score, as `qebias.bias.realism` gives it
@@ -583,7 +583,7 @@ def patch_scores(
             ax.scatter(k + 0.56*(np.arange(len(y))*0.618034 % 1 - 0.5), y, s=9, marker=look.marker, facecolor=look.colour, edgecolor="white", linewidth=0.25, alpha=0.75, zorder=2)
             ax.plot([k - 0.36, k + 0.36], [y.mean()]*2, color="white", linewidth=3.6, solid_capstyle="butt", zorder=3)
             ax.plot([k - 0.34, k + 0.34], [y.mean()]*2, color=INK, linewidth=1.6, solid_capstyle="butt", zorder=4)
-        ax.set(xlim=(-0.6, len(DOMAINS) - 0.4), ylim=(-0.02, 1.02), title=looks[name].label.replace(" + ", "\n+ "))
+        ax.set(xlim=(-0.6, len(DOMAINS) - 0.4), ylim=(-0.02, 1.02), title=looks[name].label.replace(" +", "\n+"))
         ax.set_xticks(range(len(DOMAINS)), [domain[:4] + "." if len(domain) > 4 else domain for domain in DOMAINS], fontsize=7.5)
     axes[0, 0].set_ylabel(label)
     return _done(figure, None, note)

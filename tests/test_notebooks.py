@@ -9,7 +9,7 @@ import pytest
 from conftest import ROOT
 
 NOTEBOOKS = [p for p in sorted((ROOT / "nbs").glob("*.ipynb")) if p.name != "index.ipynb"]
-RUN = "import sys; from nbdev.test import test_nb; ok, seconds = test_nb(sys.argv[1], skip_flags=['notest', 'cuda', 'slow'], do_print=False); print(f'{seconds:.1f} s'); sys.exit(not ok)"
+RUN = "import sys; from pathlib import Path; from nbdev.test import test_nb; ok, seconds = test_nb(Path(sys.argv[1]), skip_flags=['notest', 'cuda', 'slow'], do_print=False); print(f'{seconds:.1f} s'); sys.exit(not ok)"
 
 
 @pytest.fixture(scope="module")
