@@ -7,13 +7,13 @@ __all__ = ['PAPER_ROW', 'STAND_IN', 'over_seeds', 'Cell', 'realism_summary', 'cl
            'claims_sec41', 'domain_distances', 'claims_obs2', 'disparities', 'ratio_difference', 'claims_sec42',
            'psnr_units', 'psnr_gain', 'common_units', 'distance_gain', 'quality_table', 'claims_tab5']
 
-# %% ../nbs/76_evidence.ipynb #d35c2a68
+# %% ../nbs/76_evidence.ipynb #f15f737a
 from dataclasses import replace
 import numpy as np
 from . import bias, metrics
 from .claims import Claim, paper_number
 from .core import require
-from .methods import METHODS
+from .methods import method
 from .study import Study, enhanced_of, measured, pairs_of, realism, scale, scores
 
 # %% ../nbs/76_evidence.ipynb #8aa30700
@@ -28,8 +28,8 @@ def over_seeds(
     half = stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / len(values)**0.5
     return float(values.mean()), (float(values.mean() - half), float(values.mean() + half))
 
-# %% ../nbs/76_evidence.ipynb #71ebb904
-def _label(name): return METHODS[name].label
+# %% ../nbs/76_evidence.ipynb #bbe7a00e
+def _label(name): return method(name).label
 
 class Cell:
     "One codec, level and data set of a study: what an item's notebook looks at"
@@ -85,7 +85,7 @@ def claims_obs1(cell: Cell, names=("realesrgan", "esrgan")) -> list:
                    cell.claim(_score_gap(cell, name, "compressed - raw"), "Tab. 1", f"{_label(name)}: scores compressed above raw", f"{paper_number('tab1', row, 'compressed-raw'):+.2f}", holds="above")]
     return claims
 
-# %% ../nbs/76_evidence.ipynb #e19c30b8
+# %% ../nbs/76_evidence.ipynb #5f852ccc
 def gap_difference(
     a, b,      # realism scores of the same patches under two discriminators, as `qebias.bias.realism` gives them
     n=1000, level=.95, seed=0,
@@ -108,7 +108,7 @@ def claims_sec41(cell: Cell, variants=("realesrgan+cond", "realesrgan+both", "es
     "Section 4.1: under the condition, compressed patches score below raw ones"
     claims, row = [], "[44], ours DIV2K"
     for name in variants:
-        baseline, printed = METHODS[name].baseline, name == "realesrgan+both"
+        baseline, printed = method(name).baseline, name == "realesrgan+both"
         paper = {c: f"{paper_number('tab2', row, c):+.2f}" if printed else "not printed" for c in ("compressed-raw", "enhanced-raw")}
         if printed: claims.append(cell.claim(_score_gap(cell, name, "enhanced - raw"), "Tab. 2", f"{_label(name)}: scores enhanced below raw", paper["enhanced-raw"], holds="below"))
         claims.append(cell.claim(_score_gap(cell, name, "compressed - raw"), "Tab. 2", f"{_label(name)}: scores compressed below raw", paper["compressed-raw"], holds="below"))

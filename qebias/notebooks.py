@@ -37,7 +37,7 @@ def check_parameters(
         if wanted and (not isinstance(value, wanted) or isinstance(value, bool) and wanted is not bool):
             raise QebiasError(f"{name}: parameter {key} is {kind}, not {type(value).__name__} ({value!r})")
 
-# %% ../nbs/74_notebooks.ipynb #acb5c65c
+# %% ../nbs/74_notebooks.ipynb #461d64f5
 def execute(
     notebook,            # path of the notebook to run
     output,              # where the executed one goes: a record, also of a failure
@@ -51,11 +51,17 @@ def execute(
     output.parent.mkdir(parents=True, exist_ok=True)
     if threads: os.environ.update({name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")})
     os.environ["HF_HUB_OFFLINE"] = "1"
-    try:
-        pm.execute_notebook(str(notebook), str(output), values, progress_bar=False, coalesce_streams=True,
-                            cwd=str(Path(notebook).resolve().parent), kernel_name="python3", log_output=False)
-    except pm.PapermillExecutionError as error:
-        raise QebiasError(f"{Path(notebook).name} failed: {error.ename}: {_first_line(error.evalue)} (the notebook with its traceback: {output})") from None
+    for _ in range(3):
+        try:
+            pm.execute_notebook(str(notebook), str(output), values, progress_bar=False, coalesce_streams=True, start_timeout=300,
+                                cwd=str(Path(notebook).resolve().parent), kernel_name="python3", log_output=False)
+            return
+        except pm.PapermillExecutionError as error:
+            raise QebiasError(f"{Path(notebook).name} failed: {error.ename}: {_first_line(error.evalue)} (the notebook with its traceback: {output})") from None
+        except RuntimeError as error:   # of nbclient: the kernel's process, not a cell
+            died = _first_line(error)
+            if "before replying" not in died: break   # two kernels that start at once may pick one port, and one of them dies at once: begin again
+    raise QebiasError(f"{Path(notebook).name} failed: {died}: its process was killed, or could not start; look at the memory that is left") from None
 
 def _first_line(text): return str(text).strip().splitlines()[0] if str(text).strip() else ""
 

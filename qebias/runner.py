@@ -48,7 +48,7 @@ def _name(path):
     name = re.sub(r"[^A-Za-z0-9_.-]+", "-", Path(path).expanduser().resolve().name).strip("-.") or "pictures"
     return "held-out" if name == "train" else name
 
-# %% ../nbs/78_runner.ipynb #d50f26e7
+# %% ../nbs/78_runner.ipynb #83f75531
 def preflight(study: Study, only=()):
     "Say before anything runs what would be missing or impossible later; raises `QebiasError`"
     p = study.profile
@@ -72,8 +72,9 @@ def _networks_fit(study):
     for name in p.methods:
         config = config_of(study, name, p.seeds[0])
         with torch.device("meta"):
-            build(config.generator)
-            if config.discriminator: build(config.discriminator).eval()(torch.zeros(1, 3, p.patch, p.patch))
+            patch, generator = torch.zeros(1, 3, p.patch, p.patch), build(config.generator)
+            if generator.eval()(patch).shape != patch.shape: raise QebiasError(f"{name}: {config.generator['class']} turns {tuple(patch.shape)} into another shape: a generator keeps it")
+            if config.discriminator: build({**config.discriminator, "kwargs": config.discriminator["kwargs"] | {"in_channels": 3}}).eval()(patch)
         if config.layers: Psi(config.layers[:1], p.psi)
 
 def _images_fit(study):
