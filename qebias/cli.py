@@ -108,12 +108,15 @@ def enhance(
     from qebias import files
     files.enhance_files(images, model, out, tile, device, lambda i, n, path: print(f"[{i + 1}/{n}] {path}", flush=True))
 
-# %% ../nbs/80_cli.ipynb #248d16c8
+# %% ../nbs/80_cli.ipynb #4d8652e3
 @app.command()
 def methods():
     "List the methods: the paper's rows, and what each is made of."
     from qebias.methods import METHODS
-    rows = [("method", "paper", "generator", "discriminator", "condition", "divergence", "starts from")]
-    rows += [(m.name, m.paper, m.network.split(":")[1], (m.discriminator or "-").split(":")[-1], "yes" if m.conditional else "-", f"{m.weights.divergence:g}" if m.divergence else "-", m.stage1 or "-") for m in METHODS.values()]
+    rows = [("method", "paper", "generator", "discriminator", "condition", "losses", "training", "starts from", "source")]
+    for m in METHODS.values():
+        w, recon = m.weights, {"l1": "L1", "charbonnier": "Charbonnier"}[m.recon]
+        losses = " + ".join(f"{value:g} {what}" for value, what in ((w.recon, recon), (w.percept, "VGG"), (w.discrim, "GAN"), (w.divergence, "divergence")) if value)
+        rows.append((m.name, m.paper, m.network.split(":")[1], (m.discriminator or "-").split(":")[-1], "yes" if m.conditional else "-", losses, f"{m.iterations} x {m.batch}", m.stage1 or "-", m.source))
     widths = [max(map(len, column)) for column in zip(*rows)]
     for row in rows: print("  ".join(cell.ljust(w) for cell, w in zip(row, widths)).rstrip())

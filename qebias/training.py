@@ -98,7 +98,7 @@ def ema_update(
         torch._foreach_lerp_(list(average.parameters()), list(module.parameters()), 1 - decay)
         for old, new in zip(average.buffers(), module.buffers()): old.copy_(new)
 
-# %% ../nbs/40_training.ipynb #755019b4
+# %% ../nbs/40_training.ipynb #dd1d2c0e
 class Trainer:
     "The networks of one training and the step that moves them"
     def __init__(self,
@@ -151,7 +151,7 @@ class Trainer:
 
     def _fidelity(self, raw, compressed):
         with self._autocast(): enhanced = self.generator(compressed)
-        recon = self._reconstruction(enhanced.float(), raw)
+        recon = self._reconstruction(_full(enhanced), raw)
         loss = self.config.weights.recon * recon
         loss.backward()
         return {"generator": loss, "recon": recon, **_colour(enhanced, compressed)}
@@ -161,7 +161,7 @@ class Trainer:
         with self._autocast():
             enhanced = self.generator(compressed)
             real, fake = self.judge(raw, compressed), self.judge(enhanced, compressed)
-        enhanced, real, fake = enhanced.float(), real.float(), fake.float()
+        enhanced, real, fake = _full(enhanced), _full(real), _full(fake)
         gan = GAN_LOSSES[self.config.gan](real, fake)
         features, watched = self._features(enhanced, raw, compressed)
         terms = {"recon": self._reconstruction(enhanced, raw), **features, "discrim": gan.generator}
@@ -177,8 +177,8 @@ class Trainer:
         config, terms, watched = self.config, {}, {}
         fixed = [raw, compressed] if config.weights.divergence else [raw]
         with self._autocast():
-            with torch.no_grad(): known = {name: f.float().chunk(len(fixed)) for name, f in self.psi(torch.cat(fixed)).items()}
-            psi_enhanced = {name: f.float() for name, f in self.psi(enhanced).items()}
+            with torch.no_grad(): known = {name: _full(f).chunk(len(fixed)) for name, f in self.psi(torch.cat(fixed)).items()}
+            psi_enhanced = {name: _full(f) for name, f in self.psi(enhanced).items()}
         if config.weights.percept: terms["percept"] = perceptual(psi_enhanced, {k: v[0] for k, v in known.items()}, config.perceptual)
         if config.weights.divergence:
             layers = [block_layer(block) for block in config.divergence.blocks]
@@ -187,10 +187,14 @@ class Trainer:
             watched["d_ce"] = sum((psi_enhanced[layer].detach() - known[layer][1]).abs().mean() for layer in layers)
         return terms, watched
 
+def _full(x):
+    "Losses, logits and features leave autocast in fp32; networks in double precision stay there"
+    return x.float() if x.dtype == torch.bfloat16 else x
+
 def _colour(enhanced, compressed):
     "How far the enhanced patches' mean colour and contrast have moved from their input: the first signs of a collapse"
     with torch.no_grad():
-        return {"colour_error": (enhanced.float().mean((0, 2, 3)) - compressed.mean((0, 2, 3))).abs().max(), "contrast": enhanced.float().std() / compressed.std().clamp_min(1e-6)}
+        return {"colour_error": (_full(enhanced).mean((0, 2, 3)) - compressed.mean((0, 2, 3))).abs().max(), "contrast": _full(enhanced).std() / compressed.std().clamp_min(1e-6)}
 
 # %% ../nbs/40_training.ipynb #2afb90f3
 class TrainingFailed(QebiasError):

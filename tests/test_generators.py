@@ -8,12 +8,21 @@ from torch.nn import functional as F
 from qebias.core import QebiasError
 from qebias.generators import core
 from qebias.generators.arcnn import ARCNN
+from qebias.generators.cbdnet import CBDNet
+from qebias.generators.dcad import DCAD
+from qebias.generators.dncnn import DnCNN
+from qebias.generators.mprnet import MPRNet
+from qebias.generators.rbqe import RBQE
+from qebias.generators.rdn import RDN
 from qebias.generators.core import (check_input, count, crop_to, evaluating, fill, fingerprint, hashed, load_weights, macs,
                                     measured_reach, pad_to_multiple, stages)
 from qebias.generators.rrdb import RDB, RRDB, RRDBNet
 
 SIZES = [(1, 1), (3, 5), (9, 17), (66, 54), (127, 65)]
-SMALL = {"arcnn": ARCNN, "rrdb": lambda: RRDBNet(8, 2, 4)}
+SMALL = {"arcnn": ARCNN, "dcad": lambda: DCAD(8, 4), "dncnn": lambda: DnCNN(8, 4), "cbdnet": lambda: CBDNet(8, 8), "rdn": lambda: RDN(8, 2, 2, 8),
+         "rbqe": lambda: RBQE(16, 2), "mprnet": MPRNet, "rrdb": lambda: RRDBNet(8, 2, 4)}
+PAPERS = {"arcnn": (ARCNN, 117_731, 1.93), "dcad": (DCAD, 298_947, 4.89), "dncnn": (DnCNN, 557_443, 9.12), "cbdnet": (CBDNet, 3_944_710, 8.42), "rdn": (RDN, 414_147, 6.77),
+          "rbqe": (RBQE, 888_451, 5.30), "mprnet": (MPRNet, 887_217, 6.58), "rrdb": (RRDBNet, 16_723_907, 18.38)}
 
 
 def test_hash_follows_32_bit_arithmetic():
@@ -94,7 +103,26 @@ def test_same_seed_same_network_and_pictures_do_not_mix(name):
     with torch.no_grad():
         assert torch.equal(nets[0](x), nets[1](x))
         assert torch.allclose(nets[0](x)[1:], nets[0](x[1:]), atol=1e-6)
-    assert nets[0].multiple in (1, 4) and isinstance(nets[0].residual_input, bool)
+    assert nets[0].multiple in (1, 4, 8) and isinstance(nets[0].residual_input, bool)
+
+
+@pytest.mark.parametrize("name", PAPERS)
+def test_the_papers_networks_have_their_size(name):
+    made, parameters, gmacs = PAPERS[name]
+    net = made()
+    assert count(net) == parameters and round(macs(net, 128)/1e9, 2) == gmacs
+    assert net.residual_input == (name not in ("rdn", "rrdb"))
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_every_network_works_in_bf16_and_channels_last(name):
+    torch.manual_seed(0)
+    net, x = SMALL[name]().eval(), torch.rand(1, 3, 32, 32)
+    with torch.no_grad():
+        want = net(x)
+        last = net.to(memory_format=torch.channels_last)(x.contiguous(memory_format=torch.channels_last))
+        with torch.autocast("cpu", torch.bfloat16): half = net(x)
+    assert torch.allclose(last, want, atol=1e-5) and (half.float() - want).abs().max() < .1
 
 
 def test_residual_networks_start_near_the_input_and_rrdb_does_not():
