@@ -5,17 +5,19 @@
 # %% auto #0
 __all__ = ['DOMAINS', 'INK', 'FAINT', 'LABELS', 'VARIANTS', 'TERMS', 'UNITS', 'COLUMNS', 'Look', 'method_looks', 'style', 'theme',
            'Picture', 'panels', 'provenance_line', 'number', 'percent', 'Apex', 'apex', 'triangle', 'triangles',
-           'crops', 'residuals', 'realism_bars', 'patch_scores', 'disparity_scatter', 'training_curves',
-           'rate_distortion', 'deviation_bars']
+           'crops', 'residuals', 'realism_bars', 'patch_scores', 'disparity_scatter', 'training_curves', 'rd_curves',
+           'deviation_bars', 'audit_target', 'audit_page']
 
-# %% ../nbs/60_figures.ipynb #81c91207
-from .core import QebiasError, as_rgb, require, seed_for
+# %% ../nbs/60_figures.ipynb #3e43f301
+from . import rates
+from .core import QebiasError, as_rgb, atomic, require, seed_for
 
 # %% ../nbs/60_figures.ipynb #1927a2fe
 for name in ("matplotlib", "pandas"): require(name, "figures")
 
-# %% ../nbs/60_figures.ipynb #5d0ab587
-import functools, io, math, re, textwrap
+# %% ../nbs/60_figures.ipynb #08f9d69d
+import base64, functools, html, io, math, os, re, textwrap, time
+from pathlib import Path
 from typing import NamedTuple
 import matplotlib as mpl
 import numpy as np
@@ -25,7 +27,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, PathPatch, Rectangle
 from matplotlib.path import Path as Curve
-from PIL import Image
+from PIL import Image, ImageDraw
 
 # %% ../nbs/60_figures.ipynb #dcd27bdf
 class Look(NamedTuple):
@@ -696,32 +698,73 @@ def training_curves(
     figure.suptitle(f"bold: mean over {window} rows; pale: every row" if window > 1 else "", fontsize=8, color="#555555")
     return _done(figure, None, note)
 
-# %% ../nbs/60_figures.ipynb #8d8783dd
+# %% ../nbs/60_figures.ipynb #776c221a
+def _spread(wanted, low, high, gap):
+    "Positions near the wanted ones, in their order, at least `gap` apart and, where there is room, within the bounds"
+    order, placed = np.argsort(wanted, kind="stable"), np.sort(np.asarray(wanted, float))
+    gap = min(gap, (high - low)/max(1, len(placed) - 1))
+    for i in range(1, len(placed)): placed[i] = max(placed[i], placed[i - 1] + gap)
+    placed[-1:] = np.minimum(placed[-1:], high)
+    for i in range(len(placed) - 2, -1, -1): placed[i] = min(placed[i], placed[i + 1] - gap)
+    placed = placed + max(0, low - placed[0]) if len(placed) else placed
+    found = np.empty(len(placed))
+    found[order] = placed
+    return found
+
+def _name_ends(ax, ends, height):
+    "Names beside the right ends of lines, moved apart, with a thin line where they had to move; height of the axes in points"
+    low, high = ax.get_ylim()
+    share = [(y - low)/(high - low) for _, y, *_ in ends]
+    for (x, y, words, colour), at in zip(ends, _spread(share, 0.02, 0.98, 10/height)):
+        ax.annotate(words, (x, y), (1.05, at), xycoords="data", textcoords="axes fraction", va="center", fontsize=7.5, color=colour, annotation_clip=False,
+                    arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.6, "alpha": 0.6, "shrinkA": 1, "shrinkB": 4})
+
+# %% ../nbs/60_figures.ipynb #83f4b48c
 @_styled
-def rate_distortion(
-    df,          # DataFrame: method, metric, bpp, value; optional codec, level, low, high; one row a point
-    labels=None, # dict metric -> words with the unit, for instance {"psnr": "PSNR (dB)"}
-    better=None, # dict metric -> "higher" or "lower"
-    note="",     # footer, see `provenance_line`
-):               # Figure
-    "Bits per pixel against quality, per codec and metric (Fig. 7)"
-    frame = _table(df, ["method", "metric", "bpp", "value"], ["bpp", "value"], "rate_distortion")
-    if "codec" not in frame: frame["codec"] = ""
-    twice = frame[frame.duplicated(["codec", "metric", "method", "level" if "level" in frame else "bpp"])]
-    if len(twice): raise QebiasError(f"rate_distortion: {twice['method'].iloc[0]} has two values of {twice['metric'].iloc[0]} at one point: average over images first")
-    looks, metrics, codecs = method_looks(frame["method"]), list(dict.fromkeys(frame["metric"])), list(dict.fromkeys(frame["codec"]))
-    figure, axes = panels(len(codecs), len(metrics), 3.3, 2.4 + 0.7/len(codecs))
-    for (i, codec), (j, metric) in ((a, b) for a in enumerate(codecs) for b in enumerate(metrics)):
-        ax, part = axes[i, j], frame[(frame["codec"] == codec) & (frame["metric"] == metric)].sort_values("bpp")
-        for name, look in looks.items():
-            points = part[part["method"] == name].reset_index(drop=True)
-            ax.errorbar(points["bpp"], points["value"], yerr=_whiskers(points, "value"), color=look.colour, marker=look.marker, linestyle=look.line, markeredgecolor="white" if look.marker != "x" else None,
-                        markeredgewidth=0.5 if look.marker != "x" else 1.4, markersize=6, elinewidth=0.9, capsize=2)
-        words, way = (labels or {}).get(metric, {"psnr": "PSNR (dB)"}.get(metric, metric)), {"higher": ", higher is better", "lower": ", lower is better"}.get((better or {}).get(metric), "")
-        ax.set(title=codec.upper(), xlabel="rate (bits per pixel)", ylabel=words + way)
-    keys = [Line2D([], [], color=look.colour, marker=look.marker, linestyle=look.line, label=look.label) for look in looks.values()]
-    figure.legend(handles=keys, loc="outside upper center", ncols=min(len(keys), 2*len(metrics)), handlelength=2.8)
-    return _done(figure, None, note)
+def rd_curves(
+    scores,       # long table of scores, as `qebias.rates.curves` takes it, or dict method -> `qebias.rates.Curve`
+    metric,       # a name in its column `metric`
+    methods=None, # names in its column `method`; all of them if left out
+    codec=None,   # needed if the table holds several
+    dataset=None, # needed if the table holds several
+    better=None,  # `higher` or `lower`; as in `qebias.metrics` if left out
+    label=None,   # words of the vertical axis with the unit; as in `qebias.metrics` if left out
+    ax=None,      # axes to draw into; a new figure if left out
+    title=None,   # for instance the codec
+    note="",      # footer, see `provenance_line`
+):                # Figure, or the axes that were given
+    "Bits per pixel against quality (Fig. 7), points that break a curve ringed; raises `QebiasError`"
+    found = dict(scores) if isinstance(scores, dict) else rates.curves(scores, metric, methods, dataset, codec)
+    if methods is not None: found = {name: found[name] for name in methods if name in found}
+    if not found: raise QebiasError(f"rd_curves: there is no {metric} to draw")
+    if better is None or label is None:
+        from qebias.metrics import METRICS
+        if metric not in METRICS: raise QebiasError(f"rd_curves: {metric} is not a metric of ours: pass better= and label=")
+        better, label = better or METRICS[metric].better, label or METRICS[metric].label
+    height = max(3.1, 1.1 + 0.175*len(found))
+    figure, axes = (None, np.array([[ax]])) if ax is not None else panels(width=5.8, height=height)
+    panel, looks, ends, ringed = axes[0, 0], method_looks(found), [], False
+    for name, look in looks.items():
+        curve, broken = found[name], list(rates.breaks(found[name], better))
+        there = np.isfinite(curve.bpp) & np.isfinite(curve.value)
+        panel.plot(curve.bpp[there], curve.value[there], color=look.colour, marker=look.marker, linestyle=look.line, markersize=5.5, markeredgecolor=None if look.marker == "x" else "white", markeredgewidth=1.4 if look.marker == "x" else 0.5)
+        panel.plot(curve.bpp[broken], curve.value[broken], **_RING)
+        ringed |= bool(there[broken].any())
+        words = look.label + (", incomplete" if not there.all() else ", not monotone" if broken else "")
+        if there.any(): ends.append((curve.bpp[there][-1], curve.value[there][-1], words, look.colour))
+    panel.margins(x=0.04, y=0.07)
+    panel.set(title=title or "", xlabel="rate (bits per pixel)", ylabel=f"{label},\n{better} is better")
+    first = next(iter(found.values()))
+    if len(first.levels) and all(curve.levels == first.levels and np.array_equal(curve.bpp, first.bpp) for curve in found.values()):
+        top = panel.secondary_xaxis("top")
+        top.set_xticks(first.bpp, [str(words) for words in first.levels], fontsize=7)
+        top.set_xlabel("level", fontsize=7.5)
+        top.minorticks_off()
+    _name_ends(panel, ends, 72*(height - 1.2) if ax is None else _measure(panel)[1])
+    if ringed: panel.legend(handles=[Line2D([], [], label="no better than the cheaper point", **_RING)], loc="best", fontsize=7)
+    return _done(figure, ax, note)
+
+_RING = {"linestyle": "", "marker": "o", "markersize": 10, "markerfacecolor": "none", "markeredgecolor": INK, "markeredgewidth": 1.1, "zorder": 6}
 
 # %% ../nbs/60_figures.ipynb #4f3bd327
 @_styled
@@ -760,3 +803,222 @@ def _deviation_axis(panel, kind, looks):
     panel.grid(False, axis="y")
     panel.annotate("\N{LEFTWARDS ARROW} compressed", (0, 1), (-4, 3), xycoords=("data", "axes fraction"), textcoords="offset points", ha="right", fontsize=7)
     panel.annotate("raw \N{RIGHTWARDS ARROW}", (0, 1), (4, 3), xycoords=("data", "axes fraction"), textcoords="offset points", ha="left", fontsize=7)
+
+# %% ../nbs/60_figures.ipynb #c115cda6
+_MARK = '<meta name="generator" content="qebias audit">'
+
+def audit_target(
+    path,     # `report`, `report.html`, or a folder
+) -> Path:    # of the page
+    "Where an audit's page goes: `report` becomes `report.html`, a folder gets `audit.html`; raises `QebiasError` for what must not be overwritten"
+    path = Path(path).expanduser()
+    page = path/"audit.html" if path.is_dir() else path if path.suffix.lower() in (".html", ".htm") else path.with_name(path.name + ".html")
+    if path.suffix.lower() in (".pdf", ".png", ".jpg", ".csv", ".json", ".txt", ".md"): raise QebiasError(f"{path}: the report is an HTML page: name it {path.with_suffix('.html').name}")
+    if page.is_dir(): raise QebiasError(f"{page} is a folder: name another page with -o")
+    if page.exists():
+        with page.open("rb") as file: start = file.read(2000)
+        if _MARK.encode() not in start: raise QebiasError(f"{page} is there already and is no earlier audit: name another page with -o")
+    ground = next(folder for folder in page.absolute().parents if folder.exists())
+    if not ground.is_dir(): raise QebiasError(f"{ground} is a file, no folder: name another page with -o")
+    if not os.access(ground, os.W_OK | os.X_OK): raise QebiasError(f"{ground} cannot be written: name another page with -o")
+    return page
+
+# %% ../nbs/60_figures.ipynb #8bb5c05a
+_esc, _ORDER = html.escape, ("raw", "compressed", "enhanced")
+
+def _html_table(
+    head,      # names of the columns; the first column names the row
+    rows,      # lists of texts
+    plain=(),  # positions of columns with words instead of numbers
+):
+    "A table that scrolls sideways where the screen is narrow"
+    kind = lambda k: "" if k == 0 or k in plain else ' class="n"'
+    top = "".join(f'<th scope="col"{kind(k)}>{_esc(h)}</th>' for k, h in enumerate(head))
+    body = "".join("<tr>" + "".join(f'<th scope="row">{_esc(c)}</th>' if k == 0 else f"<td{kind(k)}>{_esc(c)}</td>" for k, c in enumerate(row)) + "</tr>" for row in rows)
+    return f'<div class="wide"><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'
+
+def _html_list(words): return f"<ul>{''.join(f'<li>{w}</li>' for w in words)}</ul>" if words else ""
+
+def _html_image(kind, data, width, alt, words=""):
+    "A picture of some width in the page's pixels, and its caption"
+    caption = f"<figcaption>{_esc(words)}</figcaption>" if words else ""
+    return f'<figure style="width:{width}px"><img src="data:{kind};base64,{base64.b64encode(data).decode()}" alt="{_esc(alt, quote=True)}">{caption}</figure>'
+
+def _html_figure(figure, alt, words="", dpi=190):
+    "A figure at twice the screen's resolution"
+    figure.set_dpi(dpi)
+    return _html_image(*figure.image(), round(96*figure.get_size_inches()[0]), alt, words)
+
+def _range(low, high, write):
+    "An interval as the page writes it"
+    return f"[{write(low)}, {write(high)}]" if np.isfinite([low, high]).all() else "none"
+
+def _signed(value, digits=3):
+    text = number(value, digits)
+    return text if value <= 0 or text == "0" else f"+{text}"
+
+def _plain_percent(value): return percent(value)[:-2]
+
+# %% ../nbs/60_figures.ipynb #e9bc0296
+_ABOUT = {"nlpd": "Normalised Laplacian pyramid distance: differences of local contrast. The mean over pairs of images.",
+          "lpips-alex": "LPIPS: differences of learned features at the same place. The mean over pairs of images.",
+          "fd_nss": "Fréchet distance between two sets, of 36 statistics of natural scenes per block of 96 px.",
+          "fd_alex": "Fréchet distance between two sets, of 256 AlexNet features an image.",
+          "fid": "Fréchet distance between two sets, of 2048 Inception features an image (the paper's FID)."}
+
+def _rows(report, what, **where):
+    found = report.frame[report.frame["what"] == what]
+    for column, value in where.items(): found = found[found[column] == value]
+    return found
+
+def _units(row): return f"{row.n} {row.unit}{('es' if row.unit == 'patch' else 's') if row.n != 1 else ''}"
+
+def _one_triangle(report, name, m, label):
+    row = next(_rows(report, "deviation", name=name).itertuples())
+    about = f"deviation {percent(row.value)}, interval {_range(row.low, row.high, percent)}"
+    alt = f"Triangle by {label}: compressed to enhanced {number(m.s.ce)}, raw to enhanced {number(m.s.re)}, compressed to raw {number(m.s.cr)}; {about}"
+    drawn = triangle(*m.s, title=label, deviation=row.value, interval=(row.low, row.high), deviation_sqrt=m.deviation_sqrt)
+    return _html_figure(drawn, alt, _ABOUT.get(name, ""))
+
+def _audit_triangles(report, labels):
+    "Figures and table of the distances"
+    if not report.measured: return "<p>No distance was measured.</p>"
+    rows = []
+    for name, m in report.measured.items():
+        e1, root = (next(_rows(report, what, name=name).itertuples()) for what in ("deviation", "deviation on roots"))
+        rows.append([labels[name], *map(number, m.s), percent(e1.value), _range(e1.low, e1.high, _plain_percent), percent(root.value), _units(e1)])
+    figures = "".join(_one_triangle(report, name, m, labels[name]) for name, m in report.measured.items())
+    return f'<div class="grid">{figures}</div>' + _html_table(["distance", "CE", "RE", "CR", "deviation", f"{100*report.facts['level']:g} % interval", "on roots", "resampled"], rows)
+
+# %% ../nbs/60_figures.ipynb #0c3cf10c
+def _telling_square(raw, compressed, side):
+    "(top, left, height, width) of the square where compression changed most"
+    height, width = (min(side, size) for size in raw.shape[:2])
+    total = np.pad(((raw.astype(np.float32) - compressed)**2).mean(-1).cumsum(0).cumsum(1), ((1, 0), (1, 0)))
+    sums = total[height:, width:] - total[:-height, width:] - total[height:, :-width] + total[:-height, :-width]
+    top, left = np.unravel_index(int(sums.argmax()), sums.shape)
+    return int(top), int(left), height, width
+
+def _thumbnail(rgb, box, longest=300):
+    "The whole picture, small, as JPEG, with the square marked; and its width"
+    image = Image.fromarray(rgb)
+    image.thumbnail((longest, longest))
+    scale, pen = image.width/rgb.shape[1], ImageDraw.Draw(image)
+    top, left, height, width = (round(v*scale) for v in box)
+    for grow, colour in ((1, "black"), (0, "white"), (-1, "white")): pen.rectangle((left - grow, top - grow, left + width + grow, top + height + grow), outline=colour)
+    data = io.BytesIO()
+    image.save(data, "JPEG", quality=85)
+    return data.getvalue(), image.width
+
+def _audit_residuals(report, side=160):
+    "The worst and the median image, one colour scale"
+    boxes = {role: _telling_square(raw, compressed, side) for role, (_, raw, compressed, _) in report.pictures.items()}
+    top = max(np.quantile(_difference(_cut(image, boxes[role], "audit"), _cut(raw, boxes[role], "audit")), 0.95) for role, (_, raw, compressed, enhanced) in report.pictures.items() for image in (compressed, enhanced))
+    gain, parts = next((g for g in (48, 32, 24, 16, 12, 8, 6, 4, 3, 2) if 255/g >= top), 1), []
+    for role, (name, raw, compressed, enhanced) in report.pictures.items():
+        row = report.pixels.set_index("image").loc[name]
+        words = {"worst": "The most biased image" if len(report.pictures) > 1 else "The image", "median": "The median image"}[role]
+        drawn = residuals(raw, compressed, {"enhanced": enhanced}, crop=boxes[role], gain=gain, size=1.75)
+        small, wide = _thumbnail(raw, boxes[role])
+        alt = f"{name}: crops of raw, compressed and enhanced, and below them maps of their differences from compressed and from raw"
+        parts.append(f'<h3>{words}: {_esc(name)}</h3><p>Mean |difference| of the whole image, in grey levels: compressed to enhanced {number(row.CE)}, raw to enhanced {number(row.RE)}, compressed to raw {number(row.CR)}; deviation of the pixels {percent(row.deviation)}.</p>'
+                     f'<div class="grid">{_html_image("image/jpeg", small, wide, f"{name}, the raw image, with the place of the crops", "Raw, whole. The square is where compression changed most.")}{_html_figure(drawn, alt)}</div>')
+    return "".join(parts)
+
+# %% ../nbs/60_figures.ipynb #7712fa75
+def _audit_realism(report):
+    "Bars, patches and table of realism scores"
+    judge, rows = report.facts["judge"], list(_rows(report, "realism").itertuples())
+    table = pd.DataFrame({row.domain: {"score": row.value, "low": row.low, "high": row.high} for row in rows})
+    told = ", ".join(f"{row.domain} {row.value:.2f}" for row in rows)
+    words = (f"A {judge['class']}{' of the method ' + judge['method'] if judge['method'] else ''}, trained on patches of {judge['patch']} px as a {judge['gan']} discriminator, "
+             f"{'with' if judge['conditional'] else 'without'} the compressed image beside what it judges.")
+    if judge["conditional"]: words += " The score of compressed images, beside themselves, is an extrapolation: training never showed it twins."
+    figures = _html_figure(realism_bars({"discriminator": table}), f"Bars of mean realism scores: {told}") + _html_figure(patch_scores({"discriminator": report.realism}), "Scores of all patches, domain by domain")
+    return f'<p>{_esc(words)}</p><div class="grid">{figures}</div>' + _html_table(["domain", "score", "interval", "resampled"], [[r.domain.replace(" - ", " \N{MINUS SIGN} "), _signed(r.value) if "-" in r.domain else number(r.value), _range(r.low, r.high, number), _units(r)] for r in rows])
+
+def _audit_quality(report, labels, better):
+    "Metrics of enhanced and compressed images, and their difference"
+    rows = []
+    for name in dict.fromkeys(_rows(report, "quality")["name"]):
+        of = {row.domain: row for row in _rows(report, "quality", name=name).itertuples()}
+        change, sign = of["enhanced - compressed"], 1 if better[name] == "higher" else -1
+        told = np.isfinite(change.low) and (change.low > 0 or change.high < 0)
+        word = ("better" if sign*change.value > 0 else "worse") if told else "no interval" if np.isnan(change.low) else "not told apart"
+        rows.append([f"{labels[name]} {'↑' if sign > 0 else '↓'}", *(number(of[d].value, 4) if d in of else "" for d in _ORDER), _signed(change.value), _range(change.low, change.high, _signed), word])
+    if not rows: return "<p>No quality metric was measured.</p>"
+    return "<p>Means over the images; ↑ higher is better, ↓ lower is better. Metrics without a reference score raw images too.</p>" + _html_table(["metric", *_ORDER, "enhanced − compressed", "interval", "enhanced is"], rows, plain=(6,))
+
+# %% ../nbs/60_figures.ipynb #0b3f0d1e
+def _audit_origin(report):
+    "The data and the machine, as a table of words"
+    facts, origin = report.facts, report.facts["provenance"]
+    sizes, code = list(facts["sizes"].items()), origin["code"]
+    rows = [["images compared", f"{facts['images']}, {', '.join(f'{size} px ({count})' for size, count in sizes[:4])}{f' and {len(sizes) - 4} more sizes' if len(sizes) > 4 else ''} (width x height)"]]
+    for domain in _ORDER:
+        formats = ", ".join(f"{count} {suffix}" for suffix, count in facts.get("formats", {}).get(domain, {}).items())
+        where = f"{facts['folders'][domain]}: {formats}; " if "folders" in facts else ""
+        rows.append([domain, f"{where}content {facts['content'][domain]}"])
+    rows += [["intervals", f"{100*facts['level']:g} %, bootstrap of {facts['bootstrap']} samples, seed {facts['seed']}; the same images or patches in all three domains"],
+             ["weights", ", ".join(facts["weights"]) or "none needed"], ["device", f"{origin['device']}, {origin['precision']}, {origin['machine']}"],
+             ["qebias", code["qebias"] + (f" at {code['commit']}{' (modified)' if code['modified'] else ''}" if code.get("commit") else "")],
+             ["packages", f"python {origin['python']}, " + ", ".join(f"{k} {v}" for k, v in origin["packages"].items() if v)], ["made", time.strftime("%Y-%m-%d %H:%M")]]
+    return _html_table(["item", "as it was"], rows, plain=(1,))
+
+def _audit_images(report, labels):
+    "A row an image, the most biased first"
+    scores = report.images[report.images["domain"] != "raw"].pivot_table(index="image", columns=["metric", "domain"], values="value", sort=False)
+    columns = [(metric, domain) for metric in dict.fromkeys(report.images["metric"]) for domain in ("compressed", "enhanced")]
+    rows = [[row.image, percent(row.deviation) if np.isfinite(row.deviation) else "none", number(row.CE), number(row.RE), number(row.CR), *(number(scores.at[row.image, c], 4) for c in columns)] for row in report.pixels.itertuples()]
+    return _html_table(["image", "pixel deviation", "CE", "RE", "CR", *(f"{metric}, {domain}" for metric, domain in columns)], rows)
+
+# %% ../nbs/60_figures.ipynb #4e4110dc
+_AUDIT_STYLE = """:root{color-scheme:light}body{font:16px/1.55 system-ui,sans-serif;max-width:64rem;margin:2rem auto;padding:0 1rem;color:#1b1b1b;background:#fff}
+h1{line-height:1.2;margin-bottom:.2rem}h2{margin-top:2.6rem;border-bottom:1px solid #ccc;padding-bottom:.2rem}h3{margin:1.6rem 0 .3rem}
+.verdict{font-size:1.2rem;border-left:5px solid #1b2a49;padding:.3rem 0 .3rem 1rem;margin:1.4rem 0}.warn{border-left:5px solid #bf4e2b;padding:.2rem 0 .2rem 1rem}
+.grid{display:flex;flex-wrap:wrap;gap:1rem 2rem;align-items:flex-start;margin:1rem 0}figure{margin:0;max-width:100%}img{width:100%;height:auto;display:block}figcaption{font-size:.85rem;color:#444}
+.wide{overflow-x:auto}table{border-collapse:collapse;font-size:.9rem;margin:.6rem 0}th,td{text-align:left;padding:.3rem .7rem .3rem 0;border-bottom:1px solid #ddd;vertical-align:top}thead th{border-bottom:2px solid #888}
+.n{text-align:right;white-space:nowrap;font-variant-numeric:tabular-nums}th[scope=row]{font-weight:600}.small,.small table{font-size:.82rem;color:#333}a{color:#0b3a6b}
+@media print{body{margin:0;max-width:none;font-size:11pt}h2,h3{break-after:avoid}figure,tr{break-inside:avoid}.wide{overflow:visible}details,.csv{display:none}}"""
+
+_HOW = """<p>C is compressed, R raw, E enhanced; the sides are distances, drawn to scale within each triangle. The deviation (Eq. 1 of the paper on enhancement bias, CVPR 2024) says where E stands over the base:
+−100 % straight above compressed (and below that, the enhanced images have moved away from raw), 0 % midway, +100 % straight above raw. Less than zero means that enhancement has left the images nearer to what the codec made than to what the camera saw.
+The green bar at E is the interval. Where three distances form no triangle, as squared distances need not, E is put on the base and the deviation on square roots stands beside it.</p>"""
+
+def _no_home(text):
+    "Without the places of this machine, which are nobody else's business"
+    for place, name in ((os.environ.get("QEBIAS_WEIGHTS"), "QEBIAS_WEIGHTS"), (str(Path.home()), "~")): text = text.replace(place, name) if place else text
+    return text
+
+def _audit_body(report, labels, better):
+    "The sections of the page"
+    facts, intro = report.facts, []
+    folders = facts.get("folders", {})
+    words = f"{facts['images']} image{'s' if facts['images'] != 1 else ''}" + (f"; raw: {folders['raw']}, compressed: {folders['compressed']}, enhanced: {folders['enhanced']}" if folders else "")
+    yield f'<h1>Audit: {_esc(facts["title"])}</h1><p>{_esc(words)}</p><p class="verdict">{_esc(report.verdict)}</p>'
+    if report.skipped: yield f'<div class="warn"><p>{len(report.skipped)} images were left out:</p>{_html_list([f"{_esc(n)}: {_esc(w)}" for n, w in report.skipped.items()])}</div>'
+    if report.notes: yield f'<div class="warn">{_html_list(map(_esc, report.notes))}</div>'
+    yield f"<h2>Nearer to compressed, or to raw?</h2>{_HOW}{_audit_triangles(report, labels)}"
+    yield "<p>A Fréchet distance of few images is too large in all three domains alike: compare it between methods on the same images, not with numbers from elsewhere. Whether the method was trained on these images, this page cannot know.</p>"
+    yield f"<h2>Residuals</h2><p>What the images differ by, on one scale for both images: where the enhanced image differs less from compressed than from raw, it has kept what the codec did. Images are ordered by Eq. 1 on their pixels (root mean squares).</p>{_audit_residuals(report)}"
+    if report.realism is not None: yield f"<h2>Realism scores</h2>{_audit_realism(report)}"
+    yield f"<h2>Quality</h2>{_audit_quality(report, labels, better)}"
+    if report.reasons:
+        why = _html_list([f"<b>{_esc(labels.get(name, name))}</b>: {_esc(_no_home(reason))}" for name, reason in report.reasons.items()])
+        yield f'<h2>Not measured</h2><p>{_esc(", ".join(labels.get(name, name) for name in report.reasons))}.</p><details class="small"><summary>Why, and what would help</summary>{why}</details>'
+    yield f"<h2>Every image</h2><details><summary>{facts['images']} images, the most biased first (differences in grey levels)</summary>{_audit_images(report, labels)}</details>"
+    table = base64.b64encode(report.frame.to_csv(index=False).encode()).decode()
+    yield f'<p class="csv"><a download="audit.csv" href="data:text/csv;charset=utf-8;base64,{table}">All numbers of this page as CSV</a></p>'
+    yield f'<h2>Where the numbers come from</h2><div class="small">{_audit_origin(report)}</div>'
+
+def audit_page(
+    report,   # what `qebias.bias.audit` gave
+    path,     # see `audit_target`
+) -> Path:    # of the page that was written
+    "Write an audit as one self-contained page, whole or not at all; raises `QebiasError` where the place is taken"
+    page = audit_target(path)
+    body = "".join(_audit_body(report, report.labels, report.better)).replace(" %", "&nbsp;%")
+    with atomic(page) as tmp:
+        tmp.write_text(f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">{_MARK}<meta name="viewport" content="width=device-width, initial-scale=1">'
+                       f'<title>Audit: {_esc(report.facts["title"])}</title><style>{_AUDIT_STYLE}</style></head><body>\n{body}\n</body></html>\n', encoding="utf-8")
+    return page

@@ -4,15 +4,17 @@
 
 # %% auto #0
 __all__ = ['FIDELITY', 'STAGE1', 'BASELINES', 'VARIANTS', 'METHODS', 'PRESETS', 'Method', 'variant', 'method', 'preset',
-           'train_config']
+           'train_config', 'networks_markdown']
 
-# %% ../nbs/70_methods.ipynb #563079a6
+# %% ../nbs/70_methods.ipynb #48cc1f27
 import re
 from typing import Literal
+import torch
 from pydantic import BaseModel, ConfigDict
-from .core import QebiasError
+from .core import QebiasError, project_root
+from .generators.core import count, macs
 from .losses import LAMBDAS, PERCEPTUAL_LAYERS, LossWeights
-from .networks import network_spec
+from .networks import build, network_spec
 from .training import Divergence, Schedule, TrainConfig
 
 # %% ../nbs/70_methods.ipynb #1bedda67
@@ -141,3 +143,16 @@ def train_config(
         weights=method.weights, recon=method.recon, perceptual=method.perceptual, betas=method.betas,
         schedule=method.schedule.model_copy(update={"lr": lr}) if lr else method.schedule, ema=ema if ema is not None and method.ema else method.ema,
         iterations=iterations or method.iterations, batch=batch or method.batch, patch=patch, **run)
+
+# %% ../nbs/70_methods.ipynb #2758bceb
+def networks_markdown() -> str:
+    "The generators of all methods as a Markdown table: parameters, operations for a patch, and what tiles must know"
+    lines = ["| network | notebook | parameters | GMAC, 128 x 128 | sizes | looks |", "| --- | --- | --- | --- | --- | --- |"]
+    for path in dict.fromkeys(m.network for m in METHODS.values()):
+        module, name = path.split(":")
+        with torch.random.fork_rng(devices=[]): net = build({"class": path})
+        book = sorted((project_root()/"nbs").glob(f"*_{module.removeprefix('qebias.')}.ipynb"))[0]
+        sizes = "any" if net.multiple == 1 else f"padded to multiples of {net.multiple}"
+        looks = "everywhere: no tiles" if net.reach is None else f"{net.reach} px far"
+        lines.append(f"| {name} | [{book.stem}](nbs/{book.name}) | {count(net):,} | {macs(net, 128)/1e9:.2f} | {sizes} | {looks} |")
+    return "\n".join(lines)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['build', 'network_spec', 'save_network', 'read_header', 'load_state', 'load_network']
 
-# %% ../nbs/29_networks.ipynb #1ee16b53
+# %% ../nbs/29_networks.ipynb #6e688963
 import importlib, inspect, json, re
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 from .core import QebiasError, _plain, atomic
-from .generators.core import load_weights
+from .generators.core import Halo, load_weights
 
 # %% ../nbs/29_networks.ipynb #1eeb5df6
 def build(
@@ -73,7 +73,7 @@ def save_network(
     header = json.dumps({"spec": dict(spec), "provenance": provenance}, sort_keys=True, default=_plain)
     with atomic(path) as tmp: save_file(state, tmp, {"qebias": header})
 
-# %% ../nbs/29_networks.ipynb #6a91d89e
+# %% ../nbs/29_networks.ipynb #651dca4e
 def _open(path):
     "A safetensors file, open; anything else is a `QebiasError`"
     if not Path(path).is_file(): raise QebiasError(f"{path} does not exist, or is no file: pass a generator.safetensors")
@@ -99,10 +99,11 @@ def load_state(
 def load_network(
     path,           # a file that `save_network` wrote
 ) -> nn.Module:     # on the CPU, in evaluation mode
-    "Build the network that a file describes and load its weights; the random state stays untouched; raises `QebiasError`"
-    spec = read_header(path)["spec"]
+    "Build the network that a file describes and load its weights; a `halo` stored by the training comes along; the random state stays untouched; raises `QebiasError`"
+    header = read_header(path)
     try:
-        with torch.random.fork_rng(devices=[]): net = build(spec)
+        with torch.random.fork_rng(devices=[]): net = build(header["spec"])
         load_weights(net, load_state(path))
     except QebiasError as error: raise QebiasError(f"{path}: {error}") from None
+    if halo := header["provenance"].get("halo"): net.halo = Halo(**halo)
     return net.eval()

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['Schedule', 'learning_rate', 'Divergence', 'TrainConfig', 'ema_update', 'Trainer', 'TrainingFailed', 'check_health',
-           'run_key', 'save_checkpoint', 'load_checkpoint', 'read_stats', 'fit', 'device_name']
+           'run_key', 'save_checkpoint', 'load_checkpoint', 'read_stats', 'fit', 'halo_of', 'device_name']
 
-# %% ../nbs/40_training.ipynb #74467402
+# %% ../nbs/40_training.ipynb #b98de4e9
 import contextlib, json, math, time
 from pathlib import Path
 from typing import Literal
@@ -16,6 +16,7 @@ from torch import nn
 from .core import QebiasError, atomic, digest, file_digest, locked, provenance, read_json, seed_for, write_json
 from .discriminators import Judge
 from .features import Psi, block_layer
+from .generators.core import Halo, grid_of, measured_halo
 from .losses import GAN_LOSSES, LossWeights, charbonnier, domain_divergence, perceptual, reconstruction
 from .networks import build, load_state, load_weights, save_network
 from .pairs import PatchSampler, to_float
@@ -292,7 +293,28 @@ def _forget(folder):
     "What another key left behind"
     for name in ("result.json", "checkpoint/last.pt", "generator.safetensors", "discriminator.safetensors"): (folder/name).unlink(missing_ok=True)
 
-# %% ../nbs/40_training.ipynb #9e6fde6e
+# %% ../nbs/40_training.ipynb #f40f464b
+def halo_of(
+    generator: nn.Module,
+    pairs,           # compressed pictures to measure on
+    side: int = 256, # of a window in px
+    most: int = 4,   # pictures
+) -> Halo | None:
+    "The halo that tiles of this generator need; None where its reach says it, or where it has none"
+    reach, grid = getattr(generator, "reach", "unknown"), grid_of(generator)
+    if reach is None or reach != "unknown" and reach <= 64: return None
+    windows = [_contrasted(pairs.compressed(i), max(side//grid, 5)*grid) for i in dict.fromkeys(k*len(pairs)//most for k in range(most))]
+    try: found = measured_halo(generator, [torch.tensor(w).permute(2, 0, 1)[None].float()/255 for w in windows])
+    except QebiasError: return None   # pictures too small to be cut are too small to need tiles
+    return found if math.isfinite(found.difference) else None
+
+def _contrasted(rgb, side):
+    "The window of a lattice over the picture that has the greatest contrast"
+    places = [(y, x) for y in range(0, max(rgb.shape[0] - side, 0) + 1, side) for x in range(0, max(rgb.shape[1] - side, 0) + 1, side)]
+    y, x = max(places, key=lambda p: rgb[p[0]:p[0] + side, p[1]:p[1] + side].std())
+    return rgb[y:y + side, x:x + side]
+
+# %% ../nbs/40_training.ipynb #35421ab5
 def _loop(trainer, sampler, iterations, records, key, folder, log_every, save_every, progress):
     config, since, saved, last = trainer.config, time.perf_counter(), time.monotonic(), iterations.start - 1
     with (folder/"stats.jsonl").open("a", encoding="utf-8") as stats:
@@ -312,16 +334,16 @@ def _loop(trainer, sampler, iterations, records, key, folder, log_every, save_ev
     if iterations: save_checkpoint(folder, key, iterations.stop, trainer)
 
 def _finish(trainer, pairs, key, init_digest, records, folder):
-    config = trainer.config
+    config, halo = trainer.config, halo_of(trainer.average, pairs)
     origin = provenance(device=device_name(trainer.device), precision=config.precision, threads=torch.get_num_threads(), seed=config.seed,
                         pairs=pairs.manifest["codec"], psi=trainer.psi.name if trainer.psi else None)
-    save_network(folder/"generator.safetensors", trainer.average, config.generator, {"method": config.method, "key": key, **origin})
+    save_network(folder/"generator.safetensors", trainer.average, config.generator, {"method": config.method, "key": key, "halo": halo and halo._asdict(), **origin})
     if trainer.judge:
         spec = {"class": config.discriminator["class"], "kwargs": config.discriminator.get("kwargs", {}) | {"in_channels": 6 if config.conditional else 3}}
         save_network(folder/"discriminator.safetensors", trainer.judge.discriminator, spec,
                      {"method": config.method, "key": key, "conditional": config.conditional, "gan": config.gan, "patch": config.patch, **origin})
     result = {"key": key, "method": config.method, "iterations": config.iterations, "images": len(pairs), "pairs": pairs.key, "init": init_digest,
-              "seconds": sum(r["seconds"] * n for r, n in zip(records, _gaps(records))), "last": records[-1], "provenance": origin}
+              "seconds": sum(r["seconds"] * n for r, n in zip(records, _gaps(records))), "last": records[-1], "halo": halo and halo._asdict(), "provenance": origin}
     write_json(folder/"result.json", result)
     return result
 

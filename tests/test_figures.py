@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from matplotlib.text import Text
 from qebias.core import QebiasError
+from qebias.rates import COLUMNS
 from qebias import figures as F
 
 NOTE = "invented numbers, for a test"
@@ -25,8 +26,8 @@ METHODS = ["arcnn", "rrdb", "esrgan", "esrgan+cond", "esrgan+div", "esrgan+both"
 TRIANGLES = pd.DataFrame({"method": METHODS, "ce": np.linspace(2, 9, 10), "re": np.linspace(10, 7, 10), "cr": 9.73})
 DEVIATIONS = pd.DataFrame({"method": METHODS, "deviation": np.linspace(-110, 40, 10), "low": np.linspace(-120, 20, 10), "high": np.linspace(-95, 55, 10), "paper": np.linspace(-98, 10, 10)})
 SCORES = pd.DataFrame([(m, d, s, s - 0.02, s + 0.02, 0.5) for m in METHODS[-4:] for d, s in zip(F.DOMAINS, (0.8, 0.3, 0.9))], columns=["method", "domain", "score", "low", "high", "paper"])
-POINTS = pd.DataFrame([(m, k, c, l, b, 10 + i - b) for i, m in enumerate(METHODS) for k in ("psnr", "lpips-alex") for c in ("bpg", "jpeg") for l, b in enumerate((0.1, 0.4, 1.2))],
-                      columns=["method", "metric", "codec", "level", "bpp", "value"])
+POINTS = pd.DataFrame([("set", f"i{n}", c, l, "", 0, b, m, k, (10 + i + b + n) if k == "psnr" else 1/(10 + i + b + n)) for i, m in enumerate(METHODS) for k in ("psnr", "lpips-alex")
+                       for c in ("bpg", "jpeg") for l, b in enumerate((0.1, 0.4, 1.2, 2.)) for n in range(2)], columns=list(COLUMNS))
 STATS = pd.DataFrame({"iteration": np.arange(200), "recon": rng.random(200), "percept": rng.random(200)*30, "D(raw)": rng.random(200), "D(enhanced)": rng.random(200)})
 
 EVERY = {
@@ -40,7 +41,8 @@ EVERY = {
     "disparity_scatter": lambda **k: F.disparity_scatter({"realesrgan": _patches(), "realesrgan+both": _patches(80, 0.9)}, title="pixel-wise", **k),
     "training_curves": lambda **k: F.training_curves(STATS, {"recon": "recon", "percept": "percept", "scores": ["D(raw)", "D(enhanced)"]}, **k),
     "training_curves, all": lambda **k: F.training_curves(pd.DataFrame({"iteration": np.arange(60), **{c: np.random.default_rng(1).random(60) for columns in F.TERMS.values() for c in columns}}), **k),
-    "rate_distortion": lambda **k: F.rate_distortion(POINTS, better={"psnr": "higher", "lpips-alex": "lower"}, **k),
+    "rd_curves": lambda **k: F.rd_curves(POINTS, "psnr", codec="bpg", **k),
+    "rd_curves, lower is better": lambda **k: F.rd_curves(POINTS, "lpips-alex", codec="jpeg", title="JPEG", **k),
     "deviation_bars": lambda **k: F.deviation_bars(pd.concat([DEVIATIONS.assign(distance="fd_nss"), DEVIATIONS.assign(distance="nlpd")]), **k)}
 
 def words(figure):
@@ -49,7 +51,7 @@ def words(figure):
     renderer = figure.canvas.get_renderer()
     texts = [t for t in figure.findobj(Text) if t.get_visible() and t.get_text().strip() and (t.axes is None or t.axes.get_visible())]
     ticks = {id(label) for ax in figure.axes for axis in (ax.xaxis, ax.yaxis) for tick in (*axis.get_major_ticks(), *axis.get_minor_ticks()) for label in (tick.label1, tick.label2)}
-    return [(t.get_text(), t.get_window_extent(renderer)) for t in texts if id(t) not in ticks], ticks
+    return [(t.get_text(), Text.get_window_extent(t, renderer)) for t in texts if id(t) not in ticks], ticks   # of an annotation without its line
 
 def cut(figure):
     "Texts that leave the figure"
@@ -308,7 +310,7 @@ def test_running_mean_keeps_a_constant_and_a_gap_does_not_break_it():
 @pytest.mark.parametrize("draw,table,words", [
     (F.realism_bars, SCORES.drop(columns="domain"), "realism_bars: the table has no column domain"), (F.realism_bars, SCORES[:0], "realism_bars: the table is empty"),
     (F.deviation_bars, DEVIATIONS.assign(deviation=np.inf), "deviation is inf in row 0"), (F.deviation_bars, DEVIATIONS.assign(low=200), "does not hold its value"),
-    (F.rate_distortion, pd.concat([POINTS, POINTS]), "average over images first"), (F.training_curves, STATS[["iteration"]], "no column of numbers"),
+    (lambda t: F.rd_curves(t, "vmaf", codec="bpg"), POINTS, "there is no vmaf to draw"), (F.training_curves, STATS[["iteration"]], "no column of numbers"),
     (F.triangles, TRIANGLES.assign(cr=0), "cr is 0"), (F.disparity_scatter, {}, "no method"), (F.disparity_scatter, {"esrgan": {"d_cr": [1, 2]}}, "disparity_scatter: esrgan: the table has no column d_ce"),
     (F.disparity_scatter, {"esrgan": {"d_cr": [1, 2], "d_ce": [1, -2]}}, "distances are >= 0"), (F.disparity_scatter, {"esrgan": _patches().assign(measure=["pixel", "feature"]*30)}, "pixel and feature disparities"),
     (F.triangles, TRIANGLES.assign(distance=["fid", "nlpd"]*5), "fid and nlpd have no common scale")])

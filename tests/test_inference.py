@@ -1,6 +1,9 @@
 "Every size, every tile, every way in which a file can be broken"
 import json
 import os
+import subprocess
+import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +13,12 @@ from safetensors.torch import save_file
 from torch import nn
 
 from qebias.core import QebiasError, read_rgb
+from qebias.datasets import load_dataset
 from qebias.discriminators import UNetSN, VGGStyle
 from qebias.generators.arcnn import ARCNN
-from qebias.generators.core import fill, load_weights
+from qebias.generators.core import Halo, fill, grid_of, load_weights, measured_halo, pad_to_multiple
 from qebias.generators.rrdb import RRDBNet
-from qebias.inference import HALO, enhance, enhance_tensor, tiling, to_rgb, to_tensor
+from qebias.inference import EXACT, PROBE, Tiling, enhance, enhance_tensor, tiling, to_rgb, to_tensor
 from qebias.networks import build, load_network, read_header, save_network
 
 SIZES = [(1, 1), (3, 5), (9, 17), (66, 54), (127, 65)]
@@ -63,15 +67,17 @@ def test_tiles_of_rrdb_are_the_whole_picture_with_a_halo_of_its_reach(rrdb, h, w
 def test_tiles_start_on_the_grid(rrdb, tile):
     "Off the grid, cells would be cut apart and no halo could mend it"
     x = to_tensor(picture(130, 90))
-    assert tiling(rrdb, tile)[0] % 4 == 0 and tiling(rrdb, tile)[0] <= tile
+    assert tiling(rrdb, tile, 76)[0] % 4 == 0 and tiling(rrdb, tile, 76)[0] <= tile
     assert (enhance_tensor(rrdb, x, tile, 76) - enhance_tensor(rrdb, x)).abs().max() < 1e-5
 
 
-@pytest.mark.parametrize("reach, multiple, want", [(9, 1, 9), (9, 4, 12), (76, 4, HALO), (None, 8, HALO), (0, 1, 0)])
-def test_default_halo(reach, multiple, want):
+@pytest.mark.parametrize("reach, multiple, tile, want", [
+    (9, 1, 128, (128, 9, "reach")), (9, 4, 130, (128, 12, "reach")), (EXACT, 4, 8, (8, EXACT, "reach")), (0, 1, 128, (128, 0, "reach")),
+    (76, 4, 152, (152, 76, "reach")), (None, 8, 128, (None, 0, "global")), (None, 8, None, (None, 0, "whole"))])
+def test_default_plan(reach, multiple, tile, want):
     net = nn.Identity()
     net.reach, net.multiple = reach, multiple
-    assert tiling(net, 128) == (128, want)
+    assert tiling(net, tile)[:3] == want
 
 
 def test_padding_is_by_reflection(rrdb):
@@ -122,7 +128,7 @@ def test_broken_weights_do_not_become_pictures(value):
 
 
 @pytest.mark.parametrize("kwargs, what", [
-    (dict(tile=2), "too small"), (dict(tile=-8), "too small"), (dict(tile=8., ), "whole number"), (dict(tile=True), "whole number"),
+    (dict(tile=2), "too small"), (dict(tile=-8), "tile is -8"), (dict(tile=8., ), "whole number"), (dict(tile=True), "whole number"),
     (dict(tile=8, halo=-4), "halo is -4"), (dict(tile=8, halo="4"), "whole number"), (dict(halo=8), "border of a tile"),
     (dict(device="tpu9"), "device 'tpu9'"), (dict(device="cuda:77"), "cuda:77 is not there"), (dict(precision="half"), "fp32 or bf16")])
 def test_impossible_requests_are_one_line(rrdb, kwargs, what):
@@ -136,7 +142,7 @@ def test_lack_of_memory_is_one_line_and_other_errors_stay():
             super().__init__()
             self.error = error
         def forward(self, x): raise self.error
-    with pytest.raises(QebiasError, match="pass a tile, or a smaller one"):
+    with pytest.raises(QebiasError, match="pass a tile or a smaller one"):
         enhance(Fails(RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried")), picture(8, 8))
     with pytest.raises(RuntimeError, match="something else"): enhance(Fails(RuntimeError("something else")), picture(8, 8))
 
@@ -216,6 +222,246 @@ def test_saving_and_loading_leave_the_random_state(saved, rrdb):
     load_network(saved)
     save_network(saved, rrdb, SPEC, {})
     assert torch.equal(torch.rand(3), want)
+
+
+# ---------------------------------------------------------------- halos
+
+NETWORKS = {"arcnn": ("ARCNN", {}), "dcad": ("DCAD", {}), "dncnn": ("DnCNN", {}), "cbdnet": ("CBDNet", {"width": 8}), "rdn": ("RDN", {}), "rbqe": ("RBQE", {"width": 4}), "mprnet": ("MPRNet", {}),
+            "rrdb": ("RRDBNet", {"width": 4, "blocks": 1, "growth": 4})}
+
+
+def network(name):
+    module = pytest.importorskip(f"qebias.generators.{name}")
+    cls, kwargs = NETWORKS[name]
+    torch.manual_seed(0)
+    return getattr(module, cls)(**kwargs)
+
+
+class Convolved(nn.Module):
+    "Known influence: every pixel sees the ones around it with the weight `decay` to the power of their distance, on every side"
+    multiple = 1
+    def __init__(self, decay=.5, radius=100, multiple=1, sides=(1, 1, 1, 1)):
+        super().__init__()
+        self.reach, self.multiple, self.radius = radius, multiple, radius
+        d = torch.arange(-radius, radius + 1)
+        kernel = decay**d.abs().double()
+        up, down, left, right = (kernel*(d < 0)*s if i % 2 == 0 else kernel*(d > 0)*s for i, s in enumerate(sides))
+        self.column, self.row = up + down + (d == 0), left + right + (d == 0)
+    def forward(self, x):
+        assert x.shape[2] % self.multiple == x.shape[3] % self.multiple == 0
+        n, c, h, w = x.shape
+        x = nn.functional.conv2d(x.reshape(n*c, 1, h, w), self.column.to(x).view(1, 1, -1, 1), padding=(self.radius, 0))
+        return nn.functional.conv2d(x, self.row.to(x).view(1, 1, 1, -1), padding=(0, self.radius)).reshape(n, c, h, w)
+
+
+class Mean(nn.Module):
+    def forward(self, x): return x - x.mean((2, 3), keepdim=True)
+
+
+class Halving(nn.Module):
+    "Looks one pixel far, if it is looked at on the right grid; takes every size"
+    def __init__(self, grid): super().__init__(); self.cell = grid
+    def forward(self, x):
+        y = nn.functional.avg_pool2d(pad_to_multiple(x, self.cell), self.cell)
+        return nn.functional.interpolate(y, scale_factor=self.cell)[..., :x.shape[2], :x.shape[3]]
+
+
+def gap(net, x, *plan): return (enhance_tensor(net, x, *plan) - enhance_tensor(net, x)).abs().max().item()
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("h, w", SIZES)
+def test_every_network_takes_every_size(name, h, w):
+    net, x = network(name), to_tensor(picture(h, w))
+    out = enhance(net, picture(h, w))
+    assert out.shape == (h, w, 3)
+    padded = pad_to_multiple(x, net.multiple)
+    with torch.no_grad(): assert np.array_equal(out, to_rgb(net.eval()(padded)[..., :h, :w]))
+
+
+@pytest.mark.parametrize("name", ["arcnn", "dcad", "dncnn", "cbdnet", "rdn"])
+@pytest.mark.parametrize("h, w, tile", [(64, 64, 32), (65, 127, 33), (101, 90, 50), (86, 99, 64), (67, 130, 16), (63, 65, 7)])
+def test_tiles_of_a_small_reach_are_exact(name, h, w, tile):
+    "Whatever the picture's size is modulo the grid: CBDNet shifts its coarse levels where that is not nought"
+    net, x = network(name), to_tensor(picture(h, w))
+    assert tiling(net, tile, x=x).how == "reach" and tiling(net, tile)[0] % grid_of(net) == 0
+    assert gap(net, x, tile) < 1e-5
+
+
+def test_cbdnet_needs_windows_that_end_like_the_picture():
+    "Tiles as many would cut them, on the grid at both ends, do not agree on an odd picture"
+    net, x = fill(network("cbdnet")), to_tensor(picture(99, 99))
+    with torch.no_grad(): naive, whole = net.eval()(x[..., :96, :96])[..., :32, :32], net(x)[..., :32, :32]
+    assert (naive - whole).abs().max() > 1e-3
+    assert gap(net, x, 32) < 1e-5
+
+
+@pytest.mark.parametrize("name", ["rbqe", "rrdb"])
+def test_a_halo_of_the_reach_is_exact_for_every_network(name):
+    net, x = network(name), torch.rand(1, 3, 290, 301, generator=torch.Generator().manual_seed(0))
+    assert gap(net, x, 64, net.reach) < 1e-5
+
+
+@pytest.mark.parametrize("sides, shape", [((1, 1, 1, 1), (300, 300)), ((1, 0, 0, 0), (300, 200)), ((0, 1, 0, 0), (300, 200)), ((0, 0, 1, 0), (200, 300)), ((0, 0, 0, 1), (200, 300))])
+@pytest.mark.parametrize("grid", [1, 4])
+def test_measured_halo_sees_both_sides_of_a_seam_on_both_axes(sides, shape, grid):
+    "Against brute force: the smallest halo on the grid at which real tiles agree"
+    net, x = Convolved(.5, 40, grid, sides), torch.ones(1, 3, *shape, dtype=torch.float64)
+    found = measured_halo(net, x)
+    brute = next(h for h in range(0, 41, grid) if gap(net, x, 50//grid*grid, h) <= 5e-4)
+    assert found.pixels == brute > 0 and found.difference <= 5e-4
+
+
+def test_measured_halo_is_the_smallest_at_its_seams():
+    "In one dimension by hand: a halo of h drops the sum of .5^d beyond it, .5^h"
+    net, x = Convolved(.5, 60, 1, (0, 0, 1, 0)), torch.ones(1, 3, 4, 400, dtype=torch.float64)
+    for tolerance, want in [(1e-1, 4), (1e-2, 7), (1e-3, 10), (1e-5, 17)]:
+        found = measured_halo(net, x, tolerance)
+        assert found.pixels == want and abs(found.difference - .5**want) < 1e-12
+
+
+@pytest.mark.parametrize("decay", [.6, .8, .9])
+def test_wide_halos_take_coarser_cuts(decay):
+    net, x = Convolved(decay, 250, 1, (0, 0, 0, 1)), torch.ones(1, 3, 2, 700, dtype=torch.float64)
+    found = measured_halo(net, x, 1e-3*decay/(1 - decay))
+    want = next(h for h in range(300) if decay**h <= 1e-3)
+    assert abs(found.pixels - want) <= 1
+
+
+@pytest.mark.parametrize("grid", [2, 8, 32])
+def test_a_grid_that_is_not_stated_is_found_out(grid):
+    net, x = Halving(grid), torch.rand(1, 3, 640, 640, generator=torch.Generator().manual_seed(0))
+    assert measured_halo(net, x, grid=grid) == Halo(0, 0.)
+    assert measured_halo(net, x, grid=grid//2).pixels is None
+    assert tiling(net, 128, x=x)[:3] == (128, 0, "measured")   # states nothing: 32 is assumed
+
+
+def test_a_network_coarser_than_assumed_is_taken_whole_and_said():
+    net, x = Halving(64), torch.rand(1, 3, 640, 700, generator=torch.Generator().manual_seed(0))
+    with pytest.warns(UserWarning, match="Halving takes the whole picture at once: no halo tried was enough, tiles are still"): found = enhance_tensor(net, x, 128)
+    assert torch.equal(found, enhance_tensor(net, x))
+
+
+def test_an_influence_that_never_dies_is_told():
+    x = torch.linspace(0, 1, 700).expand(1, 3, 600, 700)
+    found = measured_halo(Mean(), x)
+    assert found.pixels is None and found.difference > .1
+    plan = tiling(Mean(), 128, x=x)
+    assert plan.how == "global" and plan.tile is None and plan.difference > .01 and "\n" not in str(plan)
+    assert tiling(Mean(), 128, 64, x=x)[:3] == (128, 64, "given")
+
+
+def test_weights_that_are_broken_never_agree():
+    net = network("rrdb")
+    nn.init.constant_(net.conv_last.bias, float("nan"))
+    assert measured_halo(net, torch.rand(1, 3, 200, 200)) == Halo(None, float("inf"))
+
+
+def test_global_networks_take_the_full_frame_and_say_so():
+    net, rgb = network("mprnet"), picture(80, 72)
+    assert net.reach is None
+    with pytest.warns(UserWarning, match="MPRNet takes the whole picture at once: the network looks at all of it") as said: tiled = enhance(net, rgb, 32)
+    assert len(said) == 1 and said[0].filename == __file__
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")   # nothing is said where no tile was asked for, or the plan is known
+        assert np.array_equal(tiled, enhance(net, rgb))
+        assert np.array_equal(tiled, enhance(net, rgb, tiling(net, 32)))
+        assert not np.array_equal(tiled, enhance(net, rgb, 32, 8))
+
+
+def test_a_stored_halo_is_used():
+    net, x = RRDBNet(4, 1, 4), torch.rand(1, 3, 120, 120)
+    net.halo = Halo(8, .0004)
+    assert tiling(net, 32) == tiling(net, 32, x=x) == (32, 8, "stored", .0004)
+    assert torch.equal(enhance_tensor(net, x, 32), enhance_tensor(net, x, 32, 8))
+    assert not torch.equal(enhance_tensor(net, x, 32), enhance_tensor(net, x, 32, 0))
+    assert tiling(net, 32, 12).how == "given" and tiling(net, 160).how == "reach"
+    net.halo = 10
+    assert tiling(net, 32) == (32, 12, "stored", None)
+
+
+@pytest.mark.parametrize("h, w", [(40, 600), (1, 300), (300, 1), (257, 300), (600, 5)])
+def test_halos_are_measured_on_pictures_of_any_shape(h, w):
+    net, x = Convolved(.5, 90), torch.rand(1, 3, h, w, generator=torch.Generator().manual_seed(0))
+    plan = tiling(net, 64, x=x)
+    assert plan.how == "measured" and plan.halo < 20
+    assert gap(net, x, 64) <= 1e-3
+
+
+def test_a_halo_beyond_the_picture_is_no_trouble(rrdb):
+    x = to_tensor(picture(60, 50))
+    assert gap(rrdb, x, 32, 1000) < 1e-6
+
+
+def test_measuring_needs_a_picture_and_room(rrdb):
+    with pytest.raises(QebiasError, match="RRDBNet has no halo stored with its weights: pass the picture to measure one on, or a halo"): tiling(rrdb, 64)
+    with pytest.raises(QebiasError, match="cannot be measured on pictures of at most 12 pixels a side: pass pictures of 20 or more"): measured_halo(rrdb, torch.rand(1, 3, 12, 10))
+
+
+def test_measuring_leaves_the_network_as_it_was(rrdb):
+    rrdb.train()
+    before = {k: v.clone() for k, v in rrdb.state_dict().items()}
+    rgb = np.concatenate([picture(300, 200)]*2, 1)
+    assert tiling(rrdb, 64, x=rgb) == tiling(rrdb, 64, x=to_tensor(rgb))
+    assert rrdb.training and not hasattr(rrdb, "halo") and all(torch.equal(v, before[k]) for k, v in rrdb.state_dict().items())
+
+
+@pytest.fixture(scope="module", params=["fresh", "trained", "filled"])
+def weighted(request):
+    "A deep narrow RRDBNet (reach 256): fresh, trained for a moment to take noise off, and with the wide influence of the fill rule, scaled to a picture's range"
+    torch.manual_seed(0)
+    net = RRDBNet(8, 4, 8)
+    if request.param == "filled":
+        fill(net)
+        with torch.no_grad():
+            scale = .3/net(torch.rand(1, 3, 128, 128)).std()
+            net.conv_last.weight *= scale
+            net.conv_last.bias *= scale
+    if request.param == "trained":
+        raw, cut = to_tensor(scene("train", "astronaut")), torch.Generator().manual_seed(0)
+        optimiser = torch.optim.Adam(net.parameters(), 2e-3)
+        for _ in range(150):
+            i, j = torch.randint(0, 512 - 64, (2,), generator=cut).tolist()
+            batch = raw[..., i:i+64, j:j+64]
+            loss = (net((batch + .1*torch.randn(batch.shape, generator=cut)).clamp(0, 1)) - batch).abs().mean()
+            optimiser.zero_grad(); loss.backward(); optimiser.step()
+    return net.eval()
+
+
+def scene(split, name): return next(image for image in load_dataset("sample", split) if image.name == name).load()
+
+
+@pytest.mark.parametrize("tile", [64, 100, 200])
+def test_the_tolerance_is_kept_on_a_real_photograph(weighted, tile):
+    x = to_tensor(scene("eval", "coffee"))   # 400 x 600, not trained on
+    plan = tiling(weighted, tile, x=x)
+    assert plan.how in ("measured", "global") and plan.how == "global" or plan.difference <= 5e-4
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert gap(weighted, x, plan) <= 1e-3
+    if plan.how == "measured": assert gap(weighted, x, tile, max(plan.halo - 12, 0)) > 1e-3   # and hardly wider than needed
+
+
+def test_peak_memory_is_bounded_by_the_tile():
+    "Twice the picture, the same tiles: not twice the memory"
+    if not os.path.exists("/proc/self/status"): pytest.skip("peak memory is read from /proc")
+    small, large = (peak_memory("arcnn", 128, size) for size in ((512, 512), (1024, 1024)))
+    assert large - small < 16 and large < peak_memory("arcnn", None, (512, 512))/3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["arcnn", "rrdb"])
+def test_peak_memory_at_2040_by_1356(name):
+    if not os.path.exists("/proc/self/status"): pytest.skip("peak memory is read from /proc")
+    found = {tile: peak_memory(name, tile, (1356, 2040)) for tile in (256, 512, None)}
+    print(name, {tile: f"{mb:.0f} MiB" for tile, mb in found.items()})
+    assert found[256] < found[None]/5 and found[512] < found[None]/2
+
+
+def peak_memory(name, tile, size):
+    "MiB above the start, in a process of its own"
+    done = subprocess.run([sys.executable, str(Path(__file__).parent/"benchmarks"/"memory.py"), name, str(tile), *map(str, size)], capture_output=True, text=True, check=True)
+    return float(json.loads(done.stdout)["peak"])
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

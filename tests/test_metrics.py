@@ -1,5 +1,5 @@
 "Metrics and Fréchet distances: against independent computations, without network, on real photographs, and through faults"
-import io, os, socket, subprocess, sys, time, warnings
+import dataclasses, importlib.util, io, os, socket, subprocess, sys, time, warnings
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +9,11 @@ import torch.nn.functional as F
 from PIL import Image
 
 from qebias import metrics
-from qebias.core import QebiasError, read_rgb
+from qebias.core import QebiasError, file_digest, read_rgb
 from qebias.metrics import METRICS, available, clean_resize, features, frechet_distance, metric, psnr, score
-from qebias.weights import MissingWeights
+from qebias.weights import FILES, MissingWeights
 
+pytestmark = pytest.mark.filterwarnings("ignore::qebias.metrics.FewImages")
 HEADS = "LPIPS_v0.1_alex-df73285e.pth"
 RNG = np.random.default_rng(0)
 
@@ -104,7 +105,7 @@ def test_score_takes_a_generator_in_one_pass_and_names_the_image_that_fails(phot
             yield name, jpeg(photo, 20), photo
     table = score(images(), ["psnr", "fd_nss", "psnr"])
     assert seen == ["a", "b"] and list(table.metric) == ["psnr", "psnr", "fd_nss"] and list(table.image) == ["a", "b", ""]
-    with pytest.raises(QebiasError, match="^b: psnr compares images of one size"): score([("a", photo, photo), ("b", photo[1:], photo)], ["psnr"])
+    with pytest.raises(QebiasError, match="^b: psnr compares images of one size"): score([("a", photo, photo), ("b", photo[1:], photo)], ["psnr"], errors="raise")
     assert len(score([], ["psnr", "fd_nss"])) == 0
 
 def test_a_flat_block_is_left_out_of_both_sets(photo):
@@ -263,15 +264,68 @@ def test_kodak_photographs(no_network):
             found = [sign*value(jpeg(raw, q), raw) for q in (10, 30, 50, 90)] + [sign*value(raw, raw)]
             assert found == sorted(found), name
 
-@pytest.mark.parametrize("name,published", [
-    ("psnr", (21.1136, 20.9872, 27.0139, 23.3002, 21.6186)), ("ssim", (.6997, .9978, .9989, .9671, .6522)), ("nlpd", (.5616, .0139, .0110, .3033, .4335)),
-    ("lpips-alex", (.7237, .2572, .0508, .0521, .4253)), ("niqe", (15.6538, 3.6549, 3.2342, 3.1922, 9.0722))])
-def test_pyiqas_five_calibration_pairs(name, published, no_network):
-    "The values that IQA-PyTorch publishes for its own five pairs (its folder ResultsCalibra)"
-    pairs = folder("QEBIAS_DATA", "ResultsCalibra")/"ResultsCalibra"
+PUBLISHED = {
+    "psnr": (21.1136, 20.9872, 27.0139, 23.3002, 21.6186), "ssim": (.6997, .9978, .9989, .9671, .6522), "nlpd": (.5616, .0139, .0110, .3033, .4335),
+    "lpips-alex": (.7237, .2572, .0508, .0521, .4253), "niqe": (15.6538, 3.6549, 3.2342, 3.1922, 9.0722)}
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_pyiqas_five_calibration_pairs(name, no_network):
+    "The values that IQA-PyTorch publishes for its own five pairs (its folder ResultsCalibra, which its wheel carries)"
+    pairs = Path(importlib.util.find_spec("pyiqa").origin).parent.parent/"ResultsCalibra"
+    if not (pairs/"ref_dir").is_dir(): pytest.skip("this pyiqa does not carry its calibration pairs")
     if name not in available([name])[0]: pytest.skip(f"set QEBIAS_WEIGHTS to a folder that holds {', '.join(METRICS[name].weights)}")
-    found = [metric(name)(*(read_rgb(pairs/side/f"{image}.bmp") for side in ("dist_dir", "ref_dir"))) for image in ("I03", "I04", "I06", "I08", "I19")]
-    assert found == pytest.approx(published, rel=2e-4, abs=6e-5)
+    images = [(image, *(pairs/side/f"{image}.bmp" for side in ("dist_dir", "ref_dir"))) for image in ("I03", "I04", "I06", "I08", "I19")]
+    found = score(images, [name]).value.to_list()
+    assert found == pytest.approx(PUBLISHED[name], rel=2e-4, abs=6e-5)
+
+
+# --- what is done in another way than pyiqa does it
+
+def pyiqa_tensor(rgb):
+    from torchvision.transforms.functional import to_tensor
+    return to_tensor(rgb)[None]
+
+@pytest.mark.parametrize("h,w", [(192, 192), (200, 301), (288, 288)])
+@pytest.mark.parametrize("quality", [5, 60])
+def test_ssim_and_block_statistics_are_pyiqas(photo, h, w, quality):
+    "Also where JPEG leaves flat areas, in which the sign of a difference of 1e-8 decides"
+    from pyiqa.archs.niqe_arch import blockproc, compute_feature, imresize, normalize_img_with_gauss
+    from pyiqa.archs.ssim_arch import SSIM, to_y_channel
+    raw = np.ascontiguousarray(np.tile(photo, (1, 2, 1))[:h, :w])
+    enhanced = jpeg(raw, quality)
+    enhanced[:70, :80] = 255
+    assert metric("ssim")(enhanced, raw) == pytest.approx(float(SSIM()(pyiqa_tensor(enhanced), pyiqa_tensor(raw))), rel=1e-12)
+    rows, columns = h // 96, w // 96
+    luma, theirs = to_y_channel(pyiqa_tensor(enhanced), 255, "yiq").double()[..., :rows*96, :columns*96], []
+    for side in (96, 48):
+        theirs.append(blockproc(normalize_img_with_gauss(luma, padding="replicate"), [side, side], fun=compute_feature))
+        luma = imresize(luma / 255, scale=.5, antialiasing=True) * 255
+    theirs = torch.cat(theirs, -1)[0].reshape(columns, rows, 36).transpose(0, 1).reshape(-1, 36)
+    assert np.allclose(metrics._View(enhanced).statistics.numpy(), theirs.numpy(), rtol=1e-9, atol=1e-11, equal_nan=True)
+
+def test_a_flat_image_has_no_niqe(photo):
+    flat = np.full((192, 192, 3), 90, np.uint8)
+    assert np.isnan(metrics._niqe_distance(metrics._View(flat).statistics, torch.zeros(36), torch.eye(36)))
+    half = photo[:192, :192].copy()
+    half[:, 96:] = 0
+    assert np.isfinite(metrics._niqe_distance(metrics._View(half).statistics, torch.zeros(36), torch.eye(36)))
+
+def test_values_lie_in_their_range(photo):
+    for name in available()[0]:
+        if METRICS[name].kind == "set": continue
+        low, high = METRICS[name].range
+        for quality in (5, 95): assert low <= metric(name)(jpeg(photo, quality), photo) <= high
+    assert metric("psnr")(np.zeros((16, 16, 3), np.uint8), np.full((16, 16, 3), 255, np.uint8)) == pytest.approx(0, abs=1e-6)
+
+def test_the_table_agrees_with_pyiqa_and_with_the_table_of_files():
+    from pyiqa.default_model_configs import DEFAULT_CONFIGS
+    for name, entry in METRICS.items():
+        theirs = DEFAULT_CONFIGS.get({"lpips-alex": "lpips"}.get(name, name))
+        if theirs: assert entry.better == ("lower" if theirs.get("lower_better") else "higher"), name
+        if theirs and entry.kind != "set": assert entry.kind == {"FR": "full-reference", "NR": "no-reference"}[theirs["metric_mode"]], name
+        assert entry.range[0] < entry.range[1] and entry.min_side >= 1
+        used = {file for file, row in FILES.items() if name in row.used_by}
+        assert set(entry.weights) == used - {metrics.ALEXNET[1]}, name
 
 
 # --- the metrics whose files are rarely at hand: random files of the right shape stand for them, to show that our code builds, fills and runs each network
@@ -281,23 +335,73 @@ def random_like(net):
     return {key: value.clone() for key, value in net.state_dict().items()}
 
 @pytest.fixture
-def fake(monkeypatch, tmp_path):
-    "Store a file under the name of a weight file, and let `find` return it"
+def fake(monkeypatch, tmp_path, nowhere):
+    "Store a file where the user keeps weights, under the name of a weight file whose row in the table then has its size and hash"
+    monkeypatch.setenv("QEBIAS_WEIGHTS", str(tmp_path))
     def place(file, value):
-        if file.endswith(".safetensors"):
+        path = tmp_path/file
+        path.unlink(missing_ok=True)
+        if isinstance(value, bytes): path.write_bytes(value)
+        elif file.endswith(".safetensors"):
             from safetensors.torch import save_file
-            save_file({k: v.contiguous() for k, v in value.items()}, tmp_path/file)
+            save_file({k: v.contiguous() for k, v in value.items()}, path)
         elif file.endswith(".mat"):
             from scipy.io import savemat
-            savemat(tmp_path/file, value)
-        elif isinstance(value, torch.jit.ScriptModule): value.save(str(tmp_path/file))
-        else: torch.save(value, tmp_path/file)
-    def find(file, purpose=""):
-        if not (tmp_path/file).exists(): raise MissingWeights(f"{purpose} needs {file}")
-        return tmp_path/file
-    monkeypatch.setattr(metrics, "find", find)
-    monkeypatch.setattr(metrics, "find_any", lambda *files, purpose="": find(files[0], purpose))
+            savemat(path, value)
+        elif isinstance(value, torch.jit.ScriptModule): value.save(str(path))
+        else: torch.save(value, path)
+        monkeypatch.setitem(FILES, file, dataclasses.replace(FILES[file], bytes=path.stat().st_size, sha256=file_digest(path)))
+        return path
     return place
+
+TABLE3 = "ahiq clipiqa dists fid hyperiqa lpips-alex musiq niqe pi psnr topiq_fr".split()
+
+def build(name): return features(metrics.EXTRACTORS[name]) if METRICS[name].kind == "set" else metric(name)
+
+@pytest.mark.parametrize("name", [n for n in TABLE3 if METRICS[n].weights])
+def test_placing_hashing_and_failure_of_each_metrics_files(name, fake, no_network):
+    "Small files of the right name: none, all but one, all but a wrong one, all but a truncated one; then right by hash, and of no use as weights"
+    files = METRICS[name].weights
+    with pytest.raises(MissingWeights, match=f"metric '{name}' needs"): build(name)
+    places = [fake(file, f"small stand-in for {file}".encode() * 4) for file in files]
+    for file, path in zip(files, places):
+        content = path.read_bytes()
+        for other, words in ((None, "needs"), (content[::-1], "expected sha256"), (content[:-1], "bytes, found")):
+            path.unlink(missing_ok=True)
+            if other: path.write_bytes(other)
+            start = time.perf_counter()
+            with pytest.raises(QebiasError) as error: build(name)
+            assert file in str(error.value) and words in str(error.value) and "\n" not in str(error.value) and time.perf_counter() - start < 1
+            assert isinstance(error.value, MissingWeights) == (other is None) and name in available([name])[1]
+        path.unlink()
+        path.write_bytes(content)
+    assert available([name]) == ([name], {})
+    with pytest.raises(QebiasError, match=f"metric '{name}' cannot load .*fetch the file again") as error: build(name)
+    assert "\n" not in str(error.value)
+
+def test_small_files_of_niqe_load_and_are_used(fake, no_network, photo):
+    mean, root = RNG.normal(size=36), RNG.normal(size=(36, 36))
+    fake("niqe_modelparameters.mat", {"mu_prisparam": mean[None], "cov_prisparam": root @ root.T})
+    from pyiqa.archs.niqe_arch import calculate_niqe
+    theirs = calculate_niqe(pyiqa_tensor(photo), mu_pris_param=torch.tensor(mean), cov_pris_param=torch.tensor(root @ root.T))
+    assert metric("niqe")(photo) == pytest.approx(float(theirs), rel=1e-9)
+
+def test_small_files_of_lpips_load_and_are_used(fake, no_network, photo, monkeypatch):
+    "AlexNet's convolutions alone do as well as the whole file"
+    import torchvision
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        trunk = {f"features.{k}": v.clone() for k, v in torchvision.models.alexnet().features.state_dict().items()}
+    heads = {f"lin{i}.model.1.weight": torch.rand(1, c, 1, 1) for i, c in enumerate((64, 192, 384, 256, 256))}
+    fake(HEADS, heads)
+    fake(metrics.ALEXNET[1], trunk)
+    value = metric("lpips-alex")(jpeg(photo, 20), photo)
+    assert value > 0 and metric("lpips-alex")(photo, photo) == 0
+    fake(HEADS, {k: 2*v for k, v in heads.items()})
+    assert metric("lpips-alex")(jpeg(photo, 20), photo) == pytest.approx(2*value, rel=1e-5)
+    heads.pop("lin4.model.1.weight")
+    fake(HEADS, heads)
+    with pytest.raises(QebiasError, match=f"{HEADS} does not fit its network"): metric("lpips-alex")
 
 def filled(monkeypatch, name):
     "Build a metric and catch the network that it runs"
@@ -398,6 +502,10 @@ def test_fid(fake, no_network, photo):
     assert np.allclose(row, expected.numpy())
     table = score([("a", jpeg(photo, 10), photo), ("b", jpeg(photo[:100], 10), photo[:100])], ["fid"])
     assert table.value.item() > 0
+    large = np.tile(photo, (2, 2, 1))[:520, :300]
+    assert np.array_equal(features("inception-256")(large), np.concatenate([features("inception")(large[:256, :256]), features("inception")(large[256:512, :256])]))
+    with pytest.warns(metrics.FewImages, match="fid_patch256 of 4 patches is biased"): table = score([(n, large, large[::-1].copy()) for n in "ab"], ["fid_patch256"])
+    assert table.metric.item() == "fid_patch256" and table.value.item() > 0
     state.pop("fc.bias")
     fake("pt_inception-2015-12-05-6726825d.pth", state)
     with pytest.raises(QebiasError, match="pt_inception-2015-12-05-6726825d.pth does not fit"): features("inception")

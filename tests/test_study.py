@@ -149,6 +149,63 @@ def test_every_study_notebook_is_in_the_graph_and_in_the_index():
     for item in ITEMS.values(): assert f"nbs/study/{item.notebook}.ipynb" in index, item.notebook
 
 
+def test_items_are_read_in_the_order_of_their_numbers_and_mapped_in_it():
+    from qebias.runner import map_markdown
+    names = [item.notebook for item in ITEMS.values()]
+    assert names == sorted(names) and len(set(names)) == len(names)
+    rows = map_markdown().splitlines()[2:]
+    assert len(rows) == len(ITEMS)
+    for row, (name, item) in zip(rows, ITEMS.items()): assert item.title in row and f"nbs/study/{item.notebook}.ipynb" in row and f"--only {name}`" in row
+
+
+@pytest.mark.parametrize("item", ITEMS)
+def test_an_items_notebook_has_the_shape_of_the_house(item):
+    book = nbformat.read(STUDY / f"{ITEMS[item].notebook}.ipynb", 4)
+    code, words = ([c.source for c in book.cells if c.cell_type == kind] for kind in ("code", "markdown"))
+    assert words[0].splitlines()[0] == f"# {ITEMS[item].title}", "the question is the title, in the notebook and in the map"
+    assert words[1].startswith("## The paper says") and sum(w.startswith("## We find") for w in words) == 1
+    assert list(parameters(STUDY / f"{ITEMS[item].notebook}.ipynb")) == ["profile", "run_dir", "codec", "level", "dataset"]
+    assert f'"{item}"' in code[-1] and code[-1].startswith("write_claims("), "claims are written last"
+    assert code[0] == next(c.source for c in nbformat.read(STUDY / f"{ITEMS['obs1'].notebook}.ipynb", 4).cells if "parameters" in c.metadata.get("tags", [])), "the same parameters everywhere"
+    for text in code + words: assert len(text.splitlines()) <= 45
+
+
+@pytest.mark.parametrize("profile", sorted((STUDY / "profiles").glob("*.yaml")), ids=lambda p: p.stem)
+def test_every_key_of_a_profile_is_a_parameter(profile):
+    import yaml
+    from qebias.study import Profile
+    keys = set(yaml.safe_load(profile.read_text()))
+    assert keys <= set(Profile.model_fields), keys - set(Profile.model_fields)
+
+
+def claims_of_an_empty_study(tmp_path, *changes):
+    from qebias import evidence
+    from qebias.study import Study, load_profile
+    study = Study(load_profile("smoke", changes), tmp_path / "nothing")
+    cell = evidence.Cell(study, *study.levels[0], "")
+    return {item: of(cell) for item, of in {"fig1": evidence.claims_fig1, "obs1": evidence.claims_obs1, "obs2": evidence.claims_obs2, "sec41": evidence.claims_sec41, "sec42": lambda c: evidence.claims_sec42(c, {}),
+            "tab3": evidence.claims_tab3, "tab4": evidence.claims_tab4, "fig8": evidence.claims_fig8, "fig10": evidence.claims_fig10, "tab5": evidence.claims_tab5}.items()}
+
+
+def test_no_claim_is_made_twice_and_each_says_what_is_missing(tmp_path):
+    from qebias.claims import claim_row
+    found = claims_of_an_empty_study(tmp_path)
+    assert found.keys() == ITEMS.keys()
+    for item, claims in found.items():
+        lines = [(claim_row(c)["item"], claim_row(c)["claim"]) for c in claims]
+        assert len(lines) == len(set(lines)), item
+        assert all(c.verdict == "not measured" and c.missing and c.paper for c in claims), item
+    assert all("needs at least 4 levels of one codec, smoke has 1" == c.missing for c in found["tab4"])
+
+
+def test_the_papers_numbers_stand_only_beside_its_own_codec_and_level(tmp_path):
+    "Table 3 is of BPG at QP 37, Table 4 of BPG; the rest is in the supplement"
+    def printed(*changes): return {item: [c.paper for c in claims if c.item in ("Tab. 3", "Tab. 4")] for item, claims in claims_of_an_empty_study(tmp_path, *changes).items() if item in ("tab3", "tab4")}
+    here, other, jpeg = printed(), printed("codecs.bpg=[32]"), printed("codecs={jpeg: [10]}")
+    assert not any("supplement" in p for p in here["tab3"] + here["tab4"] + other["tab4"])
+    assert set(other["tab3"]) == set(jpeg["tab3"]) == set(jpeg["tab4"]) == {"in the supplement"}
+
+
 def test_an_items_notebook_reads_no_method_that_its_graph_does_not_make():
     from qebias.methods import METHODS
     for item in ITEMS.values():

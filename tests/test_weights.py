@@ -1,5 +1,5 @@
 "Weight files: every row of the table can be placed, is checked, and fails in one line; nothing touches the network by itself"
-import dataclasses, hashlib, http.server, os, shutil, socket, subprocess, sys, threading, time
+import dataclasses, hashlib, http.server, os, shutil, signal, socket, subprocess, sys, threading, time
 from pathlib import Path
 import pytest
 from qebias import weights
@@ -193,6 +193,68 @@ def test_download_prefers_the_users_folder_and_names_a_dead_address(site, tmp_pa
     with pytest.raises(QebiasError) as error: download(name, progress=False)
     one_line(error, "could not fetch RN50.pt")
     assert list((tmp_path/"w").iterdir()) == []
+
+class Slow(http.server.BaseHTTPRequestHandler):
+    "Sends half of what it announced; then hangs up, or waits"
+    body, wait = b"x" * 200_000, False
+    def do_GET(self):
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(self.body)))
+        self.end_headers()
+        self.wfile.write(self.body[:len(self.body) // 2])
+        self.wfile.flush()
+        if self.wait: time.sleep(60)
+    def log_message(self, *args): pass
+
+@pytest.fixture
+def slow(site):
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (Slow,), {}))
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    yield server, f"http://127.0.0.1:{server.server_port}/RN50.pt"
+    server.shutdown(), server.socket.close()
+
+def test_a_connection_that_breaks_leaves_nothing(slow, tmp_path, monkeypatch):
+    _, url = slow
+    monkeypatch.setenv("QEBIAS_WEIGHTS", str(tmp_path/"w"))
+    monkeypatch.setitem(FILES, "RN50.pt", dataclasses.replace(FILES["RN50.pt"], url=url, sha256=hashlib.sha256(Slow.body).hexdigest()))
+    with pytest.raises(QebiasError) as error: download("RN50.pt", progress=False)
+    one_line(error, "could not fetch RN50.pt", "nothing was kept")
+    assert list((tmp_path/"w").iterdir()) == []
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_an_interrupted_download_leaves_no_half_file_under_its_name(slow, site, tmp_path, monkeypatch, number):
+    server, url = slow
+    server.RequestHandlerClass.wait = True
+    code = ("import dataclasses; from qebias import weights\n"
+            f"weights.FILES['RN50.pt'] = dataclasses.replace(weights.FILES['RN50.pt'], url={url!r})\n"
+            "weights.download('RN50.pt', progress=False)")
+    target = tmp_path/"w"
+    with subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "QEBIAS_WEIGHTS": str(target)}, stderr=subprocess.PIPE) as child:
+        deadline = time.monotonic() + 60
+        while not (target.exists() and any(p.stat().st_size for p in target.iterdir())):
+            assert time.monotonic() < deadline and child.poll() is None
+            time.sleep(0.02)
+        child.send_signal(number)
+        child.wait(30)
+    assert not (target/"RN50.pt").exists()
+    if number == signal.SIGINT: assert list(target.iterdir()) == []
+    monkeypatch.setenv("QEBIAS_WEIGHTS", str(target))
+    with pytest.raises(MissingWeights): find("RN50.pt")
+    folder, good = site
+    put(folder/"RN50.pt", content := b"the whole file")
+    monkeypatch.setitem(FILES, "RN50.pt", dataclasses.replace(FILES["RN50.pt"], url=f"{good}/RN50.pt", sha256=hashlib.sha256(content).hexdigest()))
+    assert download("RN50.pt", progress=False).read_bytes() == content
+
+def test_progress_goes_to_stderr(site, tmp_path, monkeypatch, capfd):
+    folder, url = site
+    name = "RN50.pt"
+    content = small(monkeypatch, name)
+    monkeypatch.setitem(FILES, name, dataclasses.replace(FILES[name], url=f"{url}/{name}"))
+    put(folder/name, content)
+    download(name)
+    out, err = capfd.readouterr()
+    assert out == "" and "100%" in err
 
 @pytest.mark.parametrize("name", [n for n in NAMES if not FILES[n].url or not FILES[n].sha256])
 def test_download_refuses_what_it_cannot_fetch_or_check(home, name):
