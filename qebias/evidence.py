@@ -9,10 +9,10 @@ __all__ = ['PAPER_ROW', 'STAND_IN', 'TABLE3', 'SUPPLEMENT', 'PRINTED', 'OURS', '
            'claims_sec42', 'quality_units', 'metric_gain', 'shifted', 'common_units', 'distance_gain', 'printed',
            'why_not', 'table3', 'three', 'signed_three', 'compared_markdown', 'claims_tab3', 'rate_table',
            'too_few_levels', 'all_levels', 'table4', 'curve_draws', 'bd_br_gain', 'lead', 'claims_tab4',
-           'deviation_gap', 'claims_fig8', 'claims_fig1', 'residual_units', 'residual_means', 'residual_gap',
+           'deviation_gap', 'frechet', 'claims_fig8', 'claims_fig1', 'residual_units', 'residual_means', 'residual_gap',
            'claims_fig10', 'quality_table', 'claims_tab5']
 
-# %% ../nbs/76_evidence.ipynb #04ae3ca2
+# %% ../nbs/76_evidence.ipynb #9c8aac55
 import copy, functools
 from dataclasses import replace
 import numpy as np
@@ -21,6 +21,7 @@ from .claims import Claim, paper_number, paper_numbers
 from .core import require
 from .methods import FIDELITY, method
 from .study import Study, enhanced_of, measured, pairs_of, realism, scale, scores
+from .weights import MissingWeights
 
 # %% ../nbs/76_evidence.ipynb #8aa30700
 def over_seeds(
@@ -34,7 +35,7 @@ def over_seeds(
     half = stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / len(values)**0.5
     return float(values.mean()), (float(values.mean() - half), float(values.mean() + half))
 
-# %% ../nbs/76_evidence.ipynb #c3f674fa
+# %% ../nbs/76_evidence.ipynb #50b601ef
 def _label(name): return method(name).label
 
 class Cell:
@@ -97,7 +98,8 @@ class Cell:
     def compare(self, *names, found, between=True):
         "`found(seed)` of every seed as one, where all these rows were evaluated; else what is missing, or the first reason that a seed gives"
         if not all(map(self.has, names)): return self.absent(*names)
-        each = [found(seed) for seed in self.seeds]
+        try: each = [found(seed) for seed in self.seeds]
+        except MissingWeights as error: return str(error).partition(", which")[0]   # the evaluation had them, this machine has not
         return next((reason for reason in each if isinstance(reason, str)), None) or over_seeds(each, between)
 
 # %% ../nbs/76_evidence.ipynb #4bf5add5
@@ -319,7 +321,7 @@ def distance_gain(cell: Cell, name: str, over: str, distance: str, seed: int) ->
     draws = a.draws(cell.n)[:, 1] - b.draws(cell.n)[:, 1]
     return a.s.re - b.s.re, tuple(map(float, np.quantile(draws, [.025, .975])))
 
-# %% ../nbs/76_evidence.ipynb #5163ae56
+# %% ../nbs/76_evidence.ipynb #0c47e67e
 TABLE3 = ("ahiq", "clipiqa", "dists", "fid", "hyperiqa", "lpips-alex", "musiq", "niqe", "pi", "psnr", "topiq_fr")
 SUPPLEMENT = "in the supplement"
 PRINTED = {"lpips-alex": "lpips", "topiq_fr": "topiq"}   # ours -> the row in the paper's tables
@@ -340,15 +342,16 @@ def why_not(cell: Cell, metric: str) -> str:
 def table3(
     cell: Cell,
     names,     # methods, and `compressed`
-) -> tuple:    # (values, the paper's numbers: metric by method; dict metric -> why it is empty)
+) -> tuple:    # (values, the paper's numbers: metric by method; dict metric -> why it is empty, or what it was taken over)
     "Every metric of every row: the mean over images and seeds, or the distance of the enhanced set to the raw one"
     pd, p = require("pandas", "tables"), cell.study.profile
     sets = [d for d in p.distances if metrics.METRICS[d].kind == "set"]
     rows = list(dict.fromkeys([*TABLE3, *p.metrics, *sets]))
     value = {(m, n): _set_value(cell, n, m) if m in sets else cell.mean(n, m) for m in rows for n in names}
-    reasons = {m: why_not(cell, m) for m in rows if m not in (*sets, *p.metrics)}
+    of_set = {d: cell.measured(n, cell.seeds[0])[d] for n in p.methods[:1] if cell.has(n) for d in sets}
+    notes = {m: f"empty: {why_not(cell, m)}" for m in rows if m not in (*sets, *p.metrics)} | {d: f"over patches of {m.side} px" for d, m in of_set.items() if m.unit == "patch"}
     frame = lambda of: pd.DataFrame([[of(m, n) for n in names] for m in rows], index=rows, columns=list(names), dtype=float)
-    return frame(lambda m, n: value[m, n]), frame(lambda m, n: printed(cell, "tab3", m, n)), reasons
+    return frame(lambda m, n: value[m, n]), frame(lambda m, n: printed(cell, "tab3", m, n)), notes
 
 def _set_value(cell, name, distance):
     "A set's distance to the raw one, of all seeds; the compressed set's, from any evaluation"
@@ -567,7 +570,7 @@ def _lowest(cell, metric, baseline, baselines):
         found = _over_levels(cell, used, [ours, baseline, *others[1:]], lambda s: lead(cell, ours, others, used, s, min(cell.n, 300)))
         yield cell.claim(found, "Fig. 7", f"{_label(ours)}: lowest curve of {_plain(metric)} at every level", "lowest, no number", holds="below", between_trainings=True, stand_in=stand_in)
 
-# %% ../nbs/76_evidence.ipynb #776b3896
+# %% ../nbs/76_evidence.ipynb #d1e0cee5
 def deviation_gap(a: list, b: list, n=1000, level=.95) -> tuple:
     "(mean deviation of measurements `a` less that of `b`, interval), in points of per cent, the same units drawn for all"
     every = common_units(*a, *b)
@@ -593,6 +596,11 @@ def _bias_claim(cell, distance, stand_in, item, text, holds, names, other=(), pa
     else: found = cell.compare(*names, *other, found=(lambda s: _deviations_of(cell, distance, names, other, s)) if other else leans, between=bool(other))
     return cell.claim(found, item, text, paper, holds=holds, unit="points" if other else "%", digits=1, between_trainings=bool(other), stand_in=stand_in)
 
+def frechet(cell: Cell) -> str:
+    "FID, or the profile's first Fréchet distance in its place; its first distance of any kind where it has none"
+    used = cell.study.profile.distances
+    return "fid" if "fid" in used else next((d for d in used if metrics.METRICS[d].kind == "set"), used[0])
+
 def claims_fig8(cell: Cell, baselines=("esrgan", "realesrgan")) -> list:
     "Figs. 8 and 9: bias falls from fidelity methods over GANs to ours"
     fidelity, claims = [x for x in FIDELITY_NAMES if cell.has(x)], []
@@ -600,8 +608,8 @@ def claims_fig8(cell: Cell, baselines=("esrgan", "realesrgan")) -> list:
         def claim(*args): return _bias_claim(cell, distance, stand_in, "Fig. 8, 9", *args)
         claims += [claim(f"{_label(x)} leans towards compressed", "below", [x]) for x in (*fidelity, *baselines)]
         for b in baselines:
-            claims.append(claim(f"{_label(b)}: less bias than the fidelity methods (deviation rises)", "above", [b], fidelity or ["arcnn"]))
-            claims.append(claim(f"{_label(b + OURS)}: less bias than {_label(b)} (deviation rises)", "above", [b + OURS], [b]))
+            claims.append(claim(f"{_label(b)}: less bias than the fidelity methods", "above", [b], fidelity or ["arcnn"]))
+            claims.append(claim(f"{_label(b + OURS)}: less bias than {_label(b)}", "above", [b + OURS], [b]))
     return claims
 
 def claims_fig1(cell: Cell, baseline="realesrgan") -> list:
@@ -610,7 +618,7 @@ def claims_fig1(cell: Cell, baseline="realesrgan") -> list:
     gain = _paper_gain(cell, "fid", baseline)
     for d, stand_in in _with_stand_ins(cell, "fid"):
         claims.append(_bias_claim(cell, d, stand_in, "Fig. 1", f"{_label(baseline)} leans towards compressed", "below", [baseline]))
-        claims.append(_bias_claim(cell, d, stand_in, "Fig. 1", f"{_label(ours)}: less bias than {_label(baseline)} (deviation rises)", "above", [ours], [baseline]))
+        claims.append(_bias_claim(cell, d, stand_in, "Fig. 1", f"{_label(ours)}: less bias than {_label(baseline)}", "above", [ours], [baseline]))
         found = why_not(cell, d) or cell.compare(ours, baseline, found=lambda s: distance_gain(cell, ours, baseline, d, s))
         claims.append(cell.claim(found, "Fig. 1", f"{_label(ours)}: nearer to raw than {_label(baseline)} (FID falls)", gain, holds="below", between_trainings=True, stand_in=stand_in))
     return claims

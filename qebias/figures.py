@@ -45,7 +45,7 @@ DOMAINS = {
 
 INK, FAINT = "#222222", "#8A8A8A"
 
-# %% ../nbs/60_figures.ipynb #fa3c4bb8
+# %% ../nbs/60_figures.ipynb #a0f4a5ee
 LABELS = {"compressed": "compressed", "arcnn": "AR-CNN", "dcad": "DCAD", "dncnn": "DnCNN", "cbdnet": "CBDNet", "rdn": "RDN", "rbqe": "RBQE",
           "mprnet": "MPRNet", "rrdb": "RRDB, stage 1", "esrgan": "ESRGAN", "realesrgan": "Real-ESRGAN"}
 VARIANTS = {"": "-.", "cond": "--", "div": ":", "both": "-"}
@@ -56,26 +56,28 @@ _SPARE = [("p", "#7B4F9D"), ("h", "#3E9C9C"), ("d", "#9C3E6B"), ("8", "#7F8C2B")
 _HATCHES = dict(zip(VARIANTS, ("", "////", "....", "xxxx")))
 
 def _split(method):
-    "`realesrgan+both` -> (`realesrgan`, `both`); plain has the empty variant"
-    base, _, variant = re.sub(r"[+_\- ]*plain$", "", str(method)).partition("+")
-    return base.strip(), variant.strip()
+    "`realesrgan+both@all` -> (`realesrgan`, `both`, `all`); plain has the empty variant"
+    name, _, trained_on = str(method).partition("@")
+    base, _, variant = re.sub(r"[+_\- ]*plain$", "", name).partition("+")
+    return base.strip(), variant.strip(), trained_on
 
-# %% ../nbs/60_figures.ipynb #2262747d
+# %% ../nbs/60_figures.ipynb #7891e038
 def method_looks(
     methods, # names such as `arcnn`, `realesrgan`, `realesrgan+both`, in any order, repeats allowed
 ) -> dict:   # name -> Look, in the order of Table 3, unknown names last
     "The one look and the one order of methods in every figure"
     names, known, looks = list(dict.fromkeys(methods)), list(LABELS), {}
     def place(name):
-        base, variant = _split(name)
-        return (known.index(base) if base in known else len(known), list(VARIANTS).index(variant) if variant in VARIANTS else len(VARIANTS), names.index(name))
+        base, variant, trained_on = _split(name)
+        return (known.index(base) if base in known else len(known), list(VARIANTS).index(variant) if variant in VARIANTS else len(VARIANTS), trained_on, names.index(name))
     spare = iter(_SPARE * len(names))
     for name in sorted(names, key=place):
-        base, variant = _split(name)
-        if base in _SHADES and variant in VARIANTS: marker, colour = _SHADES[base][0], _SHADES[base][1][list(VARIANTS).index(variant)]
+        base, variant, trained_on = _split(name)
+        if trained_on: marker, colour = next(spare)
+        elif base in _SHADES and variant in VARIANTS: marker, colour = _SHADES[base][0], _SHADES[base][1][list(VARIANTS).index(variant)]
         elif base in _SINGLE and not variant: marker, colour = _SINGLE[base]
         else: marker, colour = next(spare)
-        label = LABELS.get(base, base) + (f" +{variant}" if variant else "")
+        label = LABELS.get(base, base) + (f" +{variant}" if variant else "") + (", blind" if trained_on == "all" else f", trained on {trained_on}" if trained_on else "")
         looks[name] = Look(label, colour, marker, VARIANTS.get(variant, "-") if base in _SHADES else "-", _HATCHES.get(variant, ""))
     return looks
 
