@@ -46,10 +46,10 @@ def main():
     if code == 130: print(_line("stopped; what was complete is kept, run the same command to go on"), file=sys.stderr)
     sys.exit(code if isinstance(code, int) else 0)
 
-# %% ../nbs/80_cli.ipynb #b6fb9965
+# %% ../nbs/80_cli.ipynb #984f1d63
 @app.command()
 def study(
-    profile: Annotated[str, typer.Argument(help="smoke, demo, photos, or a YAML file")],
+    profile: Annotated[str, typer.Argument(help="smoke, demo, photos, lab, paper, or a YAML file")],
     raw: Annotated[Optional[Path], typer.Option(help="One folder of pictures; a fifth is held out by content")] = None,
     raw_train: Annotated[Optional[Path], typer.Option(help="Folder of pictures to train on")] = None,
     raw_eval: Annotated[Optional[Path], typer.Option(help="Folder of pictures to evaluate on")] = None,
@@ -58,19 +58,20 @@ def study(
     set_: Annotated[Optional[list[str]], typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the profile; may be repeated")] = None,
     cores: Annotated[Optional[int], typer.Option(min=1, help="Processors to use [default: all]")] = None,
     keep_going: Annotated[bool, typer.Option("--keep-going", help="Finish what does not depend on a failed job")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done")] = False,
+    executor: Annotated[Optional[str], typer.Option(help="slurm: hand jobs to a cluster [default: this machine]")] = None,
+    jobs: Annotated[Optional[int], typer.Option(min=1, help="Jobs on the cluster at once, at most")] = None,
+    cluster: Annotated[Optional[Path], typer.Option(help="Snakemake profile that says what jobs ask for [default: nbs/study/slurm]")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, how long and how large, and what is missing")] = False,
     publish: Annotated[bool, typer.Option("--publish", help="Put results into nbs/study when all is done")] = False,
 ):
     "Run a study: compress, train, evaluate, draw, judge. Started again, it does only what is missing or stale."
     from qebias import runner
     if publish and only: raise QebiasError("--publish needs the whole study: leave --only out")
     chosen, items = runner.resolve(profile, set_ or (), raw, raw_train, raw_eval, out), only or []
-    runner.preflight(chosen, items)
-    if dry_run:
-        jobs = runner.plan(chosen, items)
-        print(f"{chosen.profile.name} in {chosen.folder}: {runner._count(jobs) if jobs else 'nothing is stale'}")
-        return
-    claims = runner.run(chosen, items, cores, keep_going, lambda line: print(line, flush=True))
+    if dry_run: return print("\n".join(runner.dry_run(chosen, items, executor, jobs, cluster)))
+    on = runner.cluster(executor, jobs, cluster)
+    runner.preflight(chosen, items, on)
+    claims = runner.run(chosen, items, cores, keep_going, lambda line: print(line, flush=True), on)
     print("\n" + runner.claims_text([runner.claim_row(c) for c in claims]))
     for scale in dict.fromkeys(c.scale for c in claims if c.scale): print("\n" + scale)
     print(f"\n{runner.ONE_SEED}\n\nreport: {runner.write_report(chosen, items)}")

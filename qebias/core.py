@@ -185,7 +185,8 @@ def array_digest(array, length=16) -> str:
     array = np.ascontiguousarray(array)
     return hashlib.sha256(f"{array.shape}{array.dtype}".encode() + array.tobytes()).hexdigest()[:length]
 
-# %% ../nbs/00_core.ipynb #fdcbecf7
+# %% ../nbs/00_core.ipynb #f7a26dfb
+@functools.cache
 def code_digest(
     source: str, # Python source
     length=16,

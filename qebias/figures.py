@@ -721,7 +721,7 @@ def _name_ends(ax, ends, height):
         ax.annotate(words, (x, y), (1.05, at), xycoords="data", textcoords="axes fraction", va="center", fontsize=7.5, color=colour, annotation_clip=False,
                     arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.6, "alpha": 0.6, "shrinkA": 1, "shrinkB": 4})
 
-# %% ../nbs/60_figures.ipynb #83f4b48c
+# %% ../nbs/60_figures.ipynb #7be0fd12
 @_styled
 def rd_curves(
     scores,       # long table of scores, as `qebias.rates.curves` takes it, or dict method -> `qebias.rates.Curve`
@@ -755,7 +755,7 @@ def rd_curves(
         words = look.label + (", incomplete" if not there.all() else ", not monotone" if broken else "")
         if there.any(): ends.append((curve.bpp[there][-1], curve.value[there][-1], words, look.colour))
     panel.margins(x=0.04, y=0.07)
-    panel.set(title=title or "", xlabel="rate (bits per pixel)", ylabel=f"{label},\n{better} is better")
+    panel.set(title=title or "", xlabel="rate (bits per pixel)", ylabel=f"{textwrap.fill(label, 28)},\n{better} is better")
     first = next(iter(found.values()))
     if len(first.levels) and all(curve.levels == first.levels and np.array_equal(curve.bpp, first.bpp) for curve in found.values()):
         top = panel.secondary_xaxis("top")

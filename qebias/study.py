@@ -221,7 +221,7 @@ def row_name(method: str, trained: str, codec: str, level) -> str:
     if method == "compressed" or trained == f"{codec}-{level}": return method
     return f"{method}@all" if trained == f"{codec}-all" else f"{method}@{trained}"
 
-# %% ../nbs/75_study.ipynb #3a77db5f
+# %% ../nbs/75_study.ipynb #20afbe4a
 @functools.cache
 def code_of(
     *modules: str, # names without `qebias.`, for instance "training", "generators.rrdb"
@@ -237,15 +237,18 @@ def code_of(
         waiting += _imports(source, name)
     return digest(seen)
 
-def _imports(source, module):
+@functools.cache
+def _imports(source, module) -> tuple:
     "Modules of ours that a source imports, whether absolutely or relatively"
+    found = []
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.ImportFrom):
             base = module.split(".")[:-node.level] if node.level else []
             name = ".".join([*base, *(node.module.split(".") if node.module else [])])
             if not node.level and name.split(".")[0] != "qebias": continue
             name = name.removeprefix("qebias").lstrip(".")
-            yield from filter(None, [name, *(f"{name}.{a.name}".lstrip(".") for a in node.names)])   # a name may be a module
+            found += filter(None, [name, *(f"{name}.{a.name}".lstrip(".") for a in node.names)])   # a name may be a module
+    return tuple(found)
 
 def _modules_of(spec): # the module of a network's specification, where it is one of ours
     path = spec["class"].split(":")[0]

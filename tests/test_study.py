@@ -2,7 +2,6 @@
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
 import time
@@ -13,7 +12,6 @@ import pytest
 
 from conftest import ROOT
 from qebias.claims import read_claims
-from qebias.core import locked
 from qebias.notebooks import parameters
 from qebias.runner import plan, resolve
 from qebias.study import ITEMS, Study, code_of
@@ -100,28 +98,6 @@ def test_dry_run_says_what_would_be_done_and_does_nothing(tmp_path):
     done = qebias("study", "smoke", "--out", tmp_path / "s", "--dry-run")
     assert done.returncode == 0 and re.search(r"\d+ jobs \(.*8 train", done.stdout), done.stdout + done.stderr
     assert not (tmp_path / "s" / "train").exists()
-
-
-@pytest.mark.slow
-def test_killed_at_any_moment_the_study_ends_in_the_same_bits(smoke, tmp_path):
-    whole, _ = smoke
-    folder = tmp_path / "killed"
-    for seconds in (12, 25, 40):
-        child = subprocess.Popen([*QEBIAS, "study", "smoke", "--out", str(folder)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        time.sleep(seconds)
-        child.send_signal(signal.SIGKILL)
-        child.wait()
-        time.sleep(4)
-        for lock in folder.rglob(".lock"):   # held by whoever still works there, kernels included
-            with locked(lock.parent): pass
-    done = qebias("study", "smoke", "--out", folder)
-    assert done.returncode == 0, done.stderr[-2000:]
-    for path in whole.rglob("*.safetensors"):
-        from qebias.networks import load_state
-        ours, theirs = load_state(path), load_state(folder / path.relative_to(whole))
-        assert all((ours[k] == theirs[k]).all() for k in ours), path
-    def table(f): return [[{k: v for k, v in c.model_dump().items()} for c in read_claims(f / "items" / item / "claims.json")] for item in ITEMS]
-    assert table(whole) == table(folder)
 
 
 # The notebooks of the study, as notebooks.
