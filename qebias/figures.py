@@ -386,7 +386,7 @@ def triangle(
     axes[0, 0].legend(handles=_triangle_key(), loc="lower center", bbox_to_anchor=(0.5, 1), ncols=4, fontsize=7.5, handlelength=1.6, handletextpad=0.3, columnspacing=1.1, borderaxespad=0.3)
     return _done(figure, None, note)
 
-# %% ../nbs/60_figures.ipynb #14ac7680
+# %% ../nbs/60_figures.ipynb #03ec7916
 @_styled
 def triangles(
     rows,        # DataFrame or list of mappings: ce, re, cr; optional title or method, deviation, interval (or low, high), deviation_sqrt, distance
@@ -410,6 +410,8 @@ def triangles(
     *limits, height = _window(shapes, width, tallest=130)
     lines = 1 + any(_tight(s, limits[0], width) for s in shapes) + 2*any(not s.apex.triangle for s in shapes)
     figure, axes = panels(nrows, ncols, width=(width + 12)/72, height=(height + 54 + 12*lines)/72)
+    footer = 11*math.ceil(4.2*len(provenance_line(note))/(ncols*(width + 12)))   # points; it and the legend must not squeeze a single row
+    figure.set_size_inches(figure.get_figwidth(), figure.get_figheight() + max(0, 40 + footer - 26*nrows)/72)
     figure.get_layout_engine().set(h_pad=7/72)
     for ax, shape in zip(axes.flat, shapes): _draw_triangle(ax, shape, *limits, height)
     for ax in axes.flat[len(shapes):]: ax.set_visible(False)
@@ -721,7 +723,7 @@ def _name_ends(ax, ends, height):
         ax.annotate(words, (x, y), (1.05, at), xycoords="data", textcoords="axes fraction", va="center", fontsize=7.5, color=colour, annotation_clip=False,
                     arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.6, "alpha": 0.6, "shrinkA": 1, "shrinkB": 4})
 
-# %% ../nbs/60_figures.ipynb #7be0fd12
+# %% ../nbs/60_figures.ipynb #fe6d500c
 @_styled
 def rd_curves(
     scores,       # long table of scores, as `qebias.rates.curves` takes it, or dict method -> `qebias.rates.Curve`
@@ -755,6 +757,7 @@ def rd_curves(
         words = look.label + (", incomplete" if not there.all() else ", not monotone" if broken else "")
         if there.any(): ends.append((curve.bpp[there][-1], curve.value[there][-1], words, look.colour))
     panel.margins(x=0.04, y=0.07)
+    panel.xaxis.set_major_locator(mpl.ticker.MaxNLocator(6))
     panel.set(title=title or "", xlabel="rate (bits per pixel)", ylabel=f"{textwrap.fill(label, 28)},\n{better} is better")
     first = next(iter(found.values()))
     if len(first.levels) and all(curve.levels == first.levels and np.array_equal(curve.bpp, first.bpp) for curve in found.values()):
