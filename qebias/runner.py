@@ -8,14 +8,14 @@ __all__ = ['KINDS', 'RATES', 'SECONDS', 'BYTES', 'PICTURE', 'ONE_SEED', 'RESULTS
            'Load', 'estimate', 'dry_run', 'Progress', 'run', 'claims_of', 'tally', 'write_report', 'origin',
            'publish_study', 'published', 'map_markdown']
 
-# %% ../nbs/78_runner.ipynb #ada6293b
+# %% ../nbs/78_runner.ipynb #582ff32a
 import collections, functools, getpass, html, importlib.util, json, os, re, shutil, signal, subprocess, sys, time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 from .claims import COLUMNS, claim_row, claims_markdown, claims_text, read_claims
 from .methods import METHODS
-from .core import QebiasError, atomic, code_version, digest, locked, package_versions, project_root, read_json, require, write_json
+from .core import QebiasError, atomic, code_version, digest, locked, package_versions, project_root, read_json, require, sweep, write_json
 from .notebooks import EVENTS, announce, publish, to_html
 from .bias import DISTANCES
 from .datasets import COLLECTIONS, load_dataset
@@ -394,7 +394,7 @@ class Progress:
             self.show(f"{mark} {job}  {event['time'] - started:.0f} s" + (f"\n          {event['text']}" if event["text"] else ""))
             if state == "failed": self.failures.append((job, event["text"]))
 
-# %% ../nbs/78_runner.ipynb #2bbc312d
+# %% ../nbs/78_runner.ipynb #47d233e6
 def run(
     study: Study,
     only=(),           # items; all if empty
@@ -409,6 +409,7 @@ def run(
         study.save()
         _unlock(study)
         if on or (study.folder/".snakemake"/"slurm_logs").exists(): _cancel(study, show)
+        sweep(study.folder)
         started, jobs = time.monotonic(), plan(study, only)
         total = sum(jobs.values())
         show(f"{study.profile.name}: {_count(jobs) if total else 'nothing is stale'}")

@@ -20,7 +20,7 @@ from qebias.generators.rrdb import RDB, RRDB, RRDBNet
 
 SIZES = [(1, 1), (3, 5), (9, 17), (66, 54), (127, 65)]
 SMALL = {"arcnn": ARCNN, "dcad": lambda: DCAD(8, 4), "dncnn": lambda: DnCNN(8, 4), "cbdnet": lambda: CBDNet(8, 8), "rdn": lambda: RDN(8, 2, 2, 8),
-         "rbqe": lambda: RBQE(16, 2), "mprnet": MPRNet, "rrdb": lambda: RRDBNet(8, 2, 4)}
+         "rbqe": lambda: RBQE(16, 2), "mprnet": MPRNet, "rrdb": lambda: RRDBNet(8, 2, 4), "dncnn, norm": lambda: DnCNN(8, 4, norm=True), "rbqe, attention": lambda: RBQE(16, 2, attention=True)}
 PAPERS = {"arcnn": (ARCNN, 117_731, 1.93), "dcad": (DCAD, 298_947, 4.89), "dncnn": (DnCNN, 557_443, 9.12), "cbdnet": (CBDNet, 3_944_710, 8.42), "rdn": (RDN, 414_147, 6.77),
           "rbqe": (RBQE, 888_451, 5.30), "mprnet": (MPRNet, 887_217, 6.58), "rrdb": (RRDBNet, 16_723_907, 18.38)}
 
@@ -94,16 +94,28 @@ def test_gradients_reach_every_weight_and_shape_is_kept(name):
 
 
 @pytest.mark.parametrize("name", SMALL)
+@torch.no_grad()
 def test_same_seed_same_network_and_pictures_do_not_mix(name):
     nets = []
     for _ in range(2):
         torch.manual_seed(3)
         nets.append(SMALL[name]().eval())
     x = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        assert torch.equal(nets[0](x), nets[1](x))
-        assert torch.allclose(nets[0](x)[1:], nets[0](x[1:]), atol=1e-6)
+    kept = x.clone()
+    assert torch.equal(nets[0](x), nets[1](x)) and torch.equal(x, kept)
+    assert torch.allclose(nets[0](x)[1:], nets[0](x[1:]), atol=1e-6)
+    if not list(nets[0].buffers()): assert torch.equal(nets[0].train()(x), nets[1](x)), "a mode without statistics changes nothing"
+    y = nets[0].eval()(x + 5)
+    assert y.min() < 0 or y.max() > 1, "the output is not clamped"
     assert nets[0].multiple in (1, 4, 8) and isinstance(nets[0].residual_input, bool)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 8, 8), (3, 8, 8), (1, 6, 8, 8), (1, 3, 0, 8), (8, 8)])
+@pytest.mark.parametrize("name", SMALL)
+def test_refuses_other_batches_in_one_line(name, shape):
+    net = SMALL[name]()
+    with pytest.raises(QebiasError, match=f"^{type(net).__name__} takes") as error: net(torch.rand(*shape))
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("name", PAPERS)
@@ -115,7 +127,7 @@ def test_the_papers_networks_have_their_size(name):
 
 
 @pytest.mark.parametrize("name", SMALL)
-def test_every_network_works_in_bf16_and_channels_last(name):
+def test_every_network_works_in_bf16_channels_last_and_on_no_device(name):
     torch.manual_seed(0)
     net, x = SMALL[name]().eval(), torch.rand(1, 3, 32, 32)
     with torch.no_grad():
@@ -123,6 +135,7 @@ def test_every_network_works_in_bf16_and_channels_last(name):
         last = net.to(memory_format=torch.channels_last)(x.contiguous(memory_format=torch.channels_last))
         with torch.autocast("cpu", torch.bfloat16): half = net(x)
     assert torch.allclose(last, want, atol=1e-5) and (half.float() - want).abs().max() < .1
+    with torch.device("meta"): assert SMALL[name]()(torch.empty(2, 3, 16, 24)).shape == (2, 3, 16, 24)
 
 
 def test_residual_networks_start_near_the_input_and_rrdb_does_not():
