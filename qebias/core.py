@@ -7,8 +7,8 @@ __all__ = ['IMAGE_SUFFIXES', 'PACKAGES', 'QebiasError', 'LockedError', 'require'
            'write_json', 'read_json', 'locked', 'as_rgb', 'read_rgb', 'write_png', 'digest', 'file_digest',
            'array_digest', 'code_digest', 'seed_for', 'package_versions', 'code_version', 'provenance']
 
-# %% ../nbs/00_core.ipynb #6dd2d1eb
-import ast, contextlib, functools, hashlib, importlib, importlib.metadata, json, os, platform, re, shutil, subprocess, sys, tempfile
+# %% ../nbs/00_core.ipynb #fa1dc3fa
+import ast, contextlib, functools, hashlib, importlib, importlib.metadata, json, os, platform, shutil, subprocess, sys, tempfile
 from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -46,7 +46,9 @@ def project_root(
             if (f/"settings.ini").is_file() and (f/"nbs").is_dir(): return f
     raise QebiasError(f"no checkout of qebias above {starts[0].resolve()}: run this inside a clone of the project, installed with pip install -e '.[dev]'")
 
-# %% ../nbs/00_core.ipynb #97d5f2be
+# %% ../nbs/00_core.ipynb #8b3fe7e8
+_UNFINISHED = ".qebias-unfinished-"   # how temporary names begin
+
 @contextlib.contextmanager
 def atomic(
     path, # the file's final name; its folder is made where it is missing
@@ -54,7 +56,7 @@ def atomic(
     "A temporary path that becomes `path` when the block ends without an error (same suffix, same folder)"
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f"{_UNFINISHED}{path.stem}-", suffix=path.suffix)
     os.close(handle)
     tmp = Path(name)
     try:
@@ -70,7 +72,7 @@ def _umask():
     os.umask(mask)
     return mask
 
-# %% ../nbs/00_core.ipynb #3a219f9f
+# %% ../nbs/00_core.ipynb #f1fa2376
 @contextlib.contextmanager
 def atomic_dir(
     path, # the folder's final name; what stood there is replaced when the block ends well
@@ -78,25 +80,24 @@ def atomic_dir(
     "A temporary folder that becomes `path` when the block ends without an error"
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    tmp = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}-"))
+    tmp = Path(tempfile.mkdtemp(dir=path.parent, prefix=f"{_UNFINISHED}{path.name}-"))
     try:
         yield tmp
         os.chmod(tmp, 0o777 & ~_umask())
         if path.exists():
-            old = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}-old-"))
+            old = Path(tempfile.mkdtemp(dir=path.parent, prefix=f"{_UNFINISHED}{path.name}-old-"))
             os.replace(path, old/path.name)
             os.replace(tmp, path)
             shutil.rmtree(old, ignore_errors=True)
         else: os.replace(tmp, path)
     finally: shutil.rmtree(tmp, ignore_errors=True)
 
-# %% ../nbs/00_core.ipynb #91f12d01
+# %% ../nbs/00_core.ipynb #8f754f3e
 def sweep(
     folder, # nobody else may be writing below it
 ):
     "Remove the temporary files and folders that `atomic` and `atomic_dir` left below a folder when their process was killed"
-    left = [p for p in Path(folder).rglob(".*") if re.fullmatch(r"\..+-[a-z0-9_]{8}(\.[^.]+)?", p.name) and ".snakemake" not in p.parts]
-    for path in left:
+    for path in list(Path(folder).rglob(f"{_UNFINISHED}*")):
         if path.is_dir(): shutil.rmtree(path, ignore_errors=True)
         else: path.unlink(missing_ok=True)
 

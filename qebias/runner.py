@@ -394,7 +394,7 @@ class Progress:
             self.show(f"{mark} {job}  {event['time'] - started:.0f} s" + (f"\n          {event['text']}" if event["text"] else ""))
             if state == "failed": self.failures.append((job, event["text"]))
 
-# %% ../nbs/78_runner.ipynb #47d233e6
+# %% ../nbs/78_runner.ipynb #b6391b9b
 def run(
     study: Study,
     only=(),           # items; all if empty
@@ -409,7 +409,7 @@ def run(
         study.save()
         _unlock(study)
         if on or (study.folder/".snakemake"/"slurm_logs").exists(): _cancel(study, show)
-        sweep(study.folder)
+        for part in ("train", "eval", "items", "report", *(f"pairs/{d}" for d in study.datasets)): sweep(study.folder/part)
         started, jobs = time.monotonic(), plan(study, only)
         total = sum(jobs.values())
         show(f"{study.profile.name}: {_count(jobs) if total else 'nothing is stale'}")
