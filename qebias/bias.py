@@ -7,8 +7,8 @@ __all__ = ['FEW', 'DISTANCES', 'DOMAINS', 'LOSSLESS', 'SHORT', 'deviation', 'is_
            'measure', 'difference', 'realism', 'realism_table', 'disparity', 'slope', 'load_judge', 'AuditReport',
            'audit', 'bars']
 
-# %% ../nbs/51_bias.ipynb #1d2dc987
-import contextlib, os
+# %% ../nbs/51_bias.ipynb #dfc4dc9d
+import os
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -21,6 +21,7 @@ from .codecs import Bpg
 from .core import QebiasError, array_digest, as_rgb, digest, provenance, read_rgb, require, seed_for
 from .datasets import _walk
 from .discriminators import Judge
+from .generators.core import evaluating
 from .metrics import EXTRACTORS, METRICS, _exactly, _find, _frechet, _moments, _ready, available, features, frechet_distance, metric
 from .networks import load_network, read_header
 
@@ -277,16 +278,7 @@ def difference(
     if a.n < 2: return value, (float("nan"), float("nan"))
     return value, _interval(_deviations(a.draws(n, seed)) - _deviations(b.draws(n, seed)), level)
 
-# %% ../nbs/51_bias.ipynb #2c0507b2
-@contextlib.contextmanager
-def _evaluating(module):
-    "Evaluation mode while the block runs; every submodule's own mode comes back after it"
-    modes = {part: part.training for part in module.modules()}
-    module.eval()
-    try: yield
-    finally:
-        for part, mode in modes.items(): part.training = mode
-
+# %% ../nbs/51_bias.ipynb #846e1913
 def _crops(images, spots, patch, device):
     "float32 (N, 3, patch, patch) in [0, 1] at (image, y, x)"
     return torch.tensor(np.stack([images[i][y:y + patch, x:x + patch] for i, y, x in spots]), device=device).permute(0, 3, 1, 2).float() / 255
@@ -305,7 +297,7 @@ def _judged(judge, domains, spots, patch, batch, device, shift, progress=None):
     if not all(np.isfinite(rows).all() for rows in found.values()): raise QebiasError("the judge's logits are not finite: its training has diverged")
     return found, logits.shape[1]
 
-# %% ../nbs/51_bias.ipynb #915e24ea
+# %% ../nbs/51_bias.ipynb #20ba1e66
 DOMAINS = "raw", "compressed", "enhanced"
 
 def realism(
@@ -327,7 +319,7 @@ def realism(
     if device is None: device = next((p.device for p in judge.parameters()), "cpu")
     else: judge.to(device)
     shift = dict.fromkeys(DOMAINS, 0.)
-    with _exactly(), _evaluating(judge):
+    with _exactly(), evaluating(judge):
         found, size = _judged(judge, domains, spots, patch, batch, device, shift, progress)
         if gan == "relativistic":
             shift = {domain: found["raw" if domain == "enhanced" else "enhanced"][:, 0].mean() for domain in DOMAINS}

@@ -8,7 +8,7 @@ __all__ = ['IMAGE_SUFFIXES', 'PACKAGES', 'QebiasError', 'LockedError', 'require'
            'array_digest', 'code_digest', 'seed_for', 'package_versions', 'code_version', 'provenance']
 
 # %% ../nbs/00_core.ipynb #fa1dc3fa
-import ast, contextlib, functools, hashlib, importlib, importlib.metadata, json, os, platform, shutil, subprocess, sys, tempfile
+import ast, contextlib, functools, hashlib, importlib, importlib.metadata, json, os, platform, re, shutil, subprocess, sys, tempfile
 from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -94,10 +94,12 @@ def atomic_dir(
 
 # %% ../nbs/00_core.ipynb #8f754f3e
 def sweep(
-    folder, # nobody else may be writing below it
+    folder,    # nobody else may be writing below it
+    name=None, # only what was to become `folder/name`, where others may be writing beside it
 ):
     "Remove the temporary files and folders that `atomic` and `atomic_dir` left below a folder when their process was killed"
-    for path in list(Path(folder).rglob(f"{_UNFINISHED}*")):
+    mine = re.compile(re.escape(f"{_UNFINISHED}{name}-") + "(old-)?[a-z0-9_]{8}") if name else None
+    for path in [p for p in Path(folder).iterdir() if mine.fullmatch(p.name)] if mine else list(Path(folder).rglob(f"{_UNFINISHED}*")):
         if path.is_dir(): shutil.rmtree(path, ignore_errors=True)
         else: path.unlink(missing_ok=True)
 

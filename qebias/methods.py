@@ -106,7 +106,7 @@ def method(name: str) -> Method:
     label = f"{m.label}, {'blind' if trained_on == 'all' else 'trained on ' + trained_on}"
     return m.model_copy(update={"name": name, "label": label, "paper": "-", "trained_on": trained_on, "stage1": m.stage1 and f"{m.stage1}@{trained_on}"})
 
-# %% ../nbs/70_methods.ipynb #cc4e1fee
+# %% ../nbs/70_methods.ipynb #ca1ff0a0
 PRESETS = {
     "basicsr": {},   # what the classes default to
     "powerqe": {"RRDBNet": {"width": 32, "blocks": 16, "growth": 32}, "VGGStyle": {"width": 16}, "UNetSN": {"width": 16}},
@@ -115,10 +115,10 @@ PRESETS = {
 
 def preset(name: str) -> dict:
     "Keyword arguments of networks by class name; an unknown preset is an error that lists what exists"
-    if name not in PRESETS: raise QebiasError(f"unknown preset {name!r}: there are {', '.join(PRESETS)}")
+    if not isinstance(name, str) or name not in PRESETS: raise QebiasError(f"unknown preset {name!r}: there are {', '.join(PRESETS)}")
     return PRESETS[name]
 
-# %% ../nbs/70_methods.ipynb #e99ee1b3
+# %% ../nbs/70_methods.ipynb #0deb784c
 def train_config(
     method: Method,
     networks: dict = {},             # class name -> keyword arguments, with `class` for another network in its place
@@ -137,7 +137,7 @@ def train_config(
     def spec(path, own):
         kwargs = dict(networks.get(path.split(":")[1], {}))
         made = network_spec(own or kwargs.pop("class", path), **({} if own else kwargs))
-        return network_spec(made["class"], **made["kwargs"], size=patch) if made["class"].endswith("discriminators:VGGStyle") else made
+        return network_spec(made["class"], **{**made["kwargs"], "size": patch}) if made["class"].endswith("discriminators:VGGStyle") else made
     return TrainConfig(method=method.base, stage=method.stage, generator=spec(method.network, generator),
         discriminator=spec(method.discriminator, discriminator) if method.discriminator else None, conditional=method.conditional, gan=method.gan,
         weights=method.weights, recon=method.recon, perceptual=method.perceptual, betas=method.betas,

@@ -6,12 +6,12 @@
 __all__ = ['FORMAT', 'Pixels', 'Pairs', 'build_pairs', 'JoinedPairs', 'PatchSampler', 'to_float']
 
 # %% ../nbs/12_pairs.ipynb #f70870a6
-import contextlib, functools, os, re, shutil, sys, time
+import contextlib, functools, os, sys, time
 from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 from .codecs import code_many
-from .core import LockedError, QebiasError, array_digest, atomic_dir, digest, locked, provenance, read_json, seed_for, write_json
+from .core import LockedError, QebiasError, array_digest, atomic_dir, digest, locked, provenance, read_json, seed_for, sweep, write_json
 
 # %% ../nbs/12_pairs.ipynb #731c2e7e
 FORMAT = 1
@@ -65,9 +65,7 @@ def _turn(folder: Path):
             except LockedError:
                 if attempt == 10: print(f"another process builds {folder}: waiting for it", file=sys.stderr)
                 time.sleep(.2)
-        left = re.compile(re.escape(f".{folder.name}-") + "(old-)?[a-z0-9_]{8}")
-        for f in folder.parent.iterdir():
-            if left.fullmatch(f.name): shutil.rmtree(f, ignore_errors=True)
+        sweep(folder.parent, folder.name)
         yield
 
 # %% ../nbs/12_pairs.ipynb #9b4b1168

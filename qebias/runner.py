@@ -78,7 +78,7 @@ def cluster(
     if not shutil.which("sbatch"): raise QebiasError("--executor slurm finds no sbatch on this machine: run it on the cluster's login node")
     return Cluster(executor, jobs, folder)
 
-# %% ../nbs/78_runner.ipynb #37988360
+# %% ../nbs/78_runner.ipynb #bc419820
 def preflight(study: Study, only=(), on: Cluster | None = None):
     "Say before anything runs what would be missing or impossible later; raises `QebiasError`"
     for check in _checks(study, only, on): check()
@@ -95,7 +95,7 @@ def _checks(study, only, on):
     if unknown := [item for item in only if item not in ITEMS]: raise QebiasError(f"--only {unknown[0]}: there are {', '.join(ITEMS)}")
     def each(check, *cells): return [functools.partial(check, study, *cell) for cell in cells]
     here = [] if on else each(_device_there, ())   # a login node need not have what the nodes have
-    return [*each(_codec_works, *study.levels), *each(_metrics_there, ()), *each(_distances_known, ()), *here, *each(_network_fits, *_different_networks(study)),
+    return [*each(_codec_works, *study.levels), *each(_metrics_there, ()), *each(_distances_known, ()), *here, *each(_networks_fit, ()),
             *each(_pictures_there, *((d,) for d in study.datasets)), *each(_images_fit, ())]
 
 def _different_networks(study):
@@ -129,24 +129,36 @@ def _device_there(study):
     from qebias.generators.core import as_device
     as_device(study.profile.device)
 
-# %% ../nbs/78_runner.ipynb #4b2bf657
+# %% ../nbs/78_runner.ipynb #ddf997ec
+def _networks_fit(study):
+    for name, in _different_networks(study): _network_fits(study, name)
+
 def _network_fits(study, name):
     "Build a method's networks on no device, show them a patch's shape, and find the weights of psi"
     import torch
     from qebias.features import Psi
-    from qebias.networks import build
     p, config = study.profile, config_of(study, name, study.profile.seeds[0])
-    with torch.device("meta"):
-        patch, generator = torch.zeros(1, 3, p.patch, p.patch), build(config.generator)
-        if generator.eval()(patch).shape != patch.shape: raise QebiasError(f"{name}: {config.generator['class']} turns {tuple(patch.shape)} into another shape: a generator keeps it")
-        if config.discriminator: build({**config.discriminator, "kwargs": config.discriminator["kwargs"] | {"in_channels": 3}}).eval()(patch)
+    patch = torch.zeros(1, 3, p.patch, p.patch, device="meta")
+    enhanced = _shown(name, config.generator, patch)
+    if enhanced.shape != patch.shape: raise QebiasError(f"{name}: {config.generator['class']} turns {tuple(patch.shape)} into another shape: a generator keeps it")
+    if config.discriminator: _shown(name, {**config.discriminator, "kwargs": config.discriminator["kwargs"] | {"in_channels": 3}}, patch)
     if config.layers: Psi(config.layers[:1], p.psi)
+
+def _shown(name, spec, patch):
+    "What a network makes of a patch, on no device; one that fails is a `QebiasError`"
+    import torch
+    from qebias.networks import outline
+    network = outline(spec).eval()
+    try: found = network(patch)
+    except (RuntimeError, TypeError, ValueError, AttributeError) as error: found = error
+    if isinstance(found, torch.Tensor): return found
+    raise QebiasError(f"{name}: {spec['class']} does not take a patch of {patch.shape[-1]} px: " + (_complaint(str(found)) if isinstance(found, Exception) else f"it returns a {type(found).__name__}, not a tensor"))
 
 def _images_fit(study):
     "Sizes of all pictures, and that no picture is in two sets"
     from qebias.metrics import METRICS
     p, seen = study.profile, {}
-    needs = {"train": (p.patch, "a patch")} | {d: max((p.patch, "a patch"), *((METRICS[m].min_side, m) for m in [*p.metrics, *p.distances])) for d in p.evaluate}
+    needs = {"train": (p.patch, "a patch")} | {d: max((p.patch, "a patch"), *((METRICS[m].min_side, m) for m in [*p.metrics, *p.distances] if m in METRICS)) for d in p.evaluate}
     if "bpg" in p.codecs: needs = {d: max(n, (9, "BPG")) for d, n in needs.items()}
     for dataset in study.datasets:
         side, what = needs[dataset]
@@ -229,16 +241,15 @@ def psi_macs(
         before = channels
     return total
 
-# %% ../nbs/78_runner.ipynb #d364ecc1
+# %% ../nbs/78_runner.ipynb #a6b6a013
 @functools.lru_cache(maxsize=None)
 def _size_of(spec: str, patch: int, channels: int):
     "(MAC of one patch, parameters) of a network, built on no device; `spec` is JSON"
     import torch
     from qebias.generators.core import count, macs
-    from qebias.networks import build
-    with torch.device("meta"):
-        network = build(json.loads(spec))
-        return macs(network, patch, channels), count(network)
+    from qebias.networks import outline
+    network = outline(json.loads(spec))
+    return macs(network, patch, channels), count(network)
 
 def _sizes(study, name):
     "A method's training, and (MAC, parameters) of its generator and its discriminator"

@@ -4,13 +4,13 @@
 
 # %% auto #0
 __all__ = ['Item', 'GAN', 'ROWS', 'ITEMS', 'TABLE', 'Setting', 'Profile', 'profiles', 'load_profile', 'check_profile', 'Study',
-           'row_name', 'code_of', 'images', 'the_codec', 'key_compress', 'config_of', 'code_of_training', 'key_train',
+           'code_of', 'images', 'the_codec', 'key_compress', 'config_of', 'code_of_training', 'key_train',
            'key_evaluate', 'key_item', 'item_evaluations', 'pairs_of', 'compress', 'training_pairs', 'train',
            'evaluate', 'scores', 'realism', 'measured', 'enhanced_of', 'training_records', 'centre', 'scale',
            'source_name']
 
-# %% ../nbs/75_study.ipynb #a8702b33
-import ast, functools, inspect, re, sys
+# %% ../nbs/75_study.ipynb #c30dc479
+import ast, functools, re, sys
 from collections import namedtuple
 from pathlib import Path
 from typing import Literal
@@ -22,7 +22,7 @@ from .datasets import load_dataset, own_split, split_by_content
 from .methods import FIDELITY, METHODS, method, preset, train_config
 from .training import Divergence
 
-# %% ../nbs/75_study.ipynb #d9b1177e
+# %% ../nbs/75_study.ipynb #9b3e9d5b
 class Setting(BaseModel):
     "How a stage or a method is trained; what is left out is the paper's"
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -70,7 +70,7 @@ class Profile(BaseModel):
         if isinstance(networks, str): return preset(networks)
         if not isinstance(networks, dict) or "preset" not in networks or not all(isinstance(v, dict) for k, v in networks.items() if k != "preset"): return networks
         base, own = preset(networks["preset"]), {k: v for k, v in networks.items() if k != "preset"}
-        return {k: {**base.get(k, {}), **own.get(k, {})} for k in {**base, **own}}
+        return {k: own[k] if "class" in own.get(k, {}) else {**base.get(k, {}), **own.get(k, {})} for k in {**base, **own}}   # a preset's widths are not another network's
 
     @field_validator("seeds")
     @classmethod
@@ -161,7 +161,7 @@ ITEMS = {
     "tab5": Item("10_tab5_ablation", "Section 5.3, Tab. 5", "Does each mechanism help, and do both together help most?", ("compressed", "arcnn", "rrdb", *GAN)),
 }
 
-# %% ../nbs/75_study.ipynb #d918b883
+# %% ../nbs/75_study.ipynb #29d998b0
 class Study:
     "A profile, a folder, and the jobs that both make"
     def __init__(self,
@@ -170,6 +170,7 @@ class Study:
     ):
         self.profile = profile
         self.folder = Path(folder).expanduser().resolve() if folder else project_root()/"runs"/profile.name
+        self.seen = None   # {} where the pictures will not change while this object lives: they are then looked up once
 
     @classmethod
     def open(cls,
@@ -199,12 +200,14 @@ class Study:
     def trainings(self): return list(dict.fromkeys(self.training_of(m, c, l, s) for c, l in self.levels for m in self.profile.methods for s in self.profile.seeds))
     def trained_levels(self, codec, level): return self.profile.codecs[codec] if level == "all" else [int(level)]
     def rows(self, names): return [row for n in names for row in [n, *(m for m in self.profile.methods if m.startswith(f"{n}@"))]]
-    def evaluations(self, methods=None):
+    def cells(self, methods=None):
         "Every row on every data set, and the compressed images themselves as a method that does nothing; `methods` leaves only these and their blind and transferred rows"
         wanted = [m for m in ["compressed", *self.profile.methods] if methods is None or m in methods or m.partition("@")[0] in methods]
-        cells = [(m, c, l, s, d) for c, l in self.levels for m in wanted for s in (self.profile.seeds if m != "compressed" else [0]) for d in self.profile.evaluate]
-        first = {}   # two rows may be one evaluation: arcnn and arcnn@bpg-37 at QP 37
-        for cell in cells: first.setdefault(self.eval_path(*cell), cell)
+        return [(m, c, l, s, d) for c, l in self.levels for m in wanted for s in (self.profile.seeds if m != "compressed" else [0]) for d in self.profile.evaluate]
+    def evaluations(self, methods=None):
+        "The cells without those that are another's evaluation: arcnn@bpg-37 at QP 37 is arcnn's, where both are rows"
+        first = {}
+        for cell in self.cells(methods): first.setdefault(self.eval_path(*cell), cell)
         return list(first.values())
 
     # The places, relative to the folder: what Snakemake calls outputs.
@@ -215,11 +218,6 @@ class Study:
         base, c, l, _ = (name, codec, level, seed) if name == "compressed" else self.training_of(name, codec, level, seed)
         return self.EVALUATE.format(trained=f"{c}-{l}", method=base, seed=seed, dataset=dataset, codec=codec, level=level)
     def item_path(self, item): return f"items/{item}/claims.json"
-
-def row_name(method: str, trained: str, codec: str, level) -> str:
-    "The row that a place on disk belongs to: what `eval_path` did, backwards"
-    if method == "compressed" or trained == f"{codec}-{level}": return method
-    return f"{method}@all" if trained == f"{codec}-all" else f"{method}@{trained}"
 
 # %% ../nbs/75_study.ipynb #20afbe4a
 @functools.cache
@@ -254,7 +252,7 @@ def _modules_of(spec): # the module of a network's specification, where it is on
     path = spec["class"].split(":")[0]
     return [path.removeprefix("qebias.")] if path.startswith("qebias.") else []
 
-# %% ../nbs/75_study.ipynb #56ed261b
+# %% ../nbs/75_study.ipynb #e866edb4
 def _split(spec, dataset):
     "Which part of a data set that has parts of its own"
     return ("train" if dataset == "train" else "eval") if own_split(spec) else None
@@ -270,6 +268,7 @@ def images(study: Study, dataset: str, on_error="raise") -> list:
 
 def _files(study, dataset):
     "The pictures' digests, by the bytes of their files; remembered by size and time, since a large set takes long to read"
+    if study.seen is not None and dataset in study.seen: return study.seen[dataset]
     memory = study.folder/"pairs"/".digests.json"
     known = read_json(memory) if memory.exists() else {}
     spec = study.profile.train if dataset == "train" else study.profile.evaluate[dataset]
@@ -280,6 +279,7 @@ def _files(study, dataset):
         if mark not in known: known[mark] = file_digest(image.path, 16)
         found.append((image.name, known[mark]))
     if known != before: write_json(memory, known)
+    if study.seen is not None: study.seen[dataset] = found
     return found
 
 # %% ../nbs/75_study.ipynb #85b72902
@@ -379,7 +379,7 @@ def _apart(pairs, held, dataset):
     if both := [(seen[d], n) for d, n in zip(held.digests, held.names) if d in seen]:
         raise QebiasError(f"{len(both)} images are in both train and {dataset}, first {both[0][0]} = {both[0][1]}: remove them from one, or let --raw divide one folder")
 
-# %% ../nbs/75_study.ipynb #99a48348
+# %% ../nbs/75_study.ipynb #25d2ea6c
 def evaluate(study: Study, name: str, codec: str, level: int, seed: int, dataset: str) -> dict:
     "Enhance, score and compare a data set with one method; writes `enhanced/`, tables and `result.json` last, and returns the result"
     pd = require("pandas", "the tables")
@@ -398,7 +398,7 @@ def evaluate(study: Study, name: str, codec: str, level: int, seed: int, dataset
     scores["bpp"] = scores["image"].map(dict(zip(pairs.names, (pairs.bpp(i) for i in range(len(pairs))))))
     _write_table(folder/"scores.parquet", scores.assign(**cell)[TABLE])
     with atomic(folder/"distances.npz") as tmp: np.savez(tmp, **{f"{d}/{k}": v for d, m in measured.items() for k, v in m.to_arrays().items()})
-    if name != "compressed" and method(name).discriminator: _write_table(folder/"realism.parquet", _realism(study, name, codec, level, seed, pairs, enhanced).assign(**cell))
+    if name != "compressed" and method(name).discriminator: _write_table(folder/"realism.parquet", _realism(study, name, codec, level, seed, pairs.names, raw, compressed, enhanced).assign(**cell))
     result = {**cell, "images": len(pairs), "key": key_evaluate(study, name, codec, level, seed, dataset), "provenance": provenance(device=p.device, precision=p.precision, pairs=pairs.manifest["codec"], psi=p.psi)}
     write_json(folder/"result.json", result)
     return result
@@ -417,20 +417,19 @@ def _enhance_all(study, name, codec, level, seed, compressed):
     generator = load_network((study.folder/study.train_path(name, codec, level, seed)).parent/"generator.safetensors")
     return [enhance(generator, rgb, device=study.profile.device) for rgb in compressed]
 
-def _realism(study, name, codec, level, seed, pairs, enhanced):
+def _realism(study, name, codec, level, seed, names, raw, compressed, enhanced):
     from qebias import bias
     from qebias.discriminators import Judge
     from qebias.networks import load_network
     m = method(name)
     judge = Judge(load_network((study.folder/study.train_path(name, codec, level, seed)).parent/"discriminator.safetensors"), m.conditional)
-    raw, compressed = zip(*((pairs.raw(i), pairs.compressed(i)) for i in range(len(pairs))))
-    return bias.realism(judge, raw, compressed, enhanced, pairs.names, patch=study.profile.patch, gan=m.gan, device=study.profile.device)
+    return bias.realism(judge, raw, compressed, enhanced, names, patch=study.profile.patch, gan=m.gan, device=study.profile.device)
 
-# %% ../nbs/75_study.ipynb #8c82cb31
+# %% ../nbs/75_study.ipynb #77d9a555
 def scores(study: Study, methods=None):
     "The long table of all evaluations: one line an image and metric (`image` empty for a value of the set); `method` is the row's whole name, as `arcnn@all`"
     pd = require("pandas", "the tables")
-    files = {e: (study.folder/study.eval_path(*e)).with_name("scores.parquet") for e in study.evaluations(methods)}
+    files = {e: (study.folder/study.eval_path(*e)).with_name("scores.parquet") for e in study.cells(methods)}
     frames = [pd.read_parquet(f).assign(method=e[0]) for e, f in files.items() if f.with_name("result.json").exists()]
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=TABLE)
 
@@ -470,7 +469,7 @@ def centre(
     h, w = min(side, rgb.shape[0]), min(side, rgb.shape[1])
     return (rgb.shape[0] - h)//2, (rgb.shape[1] - w)//2, h, w
 
-# %% ../nbs/75_study.ipynb #e833a585
+# %% ../nbs/75_study.ipynb #a5764146
 def scale(study: Study, dataset: str, codec: str, level: int) -> str:
     "Data, codec, training length, networks, psi and machine of a result, in one line"
     p = study.profile
@@ -480,11 +479,25 @@ def scale(study: Study, dataset: str, codec: str, level: int) -> str:
     def units(d):
         path = study.folder/study.pairs_path(d, codec, level)
         return "intervals over images" if path.exists() and len(read_json(path)["images"]) >= 10 else f"intervals over patches, since there are fewer than 10 images"
-    stages = [next((config_of(study, m, 0) for m in p.methods if method(m).stage == stage and (stage != "fidelity" or m == "rrdb")), None) for stage in ("fidelity", "adversarial")]
-    its = " + ".join(f"{c.iterations} iterations of {c.batch}" for c in stages if c)
-    width = p.networks.get("RRDBNet", {})
-    return (f"{p.name}: trained on {source_name(p.train)} ({count('train')}), evaluated on {dataset} ({count(dataset)}), {codec.upper()} {level}; {its} patches of {p.patch} px; "
-            f"RRDB {width.get('width', 64)}/{width.get('blocks', 23)}; psi {p.psi}; {len(p.seeds)} seed{'s' * (len(p.seeds) > 1)}; {p.device} {p.precision}; {units(dataset)}")
+    def part(spec, name): return source_name(spec) + (f"/{_split(spec, name)}" if own_split(spec) else "")
+    spec = p.evaluate[dataset]
+    on = dataset if dataset not in ("", source_name(spec)) else part(spec, dataset)
+    return (f"{p.name}: trained on {part(p.train, 'train')} ({count('train')}), evaluated on {on} ({count(dataset)}), {codec.upper()} {level}; {_lengths(study)} patches of {p.patch} px; "
+            f"{_widths(p)}psi {p.psi}; {len(p.seeds)} seed{'s' * (len(p.seeds) > 1)}; {p.device} {p.precision}; {units(dataset)}")
+
+def _lengths(study):
+    "How long each kind of method was trained"
+    groups = {}
+    for name in study.profile.methods:
+        m, c = method(method(name).base), config_of(study, name, study.profile.seeds[0])
+        groups.setdefault((c.iterations, c.batch), {})["GANs" if m.discriminator else "stage 1" if m.name == "rrdb" else m.label] = True
+    return ", ".join(f"{' and '.join(who) if len(who) < 4 else f'{len(who)} methods'} {n} iterations of {batch}" for (n, batch), who in groups.items())
+
+def _widths(profile):
+    "The size of the RRDB, where one is used"
+    used, given = {method(m).network.partition(":")[2] for m in profile.methods}, profile.networks.get("RRDBNet", {})
+    if "RRDBNet" not in used: return ""
+    return f"{given['class']}; " if "class" in given else f"RRDB {given.get('width', 64)}/{given.get('blocks', 23)}; "
 
 def source_name(spec: str) -> str:
     "A data set's name without the path that it has on this machine"

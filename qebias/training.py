@@ -6,12 +6,12 @@
 __all__ = ['Schedule', 'learning_rate', 'Divergence', 'TrainConfig', 'ema_update', 'Trainer', 'TrainingFailed', 'check_health',
            'run_key', 'save_checkpoint', 'load_checkpoint', 'read_stats', 'fit', 'halo_of', 'device_name']
 
-# %% ../nbs/40_training.ipynb #b98de4e9
+# %% ../nbs/40_training.ipynb #77539ec4
 import contextlib, json, math, time
 from pathlib import Path
 from typing import Literal
 import torch
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from torch import nn
 from .core import QebiasError, atomic, digest, file_digest, locked, provenance, read_json, seed_for, write_json
 from .discriminators import Judge
@@ -40,12 +40,18 @@ def learning_rate(
     if schedule.kind == "halving": return schedule.lr * 0.5 ** sum(iteration >= m * iterations for m in schedule.milestones)
     return schedule.min_lr + (schedule.lr - schedule.min_lr) * (1 + math.cos(math.pi * iteration / iterations)) / 2
 
-# %% ../nbs/40_training.ipynb #3af1f166
+# %% ../nbs/40_training.ipynb #0a9cb659
 class Divergence(BaseModel):
     "Where Eq. 6-8 are taken: the block(s) l of psi, and what the hinge is applied to"
     model_config = ConfigDict(extra="forbid", frozen=True)
-    blocks: tuple[int, ...] = (5,)
+    blocks: tuple[int, ...] = Field((5,), min_length=1)
     reduction: Literal["sample", "batch", "element"] = "sample"
+
+    @field_validator("blocks")
+    @classmethod
+    def _there(cls, blocks):
+        if bad := [b for b in blocks if b not in range(1, 6)]: raise ValueError(f"divergence.blocks has {bad}: VGG-19 has the blocks 1 to 5")
+        return blocks
 
 class TrainConfig(BaseModel):
     "Everything that decides the outcome of a training; its digest is part of the run's key"
@@ -78,7 +84,6 @@ class TrainConfig(BaseModel):
         if self.stage == "fidelity" and (self.discriminator or self.weights.discrim or self.weights.divergence or self.weights.percept):
             raise ValueError("stage 'fidelity' knows the reconstruction loss alone: leave discriminator, percept, discrim and divergence out")
         if self.weights.percept and not self.perceptual: raise ValueError("weights.percept is set but `perceptual` names no layer of psi")
-        if bad := [b for b in self.divergence.blocks if b not in range(1, 6)]: raise ValueError(f"divergence.blocks has {bad}: VGG-19 has the blocks 1 to 5")
         return self
 
     @property
@@ -293,7 +298,7 @@ def _forget(folder):
     "What another key left behind"
     for name in ("result.json", "checkpoint/last.pt", "generator.safetensors", "discriminator.safetensors"): (folder/name).unlink(missing_ok=True)
 
-# %% ../nbs/40_training.ipynb #f40f464b
+# %% ../nbs/40_training.ipynb #3a64e90c
 def halo_of(
     generator: nn.Module,
     pairs,           # compressed pictures to measure on
@@ -305,7 +310,7 @@ def halo_of(
     if reach is None or reach != "unknown" and reach <= 64: return None
     windows = [_contrasted(pairs.compressed(i), max(side//grid, 5)*grid) for i in dict.fromkeys(k*len(pairs)//most for k in range(most))]
     try: found = measured_halo(generator, [torch.tensor(w).permute(2, 0, 1)[None].float()/255 for w in windows])
-    except QebiasError: return None   # pictures too small to be cut are too small to need tiles
+    except (QebiasError, RuntimeError): return None   # pictures too small to be cut need no tiles; a network that cannot take the windows must not lose its weights here
     return found if math.isfinite(found.difference) else None
 
 def _contrasted(rgb, side):
