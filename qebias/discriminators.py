@@ -40,8 +40,8 @@ class VGGStyle(nn.Module):
             raise QebiasError(f"this VGGStyle judges pictures of {self.size} x {self.size}, this batch is {x.shape[2]} x {x.shape[3]}: cut patches, or build VGGStyle(size=...)")
         for i in range(self.stages):
             x = getattr(self, f"conv{i}_0")(x)
-            x = F.leaky_relu(getattr(self, f"bn{i}_0")(x) if i else x, .2)
-            x = F.leaky_relu(getattr(self, f"bn{i}_1")(getattr(self, f"conv{i}_1")(x)), .2)
+            x = F.leaky_relu(getattr(self, f"bn{i}_0")(x) if i else x, .2, inplace=True)
+            x = F.leaky_relu(getattr(self, f"bn{i}_1")(getattr(self, f"conv{i}_1")(x)), .2, inplace=True)
         return self.linear2(F.leaky_relu(self.linear1(x.flatten(1)), .2))
 
 # %% ../nbs/28_discriminators.ipynb #a9fa405a
@@ -66,13 +66,13 @@ class UNetSN(nn.Module):
 
     def forward(self, x):
         check_input(x, "UNetSN", self.in_channels, self.multiple)
-        skips = [F.leaky_relu(self.conv0(x), .2)]
-        for conv in (self.conv1, self.conv2, self.conv3): skips.append(F.leaky_relu(conv(skips[-1]), .2))
+        skips = [F.leaky_relu(self.conv0(x), .2, inplace=True)]
+        for conv in (self.conv1, self.conv2, self.conv3): skips.append(F.leaky_relu(conv(skips[-1]), .2, inplace=True))
         y = skips.pop()
         for conv in (self.conv4, self.conv5, self.conv6):
             y = F.interpolate(y, scale_factor=2, mode="bilinear", align_corners=False)
-            y = F.leaky_relu(conv(y), .2) + skips.pop()
-        for conv in (self.conv7, self.conv8): y = F.leaky_relu(conv(y), .2)
+            y = F.leaky_relu(conv(y), .2, inplace=True) + skips.pop()
+        for conv in (self.conv7, self.conv8): y = F.leaky_relu(conv(y), .2, inplace=True)
         return self.conv9(y)
 
 # %% ../nbs/28_discriminators.ipynb #498fca90

@@ -122,10 +122,7 @@ class Psi(nn.Module):
         "Features of the chosen layers, computed no further than the deepest one; raises `QebiasError` for another shape"
         if x.ndim != 4 or x.shape[1] != 3: raise QebiasError(f"psi got a tensor of shape {tuple(x.shape)}: pass RGB images (N, 3, H, W) in [0, 1]")
         if min(x.shape[2:]) < self.multiple: raise QebiasError(f"psi got images of {x.shape[2]} x {x.shape[3]} pixels: {self.layers[-1]} needs at least {self.multiple} a side")
-        with torch.autocast(x.device.type, enabled=False): return self._features((x.to(self.mean.dtype) - self.mean) / self.std)
-
-    def _features(self, x):
-        x, found = x.contiguous(memory_format=torch.channels_last), {}
+        x, found = ((x.to(self.mean.dtype) - self.mean) / self.std).contiguous(memory_format=torch.channels_last), {}
         for n in _NAMES[:self.depth]:
             if n[-1] == "1" and n[4] != "1": x = F.max_pool2d(x, 2)
             x = F.conv2d(x, getattr(self, f"{n}_weight"), getattr(self, f"{n}_bias"), padding=1)

@@ -93,14 +93,15 @@ def vanilla_gan(
 def relativistic_gan(
     real_logits,  # logits of raw images, (N, 1) or (N, 1, H, W)
     fake_logits,  # logits of enhanced images, of the same shape
+    mean=torch.mean, # of all logits; with several processes, over all of theirs
 ) -> GanTerms:
     "Relativistic average adversarial terms with detached means, as in ESRGAN, the halves included; raises `QebiasError` for shapes that differ"
     _same("real and fake logits", real_logits, fake_logits)
-    real = real_logits.detach()
+    real, real_mean, fake_mean = real_logits.detach(), mean(real_logits.detach()), mean(fake_logits)
     return GanTerms(
-        generator=(_bce(real - fake_logits.mean(), 0) + _bce(fake_logits - real.mean(), 1)) / 2,
-        real=_bce(real_logits - fake_logits.mean().detach(), 1) / 2,
-        fake=_bce(fake_logits - real.mean(), 0) / 2)
+        generator=(_bce(real - fake_mean, 0) + _bce(fake_logits - real_mean, 1)) / 2,
+        real=_bce(real_logits - fake_mean.detach(), 1) / 2,
+        fake=_bce(fake_logits - real_mean, 0) / 2)
 
 GAN_LOSSES = {"vanilla": vanilla_gan, "relativistic": relativistic_gan}
 
@@ -120,6 +121,7 @@ def domain_divergence(
     psi_compressed,            # psi_l(I_C), the same shape; no gradient flows there
     psi_enhanced,              # psi_l(I_E), the same shape
     reduction: str = "sample", # where the hinge acts: "batch", "sample" or "element"
+    mean=torch.mean,           # over the batch; with several processes, over all of theirs
 ):                             # scalar, >= 0
     "The domain-divergence regularisation L_R of Eq. 6-8 for one layer (section 4.2); raises `QebiasError` for shapes that differ"
     if reduction not in REDUCTIONS: raise QebiasError(f"domain divergence has no reduction {reduction!r}: there are {', '.join(REDUCTIONS)}")
@@ -127,7 +129,7 @@ def domain_divergence(
     _same("features of enhanced and compressed", psi_enhanced, psi_compressed)
     gap = (psi_raw - psi_compressed).abs().detach() - (psi_enhanced - psi_compressed.detach()).abs()
     if reduction == "sample": gap = gap.flatten(1).mean(1)
-    if reduction == "batch": gap = gap.mean()
+    if reduction == "batch": gap = mean(gap)
     return gap.relu().mean()
 
 # %% ../nbs/31_losses.ipynb #7c75b1b4
