@@ -100,7 +100,9 @@ class TrainConfig(BaseModel):
 # %% ../nbs/40_training.ipynb #24430e0a
 def world() -> tuple: # (rank, processes)
     "Which of how many processes of a training this is: (0, 1) outside of `torchrun`"
-    return (dist.get_rank(), dist.get_world_size()) if dist.is_available() and dist.is_initialized() else (0, 1)
+    return (dist.get_rank(), dist.get_world_size()) if _started() else (0, 1)
+
+def _started(): return dist.is_available() and dist.is_initialized()
 
 def mean_of_all(
     x, # of this process; as many elements as in the others
@@ -342,8 +344,8 @@ def fit(
 ) -> dict | None:             # the result, as in `result.json`; None when stopped before the end
     "Train to the last iteration, from the checkpoint if there is one; raises `QebiasError`, `LockedError`, `TrainingFailed`"
     folder, (rank, processes) = Path(folder), world()
-    if config.processes > 1 and processes == 1: return launch(config, pairs, folder, init, log_every, save_every, stop_at, code, progress)
-    if processes != config.processes: raise QebiasError(f"{processes} processes were started for a training of {config.processes}: start as many as its configuration says")
+    if config.processes > 1 and not _started(): return launch(config, pairs, folder, init, log_every, save_every, stop_at, code, progress)
+    if processes != config.processes: raise QebiasError(f"torchrun started {processes}, and the configuration says processes={config.processes}: start as many")
     init_digest = file_digest(init, 16) if init else ""
     key = run_key(config, pairs, init_digest, code)
     with locked(folder, f"a training of {config.method}") if rank == 0 else contextlib.nullcontext():
