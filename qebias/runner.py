@@ -173,7 +173,7 @@ def snakemake_command(study: Study, cores: int, only=(), keep_going=False, *more
     require("snakemake", "running a study")
     config = study.folder/".snakemake"/f"{Path(profile).stem}-config.json"
     write_json(config, {"run_dir": str(study.folder), "profile": profile, "only": list(only), "executor": on.executor if on else "", "planned": "--dry-run" in more})
-    here = ["--cores", str(cores), "--resources", f"gpu={1 if study.profile.device.startswith('cuda') else cores}"]
+    here = ["--cores", str(cores), "--resources", f"gpu={study.profile.processes if study.profile.device.startswith('cuda') else cores}"]
     away = on and ["--executor", on.executor, "--jobs", str(on.jobs), "--profile", str(on.profile), "--slurm-jobname-prefix", _mark(study)]
     return [sys.executable, "-m", "snakemake", "--snakefile", str(project_root()/"nbs"/"study"/"Snakefile"), "--configfile", str(config), *(away or here),
             "--rerun-triggers", "params", "input", "--rerun-incomplete", *(["--keep-going"] if keep_going else []), *more, *([] if only else _first(study))]

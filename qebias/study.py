@@ -54,7 +54,8 @@ class Profile(BaseModel):
     bootstrap: int = Field(1000, ge=50)                 # draws of an interval
     device: str = "cpu"
     precision: Literal["fp32", "bf16"] = "fp32"
-    threads: int | None = Field(None, gt=0)             # CPU threads of one training or evaluation
+    threads: int | None = Field(None, gt=0)             # CPU threads of one training's process, or of one evaluation
+    processes: int = Field(1, gt=0)                     # of one training, which share its batch; on `cuda` one GPU each
     log_every: int = Field(10, gt=0)
 
     @field_validator("methods")
@@ -298,7 +299,7 @@ def config_of(study: Study, name: str, seed: int):
     losses = {"psi": p.psi} if m.stage == "adversarial" else {}
     if m.divergence: losses["divergence"] = p.divergence
     threads = {"threads": setting.pop("threads", p.threads)}
-    return train_config(m, p.networks, patch=p.patch, seed=int(seed), **setting, **losses, **threads, device=p.device, precision=p.precision)
+    return train_config(m, p.networks, patch=p.patch, seed=int(seed), **setting, **losses, **threads, device=p.device, precision=p.precision, processes=p.processes)
 
 def code_of_training(study, name, seed):
     "The code that a training runs, networks of the user's own among it"
