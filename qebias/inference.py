@@ -52,7 +52,7 @@ def _source(x):
     "Height, width, and a function that cuts rows and columns (slices or index arrays) as float (N, 3, h, w); uint8 pictures are converted piece by piece"
     if isinstance(x, np.ndarray):
         rgb = as_rgb(x)
-        return *rgb.shape[:2], lambda rows, columns: torch.tensor(rgb[rows][:, columns])[None].permute(0, 3, 1, 2)/255   # its channels stay last in memory
+        return *rgb.shape[:2], lambda rows, columns: torch.tensor(rgb[rows][:, columns]).permute(2, 0, 1)[None].contiguous()/255
     return *x.shape[2:], lambda rows, columns: x[..., rows, :][..., columns]
 
 def _probes(source, side, count, grid):
@@ -142,7 +142,7 @@ def _run(generator, source, plan, device, precision, put):
     *sizes, take = source
     axes = [_padded(n, getattr(generator, "multiple", None) or 1) for n in sizes]
     dtype = next((p.dtype for p in generator.parameters()), torch.float32)
-    layout = torch.contiguous_format if device.type == "cuda" and precision == "fp32" else torch.channels_last
+    layout = torch.channels_last if precision == "bf16" else torch.contiguous_format   # in fp32 the sums keep their order
     with evaluating(generator.to(device)), arithmetic(device, precision):
         for cut, keep, place in _windows([len(a) for a in axes], plan.tile, plan.halo, _grid(generator, plan.tile)):
             piece = take(*(c if c.stop <= n else axis[c] for c, n, axis in zip(cut, sizes, axes)))
