@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['FEW', 'DISTANCES', 'DOMAINS', 'LOSSLESS', 'SHORT', 'deviation', 'is_triangle', 'Pictures', 'Distances', 'Measured',
-           'measure', 'difference', 'realism', 'realism_table', 'disparity', 'slope', 'load_judge', 'AuditReport',
-           'audit', 'bars']
+           'measure', 'shared', 'difference', 'realism', 'realism_table', 'disparity', 'slope', 'load_judge',
+           'AuditReport', 'audit', 'bars']
 
 # %% ../nbs/51_bias.ipynb #dfc4dc9d
-import os
+import contextlib, os, zipfile
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,11 +18,11 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from .codecs import Bpg
-from .core import QebiasError, array_digest, as_rgb, digest, provenance, read_rgb, require, seed_for
+from .core import QebiasError, array_digest, as_rgb, atomic, digest, provenance, read_rgb, require, seed_for
 from .datasets import _walk
 from .discriminators import Judge
 from .generators.core import evaluating
-from .metrics import EXTRACTORS, METRICS, _exactly, _find, _frechet, _moments, _ready, available, features, frechet_distance, metric
+from .metrics import EXTRACTORS, METRICS, _exactly, _find, _frechet, _moments, _ready, _version, available, features, frechet_distance, metric
 from .networks import load_network, read_header
 
 # %% ../nbs/51_bias.ipynb #578b595f
@@ -262,6 +262,32 @@ def _of_sets(common, units, owner, sets):
     if whole.sum() < 2: raise QebiasError(f"{common['distance']} found {whole.sum()} usable {'rows' if common['unit'] == 'image' else 'patches'}: it takes at least 2")
     return Measured(**common, units=tuple(units[i] for i in kept), dropped=int((~whole).sum()),
                     data={**{domain: rows[whole] for domain, rows in sets.items()}, "owner": owner})
+
+# %% ../nbs/51_bias.ipynb #5da9208b
+def shared(
+    distance: str, # a name in `DISTANCES`
+    raw,           # list of uint8 (H, W, 3)
+    compressed,    # the same images, compressed
+    names,         # their names, all different
+    folder,        # where the file lies
+    patch=128,     # side of a patch in px, as for `measure`
+    device="cpu",  # where networks run
+    key=None,      # names the content of the pictures, where the caller knows it; hashed if left out
+) -> dict:
+    "The raw and compressed side of a distance as a `cache` for `measure`, computed once and kept in a file"
+    content = key or [array_digest(rgb) for images in (raw, compressed) for rgb in images]
+    file = Path(folder)/f"{distance}-{digest([content, list(names), patch, _version(distance, device)])}.npz"
+    if (found := _entries(file)) is not None: return found
+    cache = {}
+    measure(distance, raw, compressed, compressed, names, patch, device, cache)
+    with atomic(file) as tmp: np.savez(tmp, **{"|".join(entry): value for entry, value in cache.items()})
+    for old in set(file.parent.glob(f"{distance}-*.npz")) - {file}: old.unlink(missing_ok=True)
+    return cache
+
+def _entries(file):
+    "What `shared` wrote; a missing or damaged file is `None`"
+    with contextlib.suppress(OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile), np.load(file, allow_pickle=False) as kept:
+        return {tuple(name.split("|")): kept[name] if kept[name].ndim else kept[name].item() for name in kept}
 
 # %% ../nbs/51_bias.ipynb #77acdbbf
 def difference(

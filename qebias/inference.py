@@ -6,7 +6,7 @@
 __all__ = ['EXACT', 'PROBE', 'to_tensor', 'to_rgb', 'Tiling', 'tiling', 'enhance_tensor', 'enhance']
 
 # %% ../nbs/41_inference.ipynb #046af777
-import warnings
+import math, warnings
 import numpy as np
 import torch
 from torch import nn
@@ -26,8 +26,8 @@ def to_rgb(
 ) -> np.ndarray:      # uint8 (H, W, 3)
     "Clamp to [0, 1], scale to 255, round half up; raises `QebiasError` where a value is not finite"
     x = x.detach().float().reshape(x.shape[-3:])
-    if not torch.isfinite(x).all(): raise QebiasError("the enhanced picture holds values that are not finite: the generator's weights are broken, or its precision is too low")
-    return (x.clamp(0, 1)*255 + .5).floor().to(torch.uint8).permute(1, 2, 0).contiguous().cpu().numpy()
+    if not all(map(math.isfinite, torch.stack(x.aminmax()).tolist())): raise QebiasError("the enhanced picture holds values that are not finite: the generator's weights are broken, or its precision is too low")
+    return x.clamp(0, 1).mul_(255).add_(.5).to(torch.uint8).permute(1, 2, 0).contiguous().cpu().numpy()   # what is not negative is cut off downwards
 
 # %% ../nbs/41_inference.ipynb #231a706a
 EXACT = 64        # a network that looks no further than this always gets its full reach as halo, in pixels
@@ -142,11 +142,12 @@ def _run(generator, source, plan, device, precision, put):
     *sizes, take = source
     axes = [_padded(n, getattr(generator, "multiple", None) or 1) for n in sizes]
     dtype = next((p.dtype for p in generator.parameters()), torch.float32)
+    layout = torch.channels_last if precision == "bf16" else torch.contiguous_format   # in fp32 the sums keep their order
     with evaluating(generator.to(device)), arithmetic(device, precision):
         for cut, keep, place in _windows([len(a) for a in axes], plan.tile, plan.halo, _grid(generator, plan.tile)):
             piece = take(*(c if c.stop <= n else axis[c] for c, n, axis in zip(cut, sizes, axes)))
             rows, columns = (slice(p.start, min(p.stop, n)) for p, n in zip(place, sizes))
-            enhanced = applied(generator, piece.to(device, dtype))[(..., *keep)]
+            enhanced = applied(generator, piece.to(device, dtype).contiguous(memory_format=layout))[(..., *keep)]
             put(rows, columns, enhanced[..., :rows.stop - rows.start, :columns.stop - columns.start])
 
 # %% ../nbs/41_inference.ipynb #40bcbe93

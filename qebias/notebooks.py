@@ -14,11 +14,22 @@ from .core import QebiasError, atomic, project_root, require
 # %% ../nbs/74_notebooks.ipynb #0e88ccf7
 _TYPES = {"str": str, "int": int, "float": (int, float), "bool": bool, "list": list, "dict": dict}
 
+_HEAVY = "rfc3987_syntax", "pyarrow"   # jsonschema's grammar of web addresses, papermill's clusters: a second and more, and no job has use for them
+
+def _papermill():
+    "papermill without what takes longer to import than it does"
+    if "papermill" in sys.modules: return sys.modules["papermill"]
+    absent = [name for name in _HEAVY if name not in sys.modules]
+    sys.modules.update(dict.fromkeys(absent))   # None: not to be had
+    try: return require("papermill", "running notebooks")
+    finally:
+        for name in absent: sys.modules.pop(name, None)
+
 def parameters(
     notebook, # path
 ) -> dict:    # name -> {"type", "default", "help"}
     "The parameters that a notebook declares"
-    pm = require("papermill", "running notebooks")
+    pm = _papermill()
     if not Path(notebook).is_file(): raise QebiasError(f"{notebook} does not exist")
     found = pm.inspect_notebook(str(notebook))
     return {name: {"type": p["inferred_type_name"].split("[")[0], "default": p["default"], "help": p["help"]} for name, p in found.items()}
@@ -45,7 +56,7 @@ def execute(
     threads: int | None = None, # threads of its numerical libraries
 ):
     "Run a notebook with checked parameters; raises `QebiasError` when one of its cells does"
-    pm = require("papermill", "running notebooks")
+    pm = _papermill()
     check_parameters(notebook, values)
     output = Path(output).resolve()
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -97,10 +108,13 @@ def tell(
         with open(path, "a", encoding="utf-8") as events: events.write(line)
 
 # %% ../nbs/74_notebooks.ipynb #080fdcfd
-def _read_value(notebook, name, text):
-    if parameters(notebook).get(name, {}).get("type") == "str": return text
-    try: return json.loads(text)
-    except json.JSONDecodeError: raise QebiasError(f"{Path(notebook).name}: parameter {name} is not a JSON value: {text!r}") from None
+def _read_values(notebook, texts):
+    "Parameters as the command line gives them, [(name, text)]"
+    declared, values = parameters(notebook), {}
+    for name, text in texts:
+        try: values[name] = text if declared.get(name, {}).get("type") == "str" else json.loads(text)
+        except json.JSONDecodeError: raise QebiasError(f"{Path(notebook).name}: parameter {name} is not a JSON value: {text!r}") from None
+    return values
 
 def main(argv=None):
     "Run one notebook as a job of the graph"
@@ -115,7 +129,7 @@ def main(argv=None):
     os.environ[JOB] = args.job
     tell("start")
     try:
-        execute(args.notebook, args.output, {name: _read_value(args.notebook, name, value) for name, value in args.p}, args.threads)
+        execute(args.notebook, args.output, _read_values(args.notebook, args.p), args.threads)
         if args.result and not Path(args.result).exists(): raise QebiasError(f"{Path(args.notebook).name} ended without its result {args.result}")
     except QebiasError as error:
         tell("failed", str(error))

@@ -323,7 +323,7 @@ def key_train(study, name, codec, level, seed):
 def key_evaluate(study, name, codec, level, seed, dataset):
     p = study.profile
     trained = key_train(study, name, codec, level, seed) if name != "compressed" else ""
-    return digest({"train": trained, "pairs": key_compress(study, dataset, codec, level), "metrics": p.metrics, "distances": p.distances, "patch": p.patch,
+    return digest({"train": trained, "pairs": key_compress(study, dataset, codec, level), "metrics": p.metrics, "distances": p.distances, "patch": p.patch, "device": p.device,
                    "code": code_of("bias", "metrics", "inference", "networks", "discriminators")})
 
 def key_item(study, item):
@@ -394,8 +394,9 @@ def evaluate(study: Study, name: str, codec: str, level: int, seed: int, dataset
     enhanced = _enhance_all(study, name, codec, level, seed, compressed)
     for image, rgb in zip(pairs.names, enhanced): write_png(folder/"enhanced"/f"{image}.png", rgb)
     cell = {"dataset": dataset, "codec": codec, "level": level, "trained_on": f"{trained[1]}-{trained[2]}" if trained else "", "seed": seed, "method": name.partition("@")[0]}
-    measured = {d: bias.measure(d, raw, compressed, enhanced, pairs.names, patch=p.patch) for d in p.distances} if name != "compressed" else {}
-    scores = metrics.score(list(zip(pairs.names, enhanced, raw)), p.metrics, errors="raise")
+    measured = {} if name == "compressed" else {d: bias.measure(d, raw, compressed, enhanced, pairs.names, p.patch, p.device,
+        bias.shared(d, raw, compressed, pairs.names, pairs.folder/"distances", p.patch, p.device, pairs.key)) for d in p.distances}
+    scores = metrics.score(list(zip(pairs.names, enhanced, raw)), p.metrics, p.device, errors="raise")
     scores["bpp"] = scores["image"].map(dict(zip(pairs.names, (pairs.bpp(i) for i in range(len(pairs))))))
     _write_table(folder/"scores.parquet", scores.assign(**cell)[TABLE])
     with atomic(folder/"distances.npz") as tmp: np.savez(tmp, **{f"{d}/{k}": v for d, m in measured.items() for k, v in m.to_arrays().items()})

@@ -355,3 +355,40 @@ def test_images_as_units_give_the_wider_and_honest_interval_of_the_ratio():
 def test_slope_refuses_what_carries_no_line():
     df = line(3, 4)
     with pytest.raises(QebiasError, match="1 different d_cr"): slope(df.assign(d_cr=1.))
+
+
+# --- the raw and compressed side, shared by methods
+
+@pytest.mark.parametrize("distance", ["nlpd", "fd_nss"])
+@pytest.mark.parametrize("which", ["few", "many"])
+def test_shared_sides_change_nothing_and_are_computed_once(distance, which, request, measured, tmp_path, monkeypatch):
+    raw, compressed, enhanced, names = request.getfixturevalue(which)
+    made, calls = bias.shared(distance, raw, compressed, names, tmp_path, patch=96), []
+    for where, name in ((bias, "features"), (bias, "metric")):
+        def counting(*arguments, build=getattr(where, name)):
+            compute = build(*arguments)
+            return lambda *images: (calls.append(1), compute(*images))[1]
+        monkeypatch.setattr(where, name, counting)
+    cache = bias.shared(distance, raw, compressed, names, tmp_path, patch=96)
+    assert not calls and cache.keys() == made.keys()
+    found, before = measure(distance, raw, compressed, enhanced, names, patch=96, cache=cache), measured[distance, which]
+    assert found.units == before.units and found.dropped == before.dropped and all(np.array_equal(found.data[k], before.data[k]) for k in before.data)
+    units = len(names) if which == "many" or distance == "fd_nss" else before.n
+    assert len(calls) == units*(2 if distance == "nlpd" else 1)   # CE and RE, or the enhanced features
+
+
+def test_shared_sides_are_of_content_and_damage_is_made_anew(few, tmp_path):
+    raw, compressed, enhanced, names = few
+    def file(): (found,) = tmp_path.glob("nlpd-*.npz"); return found
+    bias.shared("nlpd", raw, compressed, names, tmp_path, patch=96)
+    first = file()
+    bias.shared("nlpd", [r.copy() for r in raw], compressed, names, tmp_path, patch=96)
+    assert file() == first
+    for other in (dict(raw=enhanced), dict(compressed=enhanced), dict(names=["a", "b", "c"]), dict(patch=64), dict(key="k")):
+        bias.shared(**dict(distance="nlpd", raw=raw, compressed=compressed, names=names, folder=tmp_path, patch=96) | other)
+        assert file() != first   # and the old one is gone
+    good = bias.shared("nlpd", raw, compressed, names, tmp_path, patch=96)
+    for damage in (b"", b"no zip", first.read_bytes()[:-30]):
+        first.write_bytes(damage)
+        assert bias.shared("nlpd", raw, compressed, names, tmp_path, patch=96) == good and bias._entries(first) == good
+    assert not [f for f in tmp_path.iterdir() if f.name.startswith(".")]

@@ -478,3 +478,25 @@ def test_real_photograph_in_tiles(arcnn):
     rgb = read_rgb(sorted(p for p in folder.iterdir() if p.suffix == ".png" or p.suffix == ".webp")[0])
     whole = enhance(arcnn, rgb)
     assert whole.shape == rgb.shape and np.abs(enhance(arcnn, rgb, 200).astype(int) - whole).max() <= 1
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_way_through_memory_changes_no_number(name):
+    "`enhance` and the plain call beside it"
+    net, x = network(name).eval(), to_tensor(picture(48, 72))
+    with torch.no_grad(): plain = net(x)
+    found = enhance_tensor(net, x)
+    assert torch.equal(found, plain) and found.is_contiguous()
+    bf16 = enhance_tensor(net, x, precision="bf16")
+    assert not torch.equal(bf16, plain) and (bf16 - plain).abs().mean() < .02*max(1, plain.abs().max())
+    assert all(p.is_contiguous() for p in net.parameters())   # the caller's weights stay where they lie
+
+
+def test_to_rgb_rounds_as_written_down():
+    x = torch.cat([torch.linspace(-.2, 1.2, 40001), (torch.arange(256) + .5)/255])
+    want = ((x.double().clamp(0, 1).float()*255 + .5).floor()).to(torch.uint8)
+    assert np.array_equal(to_rgb(x.expand(3, 1, -1))[0, :, 0], want.numpy())
+    for bad in (float("nan"), float("inf"), -float("inf")):
+        broken = torch.rand(3, 5, 4)
+        broken[1, 2, 3] = bad
+        with pytest.raises(QebiasError, match="not finite"): to_rgb(broken)

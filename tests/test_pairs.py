@@ -1,11 +1,11 @@
 "What does not read well in nbs/12_pairs.ipynb: kills, rivals, damage, real photographs"
-import errno, json, os, pickle, shutil, signal, subprocess, sys, time, tracemalloc
+import contextlib, errno, json, os, pickle, shutil, signal, subprocess, sys, threading, time, tracemalloc
 from pathlib import Path
 import numpy as np, pytest
 from qebias.codecs import CodecError, Jpeg
 from qebias.core import QebiasError, array_digest, read_json, write_json
 from qebias.datasets import RawImage, load_dataset
-from qebias.pairs import PatchSampler, Pairs, Pixels, build_pairs, to_float
+from qebias.pairs import PatchSampler, Pairs, Pixels, batches, build_pairs, to_float
 
 def picture(seed, h=40, w=56): return np.random.default_rng(seed).integers(0, 256, (h, w, 3), np.uint8)
 def make(count=3, h=40, w=56): return [RawImage(f"p{k}", lambda k=k: picture(k, h + k, w)) for k in range(count)]
@@ -306,6 +306,41 @@ def test_floats_are_exact(pairs, device):
     assert all(f.device.type == device and f.dtype == torch.float32 and f.shape == p.shape for f, p in zip(floats, parts))
     assert all(torch.equal((f*255).round().to("cpu", torch.uint8), p) for f, p in zip(floats, parts))
     assert torch.equal(parts[0], PatchSampler(pairs, 32, 4, 0)(0)[0])
+
+@pytest.mark.parametrize("ahead", [0, 1, 5])
+def test_batches_are_those_of_the_sampler_in_order(pairs, ahead):
+    import torch
+    sampler, seen = PatchSampler(pairs, 32, 4, 0), []
+    def slow(i): time.sleep(.003*(i % 3)); return sampler(i)
+    for i, raw, compressed in batches(slow, range(7, 19), ahead=ahead):
+        assert all(torch.equal(a, b) for a, b in zip((raw, compressed), to_float(sampler(i))))
+        seen.append(i)
+    assert seen == list(range(7, 19)) and not list(batches(slow, range(0)))
+
+def test_batches_run_ahead_and_no_further(pairs):
+    sampler, cut = PatchSampler(pairs, 32, 4, 0), []
+    def counted(i): cut.append(i); return sampler(i)
+    with contextlib.closing(batches(counted, range(100), ahead=3)) as stream:
+        next(stream)
+        until(lambda: len(cut) == 4)
+        time.sleep(.05)
+        assert cut == [0, 1, 2, 3]
+
+@pytest.mark.parametrize("how", ["closed", "dropped", "error in the loop", "error in the sampler"])
+def test_batches_leave_no_thread(pairs, how):
+    sampler, before = PatchSampler(pairs, 32, 4, 0), threading.active_count()
+    def fails(i): return sampler(i) if i < 2 else {}[i]
+    if how == "error in the sampler":
+        with pytest.raises(KeyError, match="2"): list(batches(fails, range(9)))
+    elif how == "dropped":
+        stream = batches(sampler, range(9))
+        next(stream)
+        del stream
+    else:
+        with contextlib.suppress(ZeroDivisionError), contextlib.closing(batches(sampler, range(9))) as stream:
+            next(stream)
+            if how != "closed": 1/0
+    assert threading.active_count() == before
 
 @pytest.mark.parametrize("options, why", [(dict(patch=0), "patch 0"), (dict(batch=0), "batch 0"), (dict(rank=1), "rank 1 of 1"), (dict(rank=-1, world=2), "rank -1 of 2"), (dict(world=0), "of 0")])
 def test_impossible_samplers(pairs, options, why):
