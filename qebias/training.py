@@ -21,7 +21,7 @@ from .features import Psi, block_layer
 from .generators.core import Halo, grid_of, measured_halo
 from .losses import LossWeights, charbonnier, domain_divergence, perceptual, reconstruction, relativistic_gan, vanilla_gan
 from .networks import build, load_state, load_weights, save_network
-from .pairs import JoinedPairs, Pairs, PatchSampler, to_float
+from .pairs import JoinedPairs, Pairs, PatchSampler, batches
 
 # %% ../nbs/40_training.ipynb #9306b2be
 class Schedule(BaseModel):
@@ -397,9 +397,9 @@ def _contrasted(rgb, side):
 # %% ../nbs/40_training.ipynb #35421ab5
 def _loop(trainer, sampler, iterations, records, key, folder, log_every, save_every, progress):
     config, since, saved, last, first = trainer.config, time.perf_counter(), time.monotonic(), iterations.start - 1, world()[0] == 0
-    with open(folder/"stats.jsonl" if first else os.devnull, "a", encoding="utf-8") as stats:
-        for i in iterations:
-            log = trainer.step(i, *to_float(sampler(i), trainer.device))
+    with open(folder/"stats.jsonl" if first else os.devnull, "a", encoding="utf-8") as stats, contextlib.closing(batches(sampler, iterations, trainer.device)) as patches:
+        for i, raw, compressed in patches:
+            log = trainer.step(i, raw, compressed)
             if i % log_every == 0 or i == config.iterations - 1:
                 record = {"iteration": i, **_numbers(log, trainer.device), "seconds": (time.perf_counter() - since) / (i - last)}
                 since, last = time.perf_counter(), i
