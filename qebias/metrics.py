@@ -308,10 +308,10 @@ def _niqe_distance(rows, mean, cov):
 def metric(
     name: str,    # a name in `METRICS` of kind full-reference or no-reference
     device="cpu", # where the network runs; values on a GPU differ in the last digits, so use one device for a table
-):                # function (enhanced, raw=None) -> float, both uint8 (H, W, 3)
+):                # function (enhanced, raw=None) -> float, both uint8 (H, W, 3); `QebiasError` where an image has no value
     "A metric of Table 3, ready to use; raises `MissingWeights` at once where a file is not on this machine"
     entry, compute = _ready(name), _built(name, device)
-    def value(enhanced, raw=None): return compute(*(_View(rgb, device) for rgb in _checked(entry, enhanced, raw)))
+    def value(enhanced, raw=None): return _finite(name, compute(*(_View(rgb, device) for rgb in _checked(entry, enhanced, raw))))
     return value
 
 def _built(name, device):
@@ -358,6 +358,10 @@ def _checked(entry, enhanced, raw):
 def _big_enough(name, image, side):
     height, width = image.shape[:2]
     if min(height, width) < side: raise QebiasError(f"{name} needs images of at least {side}x{side} px, not {height}x{width}")
+
+def _finite(name, value):
+    if not math.isfinite(value): raise QebiasError(f"{name} has no value for this image, but {value}")
+    return value
 
 # %% ../nbs/50_metrics.ipynb #26f010ba
 def frechet_distance(
@@ -626,10 +630,6 @@ class _Evaluator:
     def _features(self, name, views, keys):
         if views[1] is None: raise QebiasError(f"{name} compares with raw images: pass them")
         return [self.journal.get([self.versions[name], key], lambda: self.sets[name](view)) for view, key in zip(views, keys)]
-
-def _finite(name, value):
-    if not math.isfinite(value): raise QebiasError(f"{name} has no value for this image, but {value}")
-    return value
 
 def _tried(name, call):
     "(value, None), or (None, why there is none)"

@@ -277,6 +277,14 @@ def test_other_files_are_no_judges(three, tmp_path):
 
 
 # --- two sentences
+def test_a_metric_that_one_picture_has_no_value_of_is_left_out_unless_it_was_asked_for(three, tmp_path, monkeypatch):
+    flat = read_rgb(three/"compressed"/"p01.jpg")
+    monkeypatch.setattr("qebias.metrics.psnr", lambda enhanced, raw: NAN if np.array_equal(enhanced, flat) else 30.)
+    with pytest.raises(QebiasError, match="p01: psnr has no value for this image, but nan"): audit(*folders(three), **QUICK)
+    found = audit(*folders(three), **QUICK | {"metrics": None})
+    assert found.reasons["psnr"] == "p01: psnr has no value for this image, but nan" and {"ssim", "nlpd"} <= set(found.images["metric"]) and "psnr" not in set(found.frame["name"])
+    assert "p01: psnr has no value" in figures.audit_page(found, tmp_path/"report").read_text()
+
 
 def table(deviations=(), quality=(), realism=None, unit="image", n=24):
     rows = [("deviation", name, "", value, low, high, unit, n) for name, value, low, high in deviations]
