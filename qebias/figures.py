@@ -996,7 +996,7 @@ The green bar at E is the interval. Where three distances form no triangle, as s
 
 def _no_home(text):
     "Without the places of this machine, which are nobody else's business"
-    for place, name in ((os.environ.get("QEBIAS_WEIGHTS"), "QEBIAS_WEIGHTS"), (str(Path.home()), "~")): text = text.replace(place, name) if place else text
+    for place, name in ((os.environ.get("QEBIAS_WEIGHTS"), "QEBIAS_WEIGHTS"), (os.path.expanduser("~"), "~")): text = text.replace(place, name) if place not in (None, "", "/") else text
     return text
 
 def _audit_body(report, labels, better):

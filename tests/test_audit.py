@@ -382,6 +382,11 @@ def test_what_the_page_must_say(eleven, tmp_path):
     for words in ("p99: missing in raw", "weights &amp; &lt;more&gt;", "Residuals", "Realism scores", "an extrapolation", "Quality", "seed 0", "cpu, fp32", "64x64 px (11)", "qebias", "torch", "11 .jpg", found.facts["content"]["raw"]): assert words in text, words
     assert str(Path.home()) not in text and str(eleven.parent) not in text
 
+@pytest.mark.parametrize("home,shown", [("/home/me", "in ~/x, see https://a/b"), ("/", "in /home/me/x, see https://a/b")])
+def test_a_page_shows_no_home_and_no_broken_path(monkeypatch, home, shown):
+    monkeypatch.setenv("HOME", home)
+    assert figures._no_home("in /home/me/x, see https://a/b") == shown
+
 def test_names_do_no_harm(three, tmp_path):
     for folder in folders(three):
         for f in folder.glob("p00.*"): f.rename(f.with_name(f"<img src=x>$\\alpha$&{f.suffix}"))
