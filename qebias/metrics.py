@@ -41,7 +41,7 @@ METRICS = {m.name: m for m in (
     Metric("psnr", "PSNR (RGB, dB)", "higher", _FR, 1, (0, 80)),
     Metric("ssim", "SSIM (Y)", "higher", _FR, 11, _UNIT),
     Metric("nlpd", "NLPD", "lower", _FR, 32, _UP),
-    Metric("lpips-alex", "LPIPS (AlexNet v0.1)", "lower", _FR, 31, _UNIT, (ALEXNET[0], "LPIPS_v0.1_alex-df73285e.pth")),
+    Metric("lpips-alex", "LPIPS (AlexNet v0.1)", "lower", _FR, 31, _UP, (ALEXNET[0], "LPIPS_v0.1_alex-df73285e.pth")),
     Metric("niqe", "NIQE (official parameters)", "lower", _NR, 192, _UP, (_NIQE,)),
     Metric("ahiq", "AHIQ (PIPAL)", "higher", _FR, 225, _UNIT, ("timm-resnet50.a1_in1k.safetensors", "timm-vit_base_patch8_224.augreg2_in21k_ft_in1k.safetensors", "AHIQ_vit_p8_epoch33-da3ea303.pth")),
     Metric("clipiqa", "CLIP-IQA (RN50)", "higher", _NR, 32, _UNIT, ("RN50.pt",)),
