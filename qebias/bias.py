@@ -607,18 +607,21 @@ def load_judge(
         raise QebiasError(f"{file} does not say how it was trained ({', '.join(missing)}): give the discriminator.safetensors of a training, or pass judge=")
     return Judge(load_network(file), origin["conditional"]), {"class": kind.split(":")[-1], **{key: origin.get(key) for key in ("method", "conditional", "gan", "patch", "seed")}}
 
-def _scores(pictures, wanted, device, cache, progress):
-    "Quality metrics image by image: long table image, metric, domain, value"
+def _scores(pictures, wanted, asked, reasons, device, cache, progress):
+    "Quality metrics image by image: long table image, metric, domain, value; one that an image has no value of is left out, or refused where it was asked for"
     computes = {name: _kept(metric(name, device), (name, str(device)), cache) for name in wanted}
     rows = []
     for i, name in enumerate(pictures.names):
         images = {domain: found[i] for domain, found in pictures.domains.items()}
-        for what, compute in computes.items():
+        for what, compute in list(computes.items()):
             alone = METRICS[what].kind == "no-reference"
             try: rows += [(name, what, domain, compute(image) if alone else compute(image, images["raw"])) for domain, image in images.items() if alone or domain != "raw"]
-            except QebiasError as error: raise QebiasError(f"{name}: {error}") from None
-        if progress and computes: progress("quality metrics", i + 1, len(pictures.names))
-    return require("pandas", "tables of scores").DataFrame(rows, columns=["image", "metric", "domain", "value"])
+            except QebiasError as error:
+                reasons[what] = f"{name}: {error}"
+                if asked is not None: raise QebiasError(reasons[what]) from None
+                del computes[what]
+        if progress and wanted: progress("quality metrics", i + 1, len(pictures.names))
+    return require("pandas", "tables of scores").DataFrame([row for row in rows if row[1] in computes], columns=["image", "metric", "domain", "value"])
 
 # %% ../nbs/51_bias.ipynb #c9205328
 def _of_distance(name, m, level, n, seed):
@@ -766,12 +769,12 @@ def audit(
         except QebiasError as error:
             if distances is not None: raise
             reasons[name] = str(error)
-    scores = _scores(pictures, scored, device, cache, progress)
+    scores = _scores(pictures, scored, metrics, reasons, device, cache, progress)
     if progress: progress("intervals", 0, 1)
     frame, pixels = _frame(measured, pictures.looks, scores, table, level, n, seed), _pixels(pictures.looks)
     if progress: progress("intervals", 1, 1)
     facts = pictures.facts | {"title": title or pictures.facts.get("folders", {}).get("enhanced", "pictures"), "judge": judging, "patch": patch, "level": level, "bootstrap": n, "seed": seed,
-                              "weights": sorted({_find(file, name).name for name in [*measured, *scored] for file in METRICS[name].weights}), "provenance": provenance(device=str(device), precision="fp32")}
+                              "weights": sorted({_find(file, name).name for name in [*measured, *scores["metric"].unique()] for file in METRICS[name].weights}), "provenance": provenance(device=str(device), precision="fp32")}
     return AuditReport(frame, scores, pixels, measured, table, _verdict(frame, count), pictures.skipped, reasons, tuple(pictures.notes), _telling(pictures, pixels), facts)
 
 def _pixels(looks):

@@ -167,7 +167,7 @@ def read_rgb(
     try:
         if Path(path).exists() and not Path(path).is_file(): raise QebiasError(f"{path} is no file: name a picture")
         with Image.open(path) as image:
-            if image.mode in ("I", "F") or any(";16" in str(part) for part in (image.mode, *image.tile)): raise QebiasError(f"{path} has more than 8 bit a channel: convert it to 8 bit first")
+            if image.mode in ("I", "F") or any(_deep(part) for part in (image.mode, *image.tile)): raise QebiasError(f"{path} has more than 8 bit a channel: convert it to 8 bit first")
             image = ImageOps.exif_transpose(image)
             if image.mode == "P" or "transparency" in image.info: image = image.convert("RGBA" if "transparency" in image.info else "RGB")
             if image.mode not in ("L", "LA", "RGB", "RGBA"): image = image.convert("RGB")
@@ -176,6 +176,10 @@ def read_rgb(
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         why = "no picture that can be read" if isinstance(error, UnidentifiedImageError) else getattr(error, "strerror", None) or str(error)
         raise QebiasError(f"{path}: {why}: mend it or leave it out") from None
+
+def _deep(part):
+    "Whether a mode or a tile of Pillow's has more than 8 bit a channel: `RGB;16B`, or a PPM's `(RGB, 65535)`"
+    return ";16" in str(part) or part[0] in ("ppm", "ppm_plain") and isinstance(part[3], tuple) and part[3][-1] > 255
 
 def write_png(path, rgb):
     "Write a uint8 (H, W, 3) array as PNG, whole or not at all"

@@ -161,7 +161,7 @@ COLLECTIONS = {c.name: c for c in (
 def data_folders() -> list: # of paths
     "Where data sets are looked for: `QEBIAS_DATA`, then `qebias/data` in the user's cache"
     cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
-    return [Path(f).expanduser() for f in (os.environ.get("QEBIAS_DATA"), cache/"qebias"/"data") if f]
+    return [Path(os.path.expanduser(f)) for f in (os.environ.get("QEBIAS_DATA"), cache/"qebias"/"data") if f]
 
 def _candidates(c, part, roots):
     "Folders that may hold a part"

@@ -415,8 +415,9 @@ def triangles(
     figure.get_layout_engine().set(h_pad=7/72)
     for ax, shape in zip(axes.flat, shapes): _draw_triangle(ax, shape, *limits, height)
     for ax in axes.flat[len(shapes):]: ax.set_visible(False)
+    words = [f"side lengths: {distance}, one scale" if distance else "one scale", *(["pale bar: interval of the deviation"] if any(s.interval for s in shapes) else [])]
     figure.legend(handles=_triangle_key(), loc="outside upper center", ncols=min(4, 2*ncols), handletextpad=0.4, columnspacing=1.2,
-                  title=f"side lengths: {distance}, one scale" if distance else "one scale", title_fontsize=8)
+                  title=(";\n" if ncols == 1 else "; ").join(words), title_fontsize=8)
     return _done(figure, None, note)
 
 # %% ../nbs/60_figures.ipynb #6c792fbf
@@ -692,7 +693,10 @@ def training_curves(
             label = COLUMNS.get(column, column)
             look = next((look for name, look in DOMAINS.items() if re.search(rf"\b{name}\b", label.removeprefix("compressed to "))), [*DOMAINS.values()][k % 3])
             _curve(ax, frame["iteration"], frame[column].astype(float), label, look, window)
-        if len(columns) > 1: ax.legend(fontsize=7, handlelength=2.2, labelspacing=0.25, frameon=True, framealpha=0.75, edgecolor="none")
+        if len(columns) > 1:
+            low, high = ax.get_ylim()
+            ax.set_ylim(low, high + 0.17*len(columns)*(high - low))   # room for the names
+            ax.legend(loc="upper left", fontsize=7, handlelength=2.2, labelspacing=0.25, frameon=True, framealpha=0.75, edgecolor="none")
         ax.set(title=title, ylabel={**UNITS, **(units or {})}.get(title, "loss (no unit)"))
     for k, ax in enumerate(axes.flat):
         ax.set_visible(k < len(terms))
@@ -992,7 +996,7 @@ The green bar at E is the interval. Where three distances form no triangle, as s
 
 def _no_home(text):
     "Without the places of this machine, which are nobody else's business"
-    for place, name in ((os.environ.get("QEBIAS_WEIGHTS"), "QEBIAS_WEIGHTS"), (str(Path.home()), "~")): text = text.replace(place, name) if place else text
+    for place, name in ((os.environ.get("QEBIAS_WEIGHTS"), "QEBIAS_WEIGHTS"), (os.path.expanduser("~"), "~")): text = text.replace(place, name) if place not in (None, "", "/") else text
     return text
 
 def _audit_body(report, labels, better):

@@ -41,7 +41,7 @@ METRICS = {m.name: m for m in (
     Metric("psnr", "PSNR (RGB, dB)", "higher", _FR, 1, (0, 80)),
     Metric("ssim", "SSIM (Y)", "higher", _FR, 11, _UNIT),
     Metric("nlpd", "NLPD", "lower", _FR, 32, _UP),
-    Metric("lpips-alex", "LPIPS (AlexNet v0.1)", "lower", _FR, 31, _UNIT, (ALEXNET[0], "LPIPS_v0.1_alex-df73285e.pth")),
+    Metric("lpips-alex", "LPIPS (AlexNet v0.1)", "lower", _FR, 31, _UP, (ALEXNET[0], "LPIPS_v0.1_alex-df73285e.pth")),
     Metric("niqe", "NIQE (official parameters)", "lower", _NR, 192, _UP, (_NIQE,)),
     Metric("ahiq", "AHIQ (PIPAL)", "higher", _FR, 225, _UNIT, ("timm-resnet50.a1_in1k.safetensors", "timm-vit_base_patch8_224.augreg2_in21k_ft_in1k.safetensors", "AHIQ_vit_p8_epoch33-da3ea303.pth")),
     Metric("clipiqa", "CLIP-IQA (RN50)", "higher", _NR, 32, _UNIT, ("RN50.pt",)),
@@ -308,10 +308,10 @@ def _niqe_distance(rows, mean, cov):
 def metric(
     name: str,    # a name in `METRICS` of kind full-reference or no-reference
     device="cpu", # where the network runs; values on a GPU differ in the last digits, so use one device for a table
-):                # function (enhanced, raw=None) -> float, both uint8 (H, W, 3)
+):                # function (enhanced, raw=None) -> float, both uint8 (H, W, 3); `QebiasError` where an image has no value
     "A metric of Table 3, ready to use; raises `MissingWeights` at once where a file is not on this machine"
     entry, compute = _ready(name), _built(name, device)
-    def value(enhanced, raw=None): return compute(*(_View(rgb, device) for rgb in _checked(entry, enhanced, raw)))
+    def value(enhanced, raw=None): return _finite(name, compute(*(_View(rgb, device) for rgb in _checked(entry, enhanced, raw))))
     return value
 
 def _built(name, device):
@@ -358,6 +358,10 @@ def _checked(entry, enhanced, raw):
 def _big_enough(name, image, side):
     height, width = image.shape[:2]
     if min(height, width) < side: raise QebiasError(f"{name} needs images of at least {side}x{side} px, not {height}x{width}")
+
+def _finite(name, value):
+    if not math.isfinite(value): raise QebiasError(f"{name} has no value for this image, but {value}")
+    return value
 
 # %% ../nbs/50_metrics.ipynb #26f010ba
 def frechet_distance(
@@ -626,10 +630,6 @@ class _Evaluator:
     def _features(self, name, views, keys):
         if views[1] is None: raise QebiasError(f"{name} compares with raw images: pass them")
         return [self.journal.get([self.versions[name], key], lambda: self.sets[name](view)) for view, key in zip(views, keys)]
-
-def _finite(name, value):
-    if not math.isfinite(value): raise QebiasError(f"{name} has no value for this image, but {value}")
-    return value
 
 def _tried(name, call):
     "(value, None), or (None, why there is none)"

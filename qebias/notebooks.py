@@ -153,7 +153,7 @@ def publish(
     for old, new in zip(committed.cells, outputs):
         if old.cell_type == "code": old.outputs = [_without_timing(o) for o in new.outputs]
     text = nbformat.writes(committed) + "\n"
-    for private in {str(Path.home()), str(project_root()), str(Path(executed).resolve().parent)} - {"/"}:
+    for private in {os.path.expanduser("~"), str(project_root()), str(Path(executed).resolve().parent)} - {"/", "~"}:
         if private in text: raise QebiasError(f"{Path(target).name} shows a path of this machine ({private}): print names, not paths")
     if len(text.encode()) > largest: raise QebiasError(f"{Path(target).name} would be {len(text)//1000} kB, more than {largest//1000}: draw smaller pictures")
     with atomic(target) as tmp: tmp.write_text(text, encoding="utf-8")

@@ -193,7 +193,7 @@ def stale(study: Study, only=()) -> list:
     "The results that are to be made, as paths in the study's folder, in no order; changes nothing"
     new, planned = not study.folder.exists(), f".snakemake/planned-{os.getpid()}.json"
     study.save(planned)
-    try: done = subprocess.run(snakemake_command(study, 1, only, False, "--dry-run", "--nolock", profile=planned), capture_output=True, text=True, cwd=study.folder)
+    try: done = subprocess.run(snakemake_command(study, 1, only, False, "--dry-run", "--nolock", profile=planned), capture_output=True, text=True, cwd=study.folder, env={**os.environ, **_places()})
     finally:
         if new: shutil.rmtree(study.folder, ignore_errors=True)
         else:
@@ -436,7 +436,7 @@ def _walk(study, only, cores, keep_going, total, show, on=None):
     progress, command = Progress(events, total, show), snakemake_command(study, cores, only, keep_going, on=on)
     with log.open("w") as output:
         child = subprocess.Popen(command, cwd=study.folder, stdout=output, stderr=subprocess.STDOUT,
-                                 stdin=subprocess.DEVNULL, start_new_session=True, env={**os.environ, **_weights(), **announce(), EVENTS: str(events)})
+                                 stdin=subprocess.DEVNULL, start_new_session=True, env={**os.environ, **_places(), **announce(), EVENTS: str(events)})
         try:
             while child.poll() is None:
                 progress.update()
@@ -448,10 +448,9 @@ def _walk(study, only, cores, keep_going, total, show, on=None):
     progress.update()
     if child.returncode: raise QebiasError(_what_failed(progress, log.read_text(encoding="utf-8", errors="replace")))
 
-def _weights():
-    "Jobs run in other folders: a relative QEBIAS_WEIGHTS is made absolute for them"
-    place = os.environ.get("QEBIAS_WEIGHTS")
-    return {"QEBIAS_WEIGHTS": str(Path(place).expanduser().resolve())} if place else {}
+def _places():
+    "Snakemake and its jobs run in other folders: QEBIAS_DATA and QEBIAS_WEIGHTS, where they are relative, are made absolute for them"
+    return {name: str(Path(place).expanduser().resolve()) for name in ("QEBIAS_DATA", "QEBIAS_WEIGHTS") if (place := os.environ.get(name))}
 
 def _end(child):
     "End Snakemake and all jobs of its group"

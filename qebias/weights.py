@@ -88,15 +88,17 @@ def _cache(library):
     "The folder where torch's hub or Hugging Face's hub keeps files, by their own variables"
     env = lambda name, default: os.environ.get(name) or default
     home = env("XDG_CACHE_HOME", "~/.cache")
-    if library == "torch": return Path(env("TORCH_HOME", f"{home}/torch")).expanduser()/"hub"
-    return Path(env("HF_HUB_CACHE", env("HF_HOME", f"{home}/huggingface") + "/hub")).expanduser()
+    if library == "torch": return _expanded(env("TORCH_HOME", f"{home}/torch"))/"hub"
+    return _expanded(env("HF_HUB_CACHE", env("HF_HOME", f"{home}/huggingface") + "/hub"))
+
+def _expanded(path): return Path(os.path.expanduser(path))   # as torch does; Path's own fails for a user without a home
 
 def places(
     file: str, # a name in `FILES`
 ) -> list:     # paths, in the order in which `find` tries them
     "Every path where `find` looks for a file; raises `QebiasError` for a name that the table lacks"
     entry, chosen = _entry(file), os.environ.get("QEBIAS_WEIGHTS")
-    found = [Path(chosen).expanduser()/file] if chosen else []
+    found = [_expanded(chosen)/file] if chosen else []
     if not entry.folder.startswith("hf:"): return [*found, _cache("torch")/entry.folder/file]
     snapshots = _cache("hf")/f"models--{entry.folder[3:]}"/"snapshots"
     return [*found, *(sorted(snapshots.glob("*/model.safetensors")) or [snapshots/"*"/"model.safetensors"])]

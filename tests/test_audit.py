@@ -277,6 +277,14 @@ def test_other_files_are_no_judges(three, tmp_path):
 
 
 # --- two sentences
+def test_a_metric_that_one_picture_has_no_value_of_is_left_out_unless_it_was_asked_for(three, tmp_path, monkeypatch):
+    flat = read_rgb(three/"compressed"/"p01.jpg")
+    monkeypatch.setattr("qebias.metrics.psnr", lambda enhanced, raw: NAN if np.array_equal(enhanced, flat) else 30.)
+    with pytest.raises(QebiasError, match="p01: psnr has no value for this image, but nan"): audit(*folders(three), **QUICK)
+    found = audit(*folders(three), **QUICK | {"metrics": None})
+    assert found.reasons["psnr"] == "p01: psnr has no value for this image, but nan" and {"ssim", "nlpd"} <= set(found.images["metric"]) and "psnr" not in set(found.frame["name"])
+    assert "p01: psnr has no value" in figures.audit_page(found, tmp_path/"report").read_text()
+
 
 def table(deviations=(), quality=(), realism=None, unit="image", n=24):
     rows = [("deviation", name, "", value, low, high, unit, n) for name, value, low, high in deviations]
@@ -373,6 +381,11 @@ def test_what_the_page_must_say(eleven, tmp_path):
     text = figures.audit_page(found, tmp_path/"report").read_text()
     for words in ("p99: missing in raw", "weights &amp; &lt;more&gt;", "Residuals", "Realism scores", "an extrapolation", "Quality", "seed 0", "cpu, fp32", "64x64 px (11)", "qebias", "torch", "11 .jpg", found.facts["content"]["raw"]): assert words in text, words
     assert str(Path.home()) not in text and str(eleven.parent) not in text
+
+@pytest.mark.parametrize("home,shown", [("/home/me", "in ~/x, see https://a/b"), ("/", "in /home/me/x, see https://a/b")])
+def test_a_page_shows_no_home_and_no_broken_path(monkeypatch, home, shown):
+    monkeypatch.setenv("HOME", home)
+    assert figures._no_home("in /home/me/x, see https://a/b") == shown
 
 def test_names_do_no_harm(three, tmp_path):
     for folder in folders(three):

@@ -315,6 +315,7 @@ def test_values_lie_in_their_range(photo):
         if METRICS[name].kind == "set": continue
         low, high = METRICS[name].range
         for quality in (5, 95): assert low <= metric(name)(jpeg(photo, quality), photo) <= high
+        if METRICS[name].kind == "full-reference": assert low <= metric(name)(np.full_like(photo, 7), photo) <= high, name
     assert metric("psnr")(np.zeros((16, 16, 3), np.uint8), np.full((16, 16, 3), 255, np.uint8)) == pytest.approx(0, abs=1e-6)
 
 def test_the_table_agrees_with_pyiqa_and_with_the_table_of_files():

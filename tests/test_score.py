@@ -134,6 +134,7 @@ def test_a_value_that_is_no_number_is_an_empty_cell(monkeypatch, pairs):
     monkeypatch.setattr(metrics, "psnr", lambda enhanced, raw: float("nan"))
     table = score(pairs[:1], ["psnr"])
     assert table.value.isna().all() and table.attrs["empty"][0]["reason"] == "psnr has no value for this image, but nan"
+    with pytest.raises(QebiasError, match="psnr has no value for this image, but nan"): metrics.metric("psnr")(*pairs[0][1:])
 
 @pytest.mark.parametrize("names,errors,words", [(["lpips"], "keep", "did you mean lpips-alex?"), (["psnr"], "drop", "errors is 'keep' or 'raise'")])
 def test_wrong_arguments(names, errors, words):

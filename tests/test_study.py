@@ -13,7 +13,7 @@ import pytest
 from conftest import ROOT
 from qebias.claims import read_claims
 from qebias.notebooks import parameters
-from qebias.runner import plan, resolve
+from qebias.runner import _places, plan, resolve
 from qebias.study import ITEMS, Study, code_of
 
 STUDY = ROOT / "nbs" / "study"
@@ -53,6 +53,15 @@ def test_every_job_left_its_notebook_and_result(smoke):
     study = Study.open(run_dir=str(smoke[0]))
     for path in [study.train_path(*t) for t in study.trainings()] + [study.eval_path(*e) for e in study.evaluations()]: assert (study.folder / path).exists()
     assert len(list((study.folder / "logs").glob("*.ipynb"))) == len(study.compressions()) + len(study.trainings()) + len(study.evaluations())
+
+
+def test_jobs_find_what_is_named_from_the_users_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("QEBIAS_DATA", "data")
+    monkeypatch.setenv("QEBIAS_WEIGHTS", "../weights")
+    assert _places() == {"QEBIAS_DATA": str(tmp_path / "data"), "QEBIAS_WEIGHTS": str(tmp_path.parent / "weights")}
+    monkeypatch.delenv("QEBIAS_DATA")
+    assert list(_places()) == ["QEBIAS_WEIGHTS"]
 
 
 def test_started_again_nothing_is_stale(smoke):

@@ -2,7 +2,7 @@
 import dataclasses, hashlib, http.server, os, shutil, signal, socket, subprocess, sys, threading, time
 from pathlib import Path
 import pytest
-from qebias import weights
+from qebias import datasets, weights
 from qebias.core import QebiasError
 from qebias.weights import FILES, MissingWeights, download, find, find_any, places, status
 
@@ -266,3 +266,11 @@ def test_real_files_are_what_the_table_says():
     rows = [r for r in status() if r["path"] and r["path"].parent == Path(os.environ["QEBIAS_WEIGHTS"]).expanduser()]
     if not rows: pytest.skip("QEBIAS_WEIGHTS holds no file of the table")
     assert {r["file"]: r["why"] for r in rows if r["state"] != "present"} == {}
+
+
+def test_a_user_without_a_home_still_gets_a_place(monkeypatch):
+    def nobody(uid): raise KeyError(uid)
+    for name in ("HOME", "XDG_CACHE_HOME", "TORCH_HOME", "QEBIAS_WEIGHTS", "HF_HOME", "HF_HUB_CACHE", "QEBIAS_DATA"): monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("pwd.getpwuid", nobody)
+    assert [str(p) for file in ("RN50.pt", "timm-resnet50.a1_in1k.safetensors") for p in weights.places(file)] == ["~/.cache/torch/hub/clip/RN50.pt", "~/.cache/huggingface/hub/models--timm--resnet50.a1_in1k/snapshots/*/model.safetensors"]
+    assert [str(p) for p in datasets.data_folders()] == ["~/.cache/qebias/data"]
