@@ -49,7 +49,7 @@ def main():
 # %% ../nbs/80_cli.ipynb #984f1d63
 @app.command()
 def study(
-    profile: Annotated[str, typer.Argument(help="smoke, demo, photos, lab, paper, or a YAML file")],
+    profile: Annotated[str, typer.Argument(help="smoke, demo, beyond, photos, lab, paper, or a YAML file")],
     raw: Annotated[Optional[Path], typer.Option(help="One folder of pictures; a fifth is held out by content")] = None,
     raw_train: Annotated[Optional[Path], typer.Option(help="Folder of pictures to train on")] = None,
     raw_eval: Annotated[Optional[Path], typer.Option(help="Folder of pictures to evaluate on")] = None,
@@ -81,9 +81,9 @@ def study(
 @app.command()
 def compress(
     images: Annotated[list[Path], typer.Argument(help="Pictures, or folders of them")],
-    level: Annotated[int, typer.Option(help="QP of BPG (0 to 51, less is better), QF of JPEG (1 to 100, more is better)")],
+    level: Annotated[int, typer.Option(help="QP of BPG (0 to 51, less is better), QF of JPEG (1 to 100, more is better), quality of AVIF (0 to 100, more is better)")],
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder for bitstreams and decoded PNGs")],
-    codec: Annotated[str, typer.Option(help="bpg, jpeg, or bpgenc for an installed libbpg")] = "bpg",
+    codec: Annotated[str, typer.Option(help="bpg, jpeg, avif, or bpgenc for an installed libbpg")] = "bpg",
     flavour: Annotated[Optional[str], typer.Option(help="Of bpg: jctvc (default) or x265")] = None,
     workers: Annotated[Optional[int], typer.Option(min=1, help="Processes [default: all processors]")] = None,
 ):
@@ -192,7 +192,7 @@ def data(
 # %% ../nbs/80_cli.ipynb #4d8652e3
 @app.command()
 def methods():
-    "List the methods: the paper's rows, and what each is made of."
+    "List the methods: the paper's rows, what each is made of, and how a name goes on (realesrgan+div.l3, arcnn@all)."
     from qebias.methods import METHODS
     rows = [("method", "paper", "generator", "discriminator", "condition", "losses", "training", "starts from", "source")]
     for m in METHODS.values():
@@ -201,3 +201,4 @@ def methods():
         rows.append((m.name, m.paper, m.network.split(":")[1], (m.discriminator or "-").split(":")[-1], "yes" if m.conditional else "-", losses, f"{m.iterations} x {m.batch}", m.stage1 or "-", m.source))
     widths = [max(map(len, column)) for column in zip(*rows)]
     for row in rows: print("  ".join(cell.ljust(w) for cell, w in zip(row, widths)).rstrip())
+    print("\nA name may go on: realesrgan+div.l3 or .l3.batch takes the divergence at block 3 of psi (reductions: sample, batch, element), arcnn@all is one model for all levels of a codec, arcnn@bpg-37 that of one training everywhere.")

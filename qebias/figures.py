@@ -56,10 +56,12 @@ _SPARE = [("p", "#7B4F9D"), ("h", "#3E9C9C"), ("d", "#9C3E6B"), ("8", "#7F8C2B")
 _HATCHES = dict(zip(VARIANTS, ("", "////", "....", "xxxx")))
 
 def _split(method):
-    "`realesrgan+both@all` -> (`realesrgan`, `both`, `all`); plain has the empty variant"
+    "`realesrgan+both.l3@all` -> (`realesrgan`, `both`, and the words `, block 3, blind`); plain has the empty variant"
     name, _, trained_on = str(method).partition("@")
+    name, _, place = name.partition(".")
     base, _, variant = re.sub(r"[+_\- ]*plain$", "", name).partition("+")
-    return base.strip(), variant.strip(), trained_on
+    more = re.sub(r"^l(\d)(?:\.(\w+))?$", lambda m: f", block {m[1]}" + (f" by {m[2]}" if m[2] else ""), place)
+    return base.strip(), variant.strip(), more + (", blind" if trained_on == "all" else f", trained on {trained_on}" if trained_on else "")
 
 # %% ../nbs/60_figures.ipynb #7891e038
 def method_looks(
@@ -68,16 +70,16 @@ def method_looks(
     "The one look and the one order of methods in every figure"
     names, known, looks = list(dict.fromkeys(methods)), list(LABELS), {}
     def place(name):
-        base, variant, trained_on = _split(name)
-        return (known.index(base) if base in known else len(known), list(VARIANTS).index(variant) if variant in VARIANTS else len(VARIANTS), trained_on, names.index(name))
+        base, variant, more = _split(name)
+        return (known.index(base) if base in known else len(known), list(VARIANTS).index(variant) if variant in VARIANTS else len(VARIANTS), more, names.index(name))
     spare = iter(_SPARE * len(names))
     for name in sorted(names, key=place):
-        base, variant, trained_on = _split(name)
-        if trained_on: marker, colour = next(spare)
+        base, variant, more = _split(name)
+        if more: marker, colour = next(spare)
         elif base in _SHADES and variant in VARIANTS: marker, colour = _SHADES[base][0], _SHADES[base][1][list(VARIANTS).index(variant)]
         elif base in _SINGLE and not variant: marker, colour = _SINGLE[base]
         else: marker, colour = next(spare)
-        label = LABELS.get(base, base) + (f" +{variant}" if variant else "") + (", blind" if trained_on == "all" else f", trained on {trained_on}" if trained_on else "")
+        label = LABELS.get(base, base) + (f" +{variant}" if variant else "") + more
         looks[name] = Look(label, colour, marker, VARIANTS.get(variant, "-") if base in _SHADES else "-", _HATCHES.get(variant, ""))
     return looks
 

@@ -14,12 +14,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 from .claims import COLUMNS, claim_row, claims_markdown, claims_text, read_claims
-from .methods import METHODS
+from .methods import method
 from .core import QebiasError, atomic, code_version, digest, locked, package_versions, project_root, read_json, require, sweep, write_json
 from .notebooks import EVENTS, announce, publish, to_html
 from .bias import DISTANCES
 from .datasets import COLLECTIONS, load_dataset
-from .study import ITEMS, Study, check_profile, config_of, images, load_profile, source_name, the_codec, _split
+from .study import BEYOND, ITEMS, Study, check_profile, config_of, images, load_profile, source_name, the_codec, _split
 
 # %% ../nbs/78_runner.ipynb #2c978fd5
 def resolve(
@@ -179,9 +179,10 @@ def snakemake_command(study: Study, cores: int, only=(), keep_going=False, *more
             "--rerun-triggers", "params", "input", "--rerun-incomplete", *(["--keep-going"] if keep_going else []), *more, *([] if only else _first(study))]
 
 def _first(study):
-    "Stage 1 before all other trainings, since most of them wait for it"
-    stage1 = {study.train_path(METHODS[m].stage1, c, l, s) for m, c, l, s in study.trainings() if METHODS[m].stage1}
-    return ["--prioritize", *sorted(stage1)] if stage1 else []
+    "Stage 1 before all other trainings, since most of them wait for it; before that what reads pictures only, since it may change what one wants to train on"
+    stage1 = {study.train_path(method(m).stage1, c, l, s) for m, c, l, s in study.trainings() if method(m).stage1}
+    first = sorted(stage1) + [study.item_path(i) for i in study.profile.items if not ITEMS[i].methods]
+    return ["--prioritize", *first] if first else []
 
 def _unlock(study):
     "Remove the lock of a run that is dead, and what it planned: called while the study's folder is owned"
@@ -222,7 +223,7 @@ def _complaint(text):
 
 # %% ../nbs/78_runner.ipynb #a7630a57
 RATES = {("cpu", "fp32"): 20e9, ("cpu", "bf16"): 20e9, ("cuda", "fp32"): 12.5e12, ("cuda", "bf16"): 40e12}   # MAC a second: of one CPU thread, of one data-centre GPU
-SECONDS = {"start": 6., "item": 30., "bpg": 1.5, "jpeg": .05, "score": 10.}   # to start a job; an item's notebook; a megapixel in BPG, in JPEG, under the metrics
+SECONDS = {"start": 6., "item": 30., "bpg": 1.5, "jpeg": .05, "avif": .9, "score": 10.}   # to start a job; an item's notebook; a megapixel in BPG, in JPEG, in AVIF, under the metrics
 BYTES = {"raw": 3., "compressed": 3.1, "enhanced": 1.5}                       # a pixel: two stores of uint8, the second with its bitstreams, and a PNG
 
 def psi_macs(
@@ -363,7 +364,7 @@ def _assumptions(study, away):
     "What the numbers rest on, in words"
     p, device = study.profile, study.profile.device.split(":")[0]
     said = (f"estimated, not measured: {RATES[device, p.precision]/1e9:,.0f} G multiply-accumulates a second on one {'GPU' if device == 'cuda' else 'CPU thread'} in {p.precision}; {SECONDS['start']:g} s to start a job; "
-            f"{SECONDS['bpg']:g} s a megapixel in BPG, {SECONDS['jpeg']:g} s in JPEG, {SECONDS['score']:g} s under the metrics; {BYTES['raw']:g} bytes a pixel, raw and at each level, {BYTES['enhanced']:g} enhanced")
+            f"{SECONDS['bpg']:g} s a megapixel in BPG, {SECONDS['jpeg']:g} s in JPEG, {SECONDS['avif']:g} s in AVIF, {SECONDS['score']:g} s under the metrics; {BYTES['raw']:g} bytes a pixel, raw and at each level, {BYTES['enhanced']:g} enhanced")
     def named(d): return f"{d} ({source_name(p.train if d == 'train' else p.evaluate[d])})"
     counted, unknown = [f"{named(d)} {n}" for d, n in away.items() if n], [named(d) for d, n in away.items() if not n]
     return [said, *([f"not here, and counted as published, at {PICTURE/1e6:g} megapixels a picture: {', '.join(counted)}"] if counted else []),
@@ -498,7 +499,7 @@ def _cancel(study, show):
 # %% ../nbs/78_runner.ipynb #932248d0
 def claims_of(study: Study, only=()) -> list:
     "The claims of all items that have been run"
-    files = [study.folder/study.item_path(item) for item in (only or ITEMS)]
+    files = [study.folder/study.item_path(item) for item in (only or study.profile.items)]
     return [claim for file in files if file.exists() for claim in read_claims(file)]
 
 # %% ../nbs/78_runner.ipynb #9c7fb566
@@ -511,7 +512,7 @@ def tally(rows) -> str:
 ONE_SEED = "Intervals are 95 % bootstraps over evaluation images or patches. Where 'one seed' stands, two trainings are compared and the verdict rests on that evaluation noise alone, which is not shown as an interval since it knows nothing of other seeds."
 _STYLE = """body{font:16px/1.5 system-ui,sans-serif;max-width:76rem;margin:2rem auto;padding:0 1rem;color:#222}
 table{border-collapse:collapse;width:100%;font-size:14px}th,td{text-align:left;padding:.35rem .6rem;border-bottom:1px solid #ddd;vertical-align:top}
-.reproduced{font-weight:600;color:#00694a}.opposite{font-weight:600;color:#a03000}.within-noise,.not-measured{color:#555}h2{margin-top:2rem}small{color:#555}"""
+.reproduced,.holds{font-weight:600;color:#00694a}.opposite{font-weight:600;color:#a03000}.within-noise,.not-measured{color:#555}h2{margin-top:2rem}small{color:#555}"""
 
 def _verdict_table(claims):
     def cell(column, value):
@@ -529,7 +530,7 @@ def write_report(
     "Write `report/index.html` and one page an item; pages that are up to date are kept"
     folder, links, all_claims = study.folder/"report", [], []
     for item, known in ITEMS.items():
-        if only and item not in only: continue
+        if item not in (only or study.profile.items): continue
         notebook, result = study.folder/"items"/item/"notebook.ipynb", study.folder/study.item_path(item)
         if not result.exists(): continue
         page = folder/f"{item}.html"
@@ -554,24 +555,21 @@ def origin(code=None, packages=None) -> str:
 # %% ../nbs/78_runner.ipynb #0bf2ef15
 RESULTS = ("notebook", "item", "claim", "paper", "ours", "interval", "verdict", "scale", "provenance")
 
-def publish_study(
-    study: Study,
-    shown: str = "demo", # the profile that the committed notebooks show
-) -> list:               # of the written paths
+def publish_study(study: Study) -> list: # of the written paths
     "Copy executed notebooks into `nbs/study` and write the table of verdicts; raises `QebiasError` where an item is missing"
     import csv
-    root = project_root()/"nbs"/"study"
-    if missing := [i for i in ITEMS if not (study.folder/study.item_path(i)).exists()]: raise QebiasError(f"{', '.join(missing)} has no result yet: run the whole study before --publish")
+    root, items = project_root()/"nbs"/"study", {i: known for i, known in ITEMS.items() if i in study.profile.items}
+    if missing := [i for i in items if not (study.folder/study.item_path(i)).exists()]: raise QebiasError(f"{', '.join(missing)} has no result yet: run the whole study before --publish")
     written = []
-    if study.profile == load_profile(shown):
-        for item, known in ITEMS.items():
+    for item, known in items.items():
+        if known.profile == study.profile.name and study.profile == load_profile(known.profile):
             publish(study.folder/"items"/item/"notebook.ipynb", root/f"{known.notebook}.ipynb")
             written.append(root/f"{known.notebook}.ipynb")
     table = root/"results"/f"{study.profile.name}.csv"
     with atomic(table) as tmp, tmp.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, RESULTS, lineterminator="\n")
         writer.writeheader()
-        writer.writerows({"notebook": item, **claim_row(c), "provenance": _made_by(study, item)} for item in ITEMS for c in claims_of(study, [item]))
+        writer.writerows({"notebook": item, **claim_row(c), "provenance": _made_by(study, item)} for item in items for c in claims_of(study, [item]))
     return [*written, table]
 
 def _made_by(study, item):
@@ -589,12 +587,15 @@ def published(
     with path.open(encoding="utf-8", newline="") as file: return list(csv.DictReader(file))
 
 # %% ../nbs/78_runner.ipynb #ef044cf3
-def map_markdown() -> str:
-    "The map: item of the paper, notebook, command, and the tally of every published profile"
-    names = sorted(p.stem for p in (project_root()/"nbs"/"study"/"results").glob("*.csv"))
-    lines = [["paper", "question", "notebook", "command", *(f"`{n}`" for n in names)], ["---"] * (4 + len(names))]
-    for item, known in ITEMS.items():
-        path = f"nbs/study/{known.notebook}.ipynb"
-        tallies = [tally([r for r in published(n) if r["notebook"] == item]).partition(": ")[2] for n in names]
-        lines.append([known.paper, known.title, f"[{known.notebook}]({path})", f"`qebias study demo --only {item}`", *tallies])
+def map_markdown(
+    beyond=False, # what is beyond the paper, instead of the paper
+) -> str:
+    "The map: item of the paper, notebook, command, and the tally of every published profile that has it"
+    items = {item: known for item, known in ITEMS.items() if (known.paper == BEYOND) == beyond}
+    found = {p.stem: [r for r in published(p.stem) if r["notebook"] in items] for p in sorted((project_root()/"nbs"/"study"/"results").glob("*.csv"))}
+    names, first = [n for n, rows in found.items() if rows], [] if beyond else ["paper"]
+    lines = [[*first, "question", "notebook", "command", *(f"`{n}`" for n in names)], ["---"] * (len(first) + 3 + len(names))]
+    for item, known in items.items():
+        tallies = [tally([r for r in found[n] if r["notebook"] == item]).partition(": ")[2] or "-" for n in names]
+        lines.append([*([] if beyond else [known.paper]), known.title, f"[{known.notebook}](nbs/study/{known.notebook}.ipynb)", f"`qebias study {known.profile} --only {item}`", *tallies])
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)

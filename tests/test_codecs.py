@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from qebias import codecs
-from qebias.codecs import LEVELS, Bpg, BpgEnc, CodecError, Coded, Jpeg, bpg_header, bpp, code, code_many, codec
+from qebias.codecs import LEVELS, Avif, Bpg, BpgEnc, CodecError, Coded, Jpeg, bpg_header, bpp, code, code_many, codec
 from qebias.core import array_digest, read_rgb
 
 
@@ -52,6 +52,43 @@ def test_jpeg_refuses_what_is_not_a_whole_rgb_jpeg():
     at = data.index(b"\xff\xc0") + 5
     bomb[at:at + 4] = b"\xff\xdc\xff\xdc"
     with pytest.raises(CodecError): Jpeg(30).decode(bytes(bomb))
+
+
+# ---------------------------------------------------------------- AVIF
+
+@pytest.mark.parametrize("quality", [0, 1, 30, 99, 100])
+def test_avif_round_trips_at_odd_sizes_and_the_ends_of_the_scale(quality):
+    for size in [(1, 1), (1, 9), (8, 3), (17, 23), (65, 127), (300, 9)]:
+        rgb = picture(*size)
+        back = Avif(quality).decode(Avif(quality).encode(rgb))
+        assert back.shape == rgb.shape and back.dtype == np.uint8
+    assert psnr(Avif(100).decode(Avif(100).encode(picture(64, 64))), picture(64, 64)) > 30 > psnr(Avif(0).decode(Avif(0).encode(picture(64, 64))), picture(64, 64))
+
+
+def test_avif_refuses_what_is_not_a_whole_still_picture():
+    data = Avif(30).encode(picture(70, 50))
+    for n in range(len(data)):
+        with pytest.raises(CodecError, match="AVIF file"): Avif(30).decode(data[:n])
+    made = {name: io.BytesIO() for name in ("transparent", "opaque", "moving", "png")}
+    rgb = picture(20, 24)
+    Image.fromarray(np.dstack([rgb, rgb[..., :1]])).save(made["transparent"], "AVIF")
+    Image.fromarray(np.dstack([rgb, np.full_like(rgb[..., :1], 255)])).save(made["opaque"], "AVIF", quality=90)
+    Image.fromarray(rgb).save(made["moving"], "AVIF", save_all=True, append_images=[Image.fromarray(rgb[::-1])])
+    Image.fromarray(rgb).save(made["png"], "PNG")
+    for name, says in {"transparent": "transparent in places", "moving": "animation of 2 pictures", "png": "not an AVIF file"}.items():
+        with pytest.raises(CodecError, match=says): Avif(30).decode(made[name].getvalue())
+    assert psnr(Avif(30).decode(made["opaque"].getvalue()), rgb) > 20
+    wide = bytearray(data)
+    at = data.index(b"ispe") + 8
+    wide[at:at + 8] = (60000).to_bytes(4, "big")*2
+    with pytest.raises(CodecError): Avif(30).decode(bytes(wide))
+
+
+def test_a_pillow_without_avif_is_told(monkeypatch):
+    real = codecs.features.check
+    monkeypatch.setattr(codecs.features, "check", lambda name: name != "avif" and real(name))
+    for use in (lambda: Avif(30).describe(), lambda: Avif(30).encode(picture(9, 9))):
+        with pytest.raises(CodecError, match="carries no AVIF: pip install 'pillow>=11.3'"): use()
 
 
 # ---------------------------------------------------------------- BPG: sizes, files of the original program
@@ -174,13 +211,13 @@ def survives(made, data, n, seed):
             assert "\n" not in str(error) and str(error)
             outcome["refused"] += 1
             continue
-        size = Image.open(io.BytesIO(out)).size if made.name == "jpeg" else bpg_header(out)[:2]
+        size = bpg_header(out)[:2] if made.name == "bpg" else Image.open(io.BytesIO(out)).size
         assert rgb.dtype == np.uint8 and rgb.shape == (size[1], size[0], 3)
         outcome["picture"] += 1
     assert outcome["refused"] and outcome["picture"]
 
 
-@pytest.mark.parametrize("made", [Jpeg(20), Bpg(37), Bpg(42, "x265")], ids=str)
+@pytest.mark.parametrize("made", [Jpeg(20), Bpg(37), Bpg(42, "x265"), Avif(30)], ids=str)
 def test_damaged_files(made): survives(made, made.encode(picture(97, 131)), 500, 0)
 
 
@@ -249,7 +286,7 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - start) / 1024)
 
 # ---------------------------------------------------------------- what goes in
 
-@pytest.mark.parametrize("made", [Jpeg(30), Bpg(37)], ids=str)
+@pytest.mark.parametrize("made", [Jpeg(30), Bpg(37), Avif(30)], ids=str)
 def test_pictures(made):
     rgb = picture(40, 30)
     data = made.encode(rgb)
@@ -268,7 +305,7 @@ def test_pictures(made):
     for kind in (bytearray, memoryview): assert np.array_equal(made.decode(kind(data)), made.decode(data))
 
 
-@pytest.mark.parametrize("name, low, high", [("jpeg", 1, 100), ("bpg", 0, 51)])
+@pytest.mark.parametrize("name, low, high", [("jpeg", 1, 100), ("bpg", 0, 51), ("avif", 0, 100)])
 def test_levels(name, low, high):
     for good in (low, high, np.int64(low), np.uint8(high)):
         made = codec(name, good)
@@ -284,13 +321,13 @@ def test_codecs_are_values():
     assert LEVELS == {"bpg": (27, 32, 37, 42, 47), "jpeg": (10, 20, 30, 40, 50)}
 
 
-@pytest.mark.parametrize("made", [Jpeg(30), Bpg(37), Bpg(37, "x265")], ids=str)
+@pytest.mark.parametrize("made", [Jpeg(30), Bpg(37), Bpg(37, "x265"), Avif(30)], ids=str)
 def test_a_description_is_plain_whole_and_the_same_everywhere(made):
     about = made.describe()
     assert json.loads(json.dumps(about)) == about
     assert set(about) == {"codec", "level", "parameters", "backend", "versions"}
     assert all(isinstance(v, str) and v[0].isdigit() for v in about["versions"].values())
-    assert set(about["versions"]) == ({"pillow", "libjpeg-turbo"} if made.name == "jpeg" else {"av", "x265", "libavcodec"})
+    assert set(about["versions"]) == {"jpeg": {"pillow", "libjpeg-turbo"}, "bpg": {"av", "x265", "libavcodec"}, "avif": {"pillow", "libavif", "aom", "dav1d"}}[made.name]
     assert "/" not in json.dumps({k: v for k, v in about["parameters"].items() if k != "lambda"})   # no path of this machine
     elsewhere = run_python(f"import json; from qebias.codecs import *; print(json.dumps({made!r}.describe()))")
     assert json.loads(elsewhere.stdout) == about

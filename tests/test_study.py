@@ -14,7 +14,7 @@ from conftest import ROOT
 from qebias.claims import read_claims
 from qebias.notebooks import parameters
 from qebias.runner import _places, plan, resolve
-from qebias.study import ITEMS, Study, code_of
+from qebias.study import ITEMS, Study, code_of, load_profile
 
 STUDY = ROOT / "nbs" / "study"
 QEBIAS = [sys.executable, "-c", "from qebias.cli import main; main()"]
@@ -105,7 +105,7 @@ def test_a_failing_job_is_named_and_the_rest_is_kept(tmp_path):
 
 def test_dry_run_says_what_would_be_done_and_does_nothing(tmp_path):
     done = qebias("study", "smoke", "--out", tmp_path / "s", "--dry-run")
-    assert done.returncode == 0 and re.search(r"\d+ jobs \(.*8 train", done.stdout), done.stdout + done.stderr
+    assert done.returncode == 0 and re.search(r"\d+ jobs \(.*9 train", done.stdout), done.stdout + done.stderr
     assert not (tmp_path / "s" / "train").exists()
 
 
@@ -130,6 +130,7 @@ def test_contract_of_a_study_notebook(notebook):
 def test_every_study_notebook_is_in_the_graph_and_in_the_index():
     in_graph = {item.notebook for item in ITEMS.values()} | {f"run/{n}" for n in ("compress", "train", "evaluate")}
     assert {p.relative_to(STUDY).with_suffix("").as_posix() for p in NOTEBOOKS} == in_graph
+    assert load_profile("smoke").items == list(ITEMS), "the smoke study, and no other test, runs each of them once"
     index = (ROOT / "README.md").read_text()
     for item in ITEMS.values(): assert f"nbs/study/{item.notebook}.ipynb" in index, item.notebook
 
@@ -138,9 +139,10 @@ def test_items_are_read_in_the_order_of_their_numbers_and_mapped_in_it():
     from qebias.runner import map_markdown
     names = [item.notebook for item in ITEMS.values()]
     assert names == sorted(names) and len(set(names)) == len(names)
-    rows = map_markdown().splitlines()[2:]
+    rows = map_markdown().splitlines()[2:] + map_markdown(beyond=True).splitlines()[2:]
     assert len(rows) == len(ITEMS)
-    for row, (name, item) in zip(rows, ITEMS.items()): assert item.title in row and f"nbs/study/{item.notebook}.ipynb" in row and f"--only {name}`" in row
+    for row, (name, item) in zip(rows, ITEMS.items()): assert item.title in row and f"nbs/study/{item.notebook}.ipynb" in row and f"`qebias study {item.profile} --only {name}`" in row
+    for name, item in ITEMS.items(): assert name in load_profile(item.profile).items, "publishing its profile renews the notebook"
 
 
 @pytest.mark.parametrize("item", ITEMS)
@@ -149,9 +151,9 @@ def test_an_items_notebook_has_the_shape_of_the_house(item):
     code, words = ([c.source for c in book.cells if c.cell_type == kind] for kind in ("code", "markdown"))
     assert words[0].splitlines()[0] == f"# {ITEMS[item].title}", "the question is the title, in the notebook and in the map"
     assert words[1].startswith("## The paper says") and sum(w.startswith("## We find") for w in words) == 1
-    assert list(parameters(STUDY / f"{ITEMS[item].notebook}.ipynb")) == ["profile", "run_dir", "codec", "level", "dataset"]
+    declared = {name: (p["type"], p["default"]) for name, p in parameters(STUDY / f"{ITEMS[item].notebook}.ipynb").items()}
+    assert declared == {"profile": ("str", f'"{ITEMS[item].profile}"'), "run_dir": ("str", '""'), "codec": ("str", '"bpg"'), "level": ("int", "37"), "dataset": ("str", '""')}, "the same parameters everywhere"
     assert f'"{item}"' in code[-1] and code[-1].startswith("write_claims("), "claims are written last"
-    assert code[0] == next(c.source for c in nbformat.read(STUDY / f"{ITEMS['obs1'].notebook}.ipynb", 4).cells if "parameters" in c.metadata.get("tags", [])), "the same parameters everywhere"
     for text in code + words: assert len(text.splitlines()) <= 45
 
 
@@ -165,11 +167,11 @@ def test_every_key_of_a_profile_is_a_parameter(profile):
 
 def claims_of_an_empty_study(tmp_path, *changes):
     from qebias import evidence
-    from qebias.study import Study, load_profile
     study = Study(load_profile("smoke", changes), tmp_path / "nothing")
     cell = evidence.Cell(study, *study.levels[0], "")
     return {item: of(cell) for item, of in {"fig1": evidence.claims_fig1, "obs1": evidence.claims_obs1, "obs2": evidence.claims_obs2, "sec41": evidence.claims_sec41, "sec42": lambda c: evidence.claims_sec42(c, {}),
-            "tab3": evidence.claims_tab3, "tab4": evidence.claims_tab4, "fig8": evidence.claims_fig8, "fig10": evidence.claims_fig10, "tab5": evidence.claims_tab5}.items()}
+            "tab3": evidence.claims_tab3, "tab4": evidence.claims_tab4, "fig8": evidence.claims_fig8, "fig10": evidence.claims_fig10, "tab5": evidence.claims_tab5,
+            "flavour": lambda c: evidence.claims_flavour(c, None, {}), "divergence": evidence.claims_divergence, "codecs": evidence.claims_codecs, "levels": evidence.claims_levels, "modern": evidence.claims_modern}.items()}
 
 
 def test_no_claim_is_made_twice_and_each_says_what_is_missing(tmp_path):
@@ -197,6 +199,7 @@ def test_an_items_notebook_reads_no_method_that_its_graph_does_not_make():
         source = "".join(c.source for c in nbformat.read(STUDY / f"{item.notebook}.ipynb", 4).cells if c.cell_type == "code")
         read = {name for name in METHODS if f'"{name}"' in source}
         assert read <= set(item.methods), item.notebook
+
 
 
 def test_keys_follow_the_code_that_a_job_runs(monkeypatch):
@@ -244,3 +247,30 @@ def test_plain_papermill_works_from_any_folder(smoke, tmp_path):
                           cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
     assert json.loads((tmp_path / "out.ipynb").read_text())["metadata"]["papermill"]["exception"] is None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("item", ITEMS)
+def test_every_items_notebook_runs_by_plain_papermill(item, smoke, tmp_path):
+    done = subprocess.run([sys.executable, "-m", "papermill", str(STUDY / f"{ITEMS[item].notebook}.ipynb"), "out.ipynb", "-p", "run_dir", str(smoke[0]), "--no-progress-bar"],
+                          cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+@pytest.mark.parametrize("changes, option", [(["codecs={bpg: [32, 37]}"], ("level", 32)), (["codecs={bpg: [37], jpeg: [10]}"], ("codec", "jpeg"))], ids=["level", "codec"])
+def test_claims_of_another_cell_or_of_one_set_of_several_stand_beside_the_studys_own(changes, option, tmp_path):
+    from qebias.evidence import Cell
+    study = Study(load_profile("smoke", [*changes, "evaluate={sample: sample, other: sample}"]), tmp_path)
+    cell = dict(codec="bpg", level=37, dataset="")
+    assert study.main == ("bpg", 37) and Cell(study, **cell).claims_file("obs1").name == "claims.json"
+    assert {Cell(study, **cell | other).claims_file("obs1").name for other in (dict([option]), {"dataset": "sample"}, {"dataset": "other"})} .isdisjoint({"claims.json"})
+
+
+def test_observations_are_made_on_every_set_beside_the_papers_numbers_for_it(tmp_path):
+    from qebias.evidence import Cell, claims_obs1, claims_obs2
+    study = Study(load_profile("smoke", ["evaluate={div2k: div2k, flickr2k: flickr2k}"]), tmp_path)
+    one, two = claims_obs1(Cell(study, "bpg", 37, "")), claims_obs2(Cell(study, "bpg", 37, ""))
+    assert [c.paper for c in one] == ["-0.48", "+0.08", "-0.46", "+0.03", "-0.47", "+0.10", "-0.48", "+0.04"]
+    assert [c.text.endswith(", div2k") for c in one] == [True]*4 + [False]*4 and all(c.text.endswith(", flickr2k") for c in one[4:])
+    assert len(two) == 16 and len({(c.text, c.stand_in) for c in two}) == 16
+    assert [c.paper for c in claims_obs1(Cell(study, "bpg", 37, "flickr2k"))] == [c.paper for c in one[4:]], "a single call, one set"
