@@ -221,6 +221,10 @@ def _complaint(text):
     lines = [line.strip() for line in text.splitlines() if "Error" in line or "rror in" in line]
     return lines[0] if lines else (text.strip().splitlines() or ["no output"])[-1]
 
+def _places():
+    "Snakemake and its jobs run in other folders: QEBIAS_DATA and QEBIAS_WEIGHTS, where they are relative, are made absolute for them"
+    return {name: str(Path(place).expanduser().resolve()) for name in ("QEBIAS_DATA", "QEBIAS_WEIGHTS") if (place := os.environ.get(name))}
+
 # %% ../nbs/78_runner.ipynb #a7630a57
 RATES = {("cpu", "fp32"): 20e9, ("cpu", "bf16"): 20e9, ("cuda", "fp32"): 12.5e12, ("cuda", "bf16"): 40e12}   # MAC a second: of one CPU thread, of one data-centre GPU
 SECONDS = {"start": 6., "item": 30., "bpg": 1.5, "jpeg": .05, "avif": .9, "score": 10.}   # to start a job; an item's notebook; a megapixel in BPG, in JPEG, in AVIF, under the metrics
@@ -448,10 +452,6 @@ def _walk(study, only, cores, keep_going, total, show, on=None):
                 if on: _cancel(study, show)
     progress.update()
     if child.returncode: raise QebiasError(_what_failed(progress, log.read_text(encoding="utf-8", errors="replace")))
-
-def _places():
-    "Snakemake and its jobs run in other folders: QEBIAS_DATA and QEBIAS_WEIGHTS, where they are relative, are made absolute for them"
-    return {name: str(Path(place).expanduser().resolve()) for name in ("QEBIAS_DATA", "QEBIAS_WEIGHTS") if (place := os.environ.get(name))}
 
 def _end(child):
     "End Snakemake and all jobs of its group"

@@ -318,7 +318,7 @@ def test_codecs_are_values():
     assert Bpg(37) == Bpg(37, "jctvc") != Bpg(37, "x265") and len({Jpeg(10), Jpeg(10), Jpeg(20)}) == 2
     with pytest.raises(AttributeError): Bpg(37).qp = 3
     assert [(c.name, c.suffix) for c in (Jpeg(10), Bpg(37))] == [("jpeg", ".jpg"), ("bpg", ".bpg")]
-    assert LEVELS == {"bpg": (27, 32, 37, 42, 47), "jpeg": (10, 20, 30, 40, 50)}
+    assert LEVELS == {"bpg": (27, 32, 37, 42, 47), "jpeg": (10, 20, 30, 40, 50), "avif": (10, 20, 30, 40, 50)}
 
 
 @pytest.mark.parametrize("made", [Jpeg(30), Bpg(37), Bpg(37, "x265"), Avif(30)], ids=str)

@@ -186,6 +186,7 @@ for k in range(4):
     for g in (shared, local): average_in_place([g])
     assert torch.allclose(shared, whole, rtol=1e-12, atol=0), (k, shared, whole)
     assert not torch.allclose(local, whole, rtol=1e-3), k
+dist.barrier()
 dist.destroy_process_group()
 """
 
