@@ -58,9 +58,10 @@ _HATCHES = dict(zip(VARIANTS, ("", "////", "....", "xxxx")))
 def _split(method):
     "`realesrgan+both.l3@all` -> (`realesrgan`, `both`, and the words `, block 3, blind`); plain has the empty variant"
     name, _, trained_on = str(method).partition("@")
-    name, _, place = name.partition(".")
+    place = re.search(r"\.l(\d)(?:\.(\w+))?$", name)   # any other dot is part of a label
+    name = name[:place.start()] if place else name
     base, _, variant = re.sub(r"[+_\- ]*plain$", "", name).partition("+")
-    more = re.sub(r"^l(\d)(?:\.(\w+))?$", lambda m: f", block {m[1]}" + (f" by {m[2]}" if m[2] else ""), place)
+    more = f", block {place[1]}" + (f" by {place[2]}" if place[2] else "") if place else ""
     return base.strip(), variant.strip(), more + (", blind" if trained_on == "all" else f", trained on {trained_on}" if trained_on else "")
 
 # %% ../nbs/60_figures.ipynb #7891e038
@@ -462,9 +463,11 @@ def crops(
     shown = {label: _cut(image, box, "crops") for label, image in images.items()}
     whole = {} if context is None else {context: images[context]}
     wide = [image.shape[1]/image.shape[0] for image in (*whole.values(), *shown.values())]
-    figure, axes = panels(1, len(wide), height*sum(wide)/len(wide) + 0.06, height + (0.5 if note else 0.3), photo=True, width_ratios=wide)
     looks = {**method_looks(images), **DOMAINS}
-    for ax, (label, image) in zip(axes[0], [*whole.items(), *shown.items()]): _picture(ax, image, looks[label].label)
+    titles = ["\n".join(textwrap.wrap(looks[label].label, max(int(13*height*w), 8))) for label, w in zip([*whole, *shown], wide)]
+    lines = max(title.count("\n") for title in titles)
+    figure, axes = panels(1, len(wide), height*sum(wide)/len(wide) + 0.06, height + (0.5 if note else 0.3) + 0.17*lines, photo=True, width_ratios=wide)
+    for ax, image, title in zip(axes[0], [*whole.values(), *shown.values()], titles): _picture(ax, image, title)
     if whole:
         axes[0, 0].set_title(f"{looks[context].label}, whole", fontsize=9)
         if box is not None: axes[0, 0].add_patch(Rectangle((box[1] - 0.5, box[0] - 0.5), box[3], box[2], fill=False, edgecolor="white", linewidth=2.4))
