@@ -92,7 +92,7 @@ def test_fingerprint_sees_small_changes(change, monkeypatch):
     assert fingerprint(net(x)) == want
     net.load_state_dict(state)
     leaky, interpolate = F.leaky_relu, F.interpolate
-    if change == "slope": monkeypatch.setattr(F, "leaky_relu", lambda x, s, inplace: leaky(x, .201))
+    if change == "slope": monkeypatch.setattr(F, "leaky_relu", lambda x, s, inplace=False: leaky(x, .201))
     if change == "bilinear corners": monkeypatch.setattr(F, "interpolate", lambda x, **k: interpolate(x, **k | {"align_corners": True}))
     if change == "bn of the first layer": net.conv0_0 = nn.Sequential(net.conv0_0, nn.BatchNorm2d(4).double())
     assert not np.allclose(fingerprint(net(x)), want, rtol=1e-8, atol=0)
