@@ -88,6 +88,7 @@ class TrainConfig(BaseModel):
             raise ValueError("stage 'fidelity' knows the reconstruction loss alone: leave discriminator, percept, discrim and divergence out")
         if self.weights.percept and not self.perceptual: raise ValueError("weights.percept is set but `perceptual` names no layer of psi")
         if self.batch % self.processes: raise ValueError(f"a batch of {self.batch} cannot be shared by {self.processes} processes: take a multiple")
+        if self.processes > 1 and self.device.startswith("cuda:"): raise ValueError(f"device {self.device!r} is one GPU, and processes={self.processes} take one each: write device: cuda, and choose them by CUDA_VISIBLE_DEVICES")
         return self
 
     @property

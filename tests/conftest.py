@@ -1,8 +1,10 @@
 "Places of what not every machine has: real photographs and weights"
 import os
+import signal
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")   # two test processes share the cores, so neither may take them all
+signal.signal(signal.SIGINT, signal.default_int_handler)   # a shell's background job ignores it, and every process that a test starts and interrupts would too
 
 import pytest
 

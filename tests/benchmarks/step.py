@@ -1,11 +1,12 @@
 """A GAN's training step: ours beside the textbook's, and beside BasicSR's own `optimize_parameters`
 
-    python tests/benchmarks/step.py [--basicsr PATH] [--methods realesrgan esrgan] [--networks 64/23/64 32/16/32] [--batch 4] [--device cpu]
+    python tests/benchmarks/step.py [--basicsr PATH] [--methods realesrgan esrgan] [--networks 64/23/64 32/16/32] [--batch 4] [--device cpu] [--parts]
 
 The same networks (RRDB width/blocks, growth 32, and the discriminator's width), the same batch of 128 x 128 patches, VGG-19 at
 full width with random weights. Contenders take turns, one step each, in one process; a row gives medians and minima, and the
-median over rounds of the first contender's time over this one's. `floor` is what the convolutions of our step would take at the
+median over rounds of the first contender's time over this one's. `floor` is what the convolutions of that step would take at the
 highest rate that a convolution of 256 channels reached on this machine just after: no step that computes them can be faster.
+With --parts a profile of one step says how many seconds lie in convolutions, forward and backward, and in everything else.
 BasicSR's checkout is imported as in `peers.py`; its step computes in fp32 only.
 """
 import argparse
@@ -15,7 +16,9 @@ import time
 from pathlib import Path
 
 import torch
+from torch.autograd import DeviceType
 from torch.nn import functional as F
+from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 import peers
@@ -92,13 +95,27 @@ def measure(method, sizes, args):
         for name, call in calls.items():
             took = clock(lambda: call(i + args.warm), device)
             if i >= 0: times[name].append(took)
-    with FlopCounterMode(display=False) as counter: calls["ours fp32"](0)
-    work, first = counter.get_total_flops() / 2, next(iter(times))
+    first = next(iter(times))
     for name, taken in times.items():
+        with FlopCounterMode(display=False) as counter: calls[name](0)
         ratio = statistics.median(a / b for a, b in zip(times[first], taken))
-        rate = best_rate(device, name[-4:])
+        work, rate = counter.get_total_flops() / 2, best_rate(device, name[-4:])
         yield {"method": method, "networks": sizes, "batch": args.batch, "step": name, "median": statistics.median(taken), "min": min(taken), "ratio": ratio,
-               "floor": work / rate if name.startswith("ours") else None, "peak_gmacs": rate / 1e9, "step_gmac": work / 1e9}
+               "floor": work / rate, "peak_gmacs": rate / 1e9, "step_gmac": work / 1e9, **(parts(calls[name], device) if args.parts else {})}
+
+
+def parts(call, device):
+    "Seconds of a step in convolutions on the way there, on the way back, and in everything else"
+    found = {"forward": 0., "backward": 0., "rest": 0.}
+    with profile(activities=[ProfilerActivity.CPU] + [ProfilerActivity.CUDA]*(device.type == "cuda")) as seen:
+        call(0)
+        wait(device)
+    for event in seen.key_averages():
+        if event.device_type != DeviceType.CPU: continue   # a kernel's time stands beside the operation that started it
+        spent = event.self_device_time_total if device.type == "cuda" else event.self_cpu_time_total
+        where = "rest" if not event.key.startswith("aten::") or "convolution" not in event.key else "backward" if "backward" in event.key else "forward"
+        found[where] += spent / 1e6
+    return found
 
 
 def main(arguments=None):
@@ -111,6 +128,7 @@ def main(arguments=None):
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--warm", type=int, default=2)
+    parser.add_argument("--parts", action="store_true", help="profile one step of each")
     parser.add_argument("--json", type=Path, help="file for the rows")
     args = parser.parse_args(arguments)
     torch.set_num_threads(args.threads)
@@ -120,8 +138,9 @@ def main(arguments=None):
         for sizes in args.networks:
             for row in measure(method, sizes, args):
                 rows.append(row)
-                floor = f"  floor {row['floor']:.3f} s at {row['peak_gmacs']:.0f} GMAC/s" if row["floor"] else ""
-                print(f"{method:12s} {sizes:9s} {row['step']:14s} {row['median']:7.3f} s  min {row['min']:7.3f}  {row['ratio']:5.2f}x{floor}", flush=True)
+                inside = "".join(f"  {part} {row[part]:.3f}" for part in ("forward", "backward", "rest") if part in row)
+                print(f"{method:12s} {sizes:9s} {row['step']:14s} {row['median']:7.3f} s  min {row['min']:7.3f}  {row['ratio']:5.2f}x  {row['step_gmac']:.0f} GMAC, "
+                      f"floor {row['floor']:.3f} s at {row['peak_gmacs']:.0f} GMAC/s{inside}", flush=True)
     if args.json: args.json.write_text(json.dumps({"torch": torch.__version__, "device": device_name(args.device), "rows": rows}, indent=1))
 
 
