@@ -111,8 +111,18 @@ def mean_of_all(
     "The mean over the elements of all processes; a gradient flows back to each of them"
     processes = world()[1]
     if processes == 1: return x.mean()
-    from torch.distributed.nn.functional import all_reduce
-    return all_reduce(x.mean()) / processes
+    return _Sum.apply(x.mean()) / processes
+
+class _Sum(torch.autograd.Function):
+    "The sum over all processes, whose gradient is the sum of theirs"
+    @staticmethod
+    def forward(ctx, x):
+        total = x.detach().clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx, gradient): return _Sum.forward(ctx, gradient)
 
 @torch.no_grad()
 def average_in_place(
@@ -482,6 +492,8 @@ def main(argv=None):
         dist.init_process_group("nccl" if cuda else "gloo")
         fit(config, JoinedPairs(pairs) if job["joined"] else pairs[0], job["folder"], job["init"], **job["options"])
         dist.destroy_process_group()
+        sys.stdout.flush()
+        os._exit(0)   # all is written; now and then a thread of torch's aborts a process that ends in the usual way after gloo
     except (QebiasError, KeyError, ValueError) as error: sys.exit(f"qebias: {' '.join(str(error).split())}")
 
 # %% ../nbs/40_training.ipynb #c3f793f9

@@ -257,6 +257,29 @@ def test_every_items_notebook_runs_by_plain_papermill(item, smoke, tmp_path):
     assert done.returncode == 0, done.stderr[-2000:]
 
 
+@pytest.fixture(scope="module")
+def several(tmp_path_factory):
+    "A study of two codecs and two levels"
+    folder = tmp_path_factory.mktemp("several") / "smoke"
+    done = qebias("study", "smoke", "--out", folder, "--set", "codecs={bpg: [32, 37], jpeg: [10]}", "--set", "methods=[rrdb, esrgan, realesrgan, realesrgan+both]", "--set", "items=[tab3, tab5]")
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("codec, level", [("bpg", 32), ("jpeg", 10)])
+@pytest.mark.parametrize("item", ITEMS)
+def test_the_supplement_is_one_call_of_papermill_each(item, codec, level, several, tmp_path):
+    before = {p: p.read_bytes() for p in several.rglob("claims.json")}
+    done = subprocess.run([sys.executable, "-m", "papermill", str(STUDY / f"{ITEMS[item].notebook}.ipynb"), "out.ipynb", "-p", "run_dir", str(several), "-p", "codec", codec, "-p", "level", str(level),
+                           "--no-progress-bar"], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert before == {p: p.read_bytes() for p in before}, "the study's own claims stay"
+    cells = json.loads((tmp_path / "out.ipynb").read_text())["cells"]
+    text = "".join(t for c in cells if c["cell_type"] == "code" for o in c["outputs"] for t in (o.get("text", []) or o.get("data", {}).get("text/html", []) or o.get("data", {}).get("text/plain", [])))
+    assert f"{codec.upper()} {level}" in text or not ITEMS[item].methods or item == "tab4", text[-2000:]
+
+
 @pytest.mark.parametrize("changes, option", [(["codecs={bpg: [32, 37]}"], ("level", 32)), (["codecs={bpg: [37], jpeg: [10]}"], ("codec", "jpeg"))], ids=["level", "codec"])
 def test_claims_of_another_cell_or_of_one_set_of_several_stand_beside_the_studys_own(changes, option, tmp_path):
     from qebias.evidence import Cell
