@@ -108,7 +108,8 @@ def _few_colours(
     apart=16, # colours nearer than this (Euclidean, of 255) become one
 ):            # Pillow image with a palette of at most 256 colours
     "Keep the commonest colours exactly, and give the rest, mostly edges of letters, the nearest one kept"
-    colours, index, counts = np.unique(rgb.reshape(-1, 3), axis=0, return_inverse=True, return_counts=True)
+    packed, index, counts = np.unique(rgb.astype(np.uint32) @ np.array([1 << 16, 1 << 8, 1], np.uint32), return_inverse=True, return_counts=True)   # one number a pixel: ten times as fast as rows of three
+    colours = (packed[:, None] >> np.array([16, 8, 0], np.uint32) & 255).astype(np.uint8)
     values, kept = colours.astype(np.float32), []
     distance, nearest = np.full(len(colours), np.inf, np.float32), np.zeros(len(colours), np.uint8)
     for k in range(256):
@@ -125,6 +126,7 @@ def _few_colours(
 class Picture(Figure):
     "A matplotlib figure that pyplot does not hold: a cell that ends with it shows it once"
     photo = False # True: shown as JPEG
+    rests = False # whether the layout has settled
 
     def settle(self):
         "Repeat the layout until it rests: axes of a fixed aspect need more than one round"
@@ -134,12 +136,13 @@ class Picture(Figure):
             now = np.array([ax.get_position().bounds for ax in self.axes])
             if before is not None and np.allclose(now, before, atol=2e-3): break
             before = now
+        self.rests = True
 
     def image(self) -> tuple: # (MIME type, bytes)
         "The figure as a notebook stores it"
         data = io.BytesIO()
         with mpl.rc_context(style()):
-            self.settle()
+            if not self.rests: self.settle()
             if self.photo: self.savefig(data, format="jpeg", pil_kwargs={"quality": 80, "optimize": True})
             else:
                 self.savefig(data, format="png")
