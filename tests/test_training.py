@@ -53,7 +53,7 @@ def test_killed_at_random_moments_a_training_ends_in_the_same_bits(pairs, tmp_pa
     fit(c, pairs, tmp_path / "whole", log_every=1)
     kills, random_moment, stats = 0, random.Random(0), tmp_path / "killed" / "stats.jsonl"
     def mark(): return stats.stat().st_mtime_ns if stats.exists() else 0
-    for _ in range(6):
+    for _ in range(4):
         before = mark()
         child = subprocess.Popen([sys.executable, "-c", RUN, c.model_dump_json(), str(pairs.folder), str(tmp_path / "killed")])
         while mark() == before and child.poll() is None: time.sleep(.02)   # until this run, too, has begun to train
