@@ -194,7 +194,7 @@ def test_a_foreign_file_is_not_written_into(tmp_path):
     with pytest.raises(QebiasError, match="photo.png is no journal of scores"): score([], ["psnr"], journal=tmp_path/"photo.png")
     assert (tmp_path/"photo.png").read_bytes() == b"\x89PNG\r\n\x1a\n..."
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_a_killed_run_goes_on(tmp_path, number):
     script = tmp_path/"run.py"
     script.write_text(textwrap.dedent("""

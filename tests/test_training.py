@@ -47,7 +47,7 @@ fit(TrainConfig(**json.loads(sys.argv[1])), Pairs(sys.argv[2]), sys.argv[3], log
 """
 
 
-@pytest.mark.parametrize("gan, discriminator", [("vanilla", UNET), ("relativistic", VGG)])
+@pytest.mark.parametrize("gan, discriminator", [("vanilla", UNET), pytest.param("relativistic", VGG, marks=pytest.mark.slow)])
 def test_killed_at_random_moments_a_training_ends_in_the_same_bits(pairs, tmp_path, gan, discriminator):
     c = config(gan=gan, discriminator=discriminator, iterations=60)
     fit(c, pairs, tmp_path / "whole", log_every=1)
