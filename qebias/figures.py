@@ -733,7 +733,7 @@ def _name_ends(ax, ends, height):
     share = [(y - low)/(high - low) for _, y, *_ in ends]
     for (x, y, words, colour), at in zip(ends, _spread(share, 0.02, 0.98, 10/height)):
         ax.annotate(words, (x, y), (1.05, at), xycoords="data", textcoords="axes fraction", va="center", fontsize=7.5, color=colour, annotation_clip=False,
-                    arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.6, "alpha": 0.6, "shrinkA": 1, "shrinkB": 4})
+                    arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.6, "alpha": 0.6, "relpos": (0, 0.5), "shrinkA": 1, "shrinkB": 4})
 
 # %% ../nbs/60_figures.ipynb #fe6d500c
 @_styled
