@@ -118,10 +118,11 @@ class Cell:
 
     def claim(self, found, item, text, paper, **more) -> Claim:
         "A claim from (value, interval), or one that was not measured, from the reason"
-        if isinstance(found, str): return Claim(item=item, text=text, paper=paper, missing=found, scale=self.scale, **more)
+        more = {"scale": self.scale} | more
+        if isinstance(found, str): return Claim(item=item, text=text, paper=paper, missing=found, **more)
         value, interval = found
-        if interval is not None and not np.isfinite(interval).all(): return Claim(item=item, text=text, paper=paper, missing="an interval needs two images or patches", scale=self.scale, **more)
-        return Claim(item=item, text=text, paper=paper, ours=value, interval=interval, seeds=len(self.seeds), scale=self.scale, **more)
+        if interval is not None and not np.isfinite(interval).all(): return Claim(item=item, text=text, paper=paper, missing="an interval needs two images or patches", **more)
+        return Claim(item=item, text=text, paper=paper, ours=value, interval=interval, seeds=len(self.seeds), **more)
 
     def absent(self, *names) -> str:
         "Why a comparison cannot be made: the methods that the profile leaves out, altogether or at this level"
@@ -874,6 +875,7 @@ def claims_flavour(cell: Cell, table, missing: dict) -> list:
     "Is the profile's flavour the nearer one, by each metric?"
     own = cell.study.profile.flavour
     other, = set(FLAVOURS) - {own}
+    scale = f"{cell.study.profile.name}: {table['image'].nunique()} images of {cell.dataset}, {cell.where}; no training, and no stored pairs"   # read from the pictures themselves
     def nearer(metric):
         paper, part = printed(cell, "tab3", metric, "compressed"), table[table["metric"] == metric].pivot_table(index="image", columns="flavour", values="value")
         units = part[[own, other]].to_numpy()
@@ -884,5 +886,5 @@ def claims_flavour(cell: Cell, table, missing: dict) -> list:
     def claim(metric):
         paper = printed(cell, "tab3", metric, "compressed")
         found = as_in_the_paper(cell) or (_unmeasured(cell, metric) if metric in missing else nearer(metric))
-        return cell.claim(found, "Tab. 3", f"{own} is nearer than {other} to the paper's compressed images in {_plain(metric)}", three(paper) or SUPPLEMENT, holds="below")
+        return cell.claim(found, "Tab. 3", f"{own} is nearer than {other} to the paper's compressed images in {_plain(metric)}", three(paper) or SUPPLEMENT, holds="below", scale=scale)
     return [claim(m) for m in FLAVOUR_METRICS]
