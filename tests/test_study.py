@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import nbformat
+import pandas as pd
 import pytest
 
 from conftest import ROOT
@@ -171,7 +172,7 @@ def claims_of_an_empty_study(tmp_path, *changes):
     cell = evidence.Cell(study, *study.levels[0], "")
     return {item: of(cell) for item, of in {"fig1": evidence.claims_fig1, "obs1": evidence.claims_obs1, "obs2": evidence.claims_obs2, "sec41": evidence.claims_sec41, "sec42": lambda c: evidence.claims_sec42(c, {}),
             "tab3": evidence.claims_tab3, "tab4": evidence.claims_tab4, "fig8": evidence.claims_fig8, "fig10": evidence.claims_fig10, "tab5": evidence.claims_tab5,
-            "flavour": lambda c: evidence.claims_flavour(c, None, {}), "divergence": evidence.claims_divergence, "codecs": evidence.claims_codecs, "levels": evidence.claims_levels, "modern": evidence.claims_modern}.items()}
+            "flavour": lambda c: evidence.claims_flavour(c, pd.DataFrame(columns=["flavour", "image", "metric", "value"]), {}), "divergence": evidence.claims_divergence, "codecs": evidence.claims_codecs, "levels": evidence.claims_levels, "modern": evidence.claims_modern}.items()}
 
 
 def test_no_claim_is_made_twice_and_each_says_what_is_missing(tmp_path):
