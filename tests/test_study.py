@@ -155,6 +155,8 @@ def test_an_items_notebook_has_the_shape_of_the_house(item):
     declared = {name: (p["type"], p["default"]) for name, p in parameters(STUDY / f"{ITEMS[item].notebook}.ipynb").items()}
     assert declared == {"profile": ("str", f'"{ITEMS[item].profile}"'), "run_dir": ("str", '""'), "codec": ("str", '"bpg"'), "level": ("int", "37"), "dataset": ("str", '""')}, "the same parameters everywhere"
     assert f'"{item}"' in code[-1] and code[-1].startswith("write_claims("), "claims are written last"
+    asked = code[-1].removeprefix("write_claims(").partition(".claims_file(")[0]
+    assert any(f"{asked} = Cell(study, codec, level, dataset)" in c.splitlines() for c in code), "their file is that of the cell that was asked for: the graph waits for it"
     for text in code + words: assert len(text.splitlines()) <= 45
 
 
