@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import ClassVar, NamedTuple
 import numpy as np
 from PIL import Image, features
+from PIL.JpegImagePlugin import JpegImageFile
 from tqdm import tqdm
 from .core import QebiasError, array_digest, as_rgb, file_digest, package_versions, read_rgb, require
 
@@ -62,6 +63,7 @@ class Jpeg:
     qf: int # quality factor 1..100; the paper's are 10, 20, 30, 40, 50
     name: ClassVar = "jpeg"
     suffix: ClassVar = ".jpg"
+    threads: ClassVar = True   # `code_many` needs no processes for it
     level = property(lambda self: self.qf)
 
     def __post_init__(self): object.__setattr__(self, "qf", _level(self.qf, 1, 100, "qf"))
@@ -93,9 +95,7 @@ class Jpeg:
 def _read_jpeg(data) -> np.ndarray:
     if data[:2] != b"\xff\xd8": raise CodecError("not a JPEG file: it does not begin with FF D8")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            image = Image.open(io.BytesIO(data), formats=["JPEG"])
+        image = JpegImageFile(io.BytesIO(data))   # not `Image.open`: its warning of large pictures can only be silenced for all threads at once
         _fits(*image.size, "JPEG file")
         if image.mode not in ("L", "RGB"): raise CodecError(f"JPEG file has mode {image.mode}: convert it to RGB first")
         pixels = np.array(image)
@@ -729,6 +729,11 @@ class _Worker:
         return self.process.wait()
 
 # %% ../nbs/10_codecs.ipynb #ced1f58a
+def _workers(asked) -> int:
+    "How many work at once: as asked, else one for each core that this process may use"
+    if asked is not None: return _level(asked, 1, 1024, "workers")
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
 def _load(image):
     "An array from an array, a path or a function"
     if callable(image): image = image()
@@ -749,14 +754,16 @@ def _in_parallel(images, names, codec, workers):
     if codec.name not in CODECS: raise CodecError(f"codec {codec.name!r} is not one of {', '.join(sorted(CODECS))}: pass workers=1")
     options = {f.name: getattr(codec, f.name) for f in fields(codec) if f.init}
     recipe = {"codec": codec.name, "options": options, "scratch": str(_scratch())}
+    in_threads = getattr(codec, "threads", False)
     crew, idle, waiting = [], queue.SimpleQueue(), deque()
     def one(image):
+        if in_threads: return code(_load(image), codec)
         worker = idle.get()
         try: return worker(_load(image))
         finally: idle.put(worker)
     threads = ThreadPoolExecutor(workers)
     try:
-        for _ in range(workers):
+        for _ in range(0 if in_threads else workers):
             crew.append(_Worker(recipe))
             idle.put(crew[-1])
         for upcoming, name in enumerate(names):
@@ -773,7 +780,7 @@ def _in_parallel(images, names, codec, workers):
 def code_many(
     images,          # sequence of uint8 (H, W, 3) arrays, paths, or functions without arguments that return an array (called in a thread)
     codec,           # a codec, for instance `Bpg(37)`
-    workers=None,    # processes; left out: one for each core, at most one an image; 1 stays in this process
+    workers=None,    # processes (threads for JPEG); left out: one for each core, at most one an image; 1 stays in this thread
     progress=True,   # a bar on the error stream
     names=None,      # what messages call the images; left out: the path, or "image 3"
 ):                   # iterator of `Coded`, in the order of the images
@@ -782,8 +789,7 @@ def code_many(
     names = [str(name) for name in names] if names is not None else [
         str(image) if isinstance(image, (str, os.PathLike)) else f"image {i}" for i, image in enumerate(images)]
     if len(names) != len(images): raise CodecError(f"{len(names)} names for {len(images)} images: pass one each")
-    if workers is None: workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    workers = min(_level(workers, 1, 1024, "workers"), max(len(images), 1))
+    workers = min(_workers(workers), max(len(images), 1))
     return _with_bar(_one_by_one(images, names, codec) if workers == 1 else _in_parallel(images, names, codec, workers), len(images), codec, progress)
 
 def _with_bar(results, total, codec, progress):

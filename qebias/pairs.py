@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 import numpy as np
 from tqdm import tqdm
-from .codecs import code_many
+from .codecs import _workers, code_many
 from .core import LockedError, QebiasError, array_digest, atomic_dir, digest, locked, provenance, read_json, seed_for, sweep, write_json
 
 # %% ../nbs/12_pairs.ipynb #731c2e7e
@@ -24,10 +24,10 @@ class _Writer:
     def __enter__(self): return self
     def __exit__(self, *_): self.file.close()
 
-    def add(self, name, rgb, **more):
+    def add(self, name, rgb, digest=None, **more):   # the digest where it is known
         rgb = np.ascontiguousarray(rgb)
         self.file.write(rgb.data)
-        self.images.append({"name": name, "height": rgb.shape[0], "width": rgb.shape[1], "offset": self.bytes, "digest": array_digest(rgb), **more})
+        self.images.append({"name": name, "height": rgb.shape[0], "width": rgb.shape[1], "offset": self.bytes, "digest": digest or array_digest(rgb), **more})
         self.bytes += rgb.nbytes
 
     def close(self, **more):
@@ -83,19 +83,33 @@ def _ask(opening, fits):
         found = opening()
         if fits(found): return found
 
+# %% ../nbs/12_pairs.ipynb #74bedc42
+def _ahead(make, items, workers):
+    "`make` of each item, in their order; the next ones are made in threads meanwhile"
+    waiting, pool = deque(), ThreadPoolExecutor(workers)
+    try:
+        for item in items:
+            waiting.append(pool.submit(make, item))
+            if len(waiting) > workers: yield waiting.popleft().result()
+        while waiting: yield waiting.popleft().result()
+    finally: pool.shutdown(cancel_futures=True)
+
+def _digested(image):
+    rgb = image()
+    return rgb, array_digest(rgb)
+
 # %% ../nbs/12_pairs.ipynb #b0847dfd
-def _raw_store(images: list, folder: Path, progress: bool) -> Pixels:
+def _raw_store(images: list, folder: Path, workers: int, progress: bool) -> Pixels:
     "The raw pictures' store: taken up where it holds exactly these, else written"
     key = digest([FORMAT, [[image.name, image.digest] for image in images]])
     def opened(): return _ask(lambda: Pixels(folder), lambda found: found.manifest["key"] == key)
     if found := opened(): return found
     with _disk(folder), _turn(folder):
         if found := opened(): return found
-        with atomic_dir(folder) as tmp, _Writer(tmp) as writer:
-            for image in tqdm(images, desc="raw", unit="image", delay=2, leave=False, disable=not progress):
-                rgb = image()
-                if array_digest(rgb) != image.digest: raise QebiasError(f"{image.name} has changed since it was loaded: load the data set again")
-                writer.add(image.name, rgb)
+        with atomic_dir(folder) as tmp, _Writer(tmp) as writer, contextlib.closing(_ahead(_digested, images, workers)) as loaded:
+            for image, (rgb, found) in zip(images, tqdm(loaded, desc="raw", total=len(images), unit="image", delay=2, leave=False, disable=not progress), strict=True):
+                if found != image.digest: raise QebiasError(f"{image.name} has changed since it was loaded: load the data set again")
+                writer.add(image.name, rgb, found)
             writer.close(key=key)
         return Pixels(folder)
 
@@ -175,14 +189,15 @@ def build_pairs(
     images: list,   # of `RawImage`, names all different
     codec,          # a codec of `qebias.codecs`
     folder,         # where the pairs go, <dataset>/<codec>-<level>; the raw pictures go to <dataset>/raw
-    workers=None,   # processes that compress, one for each core if left out; 1 stays in this process
+    workers=None,   # how many read, compress and hash at once, one for each core if left out; 1 stays in this process
     progress=True,  # a bar on stderr
 ) -> Pairs:
     "Compress whole pictures and keep both domains, or take up the store that holds exactly this; raises `QebiasError`"
     folder = Path(folder)
     _require_names(images)
     if folder.name == "raw": raise QebiasError(f"{folder} is where the raw pictures go: give the pairs another name")
-    raw = _raw_store(images, folder.parent/"raw", progress)
+    workers = _workers(workers)
+    raw = _raw_store(images, folder.parent/"raw", workers, progress)
     made_of = {"codec": codec.describe(), "raw": raw.manifest["key"]}
     def opened(): return _ask(lambda: Pairs(folder), lambda found: digest([found.manifest[k] for k in made_of]) == digest(list(made_of.values())))
     if found := opened(): return found
@@ -191,16 +206,18 @@ def build_pairs(
         with atomic_dir(folder) as tmp: _compress(raw, codec, tmp, workers, progress, made_of)
         return Pairs(folder)
 
+def _digests(coded): return coded, array_digest(coded.decoded), _bytes_digest(coded.data)
+
 def _compress(raw, codec, folder, workers, progress, made_of):
     "Write the compressed side of a store"
     entries = raw.manifest["images"]
     (folder/"streams").mkdir()
     results = code_many([functools.partial(_checked, raw, i) for i in range(len(raw))], codec, workers=workers, progress=progress, names=[e["name"] for e in entries])
-    with _Writer(folder) as writer, contextlib.closing(results):
-        for e, coded in zip(entries, results, strict=True):
+    with _Writer(folder) as writer, contextlib.closing(results), contextlib.closing(_ahead(_digests, results, workers)) as hashed:
+        for e, (coded, pixels, stream) in zip(entries, hashed, strict=True):
             if coded.decoded.shape != (e["height"], e["width"], 3): raise QebiasError(f"{e['name']} came back from {codec.name} as {coded.decoded.shape}: the codec is broken")
             (folder/"streams"/f"{e['name']}{codec.suffix}").write_bytes(coded.data)
-            writer.add(e["name"], coded.decoded, nbytes=len(coded.data), bpp=float(coded.bpp), stream=_bytes_digest(coded.data))
+            writer.add(e["name"], coded.decoded, pixels, nbytes=len(coded.data), bpp=float(coded.bpp), stream=stream)
         content = [[e["digest"], w["digest"], w["stream"]] for e, w in zip(entries, writer.images)]
         writer.close(**made_of, suffix=codec.suffix, key=digest(content))
 

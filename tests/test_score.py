@@ -367,12 +367,11 @@ def test_fetch_goes_on_after_a_failure_and_says_so_at_the_end(monkeypatch, no_we
 def test_the_papers_names_are_understood(typed, name): assert metric_name(typed) == name
 
 
-# --- speed
+# --- beside pyiqa
 
 @pytest.mark.slow
-def test_twice_as_fast_as_metric_by_metric_with_the_same_values():
-    sys.path.insert(0, str(Path(__file__).parent/"benchmarks"))
-    import evaluator
-    found = evaluator.compare(count=3, rounds=2)
-    assert max(found["largest relative difference"].values()) < 1e-6
-    assert found["ratio"] > 2
+def test_values_are_those_of_pyiqa_metric_by_metric():
+    "In a process of its own: pyiqa keeps where its files lie and how it fetches them from its first import"
+    code = "import sys, json; sys.path.insert(0, sys.argv[1]); import evaluator; print(json.dumps(evaluator.compare(count=3, rounds=1)))"
+    found = json.loads(subprocess.run([sys.executable, "-W", "ignore", "-c", code, str(Path(__file__).parent/"benchmarks")], capture_output=True, text=True, check=True).stdout.splitlines()[-1])
+    assert set(found["largest relative difference"]) >= {"psnr"} and max(found["largest relative difference"].values()) < 1e-6
