@@ -3,7 +3,7 @@
 Three tables: cutting a batch and turning it into floats beside the training step that uses it, for the fastest networks; the
 memory that a sampler takes over stores of 10, 100 and 1000 pictures; and how much of a store's build is not the codec's time,
 with one worker and with two. All times are the processor's, of this process and its children, so that other work on the machine
-counts for little.
+counts for little; the build's time on the clock stands beside it. Another version of the package is measured by `PYTHONPATH=CHECKOUT`.
 """
 import argparse, os, resource, tempfile, time
 from pathlib import Path
@@ -78,32 +78,33 @@ def memory(folder):
         print(f"| {count} | {2*count*3*256*256/1e6:.0f} | {anonymous() - before:.1f} |", flush=True)
 
 
-def build(folder):
-    print("\n| codec | workers | all processor time, s | in the codec alone, s | outside of it |\n| --- | ---: | ---: | ---: | ---: |")
+def build(folder, size):
+    print("\n| codec | pictures | workers | time, s | all processor time, s | in the codec alone, s | outside of it |\n| --- | --- | ---: | ---: | ---: | ---: | ---: |")
     for codec, count in ((Jpeg(20), 60), (Bpg(37), 6)):
-        images = photographs(count)
-        arrays = [image() for image in images]
+        arrays = [image() for image in photographs(count, *size)]
+        images = [RawImage(f"p{k:04}", lambda rgb=rgb: rgb) for k, rgb in enumerate(arrays)]
         build_pairs(images, Jpeg(90), folder/f"{codec.name}/warm", workers=1, progress=False)   # the raw side
         start = time.process_time()
         for rgb in arrays: code(rgb, codec)
         alone = time.process_time() - start
         for workers in (1, 2):
-            start, children = time.process_time(), used()
+            clock, start, children = time.perf_counter(), time.process_time(), used()
             build_pairs(images, codec, folder/f"{codec.name}/{workers}", workers=workers, progress=False)
-            spent = time.process_time() - start + used() - children
-            print(f"| {codec.name} | {workers} | {spent:.2f} | {alone:.2f} | {1 - alone/spent:.0%} |", flush=True)
+            spent, clock = time.process_time() - start + used() - children, time.perf_counter() - clock
+            print(f"| {codec.name} | {count} of {size[1]}x{size[0]} | {workers} | {clock:.2f} | {spent:.2f} | {alone:.2f} | {1 - alone/spent:.0%} |", flush=True)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument("--size", type=int, nargs=2, default=(320, 480), metavar=("HEIGHT", "WIDTH"), help="of the pictures whose store is built")
     parser.add_argument("--only", choices=("shares", "memory", "build"))
     options = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as work:
         if options.only in (None, "shares"): shares(Path(work), options.rounds)
         if options.only in (None, "memory") and os.path.exists("/proc/self/status"): memory(Path(work)/"memory")
-        if options.only in (None, "build"): build(Path(work)/"build")
+        if options.only in (None, "build"): build(Path(work)/"build", options.size)
 
 
 if __name__ == "__main__": main()
