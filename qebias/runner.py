@@ -6,7 +6,7 @@
 __all__ = ['KINDS', 'RATES', 'SECONDS', 'BYTES', 'PICTURE', 'ONE_SEED', 'RESULTS', 'resolve', 'Cluster', 'cluster', 'preflight',
            'problems', 'snakemake_command', 'stale', 'plan', 'psi_macs', 'training_macs', 'published_count', 'pixels',
            'Load', 'estimate', 'dry_run', 'Progress', 'run', 'claims_of', 'tally', 'write_report', 'origin',
-           'publish_study', 'published', 'map_markdown']
+           'publish_study', 'published', 'map_markdown', 'verdicts_markdown']
 
 # %% ../nbs/78_runner.ipynb #582ff32a
 import collections, functools, getpass, html, importlib.util, json, os, re, shutil, signal, subprocess, sys, time
@@ -599,3 +599,13 @@ def map_markdown(
         tallies = [tally([r for r in found[n] if r["notebook"] == item]).partition(": ")[2] or "-" for n in names]
         lines.append([*([] if beyond else [known.paper]), known.title, f"[{known.notebook}](nbs/study/{known.notebook}.ipynb)", f"`qebias study {known.profile} --only {item}`", *tallies])
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+# %% ../nbs/78_runner.ipynb #d35b987c
+def verdicts_markdown(
+    name: str, # a profile whose table is published
+) -> str:
+    "The tally of a published table, the scale of most of its rows, and the rows, folded; raises `QebiasError` where there is none"
+    rows = published(name)
+    (scale, _), = collections.Counter(row["scale"] for row in rows).most_common(1)
+    table = claims_markdown(rows, ("claim", "paper", "ours", "interval", "verdict"))
+    return f"{tally(rows)}. Scale: {scale}.\n\n<details><summary>Claim by claim</summary>\n\n{table}\n\n</details>"
