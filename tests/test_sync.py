@@ -50,7 +50,7 @@ def test_readme_shows_the_published_verdicts(root):
     for name in ("demo", "photos"):
         rows = published(name)
         assert claims_markdown(rows, ("claim", "paper", "ours", "interval", "verdict")) in text, name
-        assert tally(rows) in text and rows[0]["scale"] in text, name
+        assert tally(rows) in text and next(r["scale"] for r in rows if r["notebook"] == "obs1") in text, name   # the flavour's rows have their own
 
 
 def test_readme_holds_the_two_commands_word_for_word(root):
