@@ -10,7 +10,6 @@ __all__ = ['FEW', 'DISTANCES', 'DOMAINS', 'LOSSLESS', 'SHORT', 'deviation', 'is_
 # %% ../nbs/51_bias.ipynb #dfc4dc9d
 import contextlib, os, zipfile
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -18,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from .codecs import Bpg
-from .core import QebiasError, array_digest, as_rgb, atomic, digest, provenance, read_rgb, require, seed_for
+from .core import QebiasError, array_digest, as_rgb, atomic, digest, provenance, read_rgb, require, seed_for, threads
 from .datasets import _walk
 from .discriminators import Judge
 from .generators.core import evaluating
@@ -530,12 +529,11 @@ def _look(loads):
 
 def _look_all(loads, progress):
     "Look at all of them, a few at a time"
-    pool, found = ThreadPoolExecutor(min(4, os.cpu_count() or 1)), {}
-    try:
+    found = {}
+    with threads(min(4, os.cpu_count() or 1)) as pool:
         for k, (name, look) in enumerate(zip(loads, pool.map(_look, loads.values()))):
             found[name] = look
             if progress: progress("reading", k + 1, len(loads))
-    finally: pool.shutdown(cancel_futures=True)
     return {name: look for name, look in found.items() if not isinstance(look, str)}, {name: look for name, look in found.items() if isinstance(look, str)}
 
 def _remarks(looks):

@@ -5,10 +5,11 @@
 # %% auto #0
 __all__ = ['IMAGE_SUFFIXES', 'PACKAGES', 'QebiasError', 'LockedError', 'require', 'project_root', 'atomic', 'atomic_dir', 'sweep',
            'write_json', 'read_json', 'locked', 'as_rgb', 'read_rgb', 'write_png', 'digest', 'file_digest',
-           'array_digest', 'code_digest', 'seed_for', 'package_versions', 'code_version', 'provenance']
+           'array_digest', 'code_digest', 'seed_for', 'threads', 'in_order', 'package_versions', 'code_version',
+           'provenance']
 
 # %% ../nbs/00_core.ipynb #fa1dc3fa
-import ast, contextlib, functools, hashlib, importlib, importlib.metadata, json, os, platform, re, shutil, subprocess, sys, tempfile
+import ast, collections, contextlib, functools, hashlib, importlib, importlib.metadata, json, os, platform, re, shutil, subprocess, sys, tempfile
 from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -223,6 +224,30 @@ def seed_for(
 ) -> int:  # in [0, 2**63)
     "A seed that is a pure function of what it is for"
     return int(digest(what, 16), 16) >> 1
+
+# %% ../nbs/00_core.ipynb #7b5e549c
+@contextlib.contextmanager
+def threads(
+    workers: int, # how many
+):                # a pool of them, for a `with` statement
+    "Threads that begin nothing new once the block is left"
+    from concurrent.futures import ThreadPoolExecutor
+    pool = ThreadPoolExecutor(workers)
+    try: yield pool
+    finally: pool.shutdown(cancel_futures=True)
+
+def in_order(
+    pool,       # of `threads`
+    work,       # a function of an item
+    items,      # any iterable, taken as it is needed
+    ahead: int, # how many items may be under way
+):              # iterator over the results
+    "`work(item)` of each item, in the order of the items; the first that fails raises its error"
+    waiting = collections.deque()
+    for item in items:
+        waiting.append(pool.submit(work, item))
+        if len(waiting) >= ahead: yield waiting.popleft().result()
+    while waiting: yield waiting.popleft().result()
 
 # %% ../nbs/00_core.ipynb #aa9c9ae8
 PACKAGES = "torch torchvision numpy pillow av pyiqa timm scikit-image scipy".split()

@@ -9,13 +9,12 @@ __all__ = ['SAMPLE', 'COLLECTIONS', 'SOURCES', 'RawImage', 'Archive', 'Part', 'C
 # %% ../nbs/11_datasets.ipynb #882c855d
 import functools, hashlib, http.client, importlib.metadata, os, re, shutil, ssl, tarfile, time, urllib.error, urllib.request, warnings, zipfile, zlib
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Callable
 import numpy as np
 from tqdm import tqdm
-from .core import IMAGE_SUFFIXES, QebiasError, array_digest, as_rgb, atomic_dir, digest, locked, read_json, read_rgb, require, seed_for, write_json
+from .core import IMAGE_SUFFIXES, QebiasError, array_digest, as_rgb, atomic_dir, digest, locked, read_json, read_rgb, require, seed_for, threads, write_json
 
 # %% ../nbs/11_datasets.ipynb #846e8c01
 @dataclass
@@ -46,9 +45,7 @@ def _examine(images: list) -> dict: # position -> what is wrong with that pictur
     def look(image):
         try: image.look()
         except QebiasError as error: return str(error)
-    pool = ThreadPoolExecutor(min(8, os.cpu_count() or 1))
-    try: wrong = list(tqdm(pool.map(look, images), total=len(images), desc="reading pictures", unit="image", delay=2, leave=False))
-    finally: pool.shutdown(cancel_futures=True)
+    with threads(min(8, os.cpu_count() or 1)) as pool: wrong = list(tqdm(pool.map(look, images), total=len(images), desc="reading pictures", unit="image", delay=2, leave=False))
     return {i: why for i, why in enumerate(wrong) if why}
 
 # %% ../nbs/11_datasets.ipynb #469505b5

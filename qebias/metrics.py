@@ -9,8 +9,6 @@ __all__ = ['ALEXNET', 'METRICS', 'ALIASES', 'EXTRACTORS', 'Metric', 'metric_name
 
 # %% ../nbs/50_metrics.ipynb #0ee3d7a1
 import base64, contextlib, difflib, functools, importlib.util, io, json, math, warnings, zipfile
-from collections import deque
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,7 +16,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from .core import PACKAGES, QebiasError, array_digest, as_rgb, atomic, code_digest, digest, file_digest, package_versions, read_rgb, require
+from .core import PACKAGES, QebiasError, array_digest, as_rgb, atomic, code_digest, digest, file_digest, in_order, package_versions, read_rgb, require, threads
 from .weights import download, find, find_any, identity, state
 
 # %% ../nbs/50_metrics.ipynb #d75084e0
@@ -489,7 +487,7 @@ def statistics(
         try: return extract(_View(_eight_bit(_load(image)), device))
         except QebiasError as error: raise QebiasError(f"{label}: {error}") from None
     with _pool(None, [name], device) as (pool, ahead):
-        found = _rows(np.concatenate([x[np.isfinite(x).all(1)] for x in _in_order(pool, rows, images, ahead)] or [np.empty((0, 1))]), "the set")
+        found = _rows(np.concatenate([x[np.isfinite(x).all(1)] for x in in_order(pool, rows, images, ahead)] or [np.empty((0, 1))]), "the set")
     found = Gaussian(*_moments(found), len(found))
     if kept:
         with atomic(kept) as tmp: np.savez(tmp, mean=found.mean, factor=found.factor, n=found.n)
@@ -547,20 +545,9 @@ def _pool(workers, names, device):
     cpu, large, before = torch.device(device).type == "cpu", not _LARGE.isdisjoint(names), torch.get_num_threads()
     workers = workers or (1 if large else before if cpu else 2)
     if cpu and not large: torch.set_num_threads(1)
-    pool = ThreadPoolExecutor(workers)
     try:
-        with _exactly(): yield pool, workers + 1
-    finally:
-        pool.shutdown(cancel_futures=True)
-        torch.set_num_threads(before)
-
-def _in_order(pool, work, items, ahead):
-    "`work(item)` of each item, in order, with no more than `ahead` under way"
-    waiting = deque()
-    for item in items:
-        waiting.append(pool.submit(work, item))
-        if len(waiting) >= ahead: yield waiting.popleft().result()
-    while waiting: yield waiting.popleft().result()
+        with threads(workers) as pool, _exactly(): yield pool, workers + 1
+    finally: torch.set_num_threads(before)
 
 # %% ../nbs/50_metrics.ipynb #c81137ae
 def _version(name, device):
@@ -591,7 +578,7 @@ def score(
         if reason: empty.append({"image": image, "metric": name, "reason": reason})
         rows.append((image, name, math.nan if reason else value))
     with _pool(workers, names, device) as (pool, ahead):
-        for image, found in _in_order(pool, evaluator, images, ahead):
+        for image, found in in_order(pool, evaluator, images, ahead):
             for name in evaluator.single: enter(image, name, *found[name])
             for name in evaluator.sets:
                 if errors == "raise" and found[name][1]: enter(image, name, *found[name])

@@ -7,13 +7,11 @@ __all__ = ['FORMAT', 'Pixels', 'Pairs', 'build_pairs', 'JoinedPairs', 'PatchSamp
 
 # %% ../nbs/12_pairs.ipynb #f70870a6
 import contextlib, functools, os, sys, time
-from collections import deque
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 from .codecs import _workers, code_many
-from .core import LockedError, QebiasError, array_digest, atomic_dir, digest, locked, provenance, read_json, seed_for, sweep, write_json
+from .core import LockedError, QebiasError, array_digest, atomic_dir, digest, in_order, locked, provenance, read_json, seed_for, sweep, threads, write_json
 
 # %% ../nbs/12_pairs.ipynb #731c2e7e
 FORMAT = 1
@@ -84,16 +82,6 @@ def _ask(opening, fits):
         if fits(found): return found
 
 # %% ../nbs/12_pairs.ipynb #74bedc42
-def _ahead(make, items, workers):
-    "`make` of each item, in their order; the next ones are made in threads meanwhile"
-    waiting, pool = deque(), ThreadPoolExecutor(workers)
-    try:
-        for item in items:
-            waiting.append(pool.submit(make, item))
-            if len(waiting) > workers: yield waiting.popleft().result()
-        while waiting: yield waiting.popleft().result()
-    finally: pool.shutdown(cancel_futures=True)
-
 def _digested(image):
     rgb = image()
     return rgb, array_digest(rgb)
@@ -106,7 +94,8 @@ def _raw_store(images: list, folder: Path, workers: int, progress: bool) -> Pixe
     if found := opened(): return found
     with _disk(folder), _turn(folder):
         if found := opened(): return found
-        with atomic_dir(folder) as tmp, _Writer(tmp) as writer, contextlib.closing(_ahead(_digested, images, workers)) as loaded:
+        with atomic_dir(folder) as tmp, _Writer(tmp) as writer, threads(workers) as pool:
+            loaded = in_order(pool, _digested, images, workers + 1)
             for image, (rgb, found) in zip(images, tqdm(loaded, desc="raw", total=len(images), unit="image", delay=2, leave=False, disable=not progress), strict=True):
                 if found != image.digest: raise QebiasError(f"{image.name} has changed since it was loaded: load the data set again")
                 writer.add(image.name, rgb, found)
@@ -213,8 +202,8 @@ def _compress(raw, codec, folder, workers, progress, made_of):
     entries = raw.manifest["images"]
     (folder/"streams").mkdir()
     results = code_many([functools.partial(_checked, raw, i) for i in range(len(raw))], codec, workers=workers, progress=progress, names=[e["name"] for e in entries])
-    with _Writer(folder) as writer, contextlib.closing(results), contextlib.closing(_ahead(_digests, results, workers)) as hashed:
-        for e, (coded, pixels, stream) in zip(entries, hashed, strict=True):
+    with _Writer(folder) as writer, contextlib.closing(results), threads(workers) as pool:
+        for e, (coded, pixels, stream) in zip(entries, in_order(pool, _digests, results, workers + 1), strict=True):
             if coded.decoded.shape != (e["height"], e["width"], 3): raise QebiasError(f"{e['name']} came back from {codec.name} as {coded.decoded.shape}: the codec is broken")
             (folder/"streams"/f"{e['name']}{codec.suffix}").write_bytes(coded.data)
             writer.add(e["name"], coded.decoded, pixels, nbytes=len(coded.data), bpp=float(coded.bpp), stream=stream)
@@ -303,15 +292,9 @@ def batches(
     ahead=2,       # how many are cut before they are asked for
 ):                 # iterator of (iteration, raw, compressed), float32 in [0, 1] on the device
     "The batches of a training, the next ones cut in a thread meanwhile"
-    pinned, waiting, pool = str(device).startswith("cuda"), deque(), ThreadPoolExecutor(1, "batches")
+    pinned = str(device).startswith("cuda")
     def cut(i):
         parts = sampler(i)
-        return tuple(part.pin_memory() for part in parts) if pinned else parts
-    try:
-        for i in iterations:
-            waiting.append((i, pool.submit(cut, i)))
-            if len(waiting) > ahead: yield _ready(*waiting.popleft(), device)
-        while waiting: yield _ready(*waiting.popleft(), device)
-    finally: pool.shutdown(cancel_futures=True)
-
-def _ready(i, cut, device): return i, *to_float(cut.result(), device)
+        return i, tuple(part.pin_memory() for part in parts) if pinned else parts
+    with threads(1) as pool:
+        for i, parts in in_order(pool, cut, iterations, ahead + 1): yield i, *to_float(parts, device)
