@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['Schedule', 'learning_rate', 'Divergence', 'TrainConfig', 'world', 'mean_of_all', 'average_in_place', 'ema_update',
-           'Trainer', 'textbook_step', 'TrainingFailed', 'check_health', 'run_key', 'save_checkpoint',
+           'Trainer', 'StepGraph', 'textbook_step', 'TrainingFailed', 'check_health', 'run_key', 'save_checkpoint',
            'load_checkpoint', 'read_stats', 'fit', 'halo_of', 'device_name', 'launch', 'main']
 
 # %% ../nbs/40_training.ipynb #77539ec4
-import contextlib, ctypes, json, math, os, subprocess, sys, tempfile, time
+import contextlib, ctypes, json, math, os, subprocess, sys, tempfile, time, warnings
 from pathlib import Path
 from typing import Literal
 import torch
@@ -158,6 +158,7 @@ class Trainer:
         config: TrainConfig,
         init=None, # state of the generator to start from (stage 1's EMA), or None
         psi=None,  # a `Psi` to share between trainings; made from the configuration if left out
+        graph: bool | None = None, # record the step as a CUDA graph; by default on a GPU that no other process shares the batch with
     ):
         self.config, self.device = config, torch.device(config.device)
         if config.threads: torch.set_num_threads(config.threads)
@@ -175,6 +176,8 @@ class Trainer:
         self.psi = (psi or Psi(config.layers, config.psi)).to(self.device) if config.layers else None
         self.optimisers = {name: torch.optim.Adam(module.parameters(), lr=config.schedule.lr, betas=config.betas, fused=True)
                            for name, module in [("generator", self.generator), ("discriminator", self.judge)] if module}
+        if graph is None: graph = self.device.type == "cuda" and world()[1] == 1
+        self.graph = StepGraph(self) if graph else None
 
     def _judge(self):
         spec = self.config.discriminator
@@ -185,16 +188,24 @@ class Trainer:
         "One iteration on a float batch (N, 3, p, p) in [0, 1]; returns every loss term as a detached scalar tensor"
         lr = learning_rate(self.config.schedule, iteration, self.config.iterations)
         raw, compressed = (x.contiguous(memory_format=torch.channels_last) for x in (raw, compressed))
+        self.set_rate(self.graph.rate.fill_(lr) if self.graph else lr)
+        return {"lr": lr, **(self.graph or self.move)(raw, compressed)}
+
+    def set_rate(self, lr):
+        "Give both optimisers their learning rate, a number or a scalar tensor on their device"
         for optimiser in self.optimisers.values():
-            optimiser.zero_grad(set_to_none=True)
             for group in optimiser.param_groups: group["lr"] = lr
+
+    def move(self, raw, compressed) -> dict:
+        "What a step does on the device: the same operations at every iteration, and no value read on the way"
+        for optimiser in self.optimisers.values(): optimiser.zero_grad(set_to_none=True)
         log = (self._fidelity if self.judge is None else self._adversarial)(raw, compressed)
         for module in filter(None, [self.generator, self.judge]):
             average_in_place([p.grad for p in module.parameters() if p.grad is not None])
             average_in_place([b for b in module.buffers() if b.is_floating_point()])
         for optimiser in self.optimisers.values(): optimiser.step()
         ema_update(self.average, self.generator, self.config.ema)
-        return {"lr": lr, **{name: value.detach() for name, value in log.items()}}
+        return {name: value.detach() for name, value in log.items()}
 
     def parts(self) -> dict:
         "Everything with a state, by name"
@@ -252,6 +263,57 @@ def _colour(enhanced, compressed):
     "How far the enhanced patches' mean colour and contrast have moved from their input: the first signs of a collapse"
     with torch.no_grad():
         return {"colour_error": (_full(enhanced).mean((0, 2, 3)) - compressed.mean((0, 2, 3))).abs().max(), "contrast": _full(enhanced).std() / compressed.std().clamp_min(1e-6)}
+
+# %% ../nbs/40_training.ipynb #ddfea47c
+class StepGraph:
+    "A trainer's step, recorded once as a CUDA graph and then replayed"
+    alone = 3   # steps that are taken one operation at a time before the recording
+
+    def __init__(self,
+        trainer: Trainer,
+    ):
+        self.trainer, self.taken, self.replay = trainer, 0, None
+        self.rate = torch.zeros((), device=trainer.device)   # the learning rate, at one address
+
+    def __call__(self, *patches) -> dict:
+        "Take one step; returns loss terms that later steps leave alone"
+        if self.taken == self.alone: self._prepare(patches)
+        self.taken += 1
+        if self.replay is None or any(new.shape != old.shape for new, old in zip(patches, self.patches)): return self._aside(patches)
+        for old, new in zip(self.patches, patches): old.copy_(new)
+        self.replay()
+        return {name: value.clone() for name, value in self.log.items()}
+
+    def _prepare(self, patches):
+        self.patches = [p.clone() for p in patches]
+        try:
+            self._capturable(True)
+            self.replay, self.log = self._record()
+        except RuntimeError as error:
+            warnings.warn(f"qebias: this training's step cannot be recorded as a CUDA graph, and is taken one operation at a time: {str(error).splitlines()[0]}")
+        finally: self._capturable(False)
+
+    def _capturable(self, yes):
+        "Adam refuses to be recorded unless it is told that its own counter may lie on the GPU; the fused one's always does"
+        for optimiser in self.trainer.optimisers.values():
+            for group in optimiser.param_groups: group["capturable"] = yes
+
+    def _record(self):
+        "(a function that replays the step, the tensors that it leaves its terms in)"
+        with torch.cuda.device(self.trainer.device):
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph, stream=torch.cuda.Stream(), capture_error_mode="thread_local"):   # the thread that cuts the next patches may use the GPU meanwhile
+                log = self.trainer.move(*self.patches)
+        return graph.replay, log
+
+    def _aside(self, patches):
+        "On a stream of its own, as steps before a recording have to be"
+        now = torch.cuda.current_stream(self.trainer.device)
+        stream = torch.cuda.Stream(self.trainer.device)
+        stream.wait_stream(now)
+        with torch.cuda.stream(stream): log = self.trainer.move(*patches)
+        now.wait_stream(stream)
+        return log
 
 # %% ../nbs/40_training.ipynb #289d453c
 def textbook_step(trainer: Trainer, iteration: int, raw, compressed):

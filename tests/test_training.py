@@ -9,6 +9,8 @@ import time
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from qebias.codecs import Jpeg
 from qebias.core import LockedError, QebiasError, locked, read_json
@@ -16,7 +18,7 @@ from qebias.datasets import RawImage
 from qebias.losses import LossWeights
 from qebias.networks import load_state
 from qebias.pairs import PatchSampler, build_pairs, to_float
-from qebias.training import Divergence, Schedule, TrainConfig, Trainer, fit, read_stats
+from qebias.training import Divergence, Schedule, StepGraph, TrainConfig, Trainer, fit, read_stats
 
 TINY = {"class": "qebias.generators.rrdb:RRDBNet", "kwargs": {"width": 8, "blocks": 1, "growth": 4}}
 UNET = {"class": "qebias.discriminators:UNetSN", "kwargs": {"width": 8}}
@@ -147,6 +149,77 @@ def test_a_step_on_the_gpu_agrees_with_the_cpu(pairs):
     batch = PatchSampler(pairs, 32, 2, seed=0)(0)
     logs = [Trainer(config(device=d)).step(0, *to_float(batch, d)) for d in ("cpu", "cuda")]
     for name in ("recon", "percept", "discrim"): assert logs[1][name].item() == pytest.approx(logs[0][name].item(), rel=1e-3), name
+
+
+class Tape(TorchDispatchMode):
+    "What a CUDA graph does, on the CPU: keep the operations of a step and their tensors, and do them again at the same addresses"
+    def __init__(self):
+        super().__init__()
+        self.done = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        assert "local_scalar_dense" not in str(func) and "nonzero" not in str(func), f"{func} asks the device for a value"
+        out = func(*args, **kwargs or {})
+        self.done.append((func, args, kwargs or {}, out))
+        return out
+
+    @torch.no_grad()
+    def replay(self):
+        for func, args, kwargs, out in self.done:
+            for old, new in zip(tree_leaves(out), tree_leaves(func(*args, **kwargs))):
+                if isinstance(old, torch.Tensor) and old.data_ptr() != new.data_ptr(): old.copy_(new)
+
+
+class TapedStep(StepGraph):
+    "A recording that leaves no trace, as one of the GPU does not run what it records"
+    def _record(self):
+        def tensors(x): return [t for t in tree_leaves([part.state_dict() for part in x.trainer.parts().values()]) if isinstance(t, torch.Tensor)]
+        before, tape = [t.clone() for t in tensors(self)], Tape()
+        with tape: log = self.trainer.move(*self.patches)
+        for t, old in zip(tensors(self), before): t.copy_(old)
+        return tape.replay, log
+
+    def _aside(self, patches): return self.trainer.move(*patches)
+
+
+@pytest.mark.parametrize("more", [dict(stage="fidelity", discriminator=None, conditional=False, weights=LossWeights(recon=1, percept=0, discrim=0, divergence=0)), dict(),
+    dict(gan="relativistic", discriminator=VGG, divergence=Divergence(blocks=(2,), reduction="batch")), dict(precision="bf16")], ids=["fidelity", "unet", "vgg", "bf16"])
+def test_a_recorded_step_is_the_step(pairs, monkeypatch, more):
+    monkeypatch.setattr("qebias.training.StepGraph", TapedStep)
+    c, sampler = config(schedule=Schedule(kind="cosine", lr=1e-3), iterations=8, **more), PatchSampler(pairs, 32, 2, seed=0)
+    recorded, alone = Trainer(c, graph=True), Trainer(c, graph=True)
+    alone.graph.alone = 100
+    logs = [[t.step(i, *to_float(sampler(i), "cpu")) for i in range(7)] for t in (recorded, alone)]
+    assert recorded.graph.replay and not alone.graph.replay
+    for a, b in zip(*logs): assert {k: float(v) for k, v in a.items()} == {k: float(v) for k, v in b.items()}
+    for a, b in zip(recorded.parts().values(), alone.parts().values()):
+        for x, y in zip(tree_leaves(a.state_dict()), tree_leaves(b.state_dict())): assert torch.equal(x, y) if isinstance(x, torch.Tensor) else x == y
+    # one patch instead of two is taken as it is, and the recording goes on afterwards
+    few = PatchSampler(pairs, 32, 1, seed=0)
+    for t in (recorded, alone): t.step(7, *to_float(few(7), "cpu")), t.step(7, *to_float(sampler(7), "cpu"))
+    assert all(torch.equal(x, y) for x, y in zip(recorded.generator.parameters(), alone.generator.parameters()))
+
+
+def test_a_step_that_cannot_be_recorded_goes_on_without(pairs, monkeypatch):
+    class Refused(TapedStep):
+        def _record(self): raise RuntimeError("CUDA error: operation not permitted when stream is capturing\nand more")
+    monkeypatch.setattr("qebias.training.StepGraph", Refused)
+    sampler, trainers = PatchSampler(pairs, 32, 2, seed=0), [Trainer(config(), graph=True) for _ in range(2)]
+    trainers[1].graph.alone = 100
+    with pytest.warns(UserWarning, match="cannot be recorded as a CUDA graph, and is taken one operation at a time: CUDA error: operation not permitted when stream is capturing$"):
+        for i in range(6):
+            for t in trainers: t.step(i, *to_float(sampler(i), "cpu"))
+    assert all(torch.equal(x, y) for x, y in zip(*(t.generator.parameters() for t in trainers)))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_graph_on_the_gpu_follows_the_step(pairs, precision):
+    sampler, trainers = PatchSampler(pairs, 32, 2, seed=0), [Trainer(config(device="cuda", precision=precision), graph=g) for g in (True, False)]
+    logs = [[t.step(i, *to_float(sampler(i), "cuda")) for i in range(10)] for t in trainers]
+    assert trainers[0].graph.replay
+    for a, b in zip(*logs):
+        for name in ("recon", "percept", "discrim", "d_real", "d_fake"): assert a[name].item() == pytest.approx(b[name].item(), rel=1e-2), name
 
 
 @pytest.mark.parametrize("gan, reduction", [("vanilla", "sample"), ("relativistic", "batch")])

@@ -7,6 +7,7 @@ full width with random weights. Contenders take turns, one step each, in one pro
 median over rounds of the first contender's time over this one's. `floor` is what the convolutions of that step would take at the
 highest rate that a convolution of 256 channels reached on this machine just after: no step that computes them can be faster.
 With --parts a profile of one step says how many seconds lie in convolutions, forward and backward, and in everything else.
+On a GPU our step is recorded as a CUDA graph, and measured after that; --parts takes it one operation at a time, as the profile must.
 BasicSR's checkout is imported as in `peers.py`; its step computes in fp32 only.
 """
 import argparse
@@ -23,7 +24,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import peers
 from qebias.methods import METHODS, train_config
-from qebias.training import Trainer, device_name, textbook_step
+from qebias.training import StepGraph, Trainer, device_name, textbook_step
 
 PATCH, PSI = 128, "random-w64-s0"
 
@@ -50,7 +51,8 @@ def best_rate(device, precision):
 
 
 def our_trainer(method, networks, args, precision):
-    return Trainer(train_config(METHODS[method], networks, iterations=1000, batch=args.batch, patch=PATCH, psi=PSI, precision=precision, device=args.device, threads=args.threads))
+    return Trainer(train_config(METHODS[method], networks, iterations=1000, batch=args.batch, patch=PATCH, psi=PSI, precision=precision, device=args.device, threads=args.threads),
+                   graph=False if args.parts else None)
 
 
 def their_model(peer, method, networks, args):
@@ -90,18 +92,19 @@ def measure(method, sizes, args):
     raw = torch.rand(args.batch, 3, PATCH, PATCH, generator=torch.Generator().manual_seed(0)).to(device)
     compressed = (raw + .05 * torch.randn_like(raw)).clamp(0, 1)
     calls = contenders(method, networks, args, raw, compressed)
-    times = {name: [] for name in calls}
-    for i in range(-args.warm, args.rounds):
+    times, work, warm = {name: [] for name in calls}, {}, args.warm + StepGraph.alone*(device.type == "cuda")
+    for name, call in calls.items():
+        with FlopCounterMode(display=False) as counter: call(0)
+        work[name] = counter.get_total_flops() / 2
+    for i in range(-warm, args.rounds):
         for name, call in calls.items():
-            took = clock(lambda: call(i + args.warm), device)
+            took = clock(lambda: call(i + warm), device)
             if i >= 0: times[name].append(took)
     first = next(iter(times))
     for name, taken in times.items():
-        with FlopCounterMode(display=False) as counter: calls[name](0)
-        ratio = statistics.median(a / b for a, b in zip(times[first], taken))
-        work, rate = counter.get_total_flops() / 2, best_rate(device, name[-4:])
+        ratio, rate = statistics.median(a / b for a, b in zip(times[first], taken)), best_rate(device, name[-4:])
         yield {"method": method, "networks": sizes, "batch": args.batch, "step": name, "median": statistics.median(taken), "min": min(taken), "ratio": ratio,
-               "floor": work / rate, "peak_gmacs": rate / 1e9, "step_gmac": work / 1e9, **(parts(calls[name], device) if args.parts else {})}
+               "floor": work[name] / rate, "peak_gmacs": rate / 1e9, "step_gmac": work[name] / 1e9, **(parts(calls[name], device) if args.parts else {})}
 
 
 def parts(call, device):
@@ -140,7 +143,7 @@ def main(arguments=None):
                 rows.append(row)
                 inside = "".join(f"  {part} {row[part]:.3f}" for part in ("forward", "backward", "rest") if part in row)
                 print(f"{method:12s} {sizes:9s} {row['step']:14s} {row['median']:7.3f} s  min {row['min']:7.3f}  {row['ratio']:5.2f}x  {row['step_gmac']:.0f} GMAC, "
-                      f"floor {row['floor']:.3f} s at {row['peak_gmacs']:.0f} GMAC/s{inside}", flush=True)
+                      f"floor {row['floor']:.3f} s at {row['peak_gmacs']:.0f} GMAC/s, which the step reaches {row['floor']/row['median']:.0%} of{inside}", flush=True)
     if args.json: args.json.write_text(json.dumps({"torch": torch.__version__, "device": device_name(args.device), "rows": rows}, indent=1))
 
 
