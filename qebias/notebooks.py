@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['PARENT', 'EVENTS', 'JOB', 'LARGEST', 'parameters', 'check_parameters', 'execute', 'announce', 'follow_parent', 'tell',
-           'main', 'publish', 'clean', 'mathml', 'to_html', 'readme', 'write_readme']
+           'main', 'publish', 'clean', 'mathml', 'to_html', 'readme', 'picture', 'write_readme']
 
 # %% ../nbs/74_notebooks.ipynb #adb67d51
-import argparse, contextlib, json, os, re, socket, sys, threading, time
+import argparse, base64, contextlib, json, os, re, socket, sys, threading, time
 from pathlib import Path
 from .core import QebiasError, atomic, project_root, require
 
@@ -206,9 +206,20 @@ def readme() -> str:
     body, _ = exporter.from_notebook_node(book)
     return "<!-- made from nbs/index.ipynb, do not edit: python -c 'from qebias.notebooks import write_readme; write_readme()' -->\n\n" + body.strip() + "\n"
 
+def picture(
+    notebook, # executed
+) -> bytes:   # of a PNG file
+    "The first picture that an executed notebook drew; raises `QebiasError` where there is none"
+    book = require("nbformat", "pictures of a notebook").read(notebook, 4)
+    found = (o["data"]["image/png"] for c in book.cells if c.cell_type == "code" for o in c.outputs if "image/png" in o.get("data", {}))
+    try: return base64.b64decode(next(found))
+    except StopIteration: raise QebiasError(f"{notebook} holds no picture: execute it") from None
+
 def write_readme():
-    "Write README.md from the index"
+    "Write README.md from the index, and the picture it shows from the published notebook of Fig. 1"
+    nbs = project_root()/"nbs"
     with atomic(project_root()/"README.md") as tmp: tmp.write_text(readme(), encoding="utf-8")
+    with atomic(nbs/"images"/"fig1.png") as tmp: tmp.write_bytes(picture(nbs/"study"/"01_fig1_teaser.ipynb"))
 
 # %% ../nbs/74_notebooks.ipynb #3ef38384
 if __name__ == "__main__" and "__file__" in globals(): main()

@@ -1,5 +1,6 @@
 "Notebooks, package, README and published tables say the same"
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -9,7 +10,7 @@ import nbformat
 import pytest
 
 from qebias.claims import claims_markdown
-from qebias.notebooks import readme
+from qebias.notebooks import picture, readme
 from qebias.runner import map_markdown, published, tally
 
 
@@ -41,7 +42,11 @@ def test_notebooks_are_clean(root, exported):
 
 
 def test_readme_is_made_from_the_index(root):
-    assert (root / "README.md").read_text() == readme()
+    text = (root / "README.md").read_text()
+    assert text == readme()
+    shown = re.findall(r"!\[[^]]+\]\(([^)]+)\)", text)
+    assert shown and all((root / name).read_bytes().startswith(b"\x89PNG") for name in shown)
+    assert (root / "nbs/images/fig1.png").read_bytes() == picture(root / "nbs/study/01_fig1_teaser.ipynb")
 
 
 def test_readme_shows_the_published_verdicts(root):

@@ -97,14 +97,20 @@ def draw(rows, png):
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     units = list(dict.fromkeys(r["unit"] for r in rows))
-    fig = Figure(figsize=(3*len(units), 2.8), dpi=110)
+    fig = Figure(figsize=(2.9*len(units), 3.6), dpi=110, layout="constrained")
     FigureCanvasAgg(fig)
-    for ax, unit in zip(fig.subplots(1, len(units), squeeze=False)[0], units):
-        for marker, r in zip("osv^Dx", (r for r in rows if r["unit"] == unit)): ax.loglog(r["amounts"], r["seconds"], marker + "-", ms=4, lw=1, label=r["what"])
-        ax.set(xlabel=unit, ylabel="processor time / s")
-        ax.legend(fontsize=7, frameon=False)
-    fig.tight_layout()
-    fig.savefig(png)
+    for ax, unit in zip(fig.subplots(1, len(units), squeeze=False, sharey=True)[0], units):
+        shown = [r for r in rows if r["unit"] == unit]
+        for marker, r in zip("osv^Dx", shown): ax.loglog(r["amounts"], r["seconds"], marker + "-", ms=4, lw=1, label=r["what"])
+        least, most = min(r["amounts"][0] for r in shown), max(r["amounts"][-1] for r in shown)
+        ax.loglog([least, most], [2e-4, 2e-4*most/least], ":", color="0.5", lw=1, label="proportional")
+        ticks = [least, round(math.sqrt(least*most)), most]
+        ax.set_xticks(ticks, [f"{n:,}" for n in ticks])
+        ax.minorticks_off()
+        ax.set(xlabel=unit)
+        ax.legend(fontsize=7, frameon=False, loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0)
+    fig.axes[0].set_ylabel("processor time in s")
+    fig.savefig(png, metadata={"Software": None})
 
 
 def main():
