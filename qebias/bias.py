@@ -402,7 +402,7 @@ def _feature(psi, layer):
     return extract
 
 # %% ../nbs/51_bias.ipynb #61238fda
-@torch.no_grad()
+@_exactly()
 def disparity(
     raw,          # list of uint8 (H, W, 3)
     compressed,   # the same images, compressed
@@ -430,7 +430,7 @@ def disparity(
             d_cr, d_ce = ((x - c).abs().flatten(1).double().mean(1).tolist() for x in (r, e))
             rows += [(names[i], f"{y},{x}", measure, a, b) for (i, y, x), a, b in zip(some, d_cr, d_ce)]
     frame = require("pandas", "tables of disparities").DataFrame(rows, columns=["image", "patch", "measure", "d_cr", "d_ce"])
-    frame.attrs = {"psi": None if psi is None else getattr(psi, "name", type(psi).__name__), "layer": layer}
+    frame.attrs = {"psi": None if psi is None else getattr(psi, "name", type(psi).__name__), "layer": layer or next(reversed(getattr(psi, "layers", ())), None)}
     return frame.sort_values("measure", kind="stable", ascending=False, ignore_index=True)
 
 # %% ../nbs/51_bias.ipynb #ac40478e

@@ -11,8 +11,9 @@ __all__ = ['PAPER_ROW', 'STAND_IN', 'TABLE3', 'SUPPLEMENT', 'PRINTED', 'OURS', '
            'rate_table', 'too_few_levels', 'all_levels', 'table4', 'curve_draws', 'bd_br_gain', 'lead', 'claims_tab4',
            'deviation_gap', 'frechet', 'claims_fig8', 'claims_fig1', 'residual_units', 'residual_means', 'residual_gap',
            'claims_fig10', 'quality_table', 'claims_tab5', 'divergence_rows', 'claims_divergence', 'hinge_table',
-           'foreign', 'gains_table', 'deviations_table', 'claims_codecs', 'claims_levels', 'modern', 'codecs_table',
-           'claims_modern', 'flavour_scores', 'flavours_of', 'as_in_the_paper', 'flavour_table', 'claims_flavour']
+           'foreign', 'gains_table', 'harm', 'deviations_table', 'claims_codecs', 'claims_levels', 'modern',
+           'codecs_table', 'claims_modern', 'flavour_scores', 'flavours_of', 'as_in_the_paper', 'flavour_table',
+           'claims_flavour']
 
 # %% ../nbs/76_evidence.ipynb #9c8aac55
 import copy, functools
@@ -252,8 +253,9 @@ def domain_distances(
 STAND_IN = {"fd_nss": "FID", "fd_alex": "FID", "nlpd": "LPIPS"}
 
 def _stand_in(cell, distance):
-    replaced = STAND_IN.get(distance)
-    return f"{distance} in place of {replaced}" if replaced else distance
+    "What to say of a distance: by which, and in place of which, where the profile has not the paper's own"
+    replaced, p = STAND_IN.get(distance), cell.study.profile
+    return f"{distance} in place of {replaced}" if replaced and not {"FID": "fid", "LPIPS": "lpips-alex"}[replaced] in (*p.metrics, *p.distances) else distance
 
 def _unmeasured(cell, name, among="distances"):
     reason = metrics.available([name])[1].get(name)
@@ -749,10 +751,10 @@ def _hypothesis(cell, found, text, holds, unit="dB", digits=3, between=True):
     return cell.claim(found, BEYOND, text, HYPOTHESIS, holds=holds, unit=unit, digits=digits, between_trainings=between)
 
 def _apart(cell, name, other, quality, bias_):
-    "Claims on two rows: one on PSNR, and one a distance on where they lean; both say (words, side)"
+    "Claims on two rows: one on PSNR, and one a distance on where they lean, if anything is expected of that; both say (words, side)"
     found = "psnr is not among the profile's metrics" if "psnr" not in cell.study.profile.metrics else cell.compare(name, other, found=lambda s: metric_gain(cell, name, other, "psnr", s))
-    words, side = bias_
-    return [_hypothesis(cell, found, quality[0], quality[1]), *(_bias_claim(cell, d, d, BEYOND, words, side, [name], [other], paper=HYPOTHESIS) for d in cell.study.profile.distances)]
+    leans = [_bias_claim(cell, d, d, BEYOND, *bias_, [name], [other], paper=HYPOTHESIS) for d in cell.study.profile.distances] if bias_ else []
+    return [_hypothesis(cell, found, *quality), *leans]
 
 def divergence_rows(study: Study, baseline="realesrgan") -> list:
     "The rows that differ from a baseline in where the divergence is taken"
@@ -783,23 +785,44 @@ def foreign(
     found = [(n, cell.study.training_of(n, cell.codec, cell.level, 0)[1:3]) for n in cell.study.profile.methods if method(n).trained_on and method(n).plain in names and cell.study.stands(n, cell.codec, cell.level)]
     return [n for n, (codec, level) in found if (codec != cell.codec) == codecs and (codec, level) != (cell.codec, cell.level)]
 
-def gains_table(cells: list, names, metric="psnr"):
+def gains_table(
+    cells,          # a list, or a dict cell -> the rows to show there
+    names,          # rows
+    metric="psnr",
+):                  # pandas: row by cell
     "What each row gains over the compressed images at each cell, by a metric"
     pd = require("pandas", "tables")
-    table = pd.DataFrame({c.where: {n: c.mean(n, metric) - c.mean("compressed", metric) for n in names} for c in cells}, index=list(names))
+    def shown(c): return [n for n in names if n in cells[c]] if isinstance(cells, dict) else names
+    table = pd.DataFrame({c.where: {n: c.mean(n, metric) - c.mean("compressed", metric) for n in shown(c)} for c in cells}, index=list(names))
     return table.dropna(how="all").rename(index=_label)
+
+def harm(
+    gains, # as `gains_table` makes them
+) -> str:
+    "How many rows are worse than the images that they enhance, in a sentence"
+    known = gains.to_numpy()[gains.notna().to_numpy()]
+    if not len(known): return "No row was scored."
+    worse = int((known < 0).sum())
+    return f"{worse} of {len(known)} gains are losses" + (": there the enhanced images lie further from raw than the compressed ones, and a comparison of such rows compares failures." if worse else ".")
 
 def deviations_table(cells: list, names, distance: str):
     "The deviation (Eq. 1, %) of each row at each cell, by one distance, of the first seed"
     pd = require("pandas", "tables")
     return pd.DataFrame({c.where: {n: c.measured(n, c.seeds[0])[distance].deviation for n in filter(c.has, names)} for c in cells}, index=list(names)).dropna(how="all").rename(index=_label)
 
+def _lean_of(cell, name, label):
+    "What is expected of a model from elsewhere, (words, side): it leaves alone what it does not know, and does too much where it learnt stronger compression; of a blind one, nothing"
+    _, codec, level, _ = cell.study.training_of(name, cell.codec, cell.level, 0)
+    if level == "all": return None
+    stronger = codec == cell.codec and (level > cell.level) == (codec == "bpg")   # a higher QP is stronger compression, a higher quality weaker
+    return (f"{label}: leans less towards compressed than that", "above") if stronger else (f"{label}: leans further towards compressed than that", "below")
+
 def _transfer(cells, names, codecs, missing):
     claims = []
     for c in cells:
         for n in foreign(c, names, codecs):
             own, label = method(n).base, f"{_label(n)}, at {c.where}"
-            claims += _apart(c, n, own, (f"{label}: PSNR below the model that was trained there", "below"), (f"{label}: leans further towards compressed than that", "below"))
+            claims += _apart(c, n, own, (f"{label}: PSNR below the model that was trained there", "below"), _lean_of(c, n, label))
     return claims or [_hypothesis(cells[0], f"no such row in {cells[0].study.profile.name}", missing, "below")]
 
 def claims_codecs(cell: Cell, names=("rrdb", "realesrgan", "realesrgan+both")) -> list:

@@ -52,7 +52,7 @@ VARIANTS = {"": "-.", "cond": "--", "div": ":", "both": "-"}
 _SHADES = {"esrgan": ("o", ("#7FB2DE", "#4A8DC4", "#23649C", "#0B3A6B")), "realesrgan": ("s", ("#E9A04F", "#C9772A", "#9C5113", "#5E2A05"))}
 _SINGLE = {"compressed": ("x", "#222222"), "arcnn": ("^", "#8C8C8C"), "dcad": ("v", "#B79F3A"), "dncnn": ("<", "#5E8C61"), "cbdnet": (">", "#A06A9C"),
            "rdn": ("P", "#6B6B6B"), "rbqe": ("X", "#C79AC2"), "mprnet": ("*", "#3F6B4A"), "rrdb": ("D", "#4A4A4A")}
-_SPARE = [("p", "#7B4F9D"), ("h", "#3E9C9C"), ("d", "#9C3E6B"), ("8", "#7F8C2B"), ("H", "#2B4F8C")]
+_SPARE = [("p", "#7B4F9D"), ("h", "#3E9C9C"), ("d", "#9C3E6B"), ("8", "#7F8C2B"), ("H", "#2B4F8C"), ("*", "#C26D85"), ("P", "#8FA8C8"), ("X", "#4F6F52"), ("D", "#B9A7D6")]
 _HATCHES = dict(zip(VARIANTS, ("", "////", "....", "xxxx")))
 
 def _split(method):
@@ -521,6 +521,12 @@ def _whiskers(frame, value):
     if (gap < -1e-9).any(): raise QebiasError(f"the interval of {value} in row {int(np.argmax((gap < -1e-9).any(0)))} does not hold its value: pass low <= {value} <= high")
     return np.maximum(gap, 0)  # nan stays: no whisker
 
+_SHORT = {"raw": "raw", "enhanced": "enh.", "compressed": "comp."}
+
+def _score(value):
+    "A score in [0, 1] as the figures write it: .503"
+    return f"{value:.3f}".replace("0.", ".", 1).replace("-", "\N{MINUS SIGN}") if abs(value) < .9995 else f"{value:.2f}"
+
 _PAPER = {"linestyle": "", "marker": "D", "markersize": 4.5, "markerfacecolor": "white", "markeredgecolor": INK, "markeredgewidth": 1, "zorder": 6}
 
 def _error_bars(ax, x, y, gap, way):
@@ -540,7 +546,7 @@ def _domain_bars(ax, frame, methods):
         if "paper" in part: ax.plot(x, part["paper"], **_PAPER)
         ticks += zip(x, part["score"])
     ax.xaxis.remove_overlapping_locs = False
-    ax.set_xticks([x for x, _ in ticks], [f"{score:.2f}".replace("-", "\N{MINUS SIGN}") for _, score in ticks], minor=True, fontsize=7)
+    ax.set_xticks([x for x, _ in ticks], [_score(score) for _, score in ticks], minor=True, fontsize=7)
     ax.set_xticks(range(len(methods)), [look.label.replace(" +", "\n+") for look in methods.values()])
     ax.tick_params(axis="x", which="major", pad=16)
     ax.tick_params(axis="x", which="minor", pad=3)
@@ -586,20 +592,20 @@ def patch_scores(
     label="realism score of a patch",
     note="",  # footer, see `provenance_line`
 ):            # Figure
-    "The realism scores of all patches, domain by domain, a panel a method"
+    "The realism scores of all patches, domain by domain, a panel a method; a line, and the number below, is the mean"
     if not frames: raise QebiasError("patch_scores: no scores were given")
     looks = method_looks(frames)
     figure, axes = panels(1, len(frames), max(1.35, 5/len(frames)), 2.6, sharey=True)
     for ax, (name, frame) in zip(axes[0], frames.items()):
-        frame = _table(frame, ["domain", "score"], ["score"], "patch_scores")
+        frame, ticks = _table(frame, ["domain", "score"], ["score"], "patch_scores"), []
         for k, (domain, look) in enumerate(DOMAINS.items()):
             y = frame.loc[frame["domain"] == domain, "score"].to_numpy()
             if not len(y): continue
             ax.scatter(k + 0.56*(np.arange(len(y))*0.618034 % 1 - 0.5), y, s=9, marker=look.marker, facecolor=look.colour, edgecolor="white", linewidth=0.25, alpha=0.75, zorder=2)
-            ax.plot([k - 0.36, k + 0.36], [y.mean()]*2, color="white", linewidth=3.6, solid_capstyle="butt", zorder=3)
-            ax.plot([k - 0.34, k + 0.34], [y.mean()]*2, color=INK, linewidth=1.6, solid_capstyle="butt", zorder=4)
+            ax.plot([k - 0.42, k + 0.42], [y.mean()]*2, color=INK, linewidth=1, solid_capstyle="butt", zorder=1.5)   # behind: where all are alike it would hide them
+            ticks.append((k, f"{_SHORT[domain]}\n{_score(y.mean())}"))
         ax.set(xlim=(-0.6, len(DOMAINS) - 0.4), ylim=(-0.02, 1.02), title=looks[name].label.replace(" +", "\n+"))
-        ax.set_xticks(range(len(DOMAINS)), [domain[:4] + "." if len(domain) > 4 else domain for domain in DOMAINS], fontsize=7.5)
+        ax.set_xticks(*zip(*ticks), fontsize=7.5)
     axes[0, 0].set_ylabel(label)
     return _done(figure, None, note)
 
@@ -620,7 +626,7 @@ def _lines(frame, draws=400):
     slope = (weights @ (x*y) - mx*my)[keep]/spread[keep]
     return slope, my[keep] - slope*mx[keep], unit
 
-def _disparity_of(ax, frame, look, fit):
+def _disparity_of(ax, frame, look, fit, between):
     "Points, line and band of one method; the legend's words"
     slopes, intercepts, _ = _lines(frame)
     x = np.linspace(frame["d_cr"].min(), frame["d_cr"].max(), 60)
@@ -631,7 +637,7 @@ def _disparity_of(ax, frame, look, fit):
     ax.plot(x, frame["d_ce"].mean() + slope*(x - frame["d_cr"].mean()), color="white", linewidth=3.4, zorder=3.5)
     ax.plot(x, frame["d_ce"].mean() + slope*(x - frame["d_cr"].mean()), color=look.colour, linestyle=look.line, linewidth=1.8, zorder=4)
     words = f"slope {slope:.2f} [{low:.2f}, {high:.2f}]".replace("-", "\N{MINUS SIGN}")
-    return Line2D([], [], color=look.colour, linestyle=look.line, marker=look.marker, markeredgecolor="white", label=f"{look.label}: {words}")
+    return Line2D([], [], color=look.colour, linestyle=look.line, marker=look.marker, markeredgecolor="white", label=f"{look.label}{between}{words}")
 
 # %% ../nbs/60_figures.ipynb #aa44d9fd
 @_styled
@@ -643,25 +649,29 @@ def disparity_scatter(
     unit="mean |difference|", # unit of both disparities
     note="",      # footer, see `provenance_line`
 ):                # Figure, or the axes that were given
-    "Disparity of the raw against that of the enhanced patch, both from the compressed one (Fig. 6)"
+    "Disparity of the raw against that of the enhanced patch, both from the compressed one (Fig. 6); a panel a method, or all in the axes that were given"
     if not frames: raise QebiasError("disparity_scatter: no method was given")
     frames = {name: _table(frame, ["d_cr", "d_ce"], ["d_cr", "d_ce"], f"disparity_scatter: {name}") for name, frame in frames.items()}
     for name, frame in frames.items():
         if (frame[["d_cr", "d_ce"]] < 0).any(axis=None): raise QebiasError(f"disparity_scatter: {name} has a disparity of {frame[['d_cr', 'd_ce']].min(axis=None)}: distances are >= 0")
         if "measure" in frame and frame["measure"].nunique() > 1: raise QebiasError(f"disparity_scatter: {name} holds {' and '.join(frame['measure'].unique())} disparities: draw one measure at a time")
         if frame["d_cr"].nunique() < 2: raise QebiasError(f"disparity_scatter: {name} has {len(frame)} patches with one d_cr: a line needs two different ones")
-    figure, axes = (None, np.array([[ax]])) if ax is not None else panels(width=4.0, height=4.4 + 0.2*len(frames))
-    panel, reach = axes[0, 0], 1.04*max(frame[["d_cr", "d_ce"]].to_numpy().max() for frame in frames.values())
-    identity, = panel.plot([0, reach], [0, reach], color=FAINT, linestyle=(0, (4, 3)), linewidth=1, label="D(C, E) = D(C, R); below: nearer to compressed", zorder=1)
-    looks = method_looks(frames)
-    keys = [_disparity_of(panel, frames[name], look, (fits or {}).get(name)) for name, look in looks.items()]
-    panel.set(xlim=(0, reach), ylim=(0, reach), aspect="equal", xlabel=f"D(C, R): raw to compressed\n({unit})", ylabel=f"D(C, E): enhanced to compressed\n({unit})")
+    looks, reach = method_looks(frames), 1.04*max(frame[["d_cr", "d_ce"]].to_numpy().max() for frame in frames.values())
+    together = [list(looks)] if ax is not None else [[name] for name in looks]
+    width = 4.0 if len(together) == 1 else 2.9
+    figure, axes = (None, np.array([[ax]])) if ax is not None else panels(1, len(together), width, width + 0.9, sharex=True, sharey=True)
+    for panel, names in zip(axes[0], together):
+        identity, = panel.plot([0, reach], [0, reach], color=FAINT, linestyle=(0, (4, 3)), linewidth=1, label="D(C, E) = D(C, R); below: nearer to compressed", zorder=1)
+        keys = [_disparity_of(panel, frames[name], looks[name], (fits or {}).get(name), "\n" if len(together) > 1 else ": ") for name in names]
+        panel.set(xlim=(0, reach), ylim=(0, reach), aspect="equal", xlabel=f"D(C, R): raw to compressed\n({unit})")
+        panel.set_xticks([tick for tick in panel.get_yticks() if 0 <= tick <= reach])
+        panel.set_yticks([tick for tick in panel.get_yticks() if 0 <= tick <= reach])
+        panel.legend(handles=keys if ax is None else [*keys, identity], loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.3, alignment="left", handlelength=2.6)
+    axes[0, 0].set_ylabel(f"D(C, E): enhanced to compressed\n({unit})")
     counts = " to ".join(str(n) for n in dict.fromkeys(pick(len(frame) for frame in frames.values()) for pick in (min, max)))
-    title = "\n".join(textwrap.wrap(f"{title or ''}{', ' if title else ''}{counts} patches{' each' if len(frames) > 1 else ''}", 42))
-    panel.set_xticks([tick for tick in panel.get_yticks() if 0 <= tick <= reach])
-    panel.set_yticks([tick for tick in panel.get_yticks() if 0 <= tick <= reach])
-    panel.legend(handles=[*keys, identity], loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.3, title=title, alignment="left", handlelength=2.6,
-                 title_fontproperties={"size": 10})
+    title = "\n".join(textwrap.wrap(f"{title or ''}{', ' if title else ''}{counts} patches{' each' if len(frames) > 1 else ''}", 42*len(together)))
+    if ax is None: figure.legend(handles=[identity], loc="outside upper center", title=title, title_fontproperties={"size": 10})
+    else: ax.get_legend().set_title(title, {"size": 10})
     return _done(figure, ax, note)
 
 # %% ../nbs/60_figures.ipynb #211269a7

@@ -240,7 +240,7 @@ def _window(x, size, sigma):
     return torch.from_numpy(cv2.filter2D(x[0, 0].numpy(), -1, kernel[0, 0].numpy(), borderType=cv2.BORDER_REPLICATE))[None, None]
 
 def _ssim(x, y):
-    "SSIM of two luminances in 0..255, over the windows that lie inside; its contrast term is not allowed below nought"
+    "SSIM of two luminances in 0..255, over the windows that lie inside; its contrast term is not allowed below zero"
     mx, my, xx, yy, xy = (_window(z, 11, 1.5)[..., 5:-5, 5:-5] for z in (x, y, x*x, y*y, x*y))
     c1, c2 = (0.01*255)**2, (0.03*255)**2
     contrast = (2*(xy - mx*my) + c2) / (xx - mx*mx + (yy - my*my) + c2)

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['KINDS', 'RATES', 'SECONDS', 'BYTES', 'PICTURE', 'ONE_SEED', 'RESULTS', 'resolve', 'Cluster', 'cluster', 'preflight',
            'problems', 'snakemake_command', 'stale', 'plan', 'psi_macs', 'training_macs', 'published_count', 'pixels',
-           'Load', 'estimate', 'dry_run', 'Progress', 'run', 'claims_of', 'tally', 'write_report', 'origin',
-           'publish_study', 'published', 'map_markdown', 'verdicts_markdown']
+           'Load', 'estimate', 'dry_run', 'Progress', 'run', 'claims_of', 'tally', 'reservations', 'write_report',
+           'origin', 'publish_study', 'published', 'map_markdown', 'verdicts_markdown']
 
 # %% ../nbs/78_runner.ipynb #582ff32a
 import collections, functools, getpass, html, importlib.util, json, os, re, shutil, signal, subprocess, sys, time
@@ -508,6 +508,14 @@ def tally(rows) -> str:
     counts = collections.Counter(row["verdict"] for row in rows)
     return f"{len(rows)} claims: " + ", ".join(f"{n} {verdict}" for verdict, n in counts.most_common())
 
+def reservations(rows) -> str:
+    "What to bear in mind of the claims that are reproduced: repetitions, stand-ins, single seeds; rows are dictionaries as `claim_row` makes them"
+    found = {(r["claim"], r["ours"]): r for r in rows if r["verdict"] == "reproduced"}
+    many = sum(r["verdict"] == "reproduced" for r in rows)
+    if not many: return "Nothing is reproduced."
+    stand_in, one_seed = (sum(words in r[column] for r in found.values()) for words, column in (("in place of", "claim"), ("one seed", "interval")))
+    return f"The {many} reproduced are {len(found)} different statements, since items share some; {stand_in} of these rest on a stand-in, {one_seed} on one seed."
+
 # %% ../nbs/78_runner.ipynb #a46844c4
 ONE_SEED = "Intervals are 95 % bootstraps over evaluation images or patches. Where 'one seed' stands, two trainings are compared and the verdict rests on that evaluation noise alone, which is not shown as an interval since it knows nothing of other seeds."
 _STYLE = """body{font:16px/1.5 system-ui,sans-serif;max-width:76rem;margin:2rem auto;padding:0 1rem;color:#222}
@@ -608,4 +616,4 @@ def verdicts_markdown(
     rows = published(name)
     (scale, _), = collections.Counter(row["scale"] for row in rows).most_common(1)
     table = claims_markdown(rows, ("claim", "paper", "ours", "interval", "verdict"))
-    return f"{tally(rows)}. Scale: {scale}.\n\n<details><summary>Claim by claim</summary>\n\n{table}\n\n</details>"
+    return f"{tally(rows)}. {reservations(rows)} Scale: {scale}.\n\n<details><summary>Claim by claim</summary>\n\n{table}\n\n</details>"

@@ -430,7 +430,7 @@ def evaluate(study: Study, name: str, codec: str, level: int, seed: int, dataset
     _write_table(folder/"scores.parquet", scores.assign(**cell)[TABLE])
     with atomic(folder/"distances.npz") as tmp: np.savez(tmp, **{f"{d}/{k}": v for d, m in measured.items() for k, v in m.to_arrays().items()})
     if name != "compressed" and method(name).discriminator: _write_table(folder/"realism.parquet", _realism(study, name, codec, level, seed, pairs.names, raw, compressed, enhanced).assign(**cell))
-    result = {**cell, "images": len(pairs), "key": key_evaluate(study, name, codec, level, seed, dataset), "provenance": provenance(device=p.device, precision=p.precision, pairs=pairs.manifest["codec"], psi=p.psi)}
+    result = {**cell, "images": len(pairs), "key": key_evaluate(study, name, codec, level, seed, dataset), "provenance": provenance(device=p.device, precision="fp32", pairs=pairs.manifest["codec"], psi=p.psi)}   # whatever it was trained in
     write_json(folder/"result.json", result)
     return result
 

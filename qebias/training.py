@@ -8,9 +8,9 @@ __all__ = ['Schedule', 'learning_rate', 'Divergence', 'TrainConfig', 'world', 'm
            'load_checkpoint', 'read_stats', 'fit', 'halo_of', 'device_name', 'launch', 'main']
 
 # %% ../nbs/40_training.ipynb #77539ec4
-import contextlib, ctypes, json, math, os, subprocess, sys, tempfile, time, warnings
+import contextlib, ctypes, json, math, os, subprocess, sys, tempfile, time, traceback, warnings, weakref
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 import torch
 import torch.distributed as dist
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -18,7 +18,7 @@ from torch import nn
 from .core import QebiasError, atomic, digest, file_digest, locked, provenance, read_json, seed_for, write_json
 from .discriminators import Judge
 from .features import Psi, block_layer
-from .generators.core import Halo, grid_of, measured_halo
+from .generators.core import Halo, arithmetic, as_device, grid_of, measured_halo
 from .losses import LossWeights, charbonnier, domain_divergence, perceptual, reconstruction, relativistic_gan, vanilla_gan
 from .networks import build, load_state, load_weights, save_network
 from .pairs import JoinedPairs, Pairs, PatchSampler, batches
@@ -28,9 +28,9 @@ class Schedule(BaseModel):
     "How the learning rate goes from the first iteration to the last"
     model_config = ConfigDict(extra="forbid", frozen=True)
     kind: Literal["constant", "cosine", "halving"] = "constant"
-    lr: float = Field(1e-4, gt=0)
-    min_lr: float = Field(1e-7, ge=0)                          # where the cosine ends
-    milestones: tuple[float, ...] = (0.125, 0.25, 0.5, 0.75)   # fractions of the training at which `halving` halves
+    lr: float = Field(1e-4, gt=0, allow_inf_nan=False)
+    min_lr: float = Field(1e-7, ge=0, allow_inf_nan=False)     # where the cosine ends
+    milestones: tuple[Annotated[float, Field(ge=0, le=1)], ...] = (0.125, 0.25, 0.5, 0.75)   # fractions of the training at which `halving` halves
 
 def learning_rate(
     schedule: Schedule,
@@ -70,7 +70,7 @@ class TrainConfig(BaseModel):
     divergence: Divergence = Divergence()
     psi: str = "vgg19"                                 # which psi the losses use
     schedule: Schedule = Schedule()
-    betas: tuple[float, float] = (0.9, 0.99)           # Adam's, of both networks
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.99) # Adam's, of both networks
     ema: float = Field(0.999, ge=0, lt=1)              # decay of the averaged generator, the one that is evaluated
     iterations: int = Field(gt=0)
     batch: int = Field(16, gt=0)                       # patches an iteration, of all processes together
@@ -189,7 +189,7 @@ class Trainer:
         lr = learning_rate(self.config.schedule, iteration, self.config.iterations)
         raw, compressed = (x.contiguous(memory_format=torch.channels_last) for x in (raw, compressed))
         self.set_rate(self.graph.rate.fill_(lr) if self.graph else lr)
-        return {"lr": lr, **(self.graph or self.move)(raw, compressed)}
+        with arithmetic(self.device): return {"lr": lr, **(self.graph or self.move)(raw, compressed)}   # what is not autocast is fp32, and no TF32
 
     def set_rate(self, lr):
         "Give both optimisers their learning rate, a number or a scalar tensor on their device"
@@ -272,25 +272,34 @@ class StepGraph:
     def __init__(self,
         trainer: Trainer,
     ):
-        self.trainer, self.taken, self.replay = trainer, 0, None
+        self.trainer = weakref.proxy(trainer)                # which holds this: its memory goes with its last name
         self.rate = torch.zeros((), device=trainer.device)   # the learning rate, at one address
+        self.stream = torch.cuda.Stream(trainer.device) if trainer.device.type == "cuda" else None
+        self.forget()
+
+    def forget(self):
+        "Begin anew: what was recorded knows the tensors of that time only"
+        self.taken, self.tried, self.shapes, self.replay, self.patches, self.log = 0, False, None, None, None, None
 
     def __call__(self, *patches) -> dict:
         "Take one step; returns loss terms that later steps leave alone"
-        if self.taken == self.alone: self._prepare(patches)
+        shapes = [p.shape for p in patches]
+        if not self.tried and self.taken >= self.alone and shapes == self.shapes: self._prepare(patches)
         self.taken += 1
-        if self.replay is None or any(new.shape != old.shape for new, old in zip(patches, self.patches)): return self._aside(patches)
+        if not self.replay: self.shapes = shapes
+        if not self.replay or shapes != self.shapes: return self._aside(patches)
         for old, new in zip(self.patches, patches): old.copy_(new)
         self.replay()
         return {name: value.clone() for name, value in self.log.items()}
 
     def _prepare(self, patches):
-        self.patches = [p.clone() for p in patches]
+        self.tried, self.patches = True, [p.clone() for p in patches]
         try:
             self._capturable(True)
             self.replay, self.log = self._record()
-        except RuntimeError as error:
-            warnings.warn(f"qebias: this training's step cannot be recorded as a CUDA graph, and is taken one operation at a time: {str(error).splitlines()[0]}")
+        except RuntimeError as error:   # of the end of the recording, where the cause came before it
+            cause = str(error.__context__ or error).splitlines()[0]
+            warnings.warn(f"qebias: this training's step cannot be recorded as a CUDA graph, and is taken one operation at a time: {cause}")
         finally: self._capturable(False)
 
     def _capturable(self, yes):
@@ -300,19 +309,21 @@ class StepGraph:
 
     def _record(self):
         "(a function that replays the step, the tensors that it leaves its terms in)"
-        with torch.cuda.device(self.trainer.device):
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, stream=torch.cuda.Stream(), capture_error_mode="thread_local"):   # the thread that cuts the next patches may use the GPU meanwhile
-                log = self.trainer.move(*self.patches)
+        now = torch.cuda.current_stream(self.trainer.device)
+        try:
+            with torch.cuda.device(self.trainer.device):
+                graph = torch.cuda.CUDAGraph()
+                with torch.cuda.graph(graph, stream=self.stream, capture_error_mode="thread_local"):   # the thread that cuts the next patches may use the GPU meanwhile
+                    log = self.trainer.move(*self.patches)
+        finally: torch.cuda.set_stream(now)   # torch stays on the other one where the recording could not be ended
         return graph.replay, log
 
     def _aside(self, patches):
-        "On a stream of its own, as steps before a recording have to be"
+        "On the stream of the recording, as steps before it have to be: autograd and the memory that is kept belong to a stream"
         now = torch.cuda.current_stream(self.trainer.device)
-        stream = torch.cuda.Stream(self.trainer.device)
-        stream.wait_stream(now)
-        with torch.cuda.stream(stream): log = self.trainer.move(*patches)
-        now.wait_stream(stream)
+        self.stream.wait_stream(now)
+        with torch.cuda.stream(self.stream): log = self.trainer.move(*patches)
+        now.wait_stream(self.stream)
         return log
 
 # %% ../nbs/40_training.ipynb #289d453c
@@ -384,8 +395,11 @@ def load_checkpoint(folder, key: str, trainer: Trainer) -> int:
     path = Path(folder)/"checkpoint"/"last.pt"
     if not path.exists(): return 0
     try: state = torch.load(path, map_location=trainer.device, weights_only=True)
+    except (MemoryError, torch.OutOfMemoryError): raise
+    except OSError as error: raise QebiasError(f"{path} cannot be read: {error.strerror or error}") from None
     except Exception: raise QebiasError(f"{path} cannot be read: remove it, and the training begins anew") from None
     if state["key"] != key: return 0
+    if trainer.graph: trainer.graph.forget()
     for name, part in trainer.parts().items(): part.load_state_dict(state["parts"][name])
     return state["iteration"]
 
@@ -417,6 +431,7 @@ def fit(
 ) -> dict | None:             # the result, as in `result.json`; None when stopped before the end
     "Train to the last iteration, from the checkpoint if there is one; raises `QebiasError`, `LockedError`, `TrainingFailed`"
     folder, (rank, processes) = Path(folder), world()
+    as_device(config.device)
     if config.processes > 1 and not _started(): return launch(config, pairs, folder, init, log_every, save_every, stop_at, code, progress)
     if processes != config.processes: raise QebiasError(f"torchrun started {processes}, and the configuration says processes={config.processes}: start as many")
     init_digest = file_digest(init, 16) if init else ""
@@ -431,7 +446,7 @@ def fit(
             if not start: _forget(folder)
             write_json(folder/"config.json", {"key": key, "config": config, "pairs": pairs.key, "init": init_digest})
             with atomic(folder/"stats.jsonl") as tmp: tmp.write_text("".join(json.dumps(r) + "\n" for r in records), encoding="utf-8")
-        end = min(stop_at or config.iterations, config.iterations)
+        end = config.iterations if stop_at is None else min(stop_at, config.iterations)
         sampler = PatchSampler(pairs, config.patch, config.batch//processes, config.seed, rank, processes)
         _loop(trainer, sampler, range(start, end), records, key, folder, log_every, save_every, progress)
         if end == config.iterations and rank == 0: _finish(trainer, pairs, key, init_digest, records, folder)
@@ -520,9 +535,10 @@ def launch(config: TrainConfig, pairs, folder, init=None, log_every=10, save_eve
     stores = [str(Path(p.folder).resolve()) for p in getattr(pairs, "stores", [pairs])]
     job = {"config": config, "pairs": stores, "joined": hasattr(pairs, "stores"), "folder": folder, "init": init and Path(init).resolve(),
            "options": {"log_every": log_every, "save_every": save_every, "stop_at": stop_at, "code": code}}
-    write_json(folder/"job.json", job)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(config.processes), "-m", "qebias.training", str(folder/"job.json")]
-    with tempfile.TemporaryFile("w+") as said:
+    with locked(folder, f"a training of {config.method}"): write_json(folder/"job.json", job)   # for a shell; what is under way keeps its own
+    with tempfile.TemporaryDirectory() as place, tempfile.TemporaryFile("w+") as said:
+        write_json(Path(place)/"job.json", job)
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(config.processes), "-m", "qebias.training", str(Path(place)/"job.json")]
         child = subprocess.Popen(command, stdout=said, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, preexec_fn=_with_parent)
         try:
             while child.poll() is None:
@@ -556,7 +572,10 @@ def main(argv=None):
         dist.destroy_process_group()
         sys.stdout.flush()
         os._exit(0)   # all is written; now and then a thread of torch's aborts a process that ends in the usual way after gloo
-    except (QebiasError, KeyError, ValueError) as error: sys.exit(f"qebias: {' '.join(str(error).split())}")
+    except QebiasError as error: sys.exit(f"qebias: {' '.join(str(error).split())}")
+    except Exception as error:   # torchrun would name the process and not the error
+        traceback.print_exc()
+        sys.exit(f"qebias: {type(error).__name__}: {' '.join(str(error).split())}")
 
 # %% ../nbs/40_training.ipynb #c3f793f9
 if __name__ == "__main__" and "__file__" in globals(): main()

@@ -49,8 +49,28 @@ def test_transfer_compares_each_stranger_with_the_model_that_was_trained_there(s
 
 
 def test_levels_hold_the_blind_row_and_the_one_of_another_level(study):
-    found = [c.text.partition(":")[0] for c in evidence.claims_levels(cell(study))[::2]]
-    assert found == ["RRDB, stage 1, blind, at BPG 32", "RRDB, stage 1, trained on bpg-37, at BPG 32"]
+    found = [(c.text, c.holds) for c in evidence.claims_levels(cell(study))]
+    assert found == [("RRDB, stage 1, blind, at BPG 32: PSNR below the model that was trained there", "below"),
+                     ("RRDB, stage 1, trained on bpg-37, at BPG 32: PSNR below the model that was trained there", "below"),
+                     ("RRDB, stage 1, trained on bpg-37, at BPG 32: leans less towards compressed than that", "above")], "QP 37 is stronger than QP 32, and nothing is expected of a blind model's bias"
+
+
+def test_what_is_expected_of_a_bias_follows_the_strength_of_compression():
+    class Of:
+        def __init__(self, codec, level, trained): self.codec, self.level, self.study = codec, level, self; self.trained = trained
+        def training_of(self, name, codec, level, seed): return name, *self.trained, seed
+    for here, trained, side in ((("bpg", 42), ("bpg", 37), "below"), (("bpg", 32), ("bpg", 37), "above"), (("jpeg", 10), ("jpeg", 50), "below"), (("jpeg", 50), ("jpeg", 10), "above"),
+                                (("jpeg", 10), ("bpg", 47), "below"), (("avif", 60), ("avif", 20), "above")):
+        assert evidence._lean_of(Of(*here, trained), "rrdb@x", "x")[1] == side, (here, trained)
+    assert evidence._lean_of(Of("bpg", 32, ("bpg", "all")), "rrdb@all", "x") is None
+
+
+def test_gains_are_counted_in_words_and_a_row_that_repeats_another_is_left_out(study):
+    cells = {c: ["rrdb"] if c.where == "BPG 37" else ["rrdb", "rrdb@bpg-37"] for c in cell(study).everywhere() if c.codec != "avif"}
+    gains = evidence.gains_table(cells, ["rrdb", "rrdb@bpg-37"])
+    assert gains.notna().sum(axis=1).tolist() == [3, 2]
+    assert evidence.harm(gains.abs()) == "0 of 5 gains are losses." and evidence.harm(-gains.abs()).startswith("5 of 5 gains are losses: there")
+    assert evidence.harm(gains.iloc[:0]) == "No row was scored."
 
 
 def test_a_modern_codec_is_found_and_judged(study):

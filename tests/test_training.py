@@ -1,10 +1,14 @@
 "Trainings that are killed, locked, damaged or started from the wrong place"
+import contextlib
+import gc
 import json
+import os
 import random
 import signal
 import subprocess
 import sys
 import time
+import weakref
 
 import numpy as np
 import pytest
@@ -18,7 +22,7 @@ from qebias.datasets import RawImage
 from qebias.losses import LossWeights
 from qebias.networks import load_state
 from qebias.pairs import PatchSampler, build_pairs, to_float
-from qebias.training import Divergence, Schedule, StepGraph, TrainConfig, Trainer, fit, read_stats
+from qebias.training import Divergence, Schedule, StepGraph, TrainConfig, Trainer, fit, load_checkpoint, read_stats, save_checkpoint
 
 TINY = {"class": "qebias.generators.rrdb:RRDBNet", "kwargs": {"width": 8, "blocks": 1, "growth": 4}}
 UNET = {"class": "qebias.discriminators:UNetSN", "kwargs": {"width": 8}}
@@ -172,11 +176,14 @@ class Tape(TorchDispatchMode):
 
 class TapedStep(StepGraph):
     "A recording that leaves no trace, as one of the GPU does not run what it records"
+    recorded = 0
+
     def _record(self):
         def tensors(x): return [t for t in tree_leaves([part.state_dict() for part in x.trainer.parts().values()]) if isinstance(t, torch.Tensor)]
         before, tape = [t.clone() for t in tensors(self)], Tape()
         with tape: log = self.trainer.move(*self.patches)
         for t, old in zip(tensors(self), before): t.copy_(old)
+        self.recorded += 1
         return tape.replay, log
 
     def _aside(self, patches): return self.trainer.move(*patches)
@@ -198,6 +205,82 @@ def test_a_recorded_step_is_the_step(pairs, monkeypatch, more):
     few = PatchSampler(pairs, 32, 1, seed=0)
     for t in (recorded, alone): t.step(7, *to_float(few(7), "cpu")), t.step(7, *to_float(sampler(7), "cpu"))
     assert all(torch.equal(x, y) for x, y in zip(recorded.generator.parameters(), alone.generator.parameters()))
+
+
+def test_a_recording_does_not_outlive_the_tensors_that_it_knows(pairs, tmp_path, monkeypatch):
+    monkeypatch.setattr("qebias.training.StepGraph", TapedStep)
+    sampler, trainers = PatchSampler(pairs, 32, 2, seed=0), [Trainer(config(), graph=True) for _ in range(2)]
+    trainers[1].graph.alone = 100
+    def go(steps):
+        for i in steps:
+            for t in trainers: t.step(i, *to_float(sampler(i), "cpu"))
+    go(range(6))
+    for k, t in enumerate(trainers): save_checkpoint(tmp_path / str(k), "key", 6, t)
+    go(range(6, 9))
+    assert [load_checkpoint(tmp_path / str(k), "key", t) for k, t in enumerate(trainers)] == [6, 6] and not trainers[0].graph.replay
+    go(range(6, 12))
+    assert trainers[0].graph.recorded == 2
+    a, b = (tree_leaves([part.state_dict() for part in t.parts().values()]) for t in trainers)
+    assert all(torch.equal(x, y) for x, y in zip(a, b) if isinstance(x, torch.Tensor))
+
+
+def test_an_odd_batch_is_not_what_is_recorded(pairs, monkeypatch):
+    monkeypatch.setattr("qebias.training.StepGraph", TapedStep)
+    trainer, usual, odd = Trainer(config(), graph=True), *(PatchSampler(pairs, 32, n, seed=0) for n in (2, 1))
+    for i, sampler in enumerate([usual, usual, usual, odd, usual, usual]): trainer.step(i, *to_float(sampler(i), "cpu"))
+    assert trainer.graph.recorded == 1 and trainer.graph.patches[0].shape[0] == 2
+
+
+def test_a_recorded_training_leaves_the_memory_with_its_last_name(pairs, monkeypatch):
+    monkeypatch.setattr("qebias.training.StepGraph", TapedStep)
+    trainer, sampler = Trainer(config(), graph=True), PatchSampler(pairs, 32, 2, seed=0)
+    for i in range(2): trainer.step(i, *to_float(sampler(i), "cpu"))
+    gone = weakref.ref(trainer)
+    gc.disable()
+    try:
+        del trainer
+        assert gone() is None
+    finally: gc.enable()
+
+
+def test_what_refused_a_recording_is_named_and_the_stream_is_left(pairs, monkeypatch):
+    """torch ends a recording that failed by an error of its own, and stays on the recording's stream"""
+    on = ["ours"]
+    @contextlib.contextmanager
+    def graph(graph, stream, capture_error_mode):
+        on.append("recording")
+        try: yield
+        finally: raise RuntimeError("operation failed due to a previous error during capture")
+    for name, value in {"CUDAGraph": object, "graph": graph, "device": lambda d: contextlib.nullcontext(), "current_stream": lambda d: on[-1], "set_stream": on.append}.items():
+        monkeypatch.setattr(torch.cuda, name, value)
+    monkeypatch.setattr(StepGraph, "_aside", lambda self, patches: self.trainer.move(*patches))
+    trainer, sampler = Trainer(config(), graph=True), PatchSampler(pairs, 32, 2, seed=0)
+    for i in range(3): trainer.step(i, *to_float(sampler(i), "cpu"))
+    whole, trainer.move = trainer.move, lambda *patches: (_ for _ in ()).throw(RuntimeError("CUDA error: the real reason\nand more"))
+    with pytest.warns(UserWarning, match="one operation at a time: CUDA error: the real reason$"), pytest.raises(RuntimeError, match="the real reason"): trainer.step(3, *to_float(sampler(3), "cpu"))
+    assert on == ["ours", "recording", "ours"]
+    trainer.move = whole
+    for i in range(3, 6): trainer.step(i, *to_float(sampler(i), "cpu"))
+    assert on == ["ours", "recording", "ours"], "it is tried once"
+
+
+def test_a_step_computes_without_tf32(pairs, monkeypatch):
+    seen = []
+    @contextlib.contextmanager
+    def arithmetic(device, precision="fp32"):
+        seen.append((device.type, precision))
+        yield
+    monkeypatch.setattr("qebias.training.arithmetic", arithmetic)
+    Trainer(config(precision="bf16")).step(0, *to_float(PatchSampler(pairs, 32, 2, seed=0)(0), "cpu"))
+    assert seen == [("cpu", "fp32")]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_step_on_the_gpu_computes_without_tf32(pairs):
+    trainer, seen = Trainer(config(device="cuda")), []
+    trainer.generator.register_forward_hook(lambda *_: seen.append(torch.backends.cudnn.allow_tf32))
+    trainer.step(0, *to_float(PatchSampler(pairs, 32, 2, seed=0)(0), "cuda"))
+    assert seen == [False]
 
 
 def test_a_step_that_cannot_be_recorded_goes_on_without(pairs, monkeypatch):
@@ -290,6 +373,47 @@ def test_what_goes_wrong_in_another_process_is_said_once(pairs, tmp_path):
     assert found.returncode and "torchrun started 1, and the configuration says processes=2" in found.stderr
     found = subprocess.run([sys.executable, "-m", "qebias.training", str(job)], capture_output=True, text=True)
     assert found.returncode and found.stderr.startswith("usage: torchrun")
+
+
+DIES = """
+from torch import nn
+class Dies(nn.Module):
+    def __init__(self): super().__init__(); self.scale = nn.Parameter(__import__("torch").ones(()))
+    def forward(self, x): raise RuntimeError("CUDA out of memory: tried to allocate 2 GiB")
+"""
+
+
+def test_an_error_of_another_process_is_told_as_it_was(pairs, tmp_path, monkeypatch):
+    (tmp_path / "dies.py").write_text(DIES)
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(QebiasError, match="^RuntimeError: CUDA out of memory: tried to allocate 2 GiB$"):
+        fit(config(generator={"class": "dies:Dies", "kwargs": {}}, processes=2, iterations=2), pairs, tmp_path / "d")
+
+
+@pytest.mark.parametrize("device, words", [("cuda:77", "device cuda:77 is not there"), ("cudda", "device 'cudda' is not known")])
+def test_a_device_that_is_not_there_is_one_line(pairs, tmp_path, device, words):
+    with pytest.raises(QebiasError, match=words): fit(config(device=device), pairs, tmp_path / "d")
+    assert not (tmp_path / "d").exists()
+
+
+def test_a_training_can_be_stopped_before_it_begins(pairs, tmp_path):
+    assert fit(config(iterations=2), pairs, tmp_path / "d", stop_at=0) is None and not read_stats(tmp_path / "d")
+    assert fit(config(iterations=2), pairs, tmp_path / "d")["iterations"] == 2
+
+
+@pytest.mark.parametrize("error, words", [(PermissionError(13, "Permission denied"), "cannot be read: Permission denied"), (torch.OutOfMemoryError("CUDA out of memory"), "CUDA out of memory")])
+def test_a_checkpoint_that_is_whole_is_not_called_damaged(pairs, tmp_path, monkeypatch, error, words):
+    fit(config(), pairs, tmp_path / "t", stop_at=3)
+    def load(*args, **more): raise error
+    monkeypatch.setattr(torch, "load", load)
+    with pytest.raises((QebiasError, torch.OutOfMemoryError), match=words): fit(config(), pairs, tmp_path / "t")
+
+
+@pytest.mark.parametrize("more", [dict(lr=float("inf")), dict(min_lr=float("nan")), dict(milestones=(.1, 5.))])
+def test_an_impossible_schedule_is_refused(more):
+    with pytest.raises(ValueError): Schedule(**more)
+    with pytest.raises(ValueError): config(betas=(1.5, .9))
 
 
 def test_processes_end_with_the_one_that_asked_for_them(pairs, tmp_path):
