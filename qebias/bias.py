@@ -209,6 +209,7 @@ def measure(
 ) -> Measured:
     "Distances between the three domains (Eq. 1, Figs. 1, 3, 8, 9); raises `QebiasError`, and `MissingWeights` at once"
     if distance not in DISTANCES: raise QebiasError(f"{distance!r} is no distance between domains: there are {', '.join(DISTANCES)} (never a psi that a loss uses)")
+    names = list(names)
     least, blocks, whole = METRICS[distance].min_side, distance == "fd_nss", len(names) >= FEW
     compute = features(EXTRACTORS[distance], device) if distance in EXTRACTORS else metric(distance, device)
     if not (whole or blocks) and patch < least: raise QebiasError(f"{distance} needs patches of at least {least} px, not {patch}")
@@ -498,7 +499,7 @@ def _match(folders):
         raise QebiasError(f"no name occurs in all three folders: {', '.join(f'{domain} has {next(iter(found))}' for domain, found in listed.items())}: name the files alike")
     for domain, found in listed.items():
         if beside := sum(len(files) > 1 for name, files in found.items() if name in loads): notes.append(f"{beside} {domain} bitstreams lie beside lossless pictures of the same names: the pictures were taken")
-    if lossy := sum(found[0].suffix.lower() in (".jpg", ".jpeg", ".bpg") for found in listed["raw"].values()): notes.append(f"{lossy} of the raw pictures are JPEG or BPG files: what a codec has touched is not raw, and the base of the triangles is too short")
+    if lossy := sum(found[0].suffix.lower() in (".jpg", ".jpeg", ".bpg", ".avif", ".webp") for found in listed["raw"].values()): notes.append(f"{lossy} of the raw pictures are JPEG, BPG, AVIF or WebP files: what a codec has touched is not raw, and the base of the triangles is too short")
     facts = {"folders": _short(folders), "found": {domain: len(found) for domain, found in listed.items()},
              "formats": {domain: dict(Counter(files[0].suffix.lower() for files in found.values())) for domain, found in listed.items()}}
     return _Found(loads, problems, notes, facts)

@@ -10,7 +10,7 @@ __all__ = ['HYPOTHESIS', 'COLUMNS', 'paper_numbers', 'paper_number', 'Claim', 's
 import csv, functools, math
 from collections import Counter
 from typing import Literal
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from .core import QebiasError, project_root, read_json, write_json
 
 # %% ../nbs/72_claims.ipynb #1a7be600
@@ -118,4 +118,5 @@ def write_claims(
 
 def read_claims(path) -> list:
     "Read claims back"
-    return [Claim(**{k: v for k, v in c.items() if k != "verdict"}) for c in read_json(path)["claims"]]
+    try: return [Claim(**{k: v for k, v in c.items() if k != "verdict"}) for c in read_json(path)["claims"]]
+    except (TypeError, KeyError, AttributeError, ValidationError): raise QebiasError(f"{path} holds no claims: remove it, and what wrote it writes it again") from None

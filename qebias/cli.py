@@ -18,6 +18,11 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 
 COMMANDS = ("study", "compress", "enhance", "score", "audit", "metrics", "methods", "data")
 
+def _place(text) -> Path:
+    "A place to write to; an empty name, as an unset variable of the shell gives it, would be the current folder"
+    if not str(text): raise typer.BadParameter("the name is empty: name a place")
+    return Path(text)
+
 def _version(value: bool):
     if not value: return
     import qebias
@@ -41,7 +46,7 @@ def main():
     except Exception as error:
         if not hasattr(error, "format_message"): raise
         if type(error).__name__ == "NoArgsIsHelpError": sys.exit(str(error))
-        print(_line(f"{error.format_message()} See qebias {' '.join(a for a in sys.argv[1:2] if a in COMMANDS)} --help".replace("  ", " ")), file=sys.stderr)
+        print(_line(f"{error.format_message().rstrip('.')}. See qebias {' '.join(a for a in sys.argv[1:2] if a in COMMANDS)} --help".replace("  ", " ")), file=sys.stderr)
         sys.exit(2)
     if code == 130: print(_line("stopped; what was complete is kept, run the same command to go on"), file=sys.stderr)
     sys.exit(code if isinstance(code, int) else 0)
@@ -53,7 +58,7 @@ def study(
     raw: Annotated[Optional[Path], typer.Option(help="One folder of pictures; a fifth is held out by content")] = None,
     raw_train: Annotated[Optional[Path], typer.Option(help="Folder of pictures to train on")] = None,
     raw_eval: Annotated[Optional[Path], typer.Option(help="Folder of pictures to evaluate on")] = None,
-    out: Annotated[Optional[Path], typer.Option(help="The study's folder [default: runs/<profile>]")] = None,
+    out: Annotated[Optional[Path], typer.Option(parser=_place, metavar="PATH", help="The study's folder [default: runs/<profile>]")] = None,
     only: Annotated[Optional[list[str]], typer.Option(help="Only this item and what it needs; may be repeated")] = None,
     set_: Annotated[Optional[list[str]], typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the profile; may be repeated")] = None,
     cores: Annotated[Optional[int], typer.Option(min=1, help="Processors to use [default: all]")] = None,
@@ -70,6 +75,7 @@ def study(
     chosen, items = runner.resolve(profile, set_ or (), raw, raw_train, raw_eval, out), only or []
     if dry_run: return print("\n".join(runner.dry_run(chosen, items, executor, jobs, cluster)))
     on = runner.cluster(executor, jobs, cluster)
+    if publish: runner.publishable(chosen)
     runner.preflight(chosen, items, on)
     claims = runner.run(chosen, items, cores, keep_going, lambda line: print(line, flush=True), on)
     print("\n" + runner.claims_text([runner.claim_row(c) for c in claims]))
@@ -82,7 +88,7 @@ def study(
 def compress(
     images: Annotated[list[Path], typer.Argument(help="Pictures, or folders of them")],
     level: Annotated[int, typer.Option(help="QP of BPG (0 to 51, less is better), QF of JPEG (1 to 100, more is better), quality of AVIF (0 to 100, more is better)")],
-    out: Annotated[Path, typer.Option("-o", "--out", help="Folder for bitstreams and decoded PNGs")],
+    out: Annotated[Path, typer.Option("-o", "--out", parser=_place, metavar="PATH", help="Folder for bitstreams and decoded PNGs")],
     codec: Annotated[str, typer.Option(help="bpg, jpeg, avif, or bpgenc for an installed libbpg")] = "bpg",
     flavour: Annotated[Optional[str], typer.Option(help="Of bpg: jctvc (default) or x265")] = None,
     workers: Annotated[Optional[int], typer.Option(min=1, help="Processes [default: all processors]")] = None,
@@ -101,7 +107,7 @@ def compress(
 def enhance(
     images: Annotated[list[Path], typer.Argument(help="Compressed pictures, or folders of them")],
     model: Annotated[Path, typer.Option(help="generator.safetensors of a training")],
-    out: Annotated[Path, typer.Option("-o", "--out", help="Folder for the enhanced PNGs")],
+    out: Annotated[Path, typer.Option("-o", "--out", parser=_place, metavar="PATH", help="Folder for the enhanced PNGs")],
     tile: Annotated[Optional[int], typer.Option(min=1, help="Side of a tile in pixels [default: whole pictures]")] = None,
     halo: Annotated[Optional[int], typer.Option(min=0, help="Border of a tile in pixels [default: as wide as the network needs]")] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")] = "cpu",
@@ -114,7 +120,7 @@ def enhance(
 @app.command()
 def score(
     images: Annotated[Path, typer.Option(help="Folder of pictures")],
-    out: Annotated[Path, typer.Option("-o", "--out", help="Table to write, a .csv file: image, metric, value")],
+    out: Annotated[Path, typer.Option("-o", "--out", parser=_place, metavar="PATH", help="Table to write, a .csv file: image, metric, value")],
     raw: Annotated[Optional[Path], typer.Option(help="Folder of raw pictures of the same names and sizes")] = None,
     metric: Annotated[Optional[list[str]], typer.Option(help="As qebias metrics lists them; may be repeated [default: all, empty where one cannot be computed]")] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")] = "cpu",
@@ -134,7 +140,7 @@ def audit(
     compressed: Annotated[Path, typer.Option(help="Folder of the same pictures compressed: decoded, or JPEG or BPG files")],
     enhanced: Annotated[Path, typer.Option(help="Folder of what the method made of them")],
     discriminator: Annotated[Optional[Path], typer.Option(help="discriminator.safetensors of a training, for realism scores")] = None,
-    out: Annotated[Path, typer.Option("-o", "--out", help="The page: report becomes report.html; an earlier audit is replaced, nothing else")] = Path("audit.html"),
+    out: Annotated[Path, typer.Option("-o", "--out", parser=_place, metavar="PATH", help="The page: report becomes report.html; an earlier audit is replaced, nothing else")] = Path("audit.html"),
     skip: Annotated[bool, typer.Option("--skip", help="Leave out pictures that do not match; the page names them")] = False,
     distance: Annotated[Optional[list[str]], typer.Option(help="Only this distance; may be repeated [default: all that this machine can compute]")] = None,
     metric: Annotated[Optional[list[str]], typer.Option(help="Only this quality metric; may be repeated [default: all that this machine can compute]")] = None,

@@ -9,7 +9,7 @@ __all__ = ['IMAGE_SUFFIXES', 'PACKAGES', 'QebiasError', 'LockedError', 'require'
            'provenance']
 
 # %% ../nbs/00_core.ipynb #fa1dc3fa
-import ast, collections, contextlib, functools, hashlib, importlib, importlib.metadata, json, os, platform, re, shutil, subprocess, sys, tempfile
+import ast, collections, contextlib, functools, hashlib, importlib, importlib.metadata, importlib.util, json, os, platform, re, shutil, subprocess, sys, tempfile
 from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -22,6 +22,11 @@ class LockedError(QebiasError):
     "Another live process works on the same thing"
 
 # %% ../nbs/00_core.ipynb #f1ec5b7d
+def _absent(module):
+    "Whether a top-level module is nowhere to be found"
+    try: return importlib.util.find_spec(module) is None
+    except (ImportError, ValueError): return True
+
 def require(
     module: str,       # name of the module to import, for instance `"av"`
     purpose: str = "", # what it is needed for, as words of the message
@@ -32,8 +37,9 @@ def require(
         what = f" for {purpose}" if purpose else ""
         if "libGL" in str(error):
             raise QebiasError(f"{module}{what} found an OpenCV that needs libGL: pip install --force-reinstall opencv-python-headless") from None
-        if isinstance(error, ModuleNotFoundError) and (error.name or "").split(".")[0] == module.split(".")[0]:
-            raise QebiasError(f"{module} is needed{what} and is not installed: pip install 'qebias[dev]'") from None
+        missing = (error.name or "").split(".")[0] if isinstance(error, ModuleNotFoundError) else ""
+        if missing and (missing == module.split(".")[0] or _absent(missing)):
+            raise QebiasError(f"{module if missing == module.split('.')[0] else missing} is needed{what} and is not installed: pip install 'qebias[dev]'") from None
         raise
 
 # %% ../nbs/00_core.ipynb #63c3d390
@@ -57,7 +63,7 @@ def atomic(
     "A temporary path that becomes `path` when the block ends without an error (same suffix, same folder)"
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f"{_UNFINISHED}{path.stem}-", suffix=path.suffix)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f"{_UNFINISHED}{_cut(path.stem)}-", suffix=path.suffix)
     os.close(handle)
     tmp = Path(name)
     try:
@@ -66,6 +72,10 @@ def atomic(
         os.chmod(tmp, 0o666 & ~_umask())
         os.replace(tmp, path)
     finally: tmp.unlink(missing_ok=True)
+
+def _cut(name):
+    "So much of a name as leaves room for more in the 255 bytes that a file system allows"
+    return name.encode(errors="surrogateescape")[:160].decode(errors="ignore")
 
 @functools.cache
 def _umask():
@@ -81,12 +91,12 @@ def atomic_dir(
     "A temporary folder that becomes `path` when the block ends without an error"
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    tmp = Path(tempfile.mkdtemp(dir=path.parent, prefix=f"{_UNFINISHED}{path.name}-"))
+    tmp = Path(tempfile.mkdtemp(dir=path.parent, prefix=f"{_UNFINISHED}{_cut(path.name)}-"))
     try:
         yield tmp
         os.chmod(tmp, 0o777 & ~_umask())
         if path.exists():
-            old = Path(tempfile.mkdtemp(dir=path.parent, prefix=f"{_UNFINISHED}{path.name}-old-"))
+            old = Path(tempfile.mkdtemp(dir=path.parent, prefix=f"{_UNFINISHED}{_cut(path.name)}-old-"))
             os.replace(path, old/path.name)
             os.replace(tmp, path)
             shutil.rmtree(old, ignore_errors=True)
@@ -99,7 +109,7 @@ def sweep(
     name=None, # only what was to become `folder/name`, where others may be writing beside it
 ):
     "Remove the temporary files and folders that `atomic` and `atomic_dir` left below a folder when their process was killed"
-    mine = re.compile(re.escape(f"{_UNFINISHED}{name}-") + "(old-)?[a-z0-9_]{8}") if name else None
+    mine = re.compile(re.escape(f"{_UNFINISHED}{_cut(name)}-") + "(old-)?[a-z0-9_]{8}") if name else None
     for path in [p for p in Path(folder).iterdir() if mine.fullmatch(p.name)] if mine else list(Path(folder).rglob(f"{_UNFINISHED}*")):
         if path.is_dir(): shutil.rmtree(path, ignore_errors=True)
         else: path.unlink(missing_ok=True)

@@ -48,7 +48,7 @@ def targets(
     "Where outputs go; refuses to write over an input or its neighbour, and a folder that cannot be written"
     if not str(folder): raise QebiasError("-o is empty: name a folder")
     outputs, folder = [Path(folder)/(p.stem + suffix) for p in paths], Path(folder)
-    inputs, homes = {p.resolve() for p in paths}, {p.resolve().parent for p in paths}
+    inputs, homes = {p.resolve() for p in paths}, {home for p in paths for home in (p.resolve().parent, p.parent.resolve())}   # a link has two
     for output in outputs:
         if output.resolve() in inputs: raise QebiasError(f"{output} is an input and would be overwritten: choose another folder with -o")
         if output.is_dir(): raise QebiasError(f"{output} is a folder: choose another folder with -o")
@@ -153,7 +153,7 @@ def _pairs(images, raw):
             raise QebiasError(f"{lone[0]}{f' and {len(lone) - 1} more of {one} have' if len(lone) > 1 else ' has'} no counterpart in {other}: the two folders must hold pictures of the same names")
     for name, path in ours.items():
         a, b = _size(path), _size(theirs[name])
-        if a != b: a, b = (read_rgb(p).shape[1::-1] for p in (path, theirs[name]))   # a header does not know whether the picture is shown turned
+        if a != b or _turned(path) or _turned(theirs[name]): a, b = (read_rgb(p).shape[1::-1] for p in (path, theirs[name]))   # a header's size is not always that of what is shown
         if a != b: raise QebiasError(f"{path} is {a[0]}x{a[1]} px and {theirs[name]} {b[0]}x{b[1]}: pairs must have one size")
     return [(name, functools.partial(read_rgb, path), functools.partial(read_rgb, theirs[name])) for name, path in ours.items()]
 
@@ -163,11 +163,23 @@ def _by_name(folder, option):
     found = {}
     for path in _walk(Path(folder)):
         name = path.with_suffix("").as_posix()
+        if not _writable(name): raise QebiasError(f"{os.fsencode(Path(folder)/path)!r} has a name that is no text, and tables cannot hold it: rename it")
         if name in found: raise QebiasError(f"{found[name]} and {Path(folder)/path} have one name: remove one of them")
         found[name] = Path(folder)/path
     return found or _nothing(folder)
 
+def _writable(name):
+    "Whether a name is text: Linux allows any bytes"
+    try: return bool(name.encode())
+    except UnicodeEncodeError: return False
+
 def _nothing(folder): raise QebiasError(f"{folder} holds no pictures: name another folder")
+
+def _turned(path):
+    "Whether the header asks for the picture to be shown on its side"
+    try:
+        with Image.open(path) as image: return image.getexif().get(0x0112, 1) > 4   # Exif's orientation
+    except (OSError, ValueError, SyntaxError, TypeError, Image.DecompressionBombError): return False
 
 def _size(path):
     "Width and height of a picture as its header has it"

@@ -43,7 +43,9 @@ def charbonnier(
     "A mean absolute error that is smooth at zero, sqrt(d^2 + eps), as MPRNet uses it; raises `QebiasError`"
     _same("enhanced and raw", enhanced, raw)
     if not eps > 0: raise QebiasError(f"charbonnier needs eps above 0, not {eps}: at 0 it has no gradient where the images agree")
-    return ((enhanced - raw).square() + eps).sqrt().mean()
+    error = enhanced - raw
+    if error.dtype == torch.float16: error = error.float()   # where eps would be 0
+    return (error.square() + eps).sqrt().mean()
 
 # %% ../nbs/31_losses.ipynb #0d8c4753
 PERCEPTUAL_LAYERS = {

@@ -26,10 +26,10 @@ def build(
     name, kwargs = spec["class"], spec.get("kwargs", {})
     made = _find(name)
     known = inspect.signature(made).parameters
-    unknown = [k for k in kwargs if k not in known]
+    unknown = [k for k in kwargs if k not in known] if not any(p.kind is p.VAR_KEYWORD for p in known.values()) else []
     if unknown: raise QebiasError(f"{name} takes no {unknown[0]}: {'its arguments are ' + ', '.join(known) if known else 'it takes no arguments'}")
     try: return made(**kwargs)
-    except (TypeError, ValueError, RuntimeError) as error: raise QebiasError(f"{name} cannot be built: {str(error).splitlines()[0]}") from None
+    except (TypeError, ValueError, RuntimeError, AssertionError) as error: raise QebiasError(f"{name} cannot be built: {(str(error) or type(error).__name__).splitlines()[0]}") from None
 
 def _find(name):
     "The subclass of nn.Module that `module:Class` names"
@@ -63,7 +63,8 @@ def outline(
 ) -> nn.Module:    # on the `meta` device
     "The network of a spec without weights, to look at shapes; the random state stays untouched; raises `QebiasError`"
     try:
-        with torch.device("meta"): return build(spec)
+        with torch.device("meta"): net = build(spec)
+        return net.to("meta")   # what numpy made has its weights for all that
     except QebiasError:
         with torch.random.fork_rng(devices=[]): return build(spec).to("meta")
 

@@ -69,6 +69,7 @@ def execute(
             return
         except pm.PapermillExecutionError as error:
             raise QebiasError(f"{Path(notebook).name} failed: {error.ename}: {_first_line(error.evalue)} (the notebook with its traceback: {output})") from None
+        except OSError as error: raise QebiasError(f"{Path(notebook).name} failed: {error.filename or output}: {error.strerror or error}") from None
         except RuntimeError as error:   # of nbclient: the kernel's process, not a cell
             died = _first_line(error)
             if "before replying" not in died: break   # two kernels that start at once may pick one port, and one of them dies at once: begin again

@@ -242,6 +242,7 @@ class PatchSampler:
         if min(patch, batch, world) < 1 or not 0 <= rank < world:
             raise QebiasError(f"patch {patch}, batch {batch}, rank {rank} of {world}: patch and batch are at least 1, rank counts from 0")
         self.patch, self.batch, self.seed, self.rank, self.world, self.augment = patch, batch, seed, rank, world, augment
+        self._made = (pairs, patch, batch, seed, rank, world, augment)
         stores = list(pairs) if isinstance(pairs, (list, tuple)) else [pairs]
         self._views = [tuple(rgb.view("V3")[..., 0] for rgb in (p.raw(i), p.compressed(i))) for p in stores for i in range(len(p))]   # a pixel is one item
         self._sizes = np.array([raw.shape for raw, _ in self._views], np.uint64).reshape(-1, 2)
@@ -250,6 +251,8 @@ class PatchSampler:
         if small:
             named = ", ".join(f"{name} ({side})" for name, side in list(small.items())[:10]) + (", ..." if len(small) > 10 else "")
             raise QebiasError(f"a patch of {patch} is larger than the shorter side of {len(small)} of {len({n for p in stores for n in p.names})} pictures: {named}: take a patch of {min(small.values())}, or leave them out")
+
+    def __reduce__(self): return PatchSampler, self._made   # a copy in another process maps the same files
 
     def draw(self, iteration: int) -> np.ndarray: # (N, 4) int64: picture, top, left, symmetry 0..7
         "What the batch of this iteration consists of"

@@ -52,7 +52,7 @@ class Setting(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
     iterations: int | None = Field(None, gt=0)
     batch: int | None = Field(None, gt=0)
-    lr: float | None = Field(None, gt=0)
+    lr: float | None = Field(None, gt=0, allow_inf_nan=False)
     ema: float | None = Field(None, ge=0, lt=1)         # for methods that average at all
     threads: int | None = Field(None, gt=0)             # CPU threads, instead of the profile's
 
@@ -115,7 +115,7 @@ class Profile(BaseModel):
     @model_validator(mode="after")
     def _possible(self):
         if "train" in self.evaluate: raise ValueError("evaluate: a data set cannot be called 'train'")
-        if odd := [name for name in self.evaluate if not re.fullmatch(r"[\w.-]+", name)]: raise ValueError(f"evaluate: {odd[0]!r} becomes a folder's name: use letters, digits, dots and dashes")
+        if odd := [name for name in self.evaluate if not re.fullmatch(r"\w[\w.-]*", name)]: raise ValueError(f"evaluate: {odd[0]!r} becomes a folder's name: use letters, digits, dots and dashes, a letter or digit first")
         if not self.codecs or not all(self.codecs.values()): raise ValueError("codecs: name at least one level, for instance {bpg: [37]}")
         if self.holdout is not None and (list(self.evaluate.values()) != [self.train] or not self.train.startswith("folder:")): raise ValueError("holdout divides one folder: evaluate must then name the same one as train")
         classes = {path.split(":")[1] for m in METHODS.values() for path in (m.network, m.discriminator) if path}
@@ -173,6 +173,7 @@ def _change(values, change, yaml):
 
 def check_profile(values: dict, where="profile") -> Profile:
     "Make a `Profile`, or say in one line which key is wrong and why"
+    if odd := [key for key in values if not isinstance(key, str)]: raise QebiasError(f"{where}: {odd[0]!r} is no key: there are {', '.join(Profile.model_fields)}")
     try: return Profile(**values)
     except ValidationError as error: raise QebiasError(f"{where}: " + "; ".join(map(_complaint, error.errors()[:3]))) from None
 
@@ -300,6 +301,7 @@ def _files(study, dataset):
     if study.seen is not None and dataset in study.seen: return study.seen[dataset]
     memory = study.folder/"pairs"/".digests.json"
     known = read_json(memory) if memory.exists() else {}
+    if not isinstance(known, dict): known = {}
     spec = study.profile.train if dataset == "train" else study.profile.evaluate[dataset]
     found, before = [], dict(known)
     for image in load_dataset(spec, _split(spec, dataset), on_error="later"):
@@ -327,7 +329,8 @@ def config_of(study: Study, name: str, seed: int):
     losses = {"psi": p.psi} if m.stage == "adversarial" else {}
     if m.divergence: losses["divergence"] = p.divergence.model_copy(update=m.place)
     threads = {"threads": setting.pop("threads", p.threads)}
-    return train_config(m, p.networks, patch=p.patch, seed=int(seed), **setting, **losses, **threads, device=p.device, precision=p.precision, processes=p.processes)
+    try: return train_config(m, p.networks, patch=p.patch, seed=int(seed), **setting, **losses, **threads, device=p.device, precision=p.precision, processes=p.processes)
+    except ValidationError as error: raise QebiasError(f"profile {p.name}: {name}: " + "; ".join(map(_complaint, error.errors()[:3]))) from None
 
 def code_of_training(study, name, seed):
     "The code that a training runs, networks of the user's own among it"
@@ -348,17 +351,23 @@ def key_train(study, name, codec, level, seed):
     return digest({"config": config_of(study, base, seed), "pairs": pairs if level == "all" else pairs[0], "init": key_train(study, stage1, codec, level, seed) if stage1 else "",
                    "code": code_of_training(study, base, seed)})
 
+@functools.cache
+def _code_of_functions(*names):
+    "A digest of functions of this module"
+    source = Path(__import__("qebias").__file__).with_name("study.py").read_text(encoding="utf-8")
+    return code_digest("\n".join(ast.get_source_segment(source, node) for node in ast.parse(source).body if getattr(node, "name", None) in names))
+
 def key_evaluate(study, name, codec, level, seed, dataset):
     p = study.profile
     trained = key_train(study, name, codec, level, seed) if name != "compressed" else ""
     return digest({"train": trained, "pairs": key_compress(study, dataset, codec, level), "metrics": p.metrics, "distances": p.distances, "patch": p.patch, "device": p.device,
-                   "code": code_of("bias", "metrics", "inference", "networks", "discriminators")})
+                   "code": code_of("bias", "metrics", "inference", "networks", "discriminators") + _code_of_functions("evaluate", "_enhance_all", "_realism")})
 
 def key_item(study, item):
     root = project_root()/"nbs"/"study"
     cells = read_json(root/f"{ITEMS[item].notebook}.ipynb")["cells"]
     pictures = {} if ITEMS[item].methods else {"pictures": {d: _files(study, d) for d in study.profile.evaluate}, "flavour": study.profile.flavour}
-    return digest({**pictures, "evaluations": [key_evaluate(study, *e) for e in item_evaluations(study, item)], "bootstrap": study.profile.bootstrap, "summary": study.profile.summary,
+    return digest({**pictures, "evaluations": [key_evaluate(study, *e) for e in item_evaluations(study, item)], "profile": study.profile.model_dump(mode="json", include={"name", "summary", "psi", "training", "bootstrap", "networks", "seeds"}),
                    "cells": [("".join(c["source"])) for c in cells], "paper": file_digest(root/"paper.csv"), "code": code_of("study", "evidence", "figures", "bias", "claims")})
 
 def item_evaluations(study, item):

@@ -15,10 +15,10 @@ import torch
 import torch.distributed as dist
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from torch import nn
-from .core import QebiasError, atomic, digest, file_digest, locked, provenance, read_json, seed_for, write_json
+from .core import QebiasError, atomic, digest, file_digest, locked, provenance, read_json, seed_for, sweep, write_json
 from .discriminators import Judge
 from .features import Psi, block_layer
-from .generators.core import Halo, arithmetic, as_device, grid_of, measured_halo
+from .generators.core import Halo, arithmetic, as_device, evaluating, grid_of, measured_halo
 from .losses import LossWeights, charbonnier, domain_divergence, perceptual, reconstruction, relativistic_gan, vanilla_gan
 from .networks import build, load_state, load_weights, save_network
 from .pairs import JoinedPairs, Pairs, PatchSampler, batches
@@ -176,7 +176,7 @@ class Trainer:
         self.psi = (psi or Psi(config.layers, config.psi)).to(self.device) if config.layers else None
         self.optimisers = {name: torch.optim.Adam(module.parameters(), lr=config.schedule.lr, betas=config.betas, fused=True)
                            for name, module in [("generator", self.generator), ("discriminator", self.judge)] if module}
-        if graph is None: graph = self.device.type == "cuda" and world()[1] == 1
+        if graph is None: graph = self.device.type == "cuda" and world()[1] == 1 and getattr(self.generator, "recordable", True)
         self.graph = StepGraph(self) if graph else None
 
     def _judge(self):
@@ -212,6 +212,16 @@ class Trainer:
         named = {"generator": self.generator, "average": self.average, "judge": self.judge}
         return {name: part for name, part in named.items() if part is not None} | {f"adam_{name}": o for name, o in self.optimisers.items()}
 
+    @torch.no_grad()
+    def probe(self):
+        "Raise what the networks say of patches of the configured size, and leave everything as it is"
+        patch = torch.zeros(1, 3, self.config.patch, self.config.patch, device=self.device)
+        with torch.random.fork_rng(devices=[]), evaluating(self.generator), evaluating(self.judge or nn.Identity()):
+            enhanced = self.generator(patch)
+            if enhanced.shape != patch.shape: raise QebiasError(f"{type(self.generator).__name__} makes {tuple(enhanced.shape)} of {tuple(patch.shape)}: a generator keeps the shape of its input")
+            if self.judge: self.judge(enhanced, patch)
+            if self.psi: self.psi(enhanced)
+
     def _autocast(self): return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16")
 
     def _reconstruction(self, enhanced, raw):
@@ -234,8 +244,8 @@ class Trainer:
         features, watched = self._features(enhanced, raw, compressed)
         terms = {"recon": self._reconstruction(enhanced, raw), **features, "discrim": gan.generator}
         loss = sum(getattr(weights, name) * value for name, value in terms.items())
-        loss.backward(inputs=list(self.generator.parameters()), retain_graph=True)
-        (gan.real + gan.fake).backward(inputs=list(self.judge.parameters()))
+        loss.backward(inputs=_learnt(self.generator), retain_graph=True)
+        (gan.real + gan.fake).backward(inputs=_learnt(self.judge))
         return {"generator": loss, **terms, "d_real": gan.real, "d_fake": gan.fake, "out_real": real.mean(), "out_fake": fake.mean(),
                 **watched, **_colour(enhanced, compressed)}
 
@@ -254,6 +264,8 @@ class Trainer:
             watched["d_cr"] = sum((known[layer][0] - known[layer][1]).abs().mean() for layer in layers)
             watched["d_ce"] = sum((psi_enhanced[layer].detach() - known[layer][1]).abs().mean() for layer in layers)
         return terms, watched
+
+def _learnt(module): return [p for p in module.parameters() if p.requires_grad]
 
 def _full(x):
     "Losses, logits and features leave autocast in fp32; networks in double precision stay there"
@@ -274,8 +286,12 @@ class StepGraph:
     ):
         self.trainer = weakref.proxy(trainer)                # which holds this: its memory goes with its last name
         self.rate = torch.zeros((), device=trainer.device)   # the learning rate, at one address
-        self.stream = torch.cuda.Stream(trainer.device) if trainer.device.type == "cuda" else None
+        self.stream = self._stream()
         self.forget()
+
+    def _stream(self):
+        if self.trainer.device.type != "cuda": raise QebiasError(f"a step is recorded on a GPU only, not on {self.trainer.device}: leave graph out")
+        return torch.cuda.Stream(self.trainer.device)
 
     def forget(self):
         "Begin anew: what was recorded knows the tensors of that time only"
@@ -431,23 +447,26 @@ def fit(
 ) -> dict | None:             # the result, as in `result.json`; None when stopped before the end
     "Train to the last iteration, from the checkpoint if there is one; raises `QebiasError`, `LockedError`, `TrainingFailed`"
     folder, (rank, processes) = Path(folder), world()
+    if log_every < 1: raise QebiasError(f"log_every is {log_every}: records are at least one iteration apart")
     as_device(config.device)
     if config.processes > 1 and not _started(): return launch(config, pairs, folder, init, log_every, save_every, stop_at, code, progress)
     if processes != config.processes: raise QebiasError(f"torchrun started {processes}, and the configuration says processes={config.processes}: start as many")
     init_digest = file_digest(init, 16) if init else ""
     key = run_key(config, pairs, init_digest, code)
     with locked(folder, f"a training of {config.method}") if rank == 0 else contextlib.nullcontext():
-        if (folder/"result.json").exists() and (result := read_json(folder/"result.json"))["key"] == key: return result
+        if (folder/"result.json").exists() and (folder/"generator.safetensors").exists() and (result := read_json(folder/"result.json"))["key"] == key: return result
         trainer = Trainer(config, init=load_state(init) if init else None)
+        sampler = PatchSampler(pairs, config.patch, config.batch//processes, config.seed, rank, processes)
+        trainer.probe()
         start = load_checkpoint(folder, key, trainer)
         records = [r for r in read_stats(folder) if r["iteration"] < start]
         _together()
         if rank == 0:
             if not start: _forget(folder)
+            if (folder/"checkpoint").exists(): sweep(folder/"checkpoint")
             write_json(folder/"config.json", {"key": key, "config": config, "pairs": pairs.key, "init": init_digest})
             with atomic(folder/"stats.jsonl") as tmp: tmp.write_text("".join(json.dumps(r) + "\n" for r in records), encoding="utf-8")
         end = config.iterations if stop_at is None else min(stop_at, config.iterations)
-        sampler = PatchSampler(pairs, config.patch, config.batch//processes, config.seed, rank, processes)
         _loop(trainer, sampler, range(start, end), records, key, folder, log_every, save_every, progress)
         if end == config.iterations and rank == 0: _finish(trainer, pairs, key, init_digest, records, folder)
         _together()
@@ -517,7 +536,7 @@ def _finish(trainer, pairs, key, init_digest, records, folder):
         save_network(folder/"discriminator.safetensors", trainer.judge.discriminator, spec,
                      {"method": config.method, "key": key, "conditional": config.conditional, "gan": config.gan, "patch": config.patch, **origin})
     result = {"key": key, "method": config.method, "iterations": config.iterations, "images": len(pairs), "pairs": pairs.key, "init": init_digest,
-              "seconds": sum(r["seconds"] * n for r, n in zip(records, _gaps(records))), "last": records[-1], "halo": halo and halo._asdict(), "provenance": origin}
+              "seconds": sum(r["seconds"] * n for r, n in zip(records, _gaps(records))), "last": records[-1] if records else {}, "halo": halo and halo._asdict(), "provenance": origin}
     write_json(folder/"result.json", result)
     return result
 

@@ -229,3 +229,29 @@ def test_fingerprint_is_the_same_on_cuda(net, size):
         want = fingerprint(fill(net().double())(core.test_image(3, size)))
         found = fingerprint(fill(net().double()).cuda()(core.test_image(3, size).cuda()))
     np.testing.assert_allclose(found, want, rtol=1e-8)
+
+
+def test_several_threads_evaluate_one_network():
+    "The first to end must not put the network back to training under the others"
+    import threading
+    net, inside, go = ARCNN().train(), threading.Event(), threading.Event()
+    seen = []
+    def other():
+        with core.evaluating(net):
+            inside.set()
+            go.wait(10)
+            seen.append(net.training)
+    thread = threading.Thread(target=other)
+    with core.evaluating(net):
+        thread.start()
+        inside.wait(10)
+    go.set()
+    thread.join()
+    assert seen == [False] and net.training and all(m.training for m in net.modules())
+
+
+@pytest.mark.parametrize("wrap", [lambda s: {f"module.{k}": v for k, v in s.items()}, lambda s: {"params_ema": {f"module.{k}": v for k, v in s.items()}}, lambda s: {"state_dict": s, "epoch": 3}])
+def test_checkpoints_of_parallel_trainings_are_read(wrap):
+    one, other = ARCNN(), ARCNN()
+    load_weights(other, wrap(one.state_dict()))
+    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters()))

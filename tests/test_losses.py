@@ -266,3 +266,9 @@ def test_gpu_agrees(gan):
     for a, b in zip(gan(r, f), gan(r.cuda(), f.cuda())): torch.testing.assert_close(a, b.cpu())
     t = [rand(2, 3, 4, 4, seed=s) for s in range(3)]
     for reduction in REDUCTIONS: torch.testing.assert_close(domain_divergence(*t, reduction), domain_divergence(*(x.cuda() for x in t), reduction).cpu())
+
+
+def test_charbonnier_has_a_gradient_in_half_precision():
+    x = torch.zeros(1, 3, 4, 4, dtype=torch.float16, requires_grad=True)
+    charbonnier(x, torch.zeros_like(x)).backward()
+    assert torch.equal(x.grad, torch.zeros_like(x))

@@ -355,3 +355,12 @@ def test_kodak(tmp_path):
     error = [np.mean((pairs.raw(i).astype(float) - pairs.compressed(i))**2) for i in range(24)]
     assert 26 < np.mean(10*np.log10(255**2/np.array(error))) < 33 and .3 < np.mean([pairs.bpp(i) for i in range(24)]) < 1.2
     assert [array_digest(pairs.raw(i)) for i in range(24)] == [i.digest for i in images]
+
+
+def test_a_sampler_travels_to_another_process_without_its_pictures(tmp_path):
+    import pickle
+    big = [RawImage(f"p{k}", lambda k=k: np.random.default_rng(k).integers(0, 256, (128, 128, 3), np.uint8)) for k in range(4)]
+    sampler = PatchSampler(build_pairs(big, Jpeg(20), tmp_path / "d" / "jpeg-20", workers=1, progress=False), 32, 3, seed=0)
+    data = pickle.dumps(sampler)
+    assert len(data) < 2000
+    assert all((a == b).all() for a, b in zip(sampler(5), pickle.loads(data)(5)))

@@ -375,3 +375,65 @@ def test_values_are_those_of_pyiqa_metric_by_metric():
     code = "import sys, json; sys.path.insert(0, sys.argv[1]); import evaluator; print(json.dumps(evaluator.compare(count=3, rounds=1)))"
     found = json.loads(subprocess.run([sys.executable, "-W", "ignore", "-c", code, str(Path(__file__).parent/"benchmarks")], capture_output=True, text=True, check=True).stdout.splitlines()[-1])
     assert set(found["largest relative difference"]) >= {"psnr"} and max(found["largest relative difference"].values()) < 1e-6
+
+
+def picture(path, value=0, size=(32, 40), exif=None):
+    "A picture of noise"
+    image = Image.fromarray(np.random.default_rng(value).integers(0, 256, (*size, 3), np.uint8))
+    image.save(path, **({"exif": exif} if exif else {}))
+
+
+def test_nothing_is_written_beside_an_input_that_is_a_link(tmp_path):
+    (tmp_path / "A").mkdir(), (tmp_path / "B").mkdir()
+    picture(tmp_path / "B" / "x.png"), picture(tmp_path / "A" / "link.bmp", 1)
+    (tmp_path / "A" / "link.png").symlink_to(tmp_path / "B" / "x.png")
+    picture(tmp_path / "A" / "other.png", 2)
+    with pytest.raises(QebiasError, match="link.png is an input|stands beside an input"): files.targets([tmp_path / "A" / "link.png"], tmp_path / "A", ".bmp")
+    (tmp_path / "A" / "other.jpg").write_bytes(b"mine")
+    (tmp_path / "A" / "other.bmp").symlink_to(tmp_path / "B" / "x.png")
+    with pytest.raises(QebiasError, match="other.jpg stands beside an input"): files.targets([tmp_path / "A" / "other.bmp"], tmp_path / "A", ".jpg")
+
+
+def test_pairs_that_are_shown_in_different_sizes_are_found_before_anything_is_scored(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    (tmp_path / "a").mkdir(), (tmp_path / "b").mkdir()
+    picture(tmp_path / "a" / "x.png"), picture(tmp_path / "b" / "x.png", 1, exif=exif)
+    with pytest.raises(QebiasError, match="pairs must have one size"): files._pairs(tmp_path / "a", tmp_path / "b")
+    picture(tmp_path / "a" / "x.png", 2, exif=exif)
+    assert len(files._pairs(tmp_path / "a", tmp_path / "b")) == 1
+
+
+def test_a_name_that_is_no_text_is_one_line(tmp_path):
+    (tmp_path / "a").mkdir()
+    picture(tmp_path / "a" / "x.png")
+    os.rename(tmp_path / "a" / "x.png", os.path.join(os.fsencode(tmp_path / "a"), b"x\xff.png"))
+    with pytest.raises(QebiasError, match="has a name that is no text, and tables cannot hold it: rename it"): files._pairs(tmp_path / "a", None)
+
+
+def test_a_long_name_can_be_written(tmp_path):
+    from qebias.core import atomic, atomic_dir, sweep
+    name = "図" * 78
+    with atomic(tmp_path / f"{name}.png") as tmp: tmp.write_text("whole")
+    with atomic_dir(tmp_path / name) as tmp: (tmp / "x").touch()
+    with pytest.raises(RuntimeError), atomic(tmp_path / f"{name}.bpg"): raise RuntimeError
+    (tmp_path / f".qebias-unfinished-{name.encode()[:160].decode(errors='ignore')}-abcd1234").mkdir()
+    sweep(tmp_path, name)
+    assert sorted(p.name for p in tmp_path.iterdir()) == [name, f"{name}.png"]
+
+
+def test_a_module_that_another_needs_is_named():
+    from qebias.core import require
+    import sys, types
+    class Finder:
+        def find_spec(self, name, path=None, target=None):
+            if name == "needs_more":
+                import importlib.util, importlib.abc
+                class Loader(importlib.abc.Loader):
+                    def exec_module(self, module): import nowhere_to_be_found   # noqa
+                return importlib.util.spec_from_loader(name, Loader())
+    finder = Finder()
+    sys.meta_path.insert(0, finder)
+    try:
+        with pytest.raises(QebiasError, match="nowhere_to_be_found is needed for tests and is not installed"): require("needs_more", "tests")
+    finally: sys.meta_path.remove(finder)

@@ -8,12 +8,15 @@ import time
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from conftest import ROOT
-from qebias.core import code_digest
 from qebias.claims import read_claims
+from qebias.core import QebiasError, code_digest
+from qebias.networks import load_state
 from qebias.notebooks import parameters
 from qebias.runner import _places, plan, resolve
 from qebias.study import ITEMS, Study, code_of, load_profile
@@ -307,3 +310,78 @@ def test_code_has_one_name_under_every_python():
     "Python 3.12 prints a field more for every function, and 3.13 leaves empty ones out"
     source = "def f(a, *, b=[]):\n    'words'\n    class C: pass\n    return [a, [], {}], lambda: b\n"
     assert code_digest(source) == code_digest(source.replace("'words'", "'other words'")) == "ebf8a538a2332ebc"
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    "A study of one short training on noise, done"
+    from PIL import Image
+    folder = tmp_path_factory.mktemp("tiny")
+    for part, count in (("train", 2), ("held", 2)):
+        (folder / part).mkdir()
+        for k in range(count): Image.fromarray(np.random.default_rng(len(part) + 10*k).integers(0, 256, (64, 80, 3), np.uint8)).save(folder / part / f"{part}{k}.png")
+    (folder / "tiny.yaml").write_text("codecs: {jpeg: [10]}\nmethods: [arcnn]\npatch: 32\ntraining: {fidelity: {iterations: 2, batch: 1}}\nmetrics: [psnr]\ndistances: [nlpd]\n"
+                                      "items: [fig10]\npsi: random-w4-s0\nbootstrap: 50\nthreads: 1\n")
+    done = asked(folder)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def asked(folder, *more, out="run"):
+    return subprocess.run([*QEBIAS, "study", "tiny.yaml", "--raw-train", "train", "--raw-eval", "held", "--out", out, "--cores", "2", *more], cwd=folder, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("more, words", [
+    (["--set", "processes=3"], "arcnn: a batch of 1 cannot be shared by 3 processes"), (["--set", "training.fidelity.lr=.inf"], "training.fidelity.lr: Input should be a finite number"),
+    (["--set", "patch=16"], "nlpd needs patches of at least 32 px, not 16, since held has fewer than 10 images"), (["--set", 'evaluate={"..": sample}'], "becomes a folder's name"),
+    (["--set", "name=photos", "--publish"], "this study is not the checkout's photos"), (["--publish"], "tiny is no profile of the checkout")])
+def test_what_cannot_end_well_is_said_before_anything_runs(tiny, more, words):
+    if ".." in "".join(more):
+        with pytest.raises(QebiasError, match=words): load_profile(str(tiny / "tiny.yaml"), more[1:])
+        return
+    done = asked(tiny, *more, out="never")
+    assert done.returncode == 1 and words in done.stderr and done.stderr.count("\n") == 1 and not (tiny / "never").exists()
+
+
+@pytest.mark.parametrize("where", ["train/run", "held/a/run"])
+def test_a_study_does_not_write_among_the_pictures_it_reads(tiny, where):
+    done = asked(tiny, out=where)
+    assert done.returncode == 1 and "whose pictures the study reads: choose another folder with --out" in done.stderr and not (tiny / where).exists()
+
+
+def test_a_result_that_has_lost_a_part_is_made_again(tiny):
+    run = tiny / "run"
+    before = (run / "train/jpeg-10/arcnn/seed-0/generator.safetensors").read_bytes()
+    for part in ("train/jpeg-10/arcnn/seed-0/generator.safetensors", "items/fig10/notebook.ipynb"): (run / part).unlink()
+    told = asked(tiny, "--dry-run").stdout
+    assert "train/jpeg-10/arcnn/seed-0 has lost a part" in told and "items/fig10 has lost a part" in told
+    (run / "pairs" / ".digests.json").write_text("[]")
+    done = asked(tiny)
+    assert done.returncode == 0, done.stderr
+    again = load_state(run / "train/jpeg-10/arcnn/seed-0/generator.safetensors")
+    (tiny / "before.safetensors").write_bytes(before)
+    assert all(torch.equal(x, y) for x, y in zip(load_state(tiny / "before.safetensors").values(), again.values()))
+    assert "nothing is stale" in asked(tiny).stdout
+    (run / "items/fig10/claims.json").write_text("[]")
+    done = asked(tiny)
+    assert done.returncode == 1 and "claims.json holds no claims: remove it" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_an_evaluation_is_made_again_when_its_own_code_changes(monkeypatch):
+    import qebias.study as study_module
+    study, real = resolve("smoke"), study_module.code_digest
+    def key(): return study_module.key_evaluate(study, "compressed", *study.main, 0, next(iter(study.profile.evaluate)))
+    before, sources = key(), []
+    def digest_of(source):
+        sources.append(source)
+        return real(source) + ("!" if source.startswith("def evaluate(") else "")
+    monkeypatch.setattr(study_module, "code_digest", digest_of)
+    study_module._code_of_functions.cache_clear()
+    assert key() != before and any("def _enhance_all(" in s and "def _realism(" in s for s in sources)
+    study_module._code_of_functions.cache_clear()
+
+
+def test_an_empty_name_for_what_is_written_is_refused(tmp_path):
+    for command in (["compress", "x.png", "--level", "37", "-o", ""], ["study", "smoke", "--out", ""], ["score", "--images", ".", "-o", ""]):
+        done = subprocess.run([*QEBIAS, *command], cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 2 and "the name is empty: name a place" in done.stderr and not list(tmp_path.iterdir())

@@ -19,7 +19,9 @@ from torch.utils._pytree import tree_leaves
 from qebias.codecs import Jpeg
 from qebias.core import LockedError, QebiasError, locked, read_json
 from qebias.datasets import RawImage
+from qebias.features import Psi
 from qebias.losses import LossWeights
+from qebias.methods import METHODS
 from qebias.networks import load_state
 from qebias.pairs import PatchSampler, build_pairs, to_float
 from qebias.training import Divergence, Schedule, StepGraph, TrainConfig, Trainer, fit, load_checkpoint, read_stats, save_checkpoint
@@ -178,6 +180,8 @@ class TapedStep(StepGraph):
     "A recording that leaves no trace, as one of the GPU does not run what it records"
     recorded = 0
 
+    def _stream(self): return None
+
     def _record(self):
         def tensors(x): return [t for t in tree_leaves([part.state_dict() for part in x.trainer.parts().values()]) if isinstance(t, torch.Tensor)]
         before, tape = [t.clone() for t in tensors(self)], Tape()
@@ -253,6 +257,7 @@ def test_what_refused_a_recording_is_named_and_the_stream_is_left(pairs, monkeyp
         finally: raise RuntimeError("operation failed due to a previous error during capture")
     for name, value in {"CUDAGraph": object, "graph": graph, "device": lambda d: contextlib.nullcontext(), "current_stream": lambda d: on[-1], "set_stream": on.append}.items():
         monkeypatch.setattr(torch.cuda, name, value)
+    monkeypatch.setattr(StepGraph, "_stream", lambda self: None)
     monkeypatch.setattr(StepGraph, "_aside", lambda self, patches: self.trainer.move(*patches))
     trainer, sampler = Trainer(config(), graph=True), PatchSampler(pairs, 32, 2, seed=0)
     for i in range(3): trainer.step(i, *to_float(sampler(i), "cpu"))
@@ -429,3 +434,109 @@ def test_processes_end_with_the_one_that_asked_for_them(pairs, tmp_path):
         if stats.stat().st_size == before: break
     assert stats.stat().st_size == before
     with locked(tmp_path / "d"): pass
+
+
+OWN = """
+import numpy as np, random, torch
+from torch import nn
+from torch.nn import functional as F
+class Own(nn.Module):
+    "A fixed kernel from numpy, and a parameter that does not learn"
+    def __init__(self, **more):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 3, padding=1)
+        self.register_buffer("kernel", torch.from_numpy(np.ones((3, 1, 3, 3), np.float32)/9))
+        self.scale = nn.Parameter(torch.ones(1), requires_grad=False)
+    def forward(self, x): return x + self.scale*self.conv(F.conv2d(x, self.kernel, padding=1, groups=3))
+class Small(Own):
+    def forward(self, x): return F.max_pool2d(x, 2)
+class Counts(Own):
+    recordable = False
+"""
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    (tmp_path / "own_nets.py").write_text(OWN)
+    monkeypatch.syspath_prepend(tmp_path)
+    yield lambda name: {"class": f"own_nets:{name}", "kwargs": {}}
+    sys.modules.pop("own_nets", None)
+
+
+def test_a_network_with_a_kernel_from_numpy_and_a_frozen_parameter_trains_and_is_saved(pairs, tmp_path, own):
+    fit(config(generator=own("Own"), iterations=2), pairs, tmp_path / "d")
+    state = load_state(tmp_path / "d" / "generator.safetensors")
+    assert state["scale"] == 1 and state["kernel"].shape == (3, 1, 3, 3)
+
+
+def test_what_is_refused_leaves_the_finished_training_alone(pairs, tmp_path, own):
+    fit(config(iterations=2), pairs, tmp_path / "d")
+    before = {p: p.read_bytes() for p in (tmp_path / "d").rglob("*") if p.is_file()}
+    for more, words in ((dict(patch=999), "a patch of 999 is larger"), (dict(patch=30), "30"), (dict(generator=own("Small")), "keeps the shape"), (dict(discriminator={**VGG, "kwargs": {"width": 8, "size": 64}}), "32|64")):
+        with pytest.raises(QebiasError, match=words): fit(config(**more), pairs, tmp_path / "d")
+    with pytest.raises(QebiasError, match="log_every is 0"): fit(config(), pairs, tmp_path / "d", log_every=0)
+    assert {p: p.read_bytes() for p in (tmp_path / "d").rglob("*") if p.is_file()} == before
+
+
+def test_a_probe_leaves_no_trace(pairs):
+    one, other = (Trainer(config(gan="relativistic", discriminator=VGG)) for _ in range(2))
+    state = torch.get_rng_state()
+    one.probe()
+    assert torch.equal(torch.get_rng_state(), state) and all(m.training for part in (one.generator, one.judge) for m in part.modules())
+    batch = to_float(PatchSampler(pairs, 32, 2, seed=0)(0), "cpu")
+    for t in (one, other): t.step(0, *batch)
+    assert all(torch.equal(x, y) for a, b in zip(one.parts().values(), other.parts().values()) for x, y in zip(tree_leaves(a.state_dict()), tree_leaves(b.state_dict())) if isinstance(x, torch.Tensor))
+
+
+def test_a_step_is_recorded_on_a_gpu_only():
+    assert Trainer(config()).graph is None
+    with pytest.raises(QebiasError, match="recorded on a GPU only, not on cpu"): Trainer(config(), graph=True)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_network_says_that_it_cannot_be_recorded(own):
+    assert Trainer(config(device="cuda")).graph and Trainer(config(device="cuda", generator=own("Counts"))).graph is None
+
+
+def test_a_killed_training_leaves_no_unfinished_checkpoint(pairs, tmp_path):
+    fit(config(iterations=4), pairs, tmp_path / "d", stop_at=2)
+    litter = tmp_path / "d" / "checkpoint" / ".qebias-unfinished-last-abcd1234.pt"
+    litter.write_bytes(b"half")
+    fit(config(iterations=4), pairs, tmp_path / "d")
+    assert not litter.exists()
+
+
+def test_a_training_whose_records_are_gone_still_ends(pairs, tmp_path):
+    fit(config(iterations=2), pairs, tmp_path / "d")
+    for name in ("stats.jsonl", "result.json"): (tmp_path / "d" / name).unlink()
+    assert fit(config(iterations=2), pairs, tmp_path / "d")["last"] == {}
+
+
+def moved(module, device, memory_format=None):
+    "`module.to(device)` for tensors without content, which torch itself does not move"
+    for m in module.modules():
+        for n, p in m._parameters.items():
+            if p is not None: m._parameters[n] = torch.nn.Parameter(p.detach().to(device), requires_grad=p.requires_grad)
+        for n, b in m._buffers.items():
+            if b is not None: m._buffers[n] = b.to(device)
+    return module
+
+
+NETWORKS = list(dict.fromkeys(m.network for m in METHODS.values()))
+
+
+@pytest.mark.parametrize("more", [dict(), dict(discriminator=VGG, gan="relativistic", divergence=Divergence(blocks=(1, 2), reduction="batch")), dict(recon="charbonnier"),
+    *(dict(stage="fidelity", discriminator=None, conditional=False, weights=LossWeights(recon=1, percept=0, discrim=0, divergence=0), generator={"class": path, "kwargs": {}}) for path in NETWORKS)],
+    ids=["unet", "vgg", "charbonnier", *(path.rpartition(":")[2] for path in NETWORKS)])
+def test_a_step_on_an_imagined_gpu_makes_nothing_elsewhere_and_asks_for_no_value(monkeypatch, more):
+    "Tensors of a GPU that is not there: mixing devices fails, and so does whatever needs a number; all but the gradients, which need a driver"
+    from torch._subclasses.fake_tensor import FakeTensorMode
+    monkeypatch.setattr(torch.nn.Module, "to", moved)
+    monkeypatch.setattr(torch.Tensor, "backward", lambda *args, **more: None)
+    c = config(device="cuda:0", **more)
+    if c.layers: Psi(c.layers, c.psi)   # its weights are remembered: not those without content
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        trainer = Trainer(c, graph=False)
+        raw = torch.rand(2, 3, 32, 32, device="cuda:0")
+        log = trainer.move(raw, raw.clone())
+    assert all(value.device == torch.device("cuda:0") and value.dtype == torch.float32 for value in log.values())

@@ -8,7 +8,7 @@ __all__ = ['PRECISIONS', 'TOLERANCE', 'hashed', 'fill', 'test_image', 'fingerpri
            'crop_to', 'grid_of', 'applied', 'Halo', 'measured_halo', 'load_weights']
 
 # %% ../../nbs/19_generators.core.ipynb #9b7326b1
-import contextlib, math
+import contextlib, math, threading, weakref
 import numpy as np
 import torch
 from collections.abc import Mapping
@@ -64,16 +64,24 @@ def fingerprint(
 test_image.__test__ = False  # no test for pytest to collect
 
 # %% ../../nbs/19_generators.core.ipynb #b65dcfb5
+_EVALUATING, _MODES = weakref.WeakKeyDictionary(), threading.Lock()   # model -> (modes of its modules, how many blocks are under way)
+
 @contextlib.contextmanager
 def evaluating(
     model: nn.Module,
 ):
     "Evaluation mode while the block runs; every submodule's own mode comes back, also after an error"
-    modes = {m: m.training for m in model.modules()}
-    model.eval()
+    with _MODES:
+        before, held = _EVALUATING.get(model, (None, 0))
+        _EVALUATING[model] = (before or {m: m.training for m in model.modules()}, held + 1)
+        model.eval()
     try: yield model
     finally:
-        for m, training in modes.items(): m.training = training
+        with _MODES:   # the last of several threads gives the modes back
+            modes, held = _EVALUATING.pop(model)
+            if held > 1: _EVALUATING[model] = (modes, held - 1)
+            else:
+                for m, training in modes.items(): m.training = training
 
 # %% ../../nbs/19_generators.core.ipynb #660cc6b3
 PRECISIONS = ("fp32", "bf16")
@@ -324,13 +332,15 @@ def measured_halo(
 # %% ../../nbs/19_generators.core.ipynb #cd62fdd9
 def load_weights(
     module: nn.Module, # changed in place, only when everything fits
-    state,             # name -> tensor; a BasicSR checkpoint's `params_ema` or `params` is found by itself
+    state,             # name -> tensor; a checkpoint's `params_ema`, `params` or `state_dict` is found by itself
 ) -> nn.Module:        # the same module
     "Load a state dict strictly; raises `QebiasError` that names the first tensor that does not fit"
     who = type(module).__name__
     if not isinstance(state, Mapping): raise QebiasError(f"{who}: weights come as a mapping of names to tensors, not as {type(state).__name__}")
-    state = next((state[k] for k in ("params_ema", "params") if isinstance(state.get(k), Mapping)), state)
+    state = next((state[k] for k in ("params_ema", "params", "state_dict") if isinstance(state.get(k), Mapping)), state)
     own = module.state_dict()
+    if state and all(str(k).startswith("module.") for k in state) and not any(k.startswith("module.") for k in own):
+        state = {k.removeprefix("module."): v for k, v in state.items()}   # as a parallel training saves them
     for name, tensor in own.items():
         if name not in state: raise QebiasError(f"{who}: the weights lack {name}, shape {tuple(tensor.shape)}: they belong to another network")
         found = getattr(state[name], "shape", None)
