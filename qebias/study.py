@@ -367,7 +367,7 @@ def key_item(study, item):
     root = project_root()/"nbs"/"study"
     cells = read_json(root/f"{ITEMS[item].notebook}.ipynb")["cells"]
     pictures = {} if ITEMS[item].methods else {"pictures": {d: _files(study, d) for d in study.profile.evaluate}, "flavour": study.profile.flavour}
-    return digest({**pictures, "evaluations": [key_evaluate(study, *e) for e in item_evaluations(study, item)], "profile": study.profile.model_dump(mode="json", include={"name", "summary", "psi", "training", "bootstrap", "networks", "seeds"}),
+    return digest({**pictures, "evaluations": [key_evaluate(study, *e) for e in item_evaluations(study, item)], "profile": study.profile.model_dump(mode="json", include={"name", "summary", "bootstrap", *(("psi", "training", "networks", "seeds") if ITEMS[item].methods else ())}),
                    "cells": [("".join(c["source"])) for c in cells], "paper": file_digest(root/"paper.csv"), "code": code_of("study", "evidence", "figures", "bias", "claims")})
 
 def item_evaluations(study, item):

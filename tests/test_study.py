@@ -18,7 +18,7 @@ from qebias.claims import read_claims
 from qebias.core import QebiasError, code_digest
 from qebias.networks import load_state
 from qebias.notebooks import parameters
-from qebias.runner import _places, plan, resolve
+from qebias.runner import _places, dry_run, plan, preflight, publishable, resolve, run, torn
 from qebias.study import ITEMS, Study, code_of, load_profile
 
 STUDY = ROOT / "nbs" / "study"
@@ -314,7 +314,7 @@ def test_code_has_one_name_under_every_python():
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
-    "A study of one short training on noise, done"
+    "Pictures of noise, and a profile of one short training"
     from PIL import Image
     folder = tmp_path_factory.mktemp("tiny")
     for part, count in (("train", 2), ("held", 2)):
@@ -322,49 +322,64 @@ def tiny(tmp_path_factory):
         for k in range(count): Image.fromarray(np.random.default_rng(len(part) + 10*k).integers(0, 256, (64, 80, 3), np.uint8)).save(folder / part / f"{part}{k}.png")
     (folder / "tiny.yaml").write_text("codecs: {jpeg: [10]}\nmethods: [arcnn]\npatch: 32\ntraining: {fidelity: {iterations: 2, batch: 1}}\nmetrics: [psnr]\ndistances: [nlpd]\n"
                                       "items: [fig10]\npsi: random-w4-s0\nbootstrap: 50\nthreads: 1\n")
-    done = asked(folder)
-    assert done.returncode == 0, done.stderr
-    return folder
+    def asked(*changes, out="run"): return resolve(str(folder / "tiny.yaml"), changes, raw_train=folder / "train", raw_eval=folder / "held", out=folder / out)
+    asked.folder = folder
+    return asked
 
 
-def asked(folder, *more, out="run"):
-    return subprocess.run([*QEBIAS, "study", "tiny.yaml", "--raw-train", "train", "--raw-eval", "held", "--out", out, "--cores", "2", *more], cwd=folder, capture_output=True, text=True)
+@pytest.mark.parametrize("change, words", [
+    ("processes=3", "arcnn: a batch of 1 cannot be shared by 3 processes"), ("training.fidelity.lr=.inf", "training.fidelity.lr: Input should be a finite number"),
+    ("patch=16", "nlpd needs patches of at least 32 px, not 16, since held has fewer than 10 images"), ('evaluate={"..": sample}', "becomes a folder's name"), ("methods={1: 2}", "methods")])
+def test_what_cannot_end_well_is_said_before_anything_runs(tiny, change, words):
+    with pytest.raises(QebiasError, match=words): preflight(tiny(change, out="never"))
+    assert not (tiny.folder / "never").exists()
 
 
-@pytest.mark.parametrize("more, words", [
-    (["--set", "processes=3"], "arcnn: a batch of 1 cannot be shared by 3 processes"), (["--set", "training.fidelity.lr=.inf"], "training.fidelity.lr: Input should be a finite number"),
-    (["--set", "patch=16"], "nlpd needs patches of at least 32 px, not 16, since held has fewer than 10 images"), (["--set", 'evaluate={"..": sample}'], "becomes a folder's name"),
-    (["--set", "name=photos", "--publish"], "this study is not the checkout's photos"), (["--publish"], "tiny is no profile of the checkout")])
-def test_what_cannot_end_well_is_said_before_anything_runs(tiny, more, words):
-    if ".." in "".join(more):
-        with pytest.raises(QebiasError, match=words): load_profile(str(tiny / "tiny.yaml"), more[1:])
-        return
-    done = asked(tiny, *more, out="never")
-    assert done.returncode == 1 and words in done.stderr and done.stderr.count("\n") == 1 and not (tiny / "never").exists()
+def test_a_profile_may_have_no_metrics_and_no_distances(tiny): preflight(tiny("metrics=[]", "distances=[]"))
+
+
+def test_a_key_that_is_no_word_is_one_line(tmp_path):
+    (tmp_path / "odd.yaml").write_text("methods: [arcnn]\n5: 3\n")
+    with pytest.raises(QebiasError, match="profile odd: 5 is no key: there are name, summary"): load_profile(str(tmp_path / "odd.yaml"))
+
+
+@pytest.mark.parametrize("change, words", [("name=photos", "this study is not the checkout's photos"), ("patch=32", "tiny is no profile of the checkout")])
+def test_a_table_is_not_replaced_by_that_of_another_study(tiny, change, words):
+    with pytest.raises(QebiasError, match=words): publishable(tiny(change))
+    publishable(resolve("photos", raw_train=tiny.folder / "train", raw_eval=tiny.folder / "held"))
 
 
 @pytest.mark.parametrize("where", ["train/run", "held/a/run"])
 def test_a_study_does_not_write_among_the_pictures_it_reads(tiny, where):
-    done = asked(tiny, out=where)
-    assert done.returncode == 1 and "whose pictures the study reads: choose another folder with --out" in done.stderr and not (tiny / where).exists()
+    with pytest.raises(QebiasError, match="whose pictures the study reads: choose another folder with --out"): tiny(out=where)
 
 
+def test_a_result_that_has_lost_a_part_is_known(tiny):
+    study = tiny(out="torn")
+    parts = {"train/jpeg-10/arcnn/seed-0": ("generator.safetensors",), "eval/jpeg-10/arcnn/seed-0/held/jpeg-10": ("scores.parquet", "distances.npz")}
+    for place, names in parts.items():
+        for name in ("result.json", *names):
+            (study.folder / place).mkdir(parents=True, exist_ok=True)
+            (study.folder / place / name).touch()
+    assert torn(study) == []
+    for place, names in parts.items(): (study.folder / place / names[-1]).unlink()
+    assert [p.parent.relative_to(study.folder).as_posix() for p in torn(study)] == list(parts)
+
+
+@pytest.mark.slow
 def test_a_result_that_has_lost_a_part_is_made_again(tiny):
-    run = tiny / "run"
-    before = (run / "train/jpeg-10/arcnn/seed-0/generator.safetensors").read_bytes()
-    for part in ("train/jpeg-10/arcnn/seed-0/generator.safetensors", "items/fig10/notebook.ipynb"): (run / part).unlink()
-    told = asked(tiny, "--dry-run").stdout
+    study = tiny()
+    run(study, cores=2, show=lambda line: None)
+    lost = [study.folder / part for part in ("train/jpeg-10/arcnn/seed-0/generator.safetensors", "items/fig10/notebook.ipynb")]
+    before = load_state(lost[0])
+    for part in lost: part.unlink()
+    (study.folder / "pairs" / ".digests.json").write_text("[]")
+    told = "\n".join(dry_run(study))
     assert "train/jpeg-10/arcnn/seed-0 has lost a part" in told and "items/fig10 has lost a part" in told
-    (run / "pairs" / ".digests.json").write_text("[]")
-    done = asked(tiny)
-    assert done.returncode == 0, done.stderr
-    again = load_state(run / "train/jpeg-10/arcnn/seed-0/generator.safetensors")
-    (tiny / "before.safetensors").write_bytes(before)
-    assert all(torch.equal(x, y) for x, y in zip(load_state(tiny / "before.safetensors").values(), again.values()))
-    assert "nothing is stale" in asked(tiny).stdout
-    (run / "items/fig10/claims.json").write_text("[]")
-    done = asked(tiny)
-    assert done.returncode == 1 and "claims.json holds no claims: remove it" in done.stderr and "Traceback" not in done.stderr
+    run(study, cores=2, show=lambda line: None)
+    assert lost[1].exists() and all(torch.equal(x, y) for x, y in zip(before.values(), load_state(lost[0]).values()))
+    (study.folder / "items/fig10/claims.json").write_text("[]")
+    with pytest.raises(QebiasError, match="claims.json holds no claims: remove it"): read_claims(study.folder / "items/fig10/claims.json")
 
 
 def test_an_evaluation_is_made_again_when_its_own_code_changes(monkeypatch):
