@@ -319,6 +319,7 @@ def the_codec(study: Study, codec: str, level: int):
     return make_codec(codec, level, **({"flavour": study.profile.flavour} if codec == "bpg" else {}))
 
 def key_compress(study, dataset, codec, level):
+    "What a store of pairs depends on: the pictures' bytes, the codec, the code"
     p = study.profile
     return digest({"files": _files(study, dataset), "holdout": p.holdout, "codec": the_codec(study, codec, int(level)).describe(), "code": code_of("pairs", "datasets")})
 
@@ -345,6 +346,7 @@ def _own_code(spec):
     return "" if module.startswith("qebias.") or not file else file_digest(file, 16)
 
 def key_train(study, name, codec, level, seed):
+    "What a training depends on: its configuration, its pairs, its stage 1, the code of its networks and losses"
     base, codec, level, seed = study.training_of(name, codec, level, seed)
     pairs = [key_compress(study, "train", codec, l) for l in study.trained_levels(codec, level)]
     stage1 = method(base).stage1
@@ -358,12 +360,14 @@ def _code_of_functions(*names):
     return code_digest("\n".join(ast.get_source_segment(source, node) for node in ast.parse(source).body if getattr(node, "name", None) in names))
 
 def key_evaluate(study, name, codec, level, seed, dataset):
+    "What an evaluation depends on: the training, the pairs, metrics and distances, the code"
     p = study.profile
     trained = key_train(study, name, codec, level, seed) if name != "compressed" else ""
     return digest({"train": trained, "pairs": key_compress(study, dataset, codec, level), "metrics": p.metrics, "distances": p.distances, "patch": p.patch, "device": p.device,
                    "code": code_of("bias", "metrics", "inference", "networks", "discriminators") + _code_of_functions("evaluate", "_enhance_all", "_realism")})
 
 def key_item(study, item):
+    "What an item's claims depend on: evaluations, the cells of its notebook, the paper's numbers, what the scale line says, the code"
     root = project_root()/"nbs"/"study"
     cells = read_json(root/f"{ITEMS[item].notebook}.ipynb")["cells"]
     pictures = {} if ITEMS[item].methods else {"pictures": {d: _files(study, d) for d in study.profile.evaluate}, "flavour": study.profile.flavour}
