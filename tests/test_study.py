@@ -100,6 +100,7 @@ def test_a_missing_leaf_is_made_again_even_where_the_tables_exist(smoke):
     assert jobs["train"] == 1
 
 
+@pytest.mark.slow
 def test_a_failing_job_is_named_and_the_rest_is_kept(tmp_path):
     done = qebias("study", "smoke", "--out", tmp_path / "s", "--only", "obs1", "--set", "training.fidelity.lr=1.0e30", "--set", "methods=[rrdb, realesrgan]")
     assert done.returncode == 1

@@ -359,6 +359,7 @@ def test_a_mean_over_processes_has_the_gradient_of_the_whole_batch(tmp_path):
     assert found.returncode == 0, found.stderr[-2000:]
 
 
+@pytest.mark.slow
 def test_two_processes_go_on_where_they_were_stopped(pairs, tmp_path):
     c = config(gan="relativistic", discriminator=VGG, processes=2, iterations=8)   # batch normalisation: running statistics are shared
     fit(c, pairs, tmp_path / "whole", log_every=1)
