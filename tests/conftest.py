@@ -33,3 +33,10 @@ def weights():
 @pytest.fixture(scope="session")
 def root():
     return ROOT
+
+
+LONG = ("test_study.py", "test_notebooks.py")   # each half of the time: one process takes the first, the other the second, and both share the rest
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: LONG.index(item.path.name) if item.path.name in LONG else len(LONG))
