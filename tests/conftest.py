@@ -1,10 +1,15 @@
 "Places of what not every machine has: real photographs and weights"
+
 import os
 import signal
 from pathlib import Path
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")   # two test processes share the cores, so neither may take them all
-signal.signal(signal.SIGINT, signal.default_int_handler)   # a shell's background job ignores it, and every process that a test starts and interrupts would too
+os.environ.setdefault(
+    "OMP_NUM_THREADS", "1"
+)  # two test processes share the cores, so neither may take them all
+signal.signal(
+    signal.SIGINT, signal.default_int_handler
+)  # a shell's background job ignores it, and every process that a test starts and interrupts would too
 
 import pytest
 
@@ -35,7 +40,10 @@ def root():
     return ROOT
 
 
-LONG = ("test_study.py", "test_notebooks.py")   # each half of the time: one process takes the first, the other the second, and both share the rest
+LONG = (
+    "test_study.py",
+    "test_notebooks.py",
+)  # each half of the time: one process takes the first, the other the second, and both share the rest
 
 
 def pytest_collection_modifyitems(items):

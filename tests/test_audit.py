@@ -1,5 +1,13 @@
 "An audit of three folders: what belongs together, what does not, the numbers, the two sentences, the page"
-import base64, gc, html.parser, io, os, re, time, weakref
+
+import base64
+import gc
+import html.parser
+import io
+import os
+import re
+import time
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -24,161 +32,300 @@ def jpeg(rgb, quality=20):
     Image.fromarray(rgb).save(stream, "JPEG", quality=quality)
     return stream.getvalue()
 
-def soft(rgb): return np.array(Image.fromarray(rgb).filter(ImageFilter.GaussianBlur(.7)))
+
+def soft(rgb):
+    return np.array(Image.fromarray(rgb).filter(ImageFilter.GaussianBlur(0.7)))
+
 
 def scenes(count, side=64):
     from skimage import data
+
     pictures, rng = [data.astronaut(), data.coffee(), data.chelsea()], np.random.default_rng(3)
     for i in range(count):
         picture = pictures[i % 3]
         y, x = rng.integers(0, np.array(picture.shape[:2]) - side + 1)
-        yield np.ascontiguousarray(picture[y:y + side, x:x + side])
+        yield np.ascontiguousarray(picture[y : y + side, x : x + side])
+
 
 def lay(root, count, side=64):
     "Folders raw (PNG), compressed (JPEG), enhanced (PNG)"
-    (root/"compressed").mkdir(parents=True)
+    (root / "compressed").mkdir(parents=True)
     for i, rgb in enumerate(scenes(count, side)):
-        write_png(root/"raw"/f"p{i:02}.png", rgb)
-        (root/"compressed"/f"p{i:02}.jpg").write_bytes(jpeg(rgb))
-        write_png(root/"enhanced"/f"p{i:02}.png", soft(read_rgb(root/"compressed"/f"p{i:02}.jpg")))
+        write_png(root / "raw" / f"p{i:02}.png", rgb)
+        (root / "compressed" / f"p{i:02}.jpg").write_bytes(jpeg(rgb))
+        write_png(root / "enhanced" / f"p{i:02}.png", soft(read_rgb(root / "compressed" / f"p{i:02}.jpg")))
     return root
 
-def folders(root): return root/"raw", root/"compressed", root/"enhanced"
+
+def folders(root):
+    return root / "raw", root / "compressed", root / "enhanced"
+
 
 @pytest.fixture
-def three(tmp_path): return lay(tmp_path/"three", 3)
+def three(tmp_path):
+    return lay(tmp_path / "three", 3)
+
 
 @pytest.fixture(scope="module")
-def eleven(tmp_path_factory): return lay(tmp_path_factory.mktemp("eleven"), 11)
+def eleven(tmp_path_factory):
+    return lay(tmp_path_factory.mktemp("eleven"), 11)
+
 
 @pytest.fixture(scope="module")
-def report(eleven): return audit(*folders(eleven), **QUICK)
+def report(eleven):
+    return audit(*folders(eleven), **QUICK)
 
 
 # --- which pictures belong together
 
+
 def test_names_match_below_folders_and_across_formats(tmp_path):
     for i, rgb in enumerate(scenes(2)):
-        write_png(tmp_path/"raw"/"a"/f"{i}.x.png", rgb)
-        (tmp_path/"c"/"a").mkdir(parents=True, exist_ok=True)
-        (tmp_path/"c"/"a"/f"{i}.x.bpg").write_bytes(Bpg(42).encode(rgb))
-        Image.fromarray(soft(rgb)).save((tmp_path/"e"/"a").mkdir(parents=True, exist_ok=True) or tmp_path/"e"/"a"/f"{i}.x.TIFF")
-    (tmp_path/"e"/".hidden.png").write_bytes(b"x")
-    (tmp_path/"e"/"notes.txt").write_text("x")
-    found = audit(tmp_path/"raw", tmp_path/"c", tmp_path/"e", **QUICK)
-    assert sorted(found.pixels["image"]) == ["a/0.x", "a/1.x"] and found.facts["formats"]["compressed"] == {".bpg": 2}
+        write_png(tmp_path / "raw" / "a" / f"{i}.x.png", rgb)
+        (tmp_path / "c" / "a").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "c" / "a" / f"{i}.x.bpg").write_bytes(Bpg(42).encode(rgb))
+        Image.fromarray(soft(rgb)).save(
+            (tmp_path / "e" / "a").mkdir(parents=True, exist_ok=True) or tmp_path / "e" / "a" / f"{i}.x.TIFF"
+        )
+    (tmp_path / "e" / ".hidden.png").write_bytes(b"x")
+    (tmp_path / "e" / "notes.txt").write_text("x")
+    found = audit(tmp_path / "raw", tmp_path / "c", tmp_path / "e", **QUICK)
+    assert sorted(found.pixels["image"]) == ["a/0.x", "a/1.x"] and found.facts["formats"]["compressed"] == {
+        ".bpg": 2
+    }
     _, _, compressed, _ = found.pictures["worst"]
-    assert np.array_equal(compressed, Bpg(42).decode((tmp_path/"c"/f"{found.pictures['worst'][0]}.bpg").read_bytes()))
+    assert np.array_equal(
+        compressed, Bpg(42).decode((tmp_path / "c" / f"{found.pictures['worst'][0]}.bpg").read_bytes())
+    )
+
 
 def test_a_decoded_picture_goes_before_the_bitstream_beside_it(three):
-    for f in (three/"compressed").glob("*.jpg"): write_png(f.with_suffix(".png"), 255 - read_rgb(f))
+    for f in (three / "compressed").glob("*.jpg"):
+        write_png(f.with_suffix(".png"), 255 - read_rgb(f))
     found = audit(*folders(three), **QUICK)
     name, _, compressed, _ = found.pictures["worst"]
-    assert np.array_equal(compressed, read_rgb(three/"compressed"/f"{name}.png"))
+    assert np.array_equal(compressed, read_rgb(three / "compressed" / f"{name}.png"))
     assert any("3 compressed bitstreams lie beside lossless pictures" in note for note in found.notes)
+
 
 @pytest.mark.parametrize("first,second", [("png", "bmp"), ("jpg", "webp")])
 def test_two_pictures_of_one_name_are_no_match(three, first, second):
-    (three/"enhanced"/"p01.png").unlink()
-    for suffix in (first, second): Image.fromarray(np.zeros((64, 64, 3), np.uint8)).save(three/"enhanced"/f"p01.{suffix}")
-    with pytest.raises(QebiasError, match=rf"1 of 3 images do not match: p01: p01\.\w+ and p01\.\w+ have one name"): audit(*folders(three), **QUICK)
+    (three / "enhanced" / "p01.png").unlink()
+    for suffix in (first, second):
+        Image.fromarray(np.zeros((64, 64, 3), np.uint8)).save(three / "enhanced" / f"p01.{suffix}")
+    with pytest.raises(
+        QebiasError, match=r"1 of 3 images do not match: p01: p01\.\w+ and p01\.\w+ have one name"
+    ):
+        audit(*folders(three), **QUICK)
+
 
 BREAK = {
-    "missing in raw": lambda r: (r/"raw"/"p01.png").unlink(), "missing in compressed": lambda r: (r/"compressed"/"p01.jpg").unlink(), "missing in enhanced": lambda r: (r/"enhanced"/"p01.png").unlink(),
-    "is 64x64 as raw, 64x64 as compressed, 60x64 as enhanced": lambda r: write_png(r/"enhanced"/"p01.png", np.zeros((64, 60, 3), np.uint8)),
-    "is 60x64 as raw, 64x64 as compressed, 64x64 as enhanced": lambda r: write_png(r/"raw"/"p01.png", np.zeros((64, 60, 3), np.uint8)),
-    "no picture that can be read": lambda r: (r/"enhanced"/"p01.png").write_bytes(b"no picture"),
-    "p01.png: ": lambda r: (r/"enhanced"/"p01.png").write_bytes((r/"enhanced"/"p01.png").read_bytes()[:900]),
-    "more than 8 bit": lambda r: Image.fromarray(np.zeros((64, 64), np.uint16)).save(r/"raw"/"p01.png"),
-    "transparent in places": lambda r: Image.fromarray(np.zeros((64, 64, 4), np.uint8)).save(r/"enhanced"/"p01.png"),
-    "p01.bpg": lambda r: ((r/"compressed"/"p01.jpg").unlink(), (r/"compressed"/"p01.bpg").write_bytes(b"no bitstream"))}
+    "missing in raw": lambda r: (r / "raw" / "p01.png").unlink(),
+    "missing in compressed": lambda r: (r / "compressed" / "p01.jpg").unlink(),
+    "missing in enhanced": lambda r: (r / "enhanced" / "p01.png").unlink(),
+    "is 64x64 as raw, 64x64 as compressed, 60x64 as enhanced": lambda r: write_png(
+        r / "enhanced" / "p01.png", np.zeros((64, 60, 3), np.uint8)
+    ),
+    "is 60x64 as raw, 64x64 as compressed, 64x64 as enhanced": lambda r: write_png(
+        r / "raw" / "p01.png", np.zeros((64, 60, 3), np.uint8)
+    ),
+    "no picture that can be read": lambda r: (r / "enhanced" / "p01.png").write_bytes(b"no picture"),
+    "p01.png: ": lambda r: (r / "enhanced" / "p01.png").write_bytes(
+        (r / "enhanced" / "p01.png").read_bytes()[:900]
+    ),
+    "more than 8 bit": lambda r: Image.fromarray(np.zeros((64, 64), np.uint16)).save(r / "raw" / "p01.png"),
+    "transparent in places": lambda r: Image.fromarray(np.zeros((64, 64, 4), np.uint8)).save(
+        r / "enhanced" / "p01.png"
+    ),
+    "p01.bpg": lambda r: (
+        (r / "compressed" / "p01.jpg").unlink(),
+        (r / "compressed" / "p01.bpg").write_bytes(b"no bitstream"),
+    ),
+}
+
 
 @pytest.mark.parametrize("words", BREAK)
 def test_what_does_not_match_is_named_and_counted_and_fatal_unless_skipped(three, words):
     BREAK[words](three)
-    with pytest.raises(QebiasError) as error: audit(*folders(three), **QUICK)
-    assert str(error.value).startswith("1 of 3 images do not match: p01: ") and words in str(error.value) and "--skip" in str(error.value) and "\n" not in str(error.value)
+    with pytest.raises(QebiasError) as error:
+        audit(*folders(three), **QUICK)
+    assert (
+        str(error.value).startswith("1 of 3 images do not match: p01: ")
+        and words in str(error.value)
+        and "--skip" in str(error.value)
+        and "\n" not in str(error.value)
+    )
     found = audit(*folders(three), on_mismatch="skip", **QUICK)
-    assert list(found.skipped) == ["p01"] and words in found.skipped["p01"] and sorted(found.pixels["image"]) == ["p00", "p02"]
-    clean = audit(*([read_rgb(next(folder.glob(f"{name}.*"))) for name in ("p00", "p02")] for folder in folders(three)), names=["p00", "p02"], **QUICK)
+    assert (
+        list(found.skipped) == ["p01"]
+        and words in found.skipped["p01"]
+        and sorted(found.pixels["image"]) == ["p00", "p02"]
+    )
+    clean = audit(
+        *([read_rgb(next(folder.glob(f"{name}.*"))) for name in ("p00", "p02")] for folder in folders(three)),
+        names=["p00", "p02"],
+        **QUICK,
+    )
     assert np.allclose(clean.frame["value"], found.frame["value"]) and clean.verdict == found.verdict
+
 
 def test_many_mismatches_are_counted_not_listed(tmp_path):
     root = lay(tmp_path, 8)
-    for i in range(6): (root/"enhanced"/f"p{i:02}.png").unlink()
-    with pytest.raises(QebiasError, match=r"6 of 8 images do not match: p00: missing in enhanced; p01: .*; p02: .*; and 3 more: mend"): audit(*folders(root), **QUICK)
+    for i in range(6):
+        (root / "enhanced" / f"p{i:02}.png").unlink()
+    with pytest.raises(
+        QebiasError,
+        match=r"6 of 8 images do not match: p00: missing in enhanced; p01: .*; p02: .*; and 3 more: mend",
+    ):
+        audit(*folders(root), **QUICK)
+
 
 @pytest.mark.parametrize("skip", ["raise", "skip"])
 def test_nothing_to_measure_is_fatal_in_any_case(three, tmp_path, skip):
-    (tmp_path/"empty").mkdir()
+    (tmp_path / "empty").mkdir()
     raw, compressed, enhanced = folders(three)
-    for wrong, words in ((tmp_path/"empty", r"empty \(enhanced\) holds no pictures"), (tmp_path/"none", r"none \(enhanced\) does not exist"), (raw/"p00.png", r"p00.png \(enhanced\) is a file")):
-        with pytest.raises(QebiasError, match=words): audit(raw, compressed, wrong, on_mismatch=skip, **QUICK)
-    for f in enhanced.iterdir(): f.rename(f.with_name(f"{f.stem}_out.png"))
-    with pytest.raises(QebiasError, match="no name occurs in all three folders: raw has p00, compressed has p00, enhanced has p00_out"): audit(raw, compressed, enhanced, on_mismatch=skip, **QUICK)
-    for f in enhanced.iterdir(): write_png(f.with_name(f.name.replace("_out", "")), np.zeros((9, 9, 3), np.uint8))
-    with pytest.raises(QebiasError, match="3 of 6 images|6 of 6 images"): audit(raw, compressed, enhanced, on_mismatch=skip, **QUICK)
-    with pytest.raises(QebiasError, match="compressed pictures are the raw ones"): audit(raw, raw, raw, on_mismatch=skip, **QUICK)
+    for wrong, words in (
+        (tmp_path / "empty", r"empty \(enhanced\) holds no pictures"),
+        (tmp_path / "none", r"none \(enhanced\) does not exist"),
+        (raw / "p00.png", r"p00.png \(enhanced\) is a file"),
+    ):
+        with pytest.raises(QebiasError, match=words):
+            audit(raw, compressed, wrong, on_mismatch=skip, **QUICK)
+    for f in enhanced.iterdir():
+        f.rename(f.with_name(f"{f.stem}_out.png"))
+    with pytest.raises(
+        QebiasError,
+        match="no name occurs in all three folders: raw has p00, compressed has p00, enhanced has p00_out",
+    ):
+        audit(raw, compressed, enhanced, on_mismatch=skip, **QUICK)
+    for f in enhanced.iterdir():
+        write_png(f.with_name(f.name.replace("_out", "")), np.zeros((9, 9, 3), np.uint8))
+    with pytest.raises(QebiasError, match="3 of 6 images|6 of 6 images"):
+        audit(raw, compressed, enhanced, on_mismatch=skip, **QUICK)
+    with pytest.raises(QebiasError, match="compressed pictures are the raw ones"):
+        audit(raw, raw, raw, on_mismatch=skip, **QUICK)
 
-@pytest.mark.parametrize("change,words", [(dict(distances=["psnr"]), "'psnr' is no distance"), (dict(metrics=["fid"]), "'fid' is no metric of single images"), (dict(metrics=["lpips"]), "'lpips' is no metric"),
-    (dict(on_mismatch="ignore"), "raise or skip"), (dict(device="abacus"), "device 'abacus' is not known or not on this machine"), (dict(patch=16), "patch is 16"), (dict(judge=object(), discriminator="x"), "exclude each other"), (dict(enhanced=[]), "do not mix them"),
-    (dict(patch=65), "nlpd needs images of at least 65x65 px, and p00 is 64x64"), (dict(metrics=["niqe"]), "niqe")])
+
+@pytest.mark.parametrize(
+    "change,words",
+    [
+        (dict(distances=["psnr"]), "'psnr' is no distance"),
+        (dict(metrics=["fid"]), "'fid' is no metric of single images"),
+        (dict(metrics=["lpips"]), "'lpips' is no metric"),
+        (dict(on_mismatch="ignore"), "raise or skip"),
+        (dict(device="abacus"), "device 'abacus' is not known or not on this machine"),
+        (dict(patch=16), "patch is 16"),
+        (dict(judge=object(), discriminator="x"), "exclude each other"),
+        (dict(enhanced=[]), "do not mix them"),
+        (dict(patch=65), "nlpd needs images of at least 65x65 px, and p00 is 64x64"),
+        (dict(metrics=["niqe"]), "niqe"),
+    ],
+)
 def test_audit_refuses_in_one_line(three, change, words):
     arguments = {**dict(zip(("raw", "compressed", "enhanced"), folders(three))), **QUICK, **change}
-    with pytest.raises(QebiasError, match=words) as error: audit(**arguments)
+    with pytest.raises(QebiasError, match=words) as error:
+        audit(**arguments)
     assert "\n" not in str(error.value)
+
 
 def test_remarks_on_the_pictures(tmp_path):
     root = lay(tmp_path, 4)
-    for kind, suffix in (("raw", "png"), ("compressed", "jpg"), ("enhanced", "png")): (root/kind/f"p03.{suffix}").write_bytes((root/kind/f"p00.{suffix}").read_bytes())
-    write_png(root/"enhanced"/"p01.png", read_rgb(root/"compressed"/"p01.jpg"))
+    for kind, suffix in (("raw", "png"), ("compressed", "jpg"), ("enhanced", "png")):
+        (root / kind / f"p03.{suffix}").write_bytes((root / kind / f"p00.{suffix}").read_bytes())
+    write_png(root / "enhanced" / "p01.png", read_rgb(root / "compressed" / "p01.jpg"))
     notes = " | ".join(audit(*folders(root), **QUICK).notes)
-    assert "1 raw pictures occur more than once, first p00 and p03" in notes and "1 enhanced pictures are the compressed ones" in notes and "raw ones" not in notes
-    assert any("3 of the raw pictures are JPEG" in note for note in audit(lay(tmp_path/"x", 3)/"compressed", *([soft(soft(r)) for r in ()] or [root/"raw", root/"enhanced"]), on_mismatch="skip", **QUICK).notes)
+    assert (
+        "1 raw pictures occur more than once, first p00 and p03" in notes
+        and "1 enhanced pictures are the compressed ones" in notes
+        and "raw ones" not in notes
+    )
+    assert any(
+        "3 of the raw pictures are JPEG" in note
+        for note in audit(
+            lay(tmp_path / "x", 3) / "compressed",
+            *([soft(soft(r)) for r in ()] or [root / "raw", root / "enhanced"]),
+            on_mismatch="skip",
+            **QUICK,
+        ).notes
+    )
 
-@pytest.mark.parametrize("paths,short", [(("/a/raw", "/a/jpg", "/b/out"), ("raw", "jpg", "out")), (("/a/x", "/b/x", "/c/x"), ("a/x", "b/x", "c/x")), (("/a/raw", "/a/raw", "/a/out"), ("raw", "raw", "out"))])
+
+@pytest.mark.parametrize(
+    "paths,short",
+    [
+        (("/a/raw", "/a/jpg", "/b/out"), ("raw", "jpg", "out")),
+        (("/a/x", "/b/x", "/c/x"), ("a/x", "b/x", "c/x")),
+        (("/a/raw", "/a/raw", "/a/out"), ("raw", "raw", "out")),
+    ],
+)
 def test_folders_are_called_by_as_little_as_tells_them_apart(paths, short):
     assert tuple(bias._short(dict(zip(bias.DOMAINS, paths))).values()) == short
 
 
 # --- the numbers
 
+
 def test_the_numbers_are_those_of_measure_and_metric(eleven, report):
     names = [f"p{i:02}" for i in range(11)]
-    raw, compressed, enhanced = ([read_rgb(next(folder.glob(f"{name}.*"))) for name in names] for folder in folders(eleven))
+    raw, compressed, enhanced = (
+        [read_rgb(next(folder.glob(f"{name}.*"))) for name in names] for folder in folders(eleven)
+    )
     m = measure("nlpd", raw, compressed, enhanced, names)
     rows = report.frame.set_index(["what", "name", "domain"])
     deviation = rows.loc[("deviation", "nlpd", "")]
-    assert deviation.value == m.deviation and (deviation.low, deviation.high) == m.interval(n=50) and (deviation.unit, deviation.n) == ("image", 11)
+    assert (
+        deviation.value == m.deviation
+        and (deviation.low, deviation.high) == m.interval(n=50)
+        and (deviation.unit, deviation.n) == ("image", 11)
+    )
     assert [rows.loc[("distance", "nlpd", side)].value for side in ("CE", "RE", "CR")] == list(m.s)
-    assert rows.loc[("distance", "nlpd", "CE")].low == pytest.approx(np.quantile(m.draws(50)[:, 0], .025), rel=1e-12)
+    assert rows.loc[("distance", "nlpd", "CE")].low == pytest.approx(
+        np.quantile(m.draws(50)[:, 0], 0.025), rel=1e-12
+    )
     psnr = metric("psnr")
     gain = np.array([psnr(e, r) - psnr(c, r) for r, c, e in zip(raw, compressed, enhanced)])
     row = rows.loc[("quality", "psnr", "enhanced - compressed")]
     assert row.value == pytest.approx(gain.mean())
-    assert [row.low, row.high] == pytest.approx(np.quantile(bias._resample(11, 50, 0) @ gain / 11, [.025, .975]))
-    assert rows.loc[("difference", "pixels", "RE")].value == pytest.approx(np.mean([np.abs(r.astype(float) - e).mean() for r, e in zip(raw, enhanced)]), rel=1e-6)
+    assert [row.low, row.high] == pytest.approx(
+        np.quantile(bias._resample(11, 50, 0) @ gain / 11, [0.025, 0.975])
+    )
+    assert rows.loc[("difference", "pixels", "RE")].value == pytest.approx(
+        np.mean([np.abs(r.astype(float) - e).mean() for r, e in zip(raw, enhanced)]), rel=1e-6
+    )
     assert list(report.frame.columns) == ["what", "name", "domain", "value", "low", "high", "unit", "n"]
+
 
 def test_the_worst_and_the_median_by_their_pixels(eleven, report):
     table = report.pixels.set_index("image")
     assert list(report.pixels["deviation"]) == sorted(report.pixels["deviation"])
-    assert (report.pictures["worst"][0], report.pictures["median"][0]) == (report.pixels["image"][0], report.pixels["image"][5])
+    assert (report.pictures["worst"][0], report.pictures["median"][0]) == (
+        report.pixels["image"][0],
+        report.pixels["image"][5],
+    )
     for name, r, c, e in report.pictures.values():
-        apart = lambda a, b: np.sqrt(((a.astype(float) - b)**2).mean())
-        assert table.deviation[name] == pytest.approx(bias.deviation(apart(c, e), apart(r, e), apart(c, r)), rel=1e-4)
+        apart = lambda a, b: np.sqrt(((a.astype(float) - b) ** 2).mean())
+        assert table.deviation[name] == pytest.approx(
+            bias.deviation(apart(c, e), apart(r, e), apart(c, r)), rel=1e-4
+        )
+
 
 def test_folders_and_arrays_give_the_same(eleven, report):
     names = [f"p{i:02}" for i in range(11)]
     arrays = [[read_rgb(next(folder.glob(f"{name}.*"))) for name in names] for folder in folders(eleven)]
     again = audit(*arrays, names=names, **QUICK)
-    assert again.frame.equals(report.frame) and again.verdict == report.verdict and again.facts["content"] == report.facts["content"]
+    assert (
+        again.frame.equals(report.frame)
+        and again.verdict == report.verdict
+        and again.facts["content"] == report.facts["content"]
+    )
     assert "folders" not in again.facts
+
 
 def test_pictures_are_not_gathered_in_memory(eleven):
     alive, most = [], 0
     gc.collect()
-    gc.freeze()   # what is there already need not be walked at every picture
+    gc.freeze()  # what is there already need not be walked at every picture
+
     def load(path):
         nonlocal most
         image = read_rgb(path)
@@ -186,254 +333,501 @@ def test_pictures_are_not_gathered_in_memory(eleven):
         gc.collect()
         most = max(most, sum(ref() is not None for ref in alive))
         return image
-    sets = [Pictures([lambda f=f: load(f) for f in sorted(folder.iterdir())], [(64, 64)]*11) for folder in folders(eleven)]
+
+    sets = [
+        Pictures([lambda f=f: load(f) for f in sorted(folder.iterdir())], [(64, 64)] * 11)
+        for folder in folders(eleven)
+    ]
     assert measure("nlpd", *sets, [f"p{i}" for i in range(11)]).n == 11 and len(alive) == 33 and most <= 6
     del sets
-    alive.clear(); most = 0
-    sets = [Pictures([lambda f=f: load(f) for f in sorted(folder.iterdir())], [(64, 64)]*11) for folder in folders(eleven)]
+    alive.clear()
+    most = 0
+    sets = [
+        Pictures([lambda f=f: load(f) for f in sorted(folder.iterdir())], [(64, 64)] * 11)
+        for folder in folders(eleven)
+    ]
     realism(Judge(UNetSN(width=4), False), *sets, [f"p{i}" for i in range(11)], patch=32)
     gc.unfreeze()
     assert len(alive) < 99 and most <= 6
 
+
 def test_a_cache_spares_raw_and_compressed_and_changes_nothing(eleven, report, monkeypatch):
     calls, real = [], bias.metric
-    monkeypatch.setattr(bias, "metric", lambda name, device="cpu": (lambda compute: lambda *images: (calls.append(name), compute(*images))[1])(real(name, device)))
+    monkeypatch.setattr(
+        bias,
+        "metric",
+        lambda name, device="cpu": (
+            lambda compute: lambda *images: (calls.append(name), compute(*images))[1]
+        )(real(name, device)),
+    )
     cache = {}
     first = audit(*folders(eleven), cache=cache, **QUICK)
     assert calls.count("nlpd") == 33 and calls.count("psnr") == 22 and first.frame.equals(report.frame)
     calls.clear()
-    other = [soft(soft(read_rgb(f))) for f in sorted((eleven/"enhanced").iterdir())]
+    other = [soft(soft(read_rgb(f))) for f in sorted((eleven / "enhanced").iterdir())]
     arrays = [[read_rgb(f) for f in sorted(folder.iterdir())] for folder in folders(eleven)[:2]]
     second = audit(*arrays, other, names=[f"p{i:02}" for i in range(11)], cache=cache, **QUICK)
     assert calls.count("nlpd") == 22 and calls.count("psnr") == 11
-    assert difference(second.measured["nlpd"], first.measured["nlpd"])[0] == second.measured["nlpd"].deviation - first.measured["nlpd"].deviation
+    assert (
+        difference(second.measured["nlpd"], first.measured["nlpd"])[0]
+        == second.measured["nlpd"].deviation - first.measured["nlpd"].deviation
+    )
     assert all(np.size(value) < 1000 for value in cache.values())
+
 
 def test_a_metric_that_is_a_distance_too_is_computed_once(eleven, monkeypatch):
     calls, real = [], bias.metric
-    monkeypatch.setattr(bias, "metric", lambda name, device="cpu": (lambda compute: lambda *images: (calls.append(name), compute(*images))[1])(real(name, device)))
+    monkeypatch.setattr(
+        bias,
+        "metric",
+        lambda name, device="cpu": (
+            lambda compute: lambda *images: (calls.append(name), compute(*images))[1]
+        )(real(name, device)),
+    )
     found = audit(*folders(eleven), distances=["nlpd"], metrics=["nlpd"], n=20)
     assert len(calls) == 33
     rows = found.frame.set_index(["what", "domain"])["value"]
-    assert rows["quality", "enhanced"] == pytest.approx(rows["distance", "RE"]) and rows["quality", "compressed"] == pytest.approx(rows["distance", "CR"])
+    assert rows["quality", "enhanced"] == pytest.approx(rows["distance", "RE"]) and rows[
+        "quality", "compressed"
+    ] == pytest.approx(rows["distance", "CR"])
+
 
 def test_progress_counts_up_to_the_end(eleven):
     seen = {}
-    def tell(stage, done, total): seen.setdefault(stage, []).append((done, total))
+
+    def tell(stage, done, total):
+        seen.setdefault(stage, []).append((done, total))
+
     audit(*folders(eleven), judge=Judge(UNetSN(width=4), False), progress=tell, **{**QUICK, "patch": 32})
     assert list(seen) == ["reading", "realism scores", "nlpd", "quality metrics", "intervals"]
-    for steps in seen.values(): assert [done for done, _ in steps] == sorted(done for done, _ in steps) and steps[-1][0] == steps[-1][1]
+    for steps in seen.values():
+        assert [done for done, _ in steps] == sorted(done for done, _ in steps) and steps[-1][0] == steps[-1][
+            1
+        ]
     assert seen["nlpd"][-1] == (33, 33)
+
 
 def test_bars_go_to_standard_error(capsys):
     tell = bias.bars()
-    for k in range(3): tell("reading", k + 1, 3)
+    for k in range(3):
+        tell("reading", k + 1, 3)
     out = capsys.readouterr()
     assert not out.out and "reading" in out.err
 
+
 def test_without_weights_what_is_missing_is_listed_with_its_reason(eleven, monkeypatch, tmp_path):
-    for variable in ("QEBIAS_WEIGHTS", "TORCH_HOME", "XDG_CACHE_HOME"): monkeypatch.setenv(variable, str(tmp_path))
+    for variable in ("QEBIAS_WEIGHTS", "TORCH_HOME", "XDG_CACHE_HOME"):
+        monkeypatch.setenv(variable, str(tmp_path))
     found = audit(*folders(eleven), metrics=["psnr"], n=20)
-    assert set(found.measured) == {"nlpd"} and {"lpips-alex", "fd_alex", "fid", "fd_nss"} == set(found.reasons)
-    assert "fd_nss needs images of at least 96x96 px, and p00 is 64x64" in found.reasons["fd_nss"] and "LPIPS_v0.1_alex" in found.reasons["lpips-alex"] + found.reasons["fd_alex"] or "alexnet" in found.reasons["lpips-alex"]
-    with pytest.raises(QebiasError, match="fid"): audit(*folders(eleven), distances=["fid"], metrics=[])
+    assert set(found.measured) == {"nlpd"} and {"lpips-alex", "fd_alex", "fid", "fd_nss"} == set(
+        found.reasons
+    )
+    assert (
+        "fd_nss needs images of at least 96x96 px, and p00 is 64x64" in found.reasons["fd_nss"]
+        and "LPIPS_v0.1_alex" in found.reasons["lpips-alex"] + found.reasons["fd_alex"]
+        or "alexnet" in found.reasons["lpips-alex"]
+    )
+    with pytest.raises(QebiasError, match="fid"):
+        audit(*folders(eleven), distances=["fid"], metrics=[])
+
 
 def test_one_image_and_identical_ones(three):
     raw, compressed, enhanced = ([read_rgb(next(f.glob("p00.*")))] for f in folders(three))
     found = audit(raw, compressed, enhanced, **QUICK)
-    assert list(found.pictures) == ["worst"] and found.frame[["low", "high"]].isna().all(axis=None) and "without an interval" in found.verdict and "all this on a single image, which" in found.verdict
+    assert (
+        list(found.pictures) == ["worst"]
+        and found.frame[["low", "high"]].isna().all(axis=None)
+        and "without an interval" in found.verdict
+        and "all this on a single image, which" in found.verdict
+    )
     for images, value in ((compressed, -100), (raw, 100)):
-        found = audit(raw*1, compressed, images, **QUICK)
+        found = audit(raw * 1, compressed, images, **QUICK)
         assert found.measured["nlpd"].deviation == pytest.approx(value) and len(found.notes) == 1
 
 
 # --- the judge
 
+
 def judge_file(path, net, **more):
-    spec = {"class": f"qebias.discriminators:{type(net).__name__}", "kwargs": {"width": 4, "in_channels": net.in_channels, **({"size": 32} if type(net) is VGGStyle else {})}}
+    spec = {
+        "class": f"qebias.discriminators:{type(net).__name__}",
+        "kwargs": {
+            "width": 4,
+            "in_channels": net.in_channels,
+            **({"size": 32} if type(net) is VGGStyle else {}),
+        },
+    }
     save_network(path, net, spec, {"method": "mine", **more})
     return path
 
-@pytest.mark.parametrize("conditional,gan,kind", [(False, "vanilla", UNetSN), (True, "relativistic", UNetSN), (True, "relativistic", VGGStyle)])
+
+@pytest.mark.parametrize(
+    "conditional,gan,kind",
+    [(False, "vanilla", UNetSN), (True, "relativistic", UNetSN), (True, "relativistic", VGGStyle)],
+)
 def test_a_discriminator_file_says_how_it_judges(three, tmp_path, conditional, gan, kind):
     channels = 6 if conditional else 3
     net = kind(channels, 4, 32) if kind is VGGStyle else kind(channels, 4)
-    file = judge_file(tmp_path/"d.safetensors", net, conditional=conditional, gan=gan, patch=32)
+    file = judge_file(tmp_path / "d.safetensors", net, conditional=conditional, gan=gan, patch=32)
     found = audit(*folders(three), file, distances=[], metrics=[])
     arrays = [[read_rgb(f) for f in sorted(folder.iterdir())] for folder in folders(three)]
     direct = realism(Judge(net, conditional), *arrays, ["p00", "p01", "p02"], patch=32, gan=gan)
-    assert np.allclose(found.realism["score"], direct["score"], atol=1e-5) and found.facts["judge"]["method"] == "mine"
-    assert list(found.frame.query("what == 'realism'")["domain"]) == ["raw", "enhanced", "enhanced - raw", "compressed", "compressed - raw"]
+    assert (
+        np.allclose(found.realism["score"], direct["score"], atol=1e-5)
+        and found.facts["judge"]["method"] == "mine"
+    )
+    assert list(found.frame.query("what == 'realism'")["domain"]) == [
+        "raw",
+        "enhanced",
+        "enhanced - raw",
+        "compressed",
+        "compressed - raw",
+    ]
     assert "the discriminator" in found.verdict
 
+
 def test_other_files_are_no_judges(three, tmp_path):
-    save_network(tmp_path/"generator.safetensors", ARCNN(), {"class": "qebias.generators.arcnn:ARCNN"}, {"method": "arcnn"})
-    with pytest.raises(QebiasError, match=r"generator\.safetensors holds a ARCNN, which is no discriminator: give the discriminator\.safetensors") as error: audit("nowhere", "nowhere", "nowhere", tmp_path/"generator.safetensors")
+    save_network(
+        tmp_path / "generator.safetensors",
+        ARCNN(),
+        {"class": "qebias.generators.arcnn:ARCNN"},
+        {"method": "arcnn"},
+    )
+    with pytest.raises(
+        QebiasError,
+        match=r"generator\.safetensors holds a ARCNN, which is no discriminator: give the discriminator\.safetensors",
+    ) as error:
+        audit("nowhere", "nowhere", "nowhere", tmp_path / "generator.safetensors")
     assert "\n" not in str(error.value)
-    file = judge_file(tmp_path/"d.safetensors", UNetSN(3, 4), gan="vanilla")
-    with pytest.raises(QebiasError, match=r"does not say how it was trained \(conditional, patch\)"): load_judge(file)
-    (tmp_path/"t.safetensors").write_text("text")
-    for name, words in (("t.safetensors", "not a whole safetensors file"), ("none.safetensors", "does not exist")):
-        with pytest.raises(QebiasError, match=words): load_judge(tmp_path/name)
-    large = judge_file(tmp_path/"l.safetensors", UNetSN(3, 4), conditional=False, gan="vanilla", patch=128)
-    with pytest.raises(QebiasError, match="p00 has 64x64 px, and a realism score needs 128x128"): audit(*folders(three), large, **QUICK)
+    file = judge_file(tmp_path / "d.safetensors", UNetSN(3, 4), gan="vanilla")
+    with pytest.raises(QebiasError, match=r"does not say how it was trained \(conditional, patch\)"):
+        load_judge(file)
+    (tmp_path / "t.safetensors").write_text("text")
+    for name, words in (
+        ("t.safetensors", "not a whole safetensors file"),
+        ("none.safetensors", "does not exist"),
+    ):
+        with pytest.raises(QebiasError, match=words):
+            load_judge(tmp_path / name)
+    large = judge_file(tmp_path / "l.safetensors", UNetSN(3, 4), conditional=False, gan="vanilla", patch=128)
+    with pytest.raises(QebiasError, match="p00 has 64x64 px, and a realism score needs 128x128"):
+        audit(*folders(three), large, **QUICK)
 
 
 # --- two sentences
-def test_a_metric_that_one_picture_has_no_value_of_is_left_out_unless_it_was_asked_for(three, tmp_path, monkeypatch):
-    flat = read_rgb(three/"compressed"/"p01.jpg")
-    monkeypatch.setattr("qebias.metrics.psnr", lambda enhanced, raw: NAN if np.array_equal(enhanced, flat) else 30.)
-    with pytest.raises(QebiasError, match="p01: psnr has no value for this image, but nan"): audit(*folders(three), **QUICK)
+def test_a_metric_that_one_picture_has_no_value_of_is_left_out_unless_it_was_asked_for(
+    three, tmp_path, monkeypatch
+):
+    flat = read_rgb(three / "compressed" / "p01.jpg")
+    monkeypatch.setattr(
+        "qebias.metrics.psnr", lambda enhanced, raw: NAN if np.array_equal(enhanced, flat) else 30.0
+    )
+    with pytest.raises(QebiasError, match="p01: psnr has no value for this image, but nan"):
+        audit(*folders(three), **QUICK)
     found = audit(*folders(three), **QUICK | {"metrics": None})
-    assert found.reasons["psnr"] == "p01: psnr has no value for this image, but nan" and {"ssim", "nlpd"} <= set(found.images["metric"]) and "psnr" not in set(found.frame["name"])
-    assert "p01: psnr has no value" in figures.audit_page(found, tmp_path/"report").read_text()
+    assert (
+        found.reasons["psnr"] == "p01: psnr has no value for this image, but nan"
+        and {"ssim", "nlpd"} <= set(found.images["metric"])
+        and "psnr" not in set(found.frame["name"])
+    )
+    assert "p01: psnr has no value" in figures.audit_page(found, tmp_path / "report").read_text()
 
 
 def table(deviations=(), quality=(), realism=None, unit="image", n=24):
     rows = [("deviation", name, "", value, low, high, unit, n) for name, value, low, high in deviations]
-    rows += [("quality", name, "enhanced - compressed", value, low, high, "image", n) for name, value, low, high in quality]
-    for domain, value, low, high in realism or (): rows.append(("realism", "discriminator", domain, value, low, high, "image", n))
+    rows += [
+        ("quality", name, "enhanced - compressed", value, low, high, "image", n)
+        for name, value, low, high in quality
+    ]
+    for domain, value, low, high in realism or ():
+        rows.append(("realism", "discriminator", domain, value, low, high, "image", n))
     return pd.DataFrame(rows, columns=["what", "name", "domain", "value", "low", "high", "unit", "n"])
+
 
 NAN = float("nan")
 TO_C, TO_R, OPEN = ("nlpd", -71.2, -80, -60), ("fd_nss", 30, 10, 50), ("lpips-alex", -3, -9, 4)
 
-@pytest.mark.parametrize("deviations,words,never", [
-    ([TO_C], "lean towards the compressed ones: nearer to the compressed than to the raw by NLPD (−71 %)", "includes"),
-    ([TO_C, ("fid", -40, -50, -30)], "by NLPD (−71 %) and FID (−40 %), 0 % being midway.", "includes"),
-    ([TO_C, OPEN], "lean towards the compressed ones: nearer to the compressed than to the raw by NLPD (−71 %), 0 % being midway, while by LPIPS (−3 %) the interval includes 0 %", "disagree"),
-    ([TO_R], "lean towards the raw ones", "compressed ones:"),
-    ([TO_C, TO_R, OPEN], "The distances disagree: by NLPD (−71 %) the enhanced images are nearer to the compressed than to the raw ones, by the Fréchet distance of scene statistics (+30 %) nearer to the raw ones, while by LPIPS", "lean"),
-    ([OPEN], "cannot be told: by LPIPS (−3 %) the interval includes 0 %", "towards"),
-    ([("nlpd", -50, NAN, NAN)], "cannot be told from a single unit", "includes"), ([], "nothing can be said about a bias", "%")])
+
+@pytest.mark.parametrize(
+    "deviations,words,never",
+    [
+        (
+            [TO_C],
+            "lean towards the compressed ones: nearer to the compressed than to the raw by NLPD (−71 %)",
+            "includes",
+        ),
+        ([TO_C, ("fid", -40, -50, -30)], "by NLPD (−71 %) and FID (−40 %), 0 % being midway.", "includes"),
+        (
+            [TO_C, OPEN],
+            "lean towards the compressed ones: nearer to the compressed than to the raw by NLPD (−71 %), 0 % being midway, while by LPIPS (−3 %) the interval includes 0 %",
+            "disagree",
+        ),
+        ([TO_R], "lean towards the raw ones", "compressed ones:"),
+        (
+            [TO_C, TO_R, OPEN],
+            "The distances disagree: by NLPD (−71 %) the enhanced images are nearer to the compressed than to the raw ones, by the Fréchet distance of scene statistics (+30 %) nearer to the raw ones, while by LPIPS",
+            "lean",
+        ),
+        ([OPEN], "cannot be told: by LPIPS (−3 %) the interval includes 0 %", "towards"),
+        ([("nlpd", -50, NAN, NAN)], "cannot be told from a single unit", "includes"),
+        ([], "nothing can be said about a bias", "%"),
+    ],
+)
 def test_the_first_sentence_says_no_more_than_the_intervals(deviations, words, never):
     text = bias._verdict(table(deviations), 24)
     first = text.split(". ")[0] + "."
     assert words in first and never not in first and "only" not in first
 
-@pytest.mark.parametrize("images,words", [(1, "on patches of a single image, which says little"), (9, "on patches of only 9 images, which says little"), (10, None)])
+
+@pytest.mark.parametrize(
+    "images,words",
+    [
+        (1, "on patches of a single image, which says little"),
+        (9, "on patches of only 9 images, which says little"),
+        (10, None),
+    ],
+)
 def test_few_images_are_named_in_the_sentence(images, words):
     text = bias._verdict(table([TO_C], unit="patch" if images < 10 else "image", n=40), images)
     assert (words in text) if words else "says little" not in text
 
+
 def test_the_second_sentence():
-    text = bias._verdict(table([TO_C], [("psnr", .3, .1, .5), ("lpips-alex", .02, .01, .03), ("ssim", .001, -.01, .02), ("niqe", -.4, -.6, -.2)]), 24)
-    assert text.endswith(" Compared with the compressed images the enhanced ones are better by PSNR and NIQE, worse by LPIPS, and not told apart by SSIM.")
+    text = bias._verdict(
+        table(
+            [TO_C],
+            [
+                ("psnr", 0.3, 0.1, 0.5),
+                ("lpips-alex", 0.02, 0.01, 0.03),
+                ("ssim", 0.001, -0.01, 0.02),
+                ("niqe", -0.4, -0.6, -0.2),
+            ],
+        ),
+        24,
+    )
+    assert text.endswith(
+        " Compared with the compressed images the enhanced ones are better by PSNR and NIQE, worse by LPIPS, and not told apart by SSIM."
+    )
     assert bias._verdict(table([TO_C]), 24).endswith(" No quality metric was measured.")
-    assert "are better by PSNR (means of 3 images, without intervals)." in bias._verdict(table([TO_C], [("psnr", .3, NAN, NAN)]), 3)
-    scores = lambda low, high: [("raw", .7, .6, .8), ("enhanced", .4, .3, .5), ("enhanced - raw", -.3, low, high), ("compressed", .5, .4, .6)]
-    assert "takes the enhanced images for less real than the raw ones (scores: raw 0.70, enhanced 0.40, compressed 0.50)." in bias._verdict(table([TO_C], realism=scores(-.4, -.2)), 24)
-    near = [("raw", .486, .48, .49), ("enhanced", .484, .48, .49), ("enhanced - raw", -.002, -.003, -.001), ("compressed", .486, .48, .49)]
-    assert "gives enhanced and raw images nearly the same score" in bias._verdict(table([TO_C], realism=near), 24)
-    assert "does not tell enhanced from raw beyond the noise" in bias._verdict(table([TO_C], realism=scores(-.4, .1)), 24)
+    assert "are better by PSNR (means of 3 images, without intervals)." in bias._verdict(
+        table([TO_C], [("psnr", 0.3, NAN, NAN)]), 3
+    )
+    scores = lambda low, high: [
+        ("raw", 0.7, 0.6, 0.8),
+        ("enhanced", 0.4, 0.3, 0.5),
+        ("enhanced - raw", -0.3, low, high),
+        ("compressed", 0.5, 0.4, 0.6),
+    ]
+    assert (
+        "takes the enhanced images for less real than the raw ones (scores: raw 0.70, enhanced 0.40, compressed 0.50)."
+        in bias._verdict(table([TO_C], realism=scores(-0.4, -0.2)), 24)
+    )
+    near = [
+        ("raw", 0.486, 0.48, 0.49),
+        ("enhanced", 0.484, 0.48, 0.49),
+        ("enhanced - raw", -0.002, -0.003, -0.001),
+        ("compressed", 0.486, 0.48, 0.49),
+    ]
+    assert "gives enhanced and raw images nearly the same score" in bias._verdict(
+        table([TO_C], realism=near), 24
+    )
+    assert "does not tell enhanced from raw beyond the noise" in bias._verdict(
+        table([TO_C], realism=scores(-0.4, 0.1)), 24
+    )
+
 
 def test_a_verdict_is_two_sentences(report):
-    for text in (report.verdict, bias._verdict(table(), 3), bias._verdict(table([TO_C, TO_R, OPEN], [("psnr", 1, NAN, NAN)], unit="patch"), 3)):
+    for text in (
+        report.verdict,
+        bias._verdict(table(), 3),
+        bias._verdict(table([TO_C, TO_R, OPEN], [("psnr", 1, NAN, NAN)], unit="patch"), 3),
+    ):
         assert len(re.findall(r"\.(?=\s|$)", text)) == 2 and text.endswith(".") and "nan" not in text
 
-def test_every_distance_and_metric_has_a_short_name(): assert set(bias.DISTANCES) | {m.name for m in bias.METRICS.values() if m.kind != "set"} <= set(bias.SHORT)
+
+def test_every_distance_and_metric_has_a_short_name():
+    assert set(bias.DISTANCES) | {m.name for m in bias.METRICS.values() if m.kind != "set"} <= set(bias.SHORT)
+
 
 def test_the_text_for_a_terminal(three):
-    (three/"enhanced"/"p02.png").unlink()
+    (three / "enhanced" / "p02.png").unlink()
     found = audit(*folders(three), on_mismatch="skip", metrics=["psnr"], distances=["nlpd"], patch=64, n=20)
-    assert found.text().startswith(found.verdict) and "skipped: p02: missing in enhanced" in found.text() and "nlpd" in found.text() and "nan" not in found.text()
+    assert (
+        found.text().startswith(found.verdict)
+        and "skipped: p02: missing in enhanced" in found.text()
+        and "nlpd" in found.text()
+        and "nan" not in found.text()
+    )
 
 
 # --- the page
 
+
 class Page(html.parser.HTMLParser):
     "Tags that close what they open, and what a page asks for"
+
     def __init__(self, text):
         super().__init__()
         self.open, self.asks, self.images = [], [], []
         self.feed(text)
         assert not self.open, self.open
+
     def handle_starttag(self, tag, attrs):
         attrs = dict(attrs)
-        if tag == "img": self.images.append(attrs)
-        self.asks += [value for name, value in attrs.items() if name in ("src", "href") and not value.startswith("data:")]
+        if tag == "img":
+            self.images.append(attrs)
+        self.asks += [
+            value
+            for name, value in attrs.items()
+            if name in ("src", "href") and not value.startswith("data:")
+        ]
         assert tag not in ("script", "link", "iframe", "object")
-        if tag not in ("meta", "img", "br"): self.open.append(tag)
-    def handle_endtag(self, tag): assert self.open.pop() == tag
+        if tag not in ("meta", "img", "br"):
+            self.open.append(tag)
 
-def judged(root): return audit(*folders(root), judge=Judge(UNetSN(6, 4), True), gan="vanilla", **{**QUICK, "patch": 32})
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def judged(root):
+    return audit(*folders(root), judge=Judge(UNetSN(6, 4), True), gan="vanilla", **{**QUICK, "patch": 32})
+
 
 PAGES = {
     "eleven": lambda eleven, three: judged(eleven),
     "one": lambda eleven, three: audit(*([read_rgb(next(f.glob("p00.*")))] for f in folders(three)), **QUICK),
     "no triangle, not a number": lambda eleven, three: audit(*folders(three), distances=[], metrics=[]),
-    "nothing enhanced": lambda eleven, three: audit(*folders(three)[:2], three/"compressed", **QUICK),
-    "raw restored": lambda eleven, three: audit(*folders(three)[:2], three/"raw", **QUICK)}
+    "nothing enhanced": lambda eleven, three: audit(*folders(three)[:2], three / "compressed", **QUICK),
+    "raw restored": lambda eleven, three: audit(*folders(three)[:2], three / "raw", **QUICK),
+}
+
 
 @pytest.mark.parametrize("name", PAGES)
 def test_a_page_is_whole_and_asks_for_nothing(eleven, three, tmp_path, name):
     found = PAGES[name](eleven, three)
-    text = figures.audit_page(found, tmp_path/"report").read_text()
+    text = figures.audit_page(found, tmp_path / "report").read_text()
     page = Page(text)
-    assert not page.asks and page.images and all(len(image["alt"]) > 20 for image in page.images) and "@import" not in text and "url(" not in text
+    assert (
+        not page.asks
+        and page.images
+        and all(len(image["alt"]) > 20 for image in page.images)
+        and "@import" not in text
+        and "url(" not in text
+    )
     bare = re.sub(r"base64,[A-Za-z0-9+/=]+", "", text)
-    assert not re.search(r"\bnan\b|\binf\b|None|&lt;function", bare), re.search(r".{40}(\bnan\b|\binf\b|None).{40}", bare)
+    assert not re.search(r"\bnan\b|\binf\b|None|&lt;function", bare), re.search(
+        r".{40}(\bnan\b|\binf\b|None).{40}", bare
+    )
     assert found.verdict.split("%")[0].strip() in text
     stored = pd.read_csv(io.BytesIO(base64.b64decode(re.search(r'base64,([^"]*)">All numbers', text)[1])))
-    assert len(stored) == len(found.frame) and np.allclose(stored["value"].astype(float), found.frame["value"].astype(float))
-    for data in re.findall(r'src="data:image/\w+;base64,([^"]+)"', text): Image.open(io.BytesIO(base64.b64decode(data))).load()
+    assert len(stored) == len(found.frame) and np.allclose(
+        stored["value"].astype(float), found.frame["value"].astype(float)
+    )
+    for data in re.findall(r'src="data:image/\w+;base64,([^"]+)"', text):
+        Image.open(io.BytesIO(base64.b64decode(data))).load()
+
 
 def test_what_the_page_must_say(eleven, tmp_path):
     found = judged(eleven)
     found.skipped["p99"], found.reasons["fid"] = "missing in raw", "weights & <more>"
-    text = figures.audit_page(found, tmp_path/"report").read_text()
-    for words in ("p99: missing in raw", "weights &amp; &lt;more&gt;", "Residuals", "Realism scores", "an extrapolation", "Quality", "seed 0", "cpu, fp32", "64x64 px (11)", "qebias", "torch", "11 .jpg", found.facts["content"]["raw"]): assert words in text, words
+    text = figures.audit_page(found, tmp_path / "report").read_text()
+    for words in (
+        "p99: missing in raw",
+        "weights &amp; &lt;more&gt;",
+        "Residuals",
+        "Realism scores",
+        "an extrapolation",
+        "Quality",
+        "seed 0",
+        "cpu, fp32",
+        "64x64 px (11)",
+        "qebias",
+        "torch",
+        "11 .jpg",
+        found.facts["content"]["raw"],
+    ):
+        assert words in text, words
     assert str(Path.home()) not in text and str(eleven.parent) not in text
 
-@pytest.mark.parametrize("home,shown", [("/home/me", "in ~/x, see https://a/b"), ("/", "in /home/me/x, see https://a/b")])
+
+@pytest.mark.parametrize(
+    "home,shown", [("/home/me", "in ~/x, see https://a/b"), ("/", "in /home/me/x, see https://a/b")]
+)
 def test_a_page_shows_no_home_and_no_broken_path(monkeypatch, home, shown):
     monkeypatch.setenv("HOME", home)
     assert figures._no_home("in /home/me/x, see https://a/b") == shown
 
+
 def test_names_do_no_harm(three, tmp_path):
     for folder in folders(three):
-        for f in folder.glob("p00.*"): f.rename(f.with_name(f"<img src=x>$\\alpha$&{f.suffix}"))
+        for f in folder.glob("p00.*"):
+            f.rename(f.with_name(f"<img src=x>$\\alpha$&{f.suffix}"))
     found = audit(*folders(three), title="<script>alert(1)</script>", **QUICK)
-    text = figures.audit_page(found, tmp_path/"r").read_text()
+    text = figures.audit_page(found, tmp_path / "r").read_text()
     assert "<script" not in text and "<img src=x>" not in text and len(Page(text).images) == 5
 
+
 def test_a_failure_leaves_the_earlier_page_and_nothing_half_written(report, tmp_path, monkeypatch):
-    page = figures.audit_page(report, tmp_path/"report")
+    page = figures.audit_page(report, tmp_path / "report")
     before = page.read_bytes()
-    def fail(*args, **more): raise RuntimeError("disk on fire")
+
+    def fail(*args, **more):
+        raise RuntimeError("disk on fire")
+
     monkeypatch.setattr(figures, "_audit_origin", fail)
-    with pytest.raises(RuntimeError): figures.audit_page(report, tmp_path/"report")
-    with pytest.raises(RuntimeError): figures.audit_page(report, tmp_path/"new"/"report")
+    with pytest.raises(RuntimeError):
+        figures.audit_page(report, tmp_path / "report")
+    with pytest.raises(RuntimeError):
+        figures.audit_page(report, tmp_path / "new" / "report")
     monkeypatch.undo()
     monkeypatch.setattr(os, "replace", fail)
-    with pytest.raises(RuntimeError): figures.audit_page(report, tmp_path/"report")
-    assert page.read_bytes() == before and sorted(p.name for p in tmp_path.iterdir() if p.name != "new") == ["report.html"] and not list((tmp_path/"new").glob("*") if (tmp_path/"new").exists() else ())
+    with pytest.raises(RuntimeError):
+        figures.audit_page(report, tmp_path / "report")
+    assert (
+        page.read_bytes() == before
+        and sorted(p.name for p in tmp_path.iterdir() if p.name != "new") == ["report.html"]
+        and not list((tmp_path / "new").glob("*") if (tmp_path / "new").exists() else ())
+    )
+
 
 def test_a_page_takes_the_place_of_an_earlier_page_only(report, tmp_path):
-    assert figures.audit_page(report, tmp_path) == tmp_path/"audit.html" == figures.audit_page(report, tmp_path)
-    (tmp_path/"mine.html").write_text("<html>mine</html>")
-    with pytest.raises(QebiasError, match="mine.html is there already and is no earlier audit"): figures.audit_page(report, tmp_path/"mine")
-    assert (tmp_path/"mine.html").read_text() == "<html>mine</html>"
-    (tmp_path/"d.html").mkdir()
-    assert figures.audit_target(tmp_path/"d.html") == tmp_path/"d.html"/"audit.html" and figures.audit_target(tmp_path/"new"/"deep") == tmp_path/"new"/"deep.html"
-    with pytest.raises(QebiasError, match="name it report.html"): figures.audit_target(tmp_path/"report.pdf")
-    with pytest.raises(QebiasError, match="mine.html is a file, no folder"): figures.audit_target(tmp_path/"mine.html"/"x")
+    assert (
+        figures.audit_page(report, tmp_path)
+        == tmp_path / "audit.html"
+        == figures.audit_page(report, tmp_path)
+    )
+    (tmp_path / "mine.html").write_text("<html>mine</html>")
+    with pytest.raises(QebiasError, match="mine.html is there already and is no earlier audit"):
+        figures.audit_page(report, tmp_path / "mine")
+    assert (tmp_path / "mine.html").read_text() == "<html>mine</html>"
+    (tmp_path / "d.html").mkdir()
+    assert (
+        figures.audit_target(tmp_path / "d.html") == tmp_path / "d.html" / "audit.html"
+        and figures.audit_target(tmp_path / "new" / "deep") == tmp_path / "new" / "deep.html"
+    )
+    with pytest.raises(QebiasError, match="name it report.html"):
+        figures.audit_target(tmp_path / "report.pdf")
+    with pytest.raises(QebiasError, match="mine.html is a file, no folder"):
+        figures.audit_target(tmp_path / "mine.html" / "x")
 
 
 # --- the Kodak set
 
+
 @pytest.mark.slow
 def test_kodak_a_new_users_two_methods(kodak, tmp_path):
     for f in sorted(kodak.glob("*.png")):
-        (tmp_path/"jpeg").mkdir(exist_ok=True)
-        (tmp_path/"jpeg"/f"{f.stem}.jpg").write_bytes(jpeg(read_rgb(f)))
-        coded = Image.fromarray(read_rgb(tmp_path/"jpeg"/f"{f.stem}.jpg"))
-        write_png(tmp_path/"deblock"/f.name, np.array(coded.filter(ImageFilter.GaussianBlur(.6))))
-        write_png(tmp_path/"sharpen"/f.name, np.array(coded.filter(ImageFilter.UnsharpMask(1.5, 120, 0))))
+        (tmp_path / "jpeg").mkdir(exist_ok=True)
+        (tmp_path / "jpeg" / f"{f.stem}.jpg").write_bytes(jpeg(read_rgb(f)))
+        coded = Image.fromarray(read_rgb(tmp_path / "jpeg" / f"{f.stem}.jpg"))
+        write_png(tmp_path / "deblock" / f.name, np.array(coded.filter(ImageFilter.GaussianBlur(0.6))))
+        write_png(tmp_path / "sharpen" / f.name, np.array(coded.filter(ImageFilter.UnsharpMask(1.5, 120, 0))))
     cache, start = {}, time.process_time()
-    found = {name: audit(kodak, tmp_path/"jpeg", tmp_path/name, cache=cache) for name in ("deblock", "sharpen")}
+    found = {
+        name: audit(kodak, tmp_path / "jpeg", tmp_path / name, cache=cache) for name in ("deblock", "sharpen")
+    }
     print(f"{time.process_time() - start:.0f} s of a processor for two audits")
     for name, r in found.items():
         assert "lean towards the compressed ones" in r.verdict or "disagree" in r.verdict
         assert r.measured["nlpd"].interval()[1] < 0 and r.facts["images"] == 24 and not r.skipped
-        assert len(figures.audit_page(r, tmp_path/name).read_bytes()) < 3_000_000
+        assert len(figures.audit_page(r, tmp_path / name).read_bytes()) < 3_000_000

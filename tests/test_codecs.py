@@ -1,11 +1,35 @@
 "Codecs: what does not read well in the notebook: many sizes, damage, processes, the original programs, real photographs"
-import base64, io, json, os, signal, subprocess, sys, threading, time
+
+import base64
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
 from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image
+
 from qebias import codecs
-from qebias.codecs import LEVELS, Avif, Bpg, BpgEnc, CodecError, Coded, Jpeg, bpg_header, bpp, code, code_many, codec
+from qebias.codecs import (
+    LEVELS,
+    Avif,
+    Bpg,
+    BpgEnc,
+    CodecError,
+    Coded,
+    Jpeg,
+    bpg_header,
+    bpp,
+    code,
+    code_many,
+    codec,
+)
 from qebias.core import array_digest, read_rgb
 
 
@@ -13,18 +37,29 @@ def picture(height, width, seed=0):
     "Smooth colour, an edge and a little noise"
     y, x = np.mgrid[:height, :width]
     noise = np.random.default_rng(seed).normal(0, 4, (height, width, 3))
-    base = np.stack([128 + 90*np.sin(x/9 + seed), 40 + (x*2 + y)/(width*2 + height)*160, np.where(x > y, 190, 70)], -1)
+    base = np.stack(
+        [
+            128 + 90 * np.sin(x / 9 + seed),
+            40 + (x * 2 + y) / (width * 2 + height) * 160,
+            np.where(x > y, 190, 70),
+        ],
+        -1,
+    )
     return np.clip(base + noise, 0, 255).astype(np.uint8)
 
 
-def psnr(a, b): return 10 * np.log10(255**2 / np.mean((a.astype(float) - b)**2))
+def psnr(a, b):
+    return 10 * np.log10(255**2 / np.mean((a.astype(float) - b) ** 2))
 
 
 def run_python(source, **env):
-    return subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, timeout=120, env={**os.environ, **env})
+    return subprocess.run(
+        [sys.executable, "-c", source], capture_output=True, text=True, timeout=120, env={**os.environ, **env}
+    )
 
 
 # ---------------------------------------------------------------- JPEG
+
 
 @pytest.mark.parametrize("qf", [1, 10, 20, 30, 40, 50, 75, 100])
 def test_jpeg_is_opencv_to_the_byte(qf):
@@ -40,21 +75,26 @@ def test_jpeg_is_opencv_to_the_byte(qf):
 def test_jpeg_refuses_what_is_not_a_whole_rgb_jpeg():
     data = Jpeg(30).encode(picture(70, 50))
     for n in range(len(data)):
-        with pytest.raises(CodecError): Jpeg(30).decode(data[:n])
+        with pytest.raises(CodecError):
+            Jpeg(30).decode(data[:n])
     cmyk, grey, png = (io.BytesIO() for _ in range(3))
     Image.fromarray(picture(20, 20)).convert("CMYK").save(cmyk, "JPEG")
     Image.fromarray(picture(20, 20)[..., 0]).save(grey, "JPEG")
     Image.fromarray(picture(20, 20)).save(png, "PNG")
-    with pytest.raises(CodecError, match="mode CMYK: convert it to RGB"): Jpeg(30).decode(cmyk.getvalue())
-    with pytest.raises(CodecError, match="not a JPEG file"): Jpeg(30).decode(png.getvalue())
+    with pytest.raises(CodecError, match="mode CMYK: convert it to RGB"):
+        Jpeg(30).decode(cmyk.getvalue())
+    with pytest.raises(CodecError, match="not a JPEG file"):
+        Jpeg(30).decode(png.getvalue())
     assert Jpeg(30).decode(grey.getvalue()).shape == (20, 20, 3)
     bomb = bytearray(data)
     at = data.index(b"\xff\xc0") + 5
-    bomb[at:at + 4] = b"\xff\xdc\xff\xdc"
-    with pytest.raises(CodecError): Jpeg(30).decode(bytes(bomb))
+    bomb[at : at + 4] = b"\xff\xdc\xff\xdc"
+    with pytest.raises(CodecError):
+        Jpeg(30).decode(bytes(bomb))
 
 
 # ---------------------------------------------------------------- AVIF
+
 
 @pytest.mark.parametrize("quality", [0, 1, 30, 99, 100])
 def test_avif_round_trips_at_odd_sizes_and_the_ends_of_the_scale(quality):
@@ -62,38 +102,61 @@ def test_avif_round_trips_at_odd_sizes_and_the_ends_of_the_scale(quality):
         rgb = picture(*size)
         back = Avif(quality).decode(Avif(quality).encode(rgb))
         assert back.shape == rgb.shape and back.dtype == np.uint8
-    assert psnr(Avif(100).decode(Avif(100).encode(picture(64, 64))), picture(64, 64)) > 30 > psnr(Avif(0).decode(Avif(0).encode(picture(64, 64))), picture(64, 64))
+    assert (
+        psnr(Avif(100).decode(Avif(100).encode(picture(64, 64))), picture(64, 64))
+        > 30
+        > psnr(Avif(0).decode(Avif(0).encode(picture(64, 64))), picture(64, 64))
+    )
 
 
 def test_avif_refuses_what_is_not_a_whole_still_picture():
     data = Avif(30).encode(picture(70, 50))
     for n in range(len(data)):
-        with pytest.raises(CodecError, match="AVIF file"): Avif(30).decode(data[:n])
+        with pytest.raises(CodecError, match="AVIF file"):
+            Avif(30).decode(data[:n])
     made = {name: io.BytesIO() for name in ("transparent", "opaque", "moving", "png")}
     rgb = picture(20, 24)
     Image.fromarray(np.dstack([rgb, rgb[..., :1]])).save(made["transparent"], "AVIF")
-    Image.fromarray(np.dstack([rgb, np.full_like(rgb[..., :1], 255)])).save(made["opaque"], "AVIF", quality=90)
-    Image.fromarray(rgb).save(made["moving"], "AVIF", save_all=True, append_images=[Image.fromarray(rgb[::-1])])
+    Image.fromarray(np.dstack([rgb, np.full_like(rgb[..., :1], 255)])).save(
+        made["opaque"], "AVIF", quality=90
+    )
+    Image.fromarray(rgb).save(
+        made["moving"], "AVIF", save_all=True, append_images=[Image.fromarray(rgb[::-1])]
+    )
     Image.fromarray(rgb).save(made["png"], "PNG")
-    for name, says in {"transparent": "transparent in places", "moving": "animation of 2 pictures", "png": "not an AVIF file"}.items():
-        with pytest.raises(CodecError, match=says): Avif(30).decode(made[name].getvalue())
+    for name, says in {
+        "transparent": "transparent in places",
+        "moving": "animation of 2 pictures",
+        "png": "not an AVIF file",
+    }.items():
+        with pytest.raises(CodecError, match=says):
+            Avif(30).decode(made[name].getvalue())
     assert psnr(Avif(30).decode(made["opaque"].getvalue()), rgb) > 20
     wide = bytearray(data)
     at = data.index(b"ispe") + 8
-    wide[at:at + 8] = (60000).to_bytes(4, "big")*2
-    with pytest.raises(CodecError): Avif(30).decode(bytes(wide))
+    wide[at : at + 8] = (60000).to_bytes(4, "big") * 2
+    with pytest.raises(CodecError):
+        Avif(30).decode(bytes(wide))
 
 
 def test_a_pillow_without_avif_is_told(monkeypatch):
     real = codecs.features.check
     monkeypatch.setattr(codecs.features, "check", lambda name: name != "avif" and real(name))
     for use in (lambda: Avif(30).describe(), lambda: Avif(30).encode(picture(9, 9))):
-        with pytest.raises(CodecError, match="carries no AVIF: pip install 'pillow>=11.3'"): use()
+        with pytest.raises(CodecError, match="carries no AVIF: pip install 'pillow>=11.3'"):
+            use()
 
 
 # ---------------------------------------------------------------- BPG: sizes, files of the original program
 
-SIZES = [(h, w) for h in (9, 10, 11, 15, 16, 17, 23, 24, 25, 33) for w in (9, 13, 16, 31, 64)] + [(65, 127), (129, 96), (9, 300), (301, 9), (199, 257)]
+SIZES = [(h, w) for h in (9, 10, 11, 15, 16, 17, 23, 24, 25, 33) for w in (9, 13, 16, 31, 64)] + [
+    (65, 127),
+    (129, 96),
+    (9, 300),
+    (301, 9),
+    (199, 257),
+]
+
 
 @pytest.mark.parametrize("flavour", ["jctvc", "x265"])
 def test_bpg_round_trips_at_every_size(flavour):
@@ -119,21 +182,40 @@ def test_the_ends_of_the_scale_work(qp, flavour):
 
 @pytest.mark.parametrize("shape", [(8, 9), (9, 8), (1, 1), (8, 8), (7, 100)])
 def test_sides_up_to_8_are_refused(shape):
-    with pytest.raises(CodecError, match=f"image is {shape[1]}x{shape[0]}: this codec takes sides from 9 pixels"): Bpg(37).encode(picture(*shape))
+    with pytest.raises(
+        CodecError, match=f"image is {shape[1]}x{shape[0]}: this codec takes sides from 9 pixels"
+    ):
+        Bpg(37).encode(picture(*shape))
 
 
 # Files that bpgenc 0.9.8 wrote for one 41x33 picture, with the digest of the Y, Cb and Cr planes that bpgdec 0.9.8 decoded from them.
 ORIGINALS = {
-    "jctvc": ("c7399c1a6e7632ea", "LQqHhAOI;L00WXoKtut-kd=WF0003d0j~>S_2-WzIEf+#`xn0I3F5=~A5-7A^tT$Oc!TFY3@)_ETo7ww+(;NwABYebCmdm52BV~7xp?i@Lw5f@{AUag&_*k9t28*"
-              "YCOy=-%i*aoAU46QJR7(gP+$j>!lARZZjgBnLGs7<8ZV_T5?&7A`T}k_JH$Y|R{!M&iz}@wV=!>b?*"),
-    "x265": ("317869af9702499b", "LQqHhAOI;L00WXoKtut-ae)#500AZeuLxkXE!;@_uzkQHl=#Z^o01j}`5!@eFDZKap@D0BSSZb81-IWwAzwH|X{p>=9K9%qH_DATeID&Pl$T{=_hBHwRlnsI^WM`V_"
-             "{Y6&lkqsa(^%gbM~xY<UTe8`!L>=+65Gr24I{EM+ab=xjs~Jbq}niJ8?QA_B3nDexOuqlz0!IAS`3<jYg69"),
-    "-hash": ("485d536e403f6bde", "LQqHhAOI;L00WXoKtut-kd=WF0003d0j~rY_{%ux9*IbTuCZ}EYe-spX8WjcH$BTq&klug*aPZc_u65maKlAh!W~j<jX4AOw~dfBo-NzokD#ev<;9v+gNJd1OnBBA!L"
-              ";35#WsKd00B?|gfRddcpL0Xf+wviIW_xSM^Cmfe16LAtcB4$tx)1D#@b}o_X;1ErvB)=lVmzU(qk)t"),
-    "-keepmetadata": ("81b9ba3d96a68ef5", "LQqHhAP6ZT05$;%O-%qQ000080006gaBy&NaBy&NaBy&NaBy&NaBy&NaBy&NaBy&NaBy&NaBy&NaBy&N1CmETL;=B&m4Olf00AZeuLKzQ%Q)yBiAaL3v2i?"
-                      "WVDjce?A<FG%h)xxS`|v10rg+~zmRTY<XlCCu6&=ly!#i*3IB??QfwahB4X%`fSMOcxnsUd4i3lB>@<sdhWI^d4976j5C"),
+    "jctvc": (
+        "c7399c1a6e7632ea",
+        "LQqHhAOI;L00WXoKtut-kd=WF0003d0j~>S_2-WzIEf+#`xn0I3F5=~A5-7A^tT$Oc!TFY3@)_ETo7ww+(;NwABYebCmdm52BV~7xp?i@Lw5f@{AUag&_*k9t28*"
+        "YCOy=-%i*aoAU46QJR7(gP+$j>!lARZZjgBnLGs7<8ZV_T5?&7A`T}k_JH$Y|R{!M&iz}@wV=!>b?*",
+    ),
+    "x265": (
+        "317869af9702499b",
+        "LQqHhAOI;L00WXoKtut-ae)#500AZeuLxkXE!;@_uzkQHl=#Z^o01j}`5!@eFDZKap@D0BSSZb81-IWwAzwH|X{p>=9K9%qH_DATeID&Pl$T{=_hBHwRlnsI^WM`V_"
+        "{Y6&lkqsa(^%gbM~xY<UTe8`!L>=+65Gr24I{EM+ab=xjs~Jbq}niJ8?QA_B3nDexOuqlz0!IAS`3<jYg69",
+    ),
+    "-hash": (
+        "485d536e403f6bde",
+        "LQqHhAOI;L00WXoKtut-kd=WF0003d0j~rY_{%ux9*IbTuCZ}EYe-spX8WjcH$BTq&klug*aPZc_u65maKlAh!W~j<jX4AOw~dfBo-NzokD#ev<;9v+gNJd1OnBBA!L"
+        ";35#WsKd00B?|gfRddcpL0Xf+wviIW_xSM^Cmfe16LAtcB4$tx)1D#@b}o_X;1ErvB)=lVmzU(qk)t",
+    ),
+    "-keepmetadata": (
+        "81b9ba3d96a68ef5",
+        "LQqHhAP6ZT05$;%O-%qQ000080006gaBy&NaBy&NaBy&NaBy&NaBy&NaBy&NaBy&NaBy&NaBy&NaBy&N1CmETL;=B&m4Olf00AZeuLKzQ%Q)yBiAaL3v2i?"
+        "WVDjce?A<FG%h)xxS`|v10rg+~zmRTY<XlCCu6&=ly!#i*3IB??QfwahB4X%`fSMOcxnsUd4i3lB>@<sdhWI^d4976j5C",
+    ),
 }
-GREY_ORIGINAL = "1862231b7ac11bcf", "LQqHh001c=00WXoKtut-kd=WF0003d0j?In(3-|#SUuoPDs238cKJlc2AZ-lp@OEEF>?iLaIm(oDih{Fpt="
+GREY_ORIGINAL = (
+    "1862231b7ac11bcf",
+    "LQqHh001c=00WXoKtut-kd=WF0003d0j?In(3-|#SUuoPDs238cKJlc2AZ-lp@OEEF>?iLaIm(oDih{Fpt=",
+)
+
 
 @pytest.mark.parametrize("kind", ORIGINALS)
 def test_files_of_the_original_program_decode_bit_exactly(kind):
@@ -154,16 +236,22 @@ def test_a_grey_file_of_the_original_program():
 
 def refused_or(expected, data):
     "Whether a file is refused, or else gives the expected picture"
-    try: return np.array_equal(Bpg(1).decode(data), expected)
-    except CodecError: return True
+    try:
+        return np.array_equal(Bpg(1).decode(data), expected)
+    except CodecError:
+        return True
+
 
 def test_a_truncated_original_is_noticed_although_it_says_no_length():
     for kind in ("jctvc", "x265", "-keepmetadata"):
         data = base64.b85decode(ORIGINALS[kind][1])
         whole = Bpg(1).decode(data)
         for n in range(len(data) - 2):
-            with pytest.raises(CodecError): Bpg(1).decode(data[:n])
-        assert all(refused_or(whole, data[:n]) for n in range(len(data) - 2, len(data)))   # may lack nothing but padding
+            with pytest.raises(CodecError):
+                Bpg(1).decode(data[:n])
+        assert all(
+            refused_or(whole, data[:n]) for n in range(len(data) - 2, len(data))
+        )  # may lack nothing but padding
 
 
 def test_the_checksum_of_bpgenc_hash_finds_every_flipped_byte():
@@ -175,15 +263,32 @@ def test_the_checksum_of_bpgenc_hash_finds_every_flipped_byte():
         assert refused_or(whole, flipped)
 
 
-@pytest.mark.parametrize("byte, value, what", [(4, 0x40, "4:2:2 chroma"), (4, 0x60, "4:4:4 chroma"), (4, 0x80, "4:2:0 with video siting"), (4, 0x22, "10 bit a channel"), (4, 0x30, "an alpha plane"),
-    (4, 0xE0, "damaged header"), (5, 0x04, "an alpha plane"), (5, 0x10, "colour space RGB"), (5, 0x30, "BT.709"), (5, 0x02, "limited range"), (5, 0x01, "an animation"), (5, 0xF0, "damaged header")])
+@pytest.mark.parametrize(
+    "byte, value, what",
+    [
+        (4, 0x40, "4:2:2 chroma"),
+        (4, 0x60, "4:4:4 chroma"),
+        (4, 0x80, "4:2:0 with video siting"),
+        (4, 0x22, "10 bit a channel"),
+        (4, 0x30, "an alpha plane"),
+        (4, 0xE0, "damaged header"),
+        (5, 0x04, "an alpha plane"),
+        (5, 0x10, "colour space RGB"),
+        (5, 0x30, "BT.709"),
+        (5, 0x02, "limited range"),
+        (5, 0x01, "an animation"),
+        (5, 0xF0, "damaged header"),
+    ],
+)
 def test_other_kinds_of_bpg_are_refused_by_name(byte, value, what):
     data = bytearray(Bpg(37).encode(picture(20, 20)))
     data[byte] = value
-    with pytest.raises(CodecError, match=what): Bpg(37).decode(data)
+    with pytest.raises(CodecError, match=what):
+        Bpg(37).decode(data)
 
 
 # ---------------------------------------------------------------- damage
+
 
 def damaged(data, n, seed):
     "Cuts, flips, wild headers, splices and plain noise"
@@ -193,12 +298,15 @@ def damaged(data, n, seed):
         out = bytearray(data)
         kind = k % 6
         if kind < 2:
-            for _ in range(int(rng.integers(1, 4))): out[rng.integers(len(out))] ^= int(rng.integers(1, 256))
-        elif kind < 4: out[rng.integers(min(len(out), 40))] = int(rng.integers(256))
+            for _ in range(int(rng.integers(1, 4))):
+                out[rng.integers(len(out))] ^= int(rng.integers(1, 256))
+        elif kind < 4:
+            out[rng.integers(min(len(out), 40))] = int(rng.integers(256))
         elif kind == 4:
             at = int(rng.integers(len(out)))
-            out[at:at + int(rng.integers(0, 40))] = rng.bytes(int(rng.integers(0, 40)))
-        else: out = bytearray(data[:4] + rng.bytes(int(rng.integers(0, 200))))
+            out[at : at + int(rng.integers(0, 40))] = rng.bytes(int(rng.integers(0, 40)))
+        else:
+            out = bytearray(data[:4] + rng.bytes(int(rng.integers(0, 200))))
         yield bytes(out)
 
 
@@ -206,7 +314,8 @@ def survives(made, data, n, seed):
     "Every damaged file is a CodecError of one line, or a picture of the header's size"
     outcome = {"refused": 0, "picture": 0}
     for out in damaged(data, n, seed):
-        try: rgb = made.decode(out)
+        try:
+            rgb = made.decode(out)
         except CodecError as error:
             assert "\n" not in str(error) and str(error)
             outcome["refused"] += 1
@@ -218,13 +327,15 @@ def survives(made, data, n, seed):
 
 
 @pytest.mark.parametrize("made", [Jpeg(20), Bpg(37), Bpg(42, "x265"), Avif(30)], ids=str)
-def test_damaged_files(made): survives(made, made.encode(picture(97, 131)), 500, 0)
+def test_damaged_files(made):
+    survives(made, made.encode(picture(97, 131)), 500, 0)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("made", [Jpeg(20), Bpg(27), Bpg(37), Bpg(47, "x265")], ids=str)
 @pytest.mark.parametrize("seed", range(4))
-def test_damaged_files_thoroughly(made, seed): survives(made, made.encode(picture(197, 331, seed)), 5000, seed + 1)
+def test_damaged_files_thoroughly(made, seed):
+    survives(made, made.encode(picture(197, 331, seed)), 5000, seed + 1)
 
 
 def test_every_truncation_is_noticed():
@@ -235,13 +346,16 @@ def test_every_truncation_is_noticed():
         without = data[:6] + codecs._ue7(131) + codecs._ue7(97) + b"\0" + data[end:]
         assert np.array_equal(Bpg(qp).decode(without), Bpg(qp).decode(data))
         for n in range(len(data)):
-            with pytest.raises(CodecError): Bpg(qp).decode(data[:n])
+            with pytest.raises(CodecError):
+                Bpg(qp).decode(data[:n])
         for n in range(0, len(without) - 1, 1 + len(without) // 200):
-            with pytest.raises(CodecError): Bpg(qp).decode(without[:n])
+            with pytest.raises(CodecError):
+                Bpg(qp).decode(without[:n])
 
 
 def test_bytes_behind_the_picture_are_refused():
-    with pytest.raises(CodecError, match="3 bytes too many"): Bpg(37).decode(Bpg(37).encode(picture(20, 20)) + b"xyz")
+    with pytest.raises(CodecError, match="3 bytes too many"):
+        Bpg(37).decode(Bpg(37).encode(picture(20, 20)) + b"xyz")
 
 
 def test_wild_sizes_allocate_little_and_nothing_is_printed():
@@ -286,23 +400,40 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - start) / 1024)
 
 # ---------------------------------------------------------------- what goes in
 
+
 @pytest.mark.parametrize("made", [Jpeg(30), Bpg(37), Avif(30)], ids=str)
 def test_pictures(made):
     rgb = picture(40, 30)
     data = made.encode(rgb)
     assert made.encode(np.asfortranarray(rgb)) == data and made.encode(rgb[:, ::-1][:, ::-1]) == data
-    frozen = rgb.copy(); frozen.flags.writeable = False
+    frozen = rgb.copy()
+    frozen.flags.writeable = False
     assert made.encode(frozen) == data
     assert made.encode(np.dstack([rgb, np.full((40, 30), 255, np.uint8)])) == data
     grey = rgb[..., 0]
     assert made.encode(grey) == made.encode(grey[..., None]) == made.encode(np.repeat(grey[..., None], 3, 2))
-    for bad in (rgb.astype(np.float32) / 255, rgb.astype(np.int64), rgb.astype(np.uint16), rgb > 3, rgb[None], rgb[:0], np.dstack([rgb, rgb[..., :2]]), np.dstack([rgb, rgb[..., :1]]),
-                rgb.tolist(), Image.fromarray(rgb), None, "x.png"):
-        with pytest.raises(CodecError) as error: made.encode(bad)
+    for bad in (
+        rgb.astype(np.float32) / 255,
+        rgb.astype(np.int64),
+        rgb.astype(np.uint16),
+        rgb > 3,
+        rgb[None],
+        rgb[:0],
+        np.dstack([rgb, rgb[..., :2]]),
+        np.dstack([rgb, rgb[..., :1]]),
+        rgb.tolist(),
+        Image.fromarray(rgb),
+        None,
+        "x.png",
+    ):
+        with pytest.raises(CodecError) as error:
+            made.encode(bad)
         assert "\n" not in str(error.value)
     for bad in (None, "x", 3, np.zeros(3, np.uint8), Path("x")):
-        with pytest.raises(CodecError, match="pass Path"): made.decode(bad)
-    for kind in (bytearray, memoryview): assert np.array_equal(made.decode(kind(data)), made.decode(data))
+        with pytest.raises(CodecError, match="pass Path"):
+            made.decode(bad)
+    for kind in (bytearray, memoryview):
+        assert np.array_equal(made.decode(kind(data)), made.decode(data))
 
 
 @pytest.mark.parametrize("name, low, high", [("jpeg", 1, 100), ("bpg", 0, 51), ("avif", 0, 100)])
@@ -310,13 +441,15 @@ def test_levels(name, low, high):
     for good in (low, high, np.int64(low), np.uint8(high)):
         made = codec(name, good)
         assert made.level == good and type(made.level) is int and type(made.describe()["level"]) is int
-    for bad in (low - 1, high + 1, True, np.True_, 37., np.float64(37), "37", None, [37], 2**70):
-        with pytest.raises(CodecError, match=f"whole number from {low} to {high}"): codec(name, bad)
+    for bad in (low - 1, high + 1, True, np.True_, 37.0, np.float64(37), "37", None, [37], 2**70):
+        with pytest.raises(CodecError, match=f"whole number from {low} to {high}"):
+            codec(name, bad)
 
 
 def test_codecs_are_values():
     assert Bpg(37) == Bpg(37, "jctvc") != Bpg(37, "x265") and len({Jpeg(10), Jpeg(10), Jpeg(20)}) == 2
-    with pytest.raises(AttributeError): Bpg(37).qp = 3
+    with pytest.raises(AttributeError):
+        Bpg(37).qp = 3
     assert [(c.name, c.suffix) for c in (Jpeg(10), Bpg(37))] == [("jpeg", ".jpg"), ("bpg", ".bpg")]
     assert LEVELS == {"bpg": (27, 32, 37, 42, 47), "jpeg": (10, 20, 30, 40, 50), "avif": (10, 20, 30, 40, 50)}
 
@@ -327,25 +460,42 @@ def test_a_description_is_plain_whole_and_the_same_everywhere(made):
     assert json.loads(json.dumps(about)) == about
     assert set(about) == {"codec", "level", "parameters", "backend", "versions"}
     assert all(isinstance(v, str) and v[0].isdigit() for v in about["versions"].values())
-    assert set(about["versions"]) == {"jpeg": {"pillow", "libjpeg-turbo"}, "bpg": {"av", "x265", "libavcodec"}, "avif": {"pillow", "libavif", "aom", "dav1d"}}[made.name]
-    assert "/" not in json.dumps({k: v for k, v in about["parameters"].items() if k != "lambda"})   # no path of this machine
-    elsewhere = run_python(f"import json; from qebias.codecs import *; print(json.dumps({made!r}.describe()))")
+    assert (
+        set(about["versions"])
+        == {
+            "jpeg": {"pillow", "libjpeg-turbo"},
+            "bpg": {"av", "x265", "libavcodec"},
+            "avif": {"pillow", "libavif", "aom", "dav1d"},
+        }[made.name]
+    )
+    assert "/" not in json.dumps(
+        {k: v for k, v in about["parameters"].items() if k != "lambda"}
+    )  # no path of this machine
+    elsewhere = run_python(
+        f"import json; from qebias.codecs import *; print(json.dumps({made!r}.describe()))"
+    )
     assert json.loads(elsewhere.stdout) == about
 
 
 # ---------------------------------------------------------------- x265's globals, temporary files, PyAV
+
 
 def test_flavours_do_not_leak_into_each_other_over_threads():
     rgb = picture(64, 80)
     alone = {made: made.encode(rgb) for made in (Bpg(32), Bpg(32, "x265"), Bpg(42))}
     assert len(set(alone.values())) == 3
     wrong = []
+
     def work(made):
         for _ in range(6):
-            if made.encode(rgb) != alone[made]: wrong.append(made)
+            if made.encode(rgb) != alone[made]:
+                wrong.append(made)
+
     threads = [threading.Thread(target=work, args=(made,)) for made in [*alone, *alone]]
-    for t in threads: t.start()
-    for t in threads: t.join()
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
     assert not wrong
 
 
@@ -374,7 +524,7 @@ import hashlib; print(hashlib.sha256(a).hexdigest())
 """
     digests = set()
     for name in ("plain", "a:b", "it's = \\ [odd], 100%"):
-        folder = tmp_path/name
+        folder = tmp_path / name
         folder.mkdir()
         done = run_python(source, TMPDIR=str(folder))
         assert done.returncode == 0, done.stderr
@@ -397,27 +547,37 @@ for act in (lambda: Bpg(37).encode(rgb), lambda: Bpg(37).describe(), lambda: Bpg
 assert "torch" not in sys.modules
 """
     done = run_python(source)
-    assert done.stdout.splitlines() == ["av is needed for BPG and is not installed: pip install 'qebias[dev]'"] * 3, done.stderr
+    assert (
+        done.stdout.splitlines()
+        == ["av is needed for BPG and is not installed: pip install 'qebias[dev]'"] * 3
+    ), done.stderr
 
 
 def test_a_pyav_without_x265_is_told(monkeypatch):
     av = pytest.importorskip("av")
     monkeypatch.setattr(av, "codecs_available", {"h264"})
-    with pytest.raises(CodecError, match=r"carries no libx265: pip install 'av>=15.1'"): Bpg(37).encode(picture(16, 16))
+    with pytest.raises(CodecError, match=r"carries no libx265: pip install 'av>=15.1'"):
+        Bpg(37).encode(picture(16, 16))
 
 
 # ---------------------------------------------------------------- many images
 
 IMAGES = [picture(48 + i, 64, i) for i in range(7)]
 
+
 @pytest.mark.parametrize("workers", [1, 2, None])
 def test_many_images_keep_their_order(workers, tmp_path, capfd):
-    Image.fromarray(IMAGES[1]).save(tmp_path/"one.png")
-    images = [IMAGES[0], tmp_path/"one.png", str(tmp_path/"one.png"), lambda: IMAGES[3], *IMAGES[4:]]
+    Image.fromarray(IMAGES[1]).save(tmp_path / "one.png")
+    images = [IMAGES[0], tmp_path / "one.png", str(tmp_path / "one.png"), lambda: IMAGES[3], *IMAGES[4:]]
     coded = list(code_many(images, Bpg(42), workers=workers))
     for result, raw in zip(coded, [IMAGES[0], IMAGES[1], IMAGES[1], *IMAGES[3:]], strict=True):
         expected = code(raw, Bpg(42))
-        assert isinstance(result, Coded) and result.data == expected.data and np.array_equal(result.decoded, expected.decoded) and result.bpp == bpp(result.data, raw)
+        assert (
+            isinstance(result, Coded)
+            and result.data == expected.data
+            and np.array_equal(result.decoded, expected.decoded)
+            and result.bpp == bpp(result.data, raw)
+        )
     out, err = capfd.readouterr()
     assert not out and "bpg-42" in err and "7/7" in err
 
@@ -429,13 +589,22 @@ def test_no_bar_when_none_is_wanted(capfd):
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_failing_image_is_named(workers, tmp_path):
-    (tmp_path/"broken.png").write_bytes(b"\x89PNG")
-    def boom(): raise RuntimeError("the disk is on fire")
-    for bad, expected in [(IMAGES[0][:5], "image 2: image is 64x5"), (IMAGES[0] / 255, "image 2: image has dtype float64"), (tmp_path/"broken.png", "broken.png: no picture"),
-                          (boom, "image 2: RuntimeError: the disk is on fire"), (None, "image 2: image is a NoneType")]:
+    (tmp_path / "broken.png").write_bytes(b"\x89PNG")
+
+    def boom():
+        raise RuntimeError("the disk is on fire")
+
+    for bad, expected in [
+        (IMAGES[0][:5], "image 2: image is 64x5"),
+        (IMAGES[0] / 255, "image 2: image has dtype float64"),
+        (tmp_path / "broken.png", "broken.png: no picture"),
+        (boom, "image 2: RuntimeError: the disk is on fire"),
+        (None, "image 2: image is a NoneType"),
+    ]:
         done = []
         with pytest.raises(CodecError) as error:
-            for result in code_many([IMAGES[0], IMAGES[1], bad, IMAGES[2]], Bpg(42), workers, progress=False): done.append(result)
+            for result in code_many([IMAGES[0], IMAGES[1], bad, IMAGES[2]], Bpg(42), workers, progress=False):
+                done.append(result)
         assert expected in str(error.value) and len(done) == 2
     with pytest.raises(CodecError, match="^kodim03: image is 64x5"):
         list(code_many([IMAGES[0], IMAGES[0][:5]], Bpg(42), workers, False, names=["kodim01", "kodim03"]))
@@ -443,8 +612,10 @@ def test_a_failing_image_is_named(workers, tmp_path):
 
 def test_wrong_arguments_are_told_before_anything_runs():
     for bad in (0, -1, True, 1.5, "2"):
-        with pytest.raises(CodecError, match="workers is"): code_many(IMAGES, Jpeg(10), workers=bad)
-    with pytest.raises(CodecError, match="2 names for 7 images"): code_many(IMAGES, Jpeg(10), names=["a", "b"])
+        with pytest.raises(CodecError, match="workers is"):
+            code_many(IMAGES, Jpeg(10), workers=bad)
+    with pytest.raises(CodecError, match="2 names for 7 images"):
+        code_many(IMAGES, Jpeg(10), names=["a", "b"])
 
 
 def children(marker):
@@ -452,9 +623,15 @@ def children(marker):
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
-            if marker.encode() in (folder/"environ").read_bytes() and (folder/"stat").read_text().rsplit(")", 1)[1].split()[0] != "Z": found.append(int(folder.name))
-        except OSError: continue
+            if (
+                marker.encode() in (folder / "environ").read_bytes()
+                and (folder / "stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+            ):
+                found.append(int(folder.name))
+        except OSError:
+            continue
     return found
+
 
 linux = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="looks at processes through /proc")
 
@@ -463,18 +640,23 @@ import numpy as np
 from qebias.codecs import *
 rgb = np.random.default_rng(0).integers(0, 256, (300, 400, 3), np.uint8)
 for coded in code_many([rgb] * 200, Bpg(10), workers=2, progress=False): print("one", flush=True)
-"""   # no main guard, on purpose
+"""  # no main guard, on purpose
+
 
 def started(marker, tmp):
     env = {**os.environ, "QEBIAS_TEST_MARK": marker, "TMPDIR": str(tmp)}
-    process = subprocess.Popen([sys.executable, "-c", LONG], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)
+    process = subprocess.Popen(
+        [sys.executable, "-c", LONG], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env
+    )
     assert process.stdout.readline() == "one\n", process.stderr.read()
     assert len(children(marker)) == 3
     return process
 
+
 def gone(marker, seconds):
     end = time.time() + seconds
-    while children(marker) and time.time() < end: time.sleep(.1)
+    while children(marker) and time.time() < end:
+        time.sleep(0.1)
     return not children(marker)
 
 
@@ -499,10 +681,12 @@ def test_a_killed_caller_leaves_no_worker_behind(tmp_path):
 def crew(monkeypatch):
     "The workers that are started"
     made = []
+
     class Spy(codecs._Worker):
         def __init__(self, recipe):
             super().__init__(recipe)
             made.append(self.process)
+
     monkeypatch.setattr(codecs, "_Worker", Spy)
     return made
 
@@ -513,15 +697,18 @@ def test_the_end_of_the_loop_however_it_comes_is_the_workers_end(crew):
     next(results)
     assert [p.poll() is None for p in crew] == [False] * 3 + [True] * 2
     results.close()
-    with pytest.raises(CodecError): list(code_many([IMAGES[0], None], Bpg(42), workers=2, progress=False))
+    with pytest.raises(CodecError):
+        list(code_many([IMAGES[0], None], Bpg(42), workers=2, progress=False))
     assert len(crew) == 7 and all(p.poll() is not None for p in crew)
 
 
 def test_a_worker_that_dies_is_told(crew):
     results = code_many(IMAGES, Bpg(30), workers=2, progress=False)
     next(results)
-    for process in crew: os.kill(process.pid, signal.SIGKILL)
-    with pytest.raises(CodecError, match="image .: the worker process ended with status -9"): list(results)
+    for process in crew:
+        os.kill(process.pid, signal.SIGKILL)
+    with pytest.raises(CodecError, match="image .: the worker process ended with status -9"):
+        list(results)
 
 
 def test_a_worker_imports_little():
@@ -565,18 +752,29 @@ except CodecError:
     sys.exit(1)
 """
 
+
 @pytest.fixture
 def programs(tmp_path, monkeypatch):
     def install(encoders="x265 jctvc", default="x265", enc="", dec="", which=("bpgenc", "bpgdec")):
-        folder = tmp_path/"a folder; with $odd & 'names'"
+        folder = tmp_path / "a folder; with $odd & 'names'"
         folder.mkdir(exist_ok=True)
         for name, text, trouble in (("bpgenc", BPGENC, enc), ("bpgdec", BPGDEC, dec)):
-            (folder/name).unlink(missing_ok=True)
-            if name not in which: continue
-            (folder/name).write_text(text.format(python=sys.executable, path=[p for p in sys.path if p], encoders=encoders, default=default, trouble=trouble))
-            (folder/name).chmod(0o755)
+            (folder / name).unlink(missing_ok=True)
+            if name not in which:
+                continue
+            (folder / name).write_text(
+                text.format(
+                    python=sys.executable,
+                    path=[p for p in sys.path if p],
+                    encoders=encoders,
+                    default=default,
+                    trouble=trouble,
+                )
+            )
+            (folder / name).chmod(0o755)
         codecs._bpgenc_help.cache_clear()
         monkeypatch.setenv("PATH", str(folder))
+
     return install
 
 
@@ -590,72 +788,138 @@ def test_bpgenc_round_trip_and_description(programs):
     about = BpgEnc(37, "jctvc").describe()
     assert json.loads(json.dumps(about)) == about
     assert about["parameters"] == {"encoder": "jctvc", "arguments": ["-e", "jctvc", "-q", "37"]}
-    assert about["versions"]["version"] == "0.9.8" and about["versions"]["encoders"] == ["x265", "jctvc"] and about["versions"]["default"] == "x265"
+    assert (
+        about["versions"]["version"] == "0.9.8"
+        and about["versions"]["encoders"] == ["x265", "jctvc"]
+        and about["versions"]["default"] == "x265"
+    )
     assert codec("bpgenc", 37, encoder="jctvc") == BpgEnc(37, "jctvc")
-    assert [c.data for c in code_many([rgb, rgb[:20]], BpgEnc(42, "jctvc"), workers=2, progress=False)] == [Bpg(42).encode(rgb), Bpg(42).encode(rgb[:20])]
+    assert [c.data for c in code_many([rgb, rgb[:20]], BpgEnc(42, "jctvc"), workers=2, progress=False)] == [
+        Bpg(42).encode(rgb),
+        Bpg(42).encode(rgb[:20]),
+    ]
     assert not [f for f in codecs._scratch().iterdir() if f.is_dir()]
 
 
 def test_bpgenc_missing_or_without_the_encoder(programs):
     programs(which=())
-    with pytest.raises(CodecError, match="bpgdec is not on the PATH: build libbpg"): BpgEnc(37)
+    with pytest.raises(CodecError, match="bpgdec is not on the PATH: build libbpg"):
+        BpgEnc(37)
     programs(which=("bpgdec",))
-    with pytest.raises(CodecError, match="bpgenc is not on the PATH: build libbpg"): BpgEnc(37)
+    with pytest.raises(CodecError, match="bpgenc is not on the PATH: build libbpg"):
+        BpgEnc(37)
     programs(encoders="x265")
     assert BpgEnc(37).encoder == "x265"
-    with pytest.raises(CodecError, match="the installed bpgenc holds x265, not jctvc"): BpgEnc(37, "jctvc")
-    with pytest.raises(CodecError, match="whole number from 0 to 51"): BpgEnc(52)
+    with pytest.raises(CodecError, match="the installed bpgenc holds x265, not jctvc"):
+        BpgEnc(37, "jctvc")
+    with pytest.raises(CodecError, match="whole number from 0 to 51"):
+        BpgEnc(52)
 
 
-@pytest.mark.parametrize("enc, says", [("sys.exit(3)", "bpgenc ended with status 3$"), ("print('png: no', file=sys.stderr); sys.exit(1)", "bpgenc ended with status 1: png: no$"),
-    ("import os; os.kill(os.getpid(), 11)", "bpgenc died of signal 11$"), ("open(args[args.index('-o') + 1], 'w'); sys.exit(0)", "bpgenc wrote nothing for an image of 20x20$"), ("sys.exit(0)", "bpgenc wrote nothing")])
+@pytest.mark.parametrize(
+    "enc, says",
+    [
+        ("sys.exit(3)", "bpgenc ended with status 3$"),
+        ("print('png: no', file=sys.stderr); sys.exit(1)", "bpgenc ended with status 1: png: no$"),
+        ("import os; os.kill(os.getpid(), 11)", "bpgenc died of signal 11$"),
+        ("open(args[args.index('-o') + 1], 'w'); sys.exit(0)", "bpgenc wrote nothing for an image of 20x20$"),
+        ("sys.exit(0)", "bpgenc wrote nothing"),
+    ],
+)
 def test_bpgenc_failures_are_noticed(programs, enc, says):
     programs(enc=enc)
-    with pytest.raises(CodecError, match=says): BpgEnc(37).encode(picture(20, 20))
+    with pytest.raises(CodecError, match=says):
+        BpgEnc(37).encode(picture(20, 20))
 
 
 def test_bpgdec_failures_are_noticed(programs):
     programs()
     data = Bpg(37).encode(picture(20, 20))
-    without = data[:8] + b"\0" + data[9:]   # the length left open, as bpgenc does
+    without = data[:8] + b"\0" + data[9:]  # the length left open, as bpgenc does
     assert np.array_equal(BpgEnc(37).decode(without), Bpg(37).decode(data))
     for bad in (b"", b"GIF89a", data[:30], data[:-1], without[:-9]):
-        with pytest.raises(CodecError): BpgEnc(37).decode(bad)
+        with pytest.raises(CodecError):
+            BpgEnc(37).decode(bad)
     programs(dec="sys.exit(0)")
-    with pytest.raises(CodecError, match="bpgdec wrote no picture"): BpgEnc(37).decode(data)
+    with pytest.raises(CodecError, match="bpgdec wrote no picture"):
+        BpgEnc(37).decode(data)
     programs(dec="from PIL import Image; Image.new('RGB', (3, 2)).save(out); sys.exit(0)")
-    with pytest.raises(CodecError, match="bpgdec wrote a picture of 3x2, the header says 20x20"): BpgEnc(37).decode(data)
+    with pytest.raises(CodecError, match="bpgdec wrote a picture of 3x2, the header says 20x20"):
+        BpgEnc(37).decode(data)
     programs(enc="")
     text = Path(codecs._program("bpgenc"))
     text.write_text(f"#!{sys.executable}\nprint('hello')\n")
     codecs._bpgenc_help.cache_clear()
-    with pytest.raises(CodecError, match="does not speak as bpgenc does"): BpgEnc(37)
+    with pytest.raises(CodecError, match="does not speak as bpgenc does"):
+        BpgEnc(37)
 
 
 # ---------------------------------------------------------------- real photographs
 
 # PSNR and bytes of bpgenc 0.9.8 -e jctvc on three Kodak images, and its means over all 24: QP -> (dB, bytes) and (dB, bpp).
-BPGENC_3 = {"05": {27: (34.626, 70792), 32: (31.255, 43431), 37: (28.070, 24319), 42: (25.053, 12122), 47: (22.315, 5260)},
-            "15": {27: (36.418, 28372), 32: (33.625, 14386), 37: (31.248, 6828), 42: (29.051, 3055), 47: (27.116, 1480)},
-            "23": {27: (37.492, 18008), 32: (35.205, 10298), 37: (32.963, 5814), 42: (30.742, 3304), 47: (28.161, 1734)}}
-BPGENC_24 = {"jctvc": {27: (36.02, .884), 32: (33.03, .501), 37: (30.25, .256), 42: (27.73, .117), 47: (25.44, .049)},
-             "x265": {27: (37.25, 1.101), 32: (34.07, .638), 37: (31.06, .332), 42: (28.47, .156), 47: (26.15, .068)}}
+BPGENC_3 = {
+    "05": {
+        27: (34.626, 70792),
+        32: (31.255, 43431),
+        37: (28.070, 24319),
+        42: (25.053, 12122),
+        47: (22.315, 5260),
+    },
+    "15": {
+        27: (36.418, 28372),
+        32: (33.625, 14386),
+        37: (31.248, 6828),
+        42: (29.051, 3055),
+        47: (27.116, 1480),
+    },
+    "23": {
+        27: (37.492, 18008),
+        32: (35.205, 10298),
+        37: (32.963, 5814),
+        42: (30.742, 3304),
+        47: (28.161, 1734),
+    },
+}
+BPGENC_24 = {
+    "jctvc": {
+        27: (36.02, 0.884),
+        32: (33.03, 0.501),
+        37: (30.25, 0.256),
+        42: (27.73, 0.117),
+        47: (25.44, 0.049),
+    },
+    "x265": {
+        27: (37.25, 1.101),
+        32: (34.07, 0.638),
+        37: (31.06, 0.332),
+        42: (28.47, 0.156),
+        47: (26.15, 0.068),
+    },
+}
+
 
 def kodak(names):
     folder = os.environ.get("QEBIAS_DATA")
-    if not folder or not (Path(folder)/"kodak24").is_dir(): pytest.skip("set QEBIAS_DATA to a folder that holds kodak24/")
-    return [Path(folder)/f"kodak24/{name}.png" for name in names]
+    if not folder or not (Path(folder) / "kodak24").is_dir():
+        pytest.skip("set QEBIAS_DATA to a folder that holds kodak24/")
+    return [Path(folder) / f"kodak24/{name}.png" for name in names]
+
 
 def mean_of(paths, made):
-    rows = [(psnr(coded.decoded, read_rgb(path)), coded.bpp) for path, coded in zip(paths, code_many(paths, made, progress=False), strict=True)]
+    rows = [
+        (psnr(coded.decoded, read_rgb(path)), coded.bpp)
+        for path, coded in zip(paths, code_many(paths, made, progress=False), strict=True)
+    ]
     return np.mean(rows, 0)
 
 
 @pytest.mark.parametrize("qp", LEVELS["bpg"])
 def test_three_photographs_are_as_bpgenc_codes_them(qp):
     quality, rate = mean_of(kodak(BPGENC_3), Bpg(qp))
-    assert quality == pytest.approx(np.mean([of[qp][0] for of in BPGENC_3.values()]), abs=.1)
-    assert rate == pytest.approx(np.mean([of[qp][1] for of in BPGENC_3.values()]) * 8 / (768 * 512), rel=.06 if qp == 47 else .02)
+    assert quality == pytest.approx(np.mean([of[qp][0] for of in BPGENC_3.values()]), abs=0.1)
+    assert rate == pytest.approx(
+        np.mean([of[qp][1] for of in BPGENC_3.values()]) * 8 / (768 * 512), rel=0.06 if qp == 47 else 0.02
+    )
 
 
 @pytest.mark.slow
@@ -664,5 +928,5 @@ def test_three_photographs_are_as_bpgenc_codes_them(qp):
 def test_kodak_is_as_bpgenc_codes_it(flavour, qp):
     quality, rate = mean_of(kodak([f"{i:02}" for i in range(1, 25)]), Bpg(qp, flavour))
     expected = BPGENC_24[flavour][qp]
-    assert quality == pytest.approx(expected[0], abs=.1)
-    assert rate == pytest.approx(expected[1], rel=.06 if qp == 47 else .02)
+    assert quality == pytest.approx(expected[0], abs=0.1)
+    assert rate == pytest.approx(expected[1], rel=0.06 if qp == 47 else 0.02)

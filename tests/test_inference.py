@@ -1,4 +1,5 @@
 "Every size, every tile, every way in which a file can be broken"
+
 import json
 import os
 import subprocess
@@ -18,7 +19,7 @@ from qebias.discriminators import UNetSN, VGGStyle
 from qebias.generators.arcnn import ARCNN
 from qebias.generators.core import Halo, fill, grid_of, load_weights, measured_halo, pad_to_multiple
 from qebias.generators.rrdb import RRDBNet
-from qebias.inference import EXACT, PROBE, Tiling, enhance, enhance_tensor, tiling, to_rgb, to_tensor
+from qebias.inference import EXACT, enhance, enhance_tensor, tiling, to_rgb, to_tensor
 from qebias.networks import build, load_network, read_header, save_network
 
 SIZES = [(1, 1), (3, 5), (9, 17), (66, 54), (127, 65)]
@@ -26,7 +27,8 @@ SPEC = {"class": "qebias.generators.rrdb:RRDBNet", "kwargs": {"width": 4, "block
 
 
 @pytest.fixture(scope="module")
-def arcnn(): return fill(ARCNN())
+def arcnn():
+    return fill(ARCNN())
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +37,8 @@ def rrdb():
     return RRDBNet(4, 1, 4)
 
 
-def picture(h, w): return np.random.default_rng(h*1000 + w).integers(0, 256, (h, w, 3), np.uint8)
+def picture(h, w):
+    return np.random.default_rng(h * 1000 + w).integers(0, 256, (h, w, 3), np.uint8)
 
 
 @pytest.mark.parametrize("h, w", SIZES)
@@ -47,20 +50,23 @@ def test_every_size_and_tile_keeps_the_shape(rrdb, h, w, tile, halo):
     assert out.shape == rgb.shape and out.dtype == np.uint8 and np.array_equal(rgb, kept)
 
 
-@pytest.mark.parametrize("h, w, tile", [(h, w, tile) for h, w in SIZES for tile in (1, 16, 31, 64, 200) if tile > 1 or h*w < 200])
+@pytest.mark.parametrize(
+    "h, w, tile", [(h, w, tile) for h, w in SIZES for tile in (1, 16, 31, 64, 200) if tile > 1 or h * w < 200]
+)
 def test_tiles_of_arcnn_are_the_whole_picture(arcnn, h, w, tile):
     x = to_tensor(picture(h, w))
     whole = enhance_tensor(arcnn, x)
     assert (enhance_tensor(arcnn, x, tile) - whole).abs().max() < 1e-5
-    with torch.no_grad(): assert torch.equal(whole, arcnn(x))
+    with torch.no_grad():
+        assert torch.equal(whole, arcnn(x))
 
 
 @pytest.mark.parametrize("h, w", [(66, 54), (127, 65), (200, 180)])
 def test_tiles_of_rrdb_are_the_whole_picture_with_a_halo_of_its_reach(rrdb, h, w):
     net, x = fill(RRDBNet(4, 1, 4)), to_tensor(picture(h, w))
     whole = enhance_tensor(net, x)
-    assert (enhance_tensor(net, x, 32, net.reach) - whole).abs().max() < 1e-5*whole.abs().max()
-    assert (enhance_tensor(net, x, 32, 4) - whole).abs().max() > 1e-3*whole.abs().max()
+    assert (enhance_tensor(net, x, 32, net.reach) - whole).abs().max() < 1e-5 * whole.abs().max()
+    assert (enhance_tensor(net, x, 32, 4) - whole).abs().max() > 1e-3 * whole.abs().max()
 
 
 @pytest.mark.parametrize("tile", [30, 31, 32, 33, 35])
@@ -71,9 +77,18 @@ def test_tiles_start_on_the_grid(rrdb, tile):
     assert (enhance_tensor(rrdb, x, tile, 76) - enhance_tensor(rrdb, x)).abs().max() < 1e-5
 
 
-@pytest.mark.parametrize("reach, multiple, tile, want", [
-    (9, 1, 128, (128, 9, "reach")), (9, 4, 130, (128, 12, "reach")), (EXACT, 4, 8, (8, EXACT, "reach")), (0, 1, 128, (128, 0, "reach")),
-    (76, 4, 152, (152, 76, "reach")), (None, 8, 128, (None, 0, "global")), (None, 8, None, (None, 0, "whole"))])
+@pytest.mark.parametrize(
+    "reach, multiple, tile, want",
+    [
+        (9, 1, 128, (128, 9, "reach")),
+        (9, 4, 130, (128, 12, "reach")),
+        (EXACT, 4, 8, (8, EXACT, "reach")),
+        (0, 1, 128, (128, 0, "reach")),
+        (76, 4, 152, (152, 76, "reach")),
+        (None, 8, 128, (None, 0, "global")),
+        (None, 8, None, (None, 0, "whole")),
+    ],
+)
 def test_default_plan(reach, multiple, tile, want):
     net = nn.Identity()
     net.reach, net.multiple = reach, multiple
@@ -83,12 +98,16 @@ def test_default_plan(reach, multiple, tile, want):
 def test_padding_is_by_reflection(rrdb):
     x = to_tensor(picture(10, 7))
     padded = torch.from_numpy(np.pad(x.numpy(), [(0, 0), (0, 0), (0, 2), (0, 1)], "reflect"))
-    with torch.no_grad(): assert torch.allclose(enhance_tensor(rrdb, x), rrdb(padded)[..., :10, :7], atol=1e-6)
+    with torch.no_grad():
+        assert torch.allclose(enhance_tensor(rrdb, x), rrdb(padded)[..., :10, :7], atol=1e-6)
 
 
 def test_foreign_networks_work_without_our_attributes():
     net = nn.Conv2d(3, 3, 1)
-    with torch.no_grad(): assert torch.allclose(enhance_tensor(net, to_tensor(picture(9, 5)), 4), net(to_tensor(picture(9, 5))), atol=1e-6)
+    with torch.no_grad():
+        assert torch.allclose(
+            enhance_tensor(net, to_tensor(picture(9, 5)), 4), net(to_tensor(picture(9, 5))), atol=1e-6
+        )
 
 
 def test_modes_device_and_type_are_the_caller_s():
@@ -105,7 +124,11 @@ def test_modes_device_and_type_are_the_caller_s():
 
 def test_batches_are_pictures_one_by_one(arcnn):
     x = torch.rand(3, 3, 20, 30)
-    assert torch.allclose(enhance_tensor(arcnn, x, 16), torch.cat([enhance_tensor(arcnn, x[i:i+1]) for i in range(3)]), atol=1e-5)
+    assert torch.allclose(
+        enhance_tensor(arcnn, x, 16),
+        torch.cat([enhance_tensor(arcnn, x[i : i + 1]) for i in range(3)]),
+        atol=1e-5,
+    )
 
 
 def test_read_only_and_sliced_arrays(rrdb):
@@ -116,7 +139,7 @@ def test_read_only_and_sliced_arrays(rrdb):
 
 
 def test_rounding_is_half_up_and_clamped():
-    x = torch.tensor([-1., -.001, .5/255, 1.499/255, 254.5/255, 1.2]).expand(3, 1, 6)
+    x = torch.tensor([-1.0, -0.001, 0.5 / 255, 1.499 / 255, 254.5 / 255, 1.2]).expand(3, 1, 6)
     assert to_rgb(x)[0, :, 0].tolist() == [0, 0, 1, 1, 255, 255]
 
 
@@ -124,15 +147,33 @@ def test_rounding_is_half_up_and_clamped():
 def test_broken_weights_do_not_become_pictures(value):
     net = ARCNN()
     nn.init.constant_(net.reconstruction.bias, value)
-    with pytest.raises(QebiasError, match="not finite"): enhance(net, picture(8, 8))
+    with pytest.raises(QebiasError, match="not finite"):
+        enhance(net, picture(8, 8))
 
 
-@pytest.mark.parametrize("kwargs, what", [
-    (dict(tile=2), "too small"), (dict(tile=-8), "tile is -8"), (dict(tile=8., ), "whole number"), (dict(tile=True), "whole number"),
-    (dict(tile=8, halo=-4), "halo is -4"), (dict(tile=8, halo="4"), "whole number"), (dict(halo=8), "border of a tile"),
-    (dict(device="tpu9"), "device 'tpu9'"), (dict(device="cuda:77"), "cuda:77 is not there"), (dict(precision="half"), "fp32 or bf16")])
+@pytest.mark.parametrize(
+    "kwargs, what",
+    [
+        (dict(tile=2), "too small"),
+        (dict(tile=-8), "tile is -8"),
+        (
+            dict(
+                tile=8.0,
+            ),
+            "whole number",
+        ),
+        (dict(tile=True), "whole number"),
+        (dict(tile=8, halo=-4), "halo is -4"),
+        (dict(tile=8, halo="4"), "whole number"),
+        (dict(halo=8), "border of a tile"),
+        (dict(device="tpu9"), "device 'tpu9'"),
+        (dict(device="cuda:77"), "cuda:77 is not there"),
+        (dict(precision="half"), "fp32 or bf16"),
+    ],
+)
 def test_impossible_requests_are_one_line(rrdb, kwargs, what):
-    with pytest.raises(QebiasError) as error: enhance(rrdb, picture(8, 8), **kwargs)
+    with pytest.raises(QebiasError) as error:
+        enhance(rrdb, picture(8, 8), **kwargs)
     assert what in str(error.value) and "\n" not in str(error.value)
 
 
@@ -141,78 +182,123 @@ def test_lack_of_memory_is_one_line_and_other_errors_stay():
         def __init__(self, error):
             super().__init__()
             self.error = error
-        def forward(self, x): raise self.error
+
+        def forward(self, x):
+            raise self.error
+
     with pytest.raises(QebiasError, match="pass a tile or a smaller one"):
         enhance(Fails(RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried")), picture(8, 8))
-    with pytest.raises(RuntimeError, match="something else"): enhance(Fails(RuntimeError("something else")), picture(8, 8))
+    with pytest.raises(RuntimeError, match="something else"):
+        enhance(Fails(RuntimeError("something else")), picture(8, 8))
 
 
-@pytest.mark.parametrize("net, spec", [
-    (lambda: RRDBNet(4, 1, 4), SPEC), (ARCNN, {"class": "qebias.generators.arcnn:ARCNN"}),
-    (lambda: VGGStyle(6, 2, 32), {"class": "qebias.discriminators:VGGStyle", "kwargs": {"in_channels": 6, "width": 2, "size": 32}}),
-    (lambda: UNetSN(3, 4), {"class": "qebias.discriminators:UNetSN", "kwargs": {"width": 4}})], ids=["rrdb", "arcnn", "vgg", "unet"])
+@pytest.mark.parametrize(
+    "net, spec",
+    [
+        (lambda: RRDBNet(4, 1, 4), SPEC),
+        (ARCNN, {"class": "qebias.generators.arcnn:ARCNN"}),
+        (
+            lambda: VGGStyle(6, 2, 32),
+            {"class": "qebias.discriminators:VGGStyle", "kwargs": {"in_channels": 6, "width": 2, "size": 32}},
+        ),
+        (lambda: UNetSN(3, 4), {"class": "qebias.discriminators:UNetSN", "kwargs": {"width": 4}}),
+    ],
+    ids=["rrdb", "arcnn", "vgg", "unet"],
+)
 def test_every_network_comes_back_from_its_file(tmp_path, net, spec):
     net = net()
     x = torch.rand(1, getattr(net, "in_channels", 3), 32, 32)
-    net.train()(x)   # moves running statistics and power-iteration vectors
-    save_network(tmp_path/"n.safetensors", net, spec, {"seed": 1})
-    again = load_network(tmp_path/"n.safetensors")
-    with torch.no_grad(): assert torch.equal(again(x), net.eval()(x))
-    assert read_header(tmp_path/"n.safetensors") == {"spec": spec, "provenance": {"seed": 1}}
+    net.train()(x)  # moves running statistics and power-iteration vectors
+    save_network(tmp_path / "n.safetensors", net, spec, {"seed": 1})
+    again = load_network(tmp_path / "n.safetensors")
+    with torch.no_grad():
+        assert torch.equal(again(x), net.eval()(x))
+    assert read_header(tmp_path / "n.safetensors") == {"spec": spec, "provenance": {"seed": 1}}
     assert [f.name for f in tmp_path.iterdir()] == ["n.safetensors"]
 
 
 @pytest.fixture()
 def saved(tmp_path, rrdb):
-    path = tmp_path/"generator.safetensors"
+    path = tmp_path / "generator.safetensors"
     save_network(path, rrdb, SPEC, {})
     return path
 
 
-@pytest.mark.parametrize("keep", [0, 4, 100, .5, .999])
+@pytest.mark.parametrize("keep", [0, 4, 100, 0.5, 0.999])
 def test_truncated_files_are_one_line(saved, keep):
     data = saved.read_bytes()
-    saved.write_bytes(data[:keep if isinstance(keep, int) else int(keep*len(data))])
-    with pytest.raises(QebiasError) as error: load_network(saved)
-    assert "generator.safetensors is not a whole safetensors file" in str(error.value) and "\n" not in str(error.value)
+    saved.write_bytes(data[: keep if isinstance(keep, int) else int(keep * len(data))])
+    with pytest.raises(QebiasError) as error:
+        load_network(saved)
+    assert "generator.safetensors is not a whole safetensors file" in str(error.value) and "\n" not in str(
+        error.value
+    )
 
 
-@pytest.mark.parametrize("metadata", [None, {"format": "pt"}, {"qebias": "{"}, {"qebias": "[]"}, {"qebias": '{"spec": {}}'}])
+@pytest.mark.parametrize(
+    "metadata", [None, {"format": "pt"}, {"qebias": "{"}, {"qebias": "[]"}, {"qebias": '{"spec": {}}'}]
+)
 def test_files_without_a_spec_are_one_line(tmp_path, rrdb, metadata):
-    save_file(rrdb.state_dict(), tmp_path/"n.safetensors", metadata)
-    with pytest.raises(QebiasError, match="n.safetensors does not say which network it holds"): load_network(tmp_path/"n.safetensors")
+    save_file(rrdb.state_dict(), tmp_path / "n.safetensors", metadata)
+    with pytest.raises(QebiasError, match="n.safetensors does not say which network it holds"):
+        load_network(tmp_path / "n.safetensors")
 
 
-@pytest.mark.parametrize("spec, what", [
-    ({"class": "qebias.generators.rrdb:RRDBNet", "kwargs": {"width": 8, "blocks": 1, "growth": 4}}, "conv_first.weight has shape (4, 48, 3, 3) in the weights, expected (8, 48, 3, 3)"),
-    ({"class": "qebias.generators.arcnn:ARCNN"}, "the weights lack extraction.weight"),
-    ({"class": "qebias.generators.rrdb:Other"}, "'qebias.generators.rrdb:Other' is not known here"),
-    ({"class": "../evil:Net"}, 'write it as "module:Class"'), ({"class": "subprocess:Popen", "kwargs": {"args": "true"}}, "subprocess:Popen is no network"),
-    ({"class": "qebias.generators.rrdb:RRDBNet", "kwargs": {"depth": 1}}, "takes no depth"), ({"net": "x"}, "a spec is"), ("RRDBNet", "a spec is")])
+@pytest.mark.parametrize(
+    "spec, what",
+    [
+        (
+            {"class": "qebias.generators.rrdb:RRDBNet", "kwargs": {"width": 8, "blocks": 1, "growth": 4}},
+            "conv_first.weight has shape (4, 48, 3, 3) in the weights, expected (8, 48, 3, 3)",
+        ),
+        ({"class": "qebias.generators.arcnn:ARCNN"}, "the weights lack extraction.weight"),
+        ({"class": "qebias.generators.rrdb:Other"}, "'qebias.generators.rrdb:Other' is not known here"),
+        ({"class": "../evil:Net"}, 'write it as "module:Class"'),
+        ({"class": "subprocess:Popen", "kwargs": {"args": "true"}}, "subprocess:Popen is no network"),
+        ({"class": "qebias.generators.rrdb:RRDBNet", "kwargs": {"depth": 1}}, "takes no depth"),
+        ({"net": "x"}, "a spec is"),
+        ("RRDBNet", "a spec is"),
+    ],
+)
 def test_files_with_a_wrong_spec_are_one_line(tmp_path, rrdb, spec, what):
-    save_file(rrdb.state_dict(), tmp_path/"n.safetensors", {"qebias": json.dumps({"spec": spec, "provenance": {}})})
-    with pytest.raises(QebiasError) as error: load_network(tmp_path/"n.safetensors")
+    save_file(
+        rrdb.state_dict(),
+        tmp_path / "n.safetensors",
+        {"qebias": json.dumps({"spec": spec, "provenance": {}})},
+    )
+    with pytest.raises(QebiasError) as error:
+        load_network(tmp_path / "n.safetensors")
     assert "n.safetensors: " in str(error.value) and what in str(error.value) and "\n" not in str(error.value)
 
 
 def test_a_failing_save_leaves_the_old_file(saved, rrdb, monkeypatch):
     import qebias.networks as module
+
     old = saved.read_bytes()
+
     def fails(state, path, metadata):
         Path(path).write_bytes(b"half")
         raise OSError("disk full")
+
     monkeypatch.setattr(module, "save_file", fails)
-    with pytest.raises(OSError): save_network(saved, rrdb, SPEC, {"new": True})
+    with pytest.raises(OSError):
+        save_network(saved, rrdb, SPEC, {"new": True})
     assert saved.read_bytes() == old and len(list(saved.parent.iterdir())) == 1
 
 
 def test_a_folder_is_no_file(tmp_path):
-    with pytest.raises(QebiasError, match="does not exist, or is no file"): load_network(tmp_path)
+    with pytest.raises(QebiasError, match="does not exist, or is no file"):
+        load_network(tmp_path)
 
 
 def test_equal_networks_make_equal_files(saved, rrdb, tmp_path):
-    save_network(tmp_path/"b.safetensors", load_weights(build(SPEC), rrdb.state_dict()), dict(reversed(SPEC.items())), {})
-    assert (tmp_path/"b.safetensors").read_bytes() == saved.read_bytes()
+    save_network(
+        tmp_path / "b.safetensors",
+        load_weights(build(SPEC), rrdb.state_dict()),
+        dict(reversed(SPEC.items())),
+        {},
+    )
+    assert (tmp_path / "b.safetensors").read_bytes() == saved.read_bytes()
 
 
 def test_saving_and_loading_leave_the_random_state(saved, rrdb):
@@ -226,8 +312,16 @@ def test_saving_and_loading_leave_the_random_state(saved, rrdb):
 
 # ---------------------------------------------------------------- halos
 
-NETWORKS = {"arcnn": ("ARCNN", {}), "dcad": ("DCAD", {}), "dncnn": ("DnCNN", {}), "cbdnet": ("CBDNet", {"width": 8}), "rdn": ("RDN", {}), "rbqe": ("RBQE", {"width": 4}), "mprnet": ("MPRNet", {}),
-            "rrdb": ("RRDBNet", {"width": 4, "blocks": 1, "growth": 4})}
+NETWORKS = {
+    "arcnn": ("ARCNN", {}),
+    "dcad": ("DCAD", {}),
+    "dncnn": ("DnCNN", {}),
+    "cbdnet": ("CBDNet", {"width": 8}),
+    "rdn": ("RDN", {}),
+    "rbqe": ("RBQE", {"width": 4}),
+    "mprnet": ("MPRNet", {}),
+    "rrdb": ("RRDBNet", {"width": 4, "blocks": 1, "growth": 4}),
+}
 
 
 def network(name):
@@ -239,34 +333,49 @@ def network(name):
 
 class Convolved(nn.Module):
     "Known influence: every pixel sees the ones around it with the weight `decay` to the power of their distance, on every side"
+
     multiple = 1
-    def __init__(self, decay=.5, radius=100, multiple=1, sides=(1, 1, 1, 1)):
+
+    def __init__(self, decay=0.5, radius=100, multiple=1, sides=(1, 1, 1, 1)):
         super().__init__()
         self.reach, self.multiple, self.radius = radius, multiple, radius
         d = torch.arange(-radius, radius + 1)
-        kernel = decay**d.abs().double()
-        up, down, left, right = (kernel*(d < 0)*s if i % 2 == 0 else kernel*(d > 0)*s for i, s in enumerate(sides))
+        kernel = decay ** d.abs().double()
+        up, down, left, right = (
+            kernel * (d < 0) * s if i % 2 == 0 else kernel * (d > 0) * s for i, s in enumerate(sides)
+        )
         self.column, self.row = up + down + (d == 0), left + right + (d == 0)
+
     def forward(self, x):
         assert x.shape[2] % self.multiple == x.shape[3] % self.multiple == 0
         n, c, h, w = x.shape
-        x = nn.functional.conv2d(x.reshape(n*c, 1, h, w), self.column.to(x).view(1, 1, -1, 1), padding=(self.radius, 0))
-        return nn.functional.conv2d(x, self.row.to(x).view(1, 1, 1, -1), padding=(0, self.radius)).reshape(n, c, h, w)
+        x = nn.functional.conv2d(
+            x.reshape(n * c, 1, h, w), self.column.to(x).view(1, 1, -1, 1), padding=(self.radius, 0)
+        )
+        return nn.functional.conv2d(x, self.row.to(x).view(1, 1, 1, -1), padding=(0, self.radius)).reshape(
+            n, c, h, w
+        )
 
 
 class Mean(nn.Module):
-    def forward(self, x): return x - x.mean((2, 3), keepdim=True)
+    def forward(self, x):
+        return x - x.mean((2, 3), keepdim=True)
 
 
 class Halving(nn.Module):
     "Looks one pixel far, if it is looked at on the right grid; takes every size"
-    def __init__(self, grid): super().__init__(); self.cell = grid
+
+    def __init__(self, grid):
+        super().__init__()
+        self.cell = grid
+
     def forward(self, x):
         y = nn.functional.avg_pool2d(pad_to_multiple(x, self.cell), self.cell)
-        return nn.functional.interpolate(y, scale_factor=self.cell)[..., :x.shape[2], :x.shape[3]]
+        return nn.functional.interpolate(y, scale_factor=self.cell)[..., : x.shape[2], : x.shape[3]]
 
 
-def gap(net, x, *plan): return (enhance_tensor(net, x, *plan) - enhance_tensor(net, x)).abs().max().item()
+def gap(net, x, *plan):
+    return (enhance_tensor(net, x, *plan) - enhance_tensor(net, x)).abs().max().item()
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -276,11 +385,14 @@ def test_every_network_takes_every_size(name, h, w):
     out = enhance(net, picture(h, w))
     assert out.shape == (h, w, 3)
     padded = pad_to_multiple(x, net.multiple)
-    with torch.no_grad(): assert np.array_equal(out, to_rgb(net.eval()(padded)[..., :h, :w]))
+    with torch.no_grad():
+        assert np.array_equal(out, to_rgb(net.eval()(padded)[..., :h, :w]))
 
 
 @pytest.mark.parametrize("name", ["arcnn", "dcad", "dncnn", "cbdnet", "rdn"])
-@pytest.mark.parametrize("h, w, tile", [(64, 64, 32), (65, 127, 33), (101, 90, 50), (86, 99, 64), (67, 130, 16), (63, 65, 7)])
+@pytest.mark.parametrize(
+    "h, w, tile", [(64, 64, 32), (65, 127, 33), (101, 90, 50), (86, 99, 64), (67, 130, 16), (63, 65, 7)]
+)
 def test_tiles_of_a_small_reach_are_exact(name, h, w, tile):
     "Whatever the picture's size is modulo the grid: CBDNet shifts its coarse levels where that is not nought"
     net, x = network(name), to_tensor(picture(h, w))
@@ -291,7 +403,8 @@ def test_tiles_of_a_small_reach_are_exact(name, h, w, tile):
 def test_cbdnet_needs_windows_that_end_like_the_picture():
     "Tiles as many would cut them, on the grid at both ends, do not agree on an odd picture"
     net, x = fill(network("cbdnet")), to_tensor(picture(99, 99))
-    with torch.no_grad(): naive, whole = net.eval()(x[..., :96, :96])[..., :32, :32], net(x)[..., :32, :32]
+    with torch.no_grad():
+        naive, whole = net.eval()(x[..., :96, :96])[..., :32, :32], net(x)[..., :32, :32]
     assert (naive - whole).abs().max() > 1e-3
     assert gap(net, x, 32) < 1e-5
 
@@ -302,28 +415,37 @@ def test_a_halo_of_the_reach_is_exact_for_every_network(name):
     assert gap(net, x, 64, net.reach) < 1e-5
 
 
-@pytest.mark.parametrize("sides, shape", [((1, 1, 1, 1), (300, 300)), ((1, 0, 0, 0), (300, 200)), ((0, 1, 0, 0), (300, 200)), ((0, 0, 1, 0), (200, 300)), ((0, 0, 0, 1), (200, 300))])
+@pytest.mark.parametrize(
+    "sides, shape",
+    [
+        ((1, 1, 1, 1), (300, 300)),
+        ((1, 0, 0, 0), (300, 200)),
+        ((0, 1, 0, 0), (300, 200)),
+        ((0, 0, 1, 0), (200, 300)),
+        ((0, 0, 0, 1), (200, 300)),
+    ],
+)
 @pytest.mark.parametrize("grid", [1, 4])
 def test_measured_halo_sees_both_sides_of_a_seam_on_both_axes(sides, shape, grid):
     "Against brute force: the smallest halo on the grid at which real tiles agree"
-    net, x = Convolved(.5, 40, grid, sides), torch.ones(1, 3, *shape, dtype=torch.float64)
+    net, x = Convolved(0.5, 40, grid, sides), torch.ones(1, 3, *shape, dtype=torch.float64)
     found = measured_halo(net, x)
-    brute = next(h for h in range(0, 41, grid) if gap(net, x, 50//grid*grid, h) <= 5e-4)
+    brute = next(h for h in range(0, 41, grid) if gap(net, x, 50 // grid * grid, h) <= 5e-4)
     assert found.pixels == brute > 0 and found.difference <= 5e-4
 
 
 def test_measured_halo_is_the_smallest_at_its_seams():
     "In one dimension by hand: a halo of h drops the sum of .5^d beyond it, .5^h"
-    net, x = Convolved(.5, 60, 1, (0, 0, 1, 0)), torch.ones(1, 3, 4, 400, dtype=torch.float64)
+    net, x = Convolved(0.5, 60, 1, (0, 0, 1, 0)), torch.ones(1, 3, 4, 400, dtype=torch.float64)
     for tolerance, want in [(1e-1, 4), (1e-2, 7), (1e-3, 10), (1e-5, 17)]:
         found = measured_halo(net, x, tolerance)
-        assert found.pixels == want and abs(found.difference - .5**want) < 1e-12
+        assert found.pixels == want and abs(found.difference - 0.5**want) < 1e-12
 
 
-@pytest.mark.parametrize("decay", [.6, .8, .9])
+@pytest.mark.parametrize("decay", [0.6, 0.8, 0.9])
 def test_wide_halos_take_coarser_cuts(decay):
     net, x = Convolved(decay, 250, 1, (0, 0, 0, 1)), torch.ones(1, 3, 2, 700, dtype=torch.float64)
-    found = measured_halo(net, x, 1e-3*decay/(1 - decay))
+    found = measured_halo(net, x, 1e-3 * decay / (1 - decay))
     want = next(h for h in range(300) if decay**h <= 1e-3)
     assert abs(found.pixels - want) <= 1
 
@@ -331,23 +453,27 @@ def test_wide_halos_take_coarser_cuts(decay):
 @pytest.mark.parametrize("grid", [2, 8, 32])
 def test_a_grid_that_is_not_stated_is_found_out(grid):
     net, x = Halving(grid), torch.rand(1, 3, 640, 640, generator=torch.Generator().manual_seed(0))
-    assert measured_halo(net, x, grid=grid) == Halo(0, 0.)
-    assert measured_halo(net, x, grid=grid//2).pixels is None
-    assert tiling(net, 128, x=x)[:3] == (128, 0, "measured")   # states nothing: 32 is assumed
+    assert measured_halo(net, x, grid=grid) == Halo(0, 0.0)
+    assert measured_halo(net, x, grid=grid // 2).pixels is None
+    assert tiling(net, 128, x=x)[:3] == (128, 0, "measured")  # states nothing: 32 is assumed
 
 
 def test_a_network_coarser_than_assumed_is_taken_whole_and_said():
     net, x = Halving(64), torch.rand(1, 3, 640, 700, generator=torch.Generator().manual_seed(0))
-    with pytest.warns(UserWarning, match="Halving takes the whole picture at once: no halo tried was enough, tiles are still"): found = enhance_tensor(net, x, 128)
+    with pytest.warns(
+        UserWarning,
+        match="Halving takes the whole picture at once: no halo tried was enough, tiles are still",
+    ):
+        found = enhance_tensor(net, x, 128)
     assert torch.equal(found, enhance_tensor(net, x))
 
 
 def test_an_influence_that_never_dies_is_told():
     x = torch.linspace(0, 1, 700).expand(1, 3, 600, 700)
     found = measured_halo(Mean(), x)
-    assert found.pixels is None and found.difference > .1
+    assert found.pixels is None and found.difference > 0.1
     plan = tiling(Mean(), 128, x=x)
-    assert plan.how == "global" and plan.tile is None and plan.difference > .01 and "\n" not in str(plan)
+    assert plan.how == "global" and plan.tile is None and plan.difference > 0.01 and "\n" not in str(plan)
     assert tiling(Mean(), 128, 64, x=x)[:3] == (128, 64, "given")
 
 
@@ -360,10 +486,13 @@ def test_weights_that_are_broken_never_agree():
 def test_global_networks_take_the_full_frame_and_say_so():
     net, rgb = network("mprnet"), picture(80, 72)
     assert net.reach is None
-    with pytest.warns(UserWarning, match="MPRNet takes the whole picture at once: the network looks at all of it") as said: tiled = enhance(net, rgb, 32)
+    with pytest.warns(
+        UserWarning, match="MPRNet takes the whole picture at once: the network looks at all of it"
+    ) as said:
+        tiled = enhance(net, rgb, 32)
     assert len(said) == 1 and said[0].filename == __file__
     with warnings.catch_warnings():
-        warnings.simplefilter("error")   # nothing is said where no tile was asked for, or the plan is known
+        warnings.simplefilter("error")  # nothing is said where no tile was asked for, or the plan is known
         assert np.array_equal(tiled, enhance(net, rgb))
         assert np.array_equal(tiled, enhance(net, rgb, tiling(net, 32)))
         assert not np.array_equal(tiled, enhance(net, rgb, 32, 8))
@@ -371,8 +500,8 @@ def test_global_networks_take_the_full_frame_and_say_so():
 
 def test_a_stored_halo_is_used():
     net, x = RRDBNet(4, 1, 4), torch.rand(1, 3, 120, 120)
-    net.halo = Halo(8, .0004)
-    assert tiling(net, 32) == tiling(net, 32, x=x) == (32, 8, "stored", .0004)
+    net.halo = Halo(8, 0.0004)
+    assert tiling(net, 32) == tiling(net, 32, x=x) == (32, 8, "stored", 0.0004)
     assert torch.equal(enhance_tensor(net, x, 32), enhance_tensor(net, x, 32, 8))
     assert not torch.equal(enhance_tensor(net, x, 32), enhance_tensor(net, x, 32, 0))
     assert tiling(net, 32, 12).how == "given" and tiling(net, 160).how == "reach"
@@ -382,7 +511,7 @@ def test_a_stored_halo_is_used():
 
 @pytest.mark.parametrize("h, w", [(40, 600), (1, 300), (300, 1), (257, 300), (600, 5)])
 def test_halos_are_measured_on_pictures_of_any_shape(h, w):
-    net, x = Convolved(.5, 90), torch.rand(1, 3, h, w, generator=torch.Generator().manual_seed(0))
+    net, x = Convolved(0.5, 90), torch.rand(1, 3, h, w, generator=torch.Generator().manual_seed(0))
     plan = tiling(net, 64, x=x)
     assert plan.how == "measured" and plan.halo < 20
     assert gap(net, x, 64) <= 1e-3
@@ -394,16 +523,28 @@ def test_a_halo_beyond_the_picture_is_no_trouble(rrdb):
 
 
 def test_measuring_needs_a_picture_and_room(rrdb):
-    with pytest.raises(QebiasError, match="RRDBNet has no halo stored with its weights: pass the picture to measure one on, or a halo"): tiling(rrdb, 64)
-    with pytest.raises(QebiasError, match="cannot be measured on pictures of at most 12 pixels a side: pass pictures of 20 or more"): measured_halo(rrdb, torch.rand(1, 3, 12, 10))
+    with pytest.raises(
+        QebiasError,
+        match="RRDBNet has no halo stored with its weights: pass the picture to measure one on, or a halo",
+    ):
+        tiling(rrdb, 64)
+    with pytest.raises(
+        QebiasError,
+        match="cannot be measured on pictures of at most 12 pixels a side: pass pictures of 20 or more",
+    ):
+        measured_halo(rrdb, torch.rand(1, 3, 12, 10))
 
 
 def test_measuring_leaves_the_network_as_it_was(rrdb):
     rrdb.train()
     before = {k: v.clone() for k, v in rrdb.state_dict().items()}
-    rgb = np.concatenate([picture(300, 200)]*2, 1)
+    rgb = np.concatenate([picture(300, 200)] * 2, 1)
     assert tiling(rrdb, 64, x=rgb) == tiling(rrdb, 64, x=to_tensor(rgb))
-    assert rrdb.training and not hasattr(rrdb, "halo") and all(torch.equal(v, before[k]) for k, v in rrdb.state_dict().items())
+    assert (
+        rrdb.training
+        and not hasattr(rrdb, "halo")
+        and all(torch.equal(v, before[k]) for k, v in rrdb.state_dict().items())
+    )
 
 
 @pytest.fixture(scope="module", params=["fresh", "trained", "filled"])
@@ -414,7 +555,7 @@ def weighted(request):
     if request.param == "filled":
         fill(net)
         with torch.no_grad():
-            scale = .3/net(torch.rand(1, 3, 128, 128)).std()
+            scale = 0.3 / net(torch.rand(1, 3, 128, 128)).std()
             net.conv_last.weight *= scale
             net.conv_last.bias *= scale
     if request.param == "trained":
@@ -422,45 +563,66 @@ def weighted(request):
         optimiser = torch.optim.Adam(net.parameters(), 2e-3)
         for _ in range(150):
             i, j = torch.randint(0, 512 - 64, (2,), generator=cut).tolist()
-            batch = raw[..., i:i+64, j:j+64]
-            loss = (net((batch + .1*torch.randn(batch.shape, generator=cut)).clamp(0, 1)) - batch).abs().mean()
-            optimiser.zero_grad(); loss.backward(); optimiser.step()
+            batch = raw[..., i : i + 64, j : j + 64]
+            loss = (
+                (net((batch + 0.1 * torch.randn(batch.shape, generator=cut)).clamp(0, 1)) - batch)
+                .abs()
+                .mean()
+            )
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
     return net.eval()
 
 
-def scene(split, name): return next(image for image in load_dataset("sample", split) if image.name == name).load()
+def scene(split, name):
+    return next(image for image in load_dataset("sample", split) if image.name == name).load()
 
 
 @pytest.mark.parametrize("tile", [64, 100, 200])
 def test_the_tolerance_is_kept_on_a_real_photograph(weighted, tile):
-    x = to_tensor(scene("eval", "coffee"))   # 400 x 600, not trained on
+    x = to_tensor(scene("eval", "coffee"))  # 400 x 600, not trained on
     plan = tiling(weighted, tile, x=x)
     assert plan.how in ("measured", "global") and plan.how == "global" or plan.difference <= 5e-4
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         assert gap(weighted, x, plan) <= 1e-3
-    if plan.how == "measured": assert gap(weighted, x, tile, max(plan.halo - 12, 0)) > 1e-3   # and hardly wider than needed
+    if plan.how == "measured":
+        assert gap(weighted, x, tile, max(plan.halo - 12, 0)) > 1e-3  # and hardly wider than needed
 
 
 def test_peak_memory_is_bounded_by_the_tile():
     "Twice the picture, the same tiles: not twice the memory"
-    if not os.path.exists("/proc/self/status"): pytest.skip("peak memory is read from /proc")
+    if not os.path.exists("/proc/self/status"):
+        pytest.skip("peak memory is read from /proc")
     small, large = (peak_memory("arcnn", 128, size) for size in ((512, 512), (1024, 1024)))
-    assert large - small < 24 and large < peak_memory("arcnn", None, (512, 512))/3
+    assert large - small < 24 and large < peak_memory("arcnn", None, (512, 512)) / 3
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["arcnn", "rrdb"])
 def test_peak_memory_at_2040_by_1356(name):
-    if not os.path.exists("/proc/self/status"): pytest.skip("peak memory is read from /proc")
+    if not os.path.exists("/proc/self/status"):
+        pytest.skip("peak memory is read from /proc")
     found = {tile: peak_memory(name, tile, (1356, 2040)) for tile in (256, 512, None)}
     print(name, {tile: f"{mb:.0f} MiB" for tile, mb in found.items()})
-    assert found[256] < found[None]/5 and found[512] < found[None]/2
+    assert found[256] < found[None] / 5 and found[512] < found[None] / 2
 
 
 def peak_memory(name, tile, size):
     "MiB above the start, in a process of its own"
-    done = subprocess.run([sys.executable, str(Path(__file__).parent/"benchmarks"/"memory.py"), name, str(tile), *map(str, size)], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [
+            sys.executable,
+            str(Path(__file__).parent / "benchmarks" / "memory.py"),
+            name,
+            str(tile),
+            *map(str, size),
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     return float(json.loads(done.stdout)["peak"])
 
 
@@ -473,8 +635,9 @@ def test_cuda_gives_the_same_picture(rrdb):
 
 
 def test_real_photograph_in_tiles(arcnn):
-    folder = Path(os.environ.get("QEBIAS_DATA", "/nonexistent"))/"kodak24"
-    if not folder.is_dir(): pytest.skip("set QEBIAS_DATA to a folder that holds kodak24/")
+    folder = Path(os.environ.get("QEBIAS_DATA", "/nonexistent")) / "kodak24"
+    if not folder.is_dir():
+        pytest.skip("set QEBIAS_DATA to a folder that holds kodak24/")
     rgb = read_rgb(sorted(p for p in folder.iterdir() if p.suffix == ".png" or p.suffix == ".webp")[0])
     whole = enhance(arcnn, rgb)
     assert whole.shape == rgb.shape and np.abs(enhance(arcnn, rgb, 200).astype(int) - whole).max() <= 1
@@ -484,19 +647,21 @@ def test_real_photograph_in_tiles(arcnn):
 def test_the_way_through_memory_changes_no_number(name):
     "`enhance` and the plain call beside it"
     net, x = network(name).eval(), to_tensor(picture(48, 72))
-    with torch.no_grad(): plain = net(x)
+    with torch.no_grad():
+        plain = net(x)
     found = enhance_tensor(net, x)
     assert torch.equal(found, plain) and found.is_contiguous()
     bf16 = enhance_tensor(net, x, precision="bf16")
-    assert not torch.equal(bf16, plain) and (bf16 - plain).abs().mean() < .02*max(1, plain.abs().max())
-    assert all(p.is_contiguous() for p in net.parameters())   # the caller's weights stay where they lie
+    assert not torch.equal(bf16, plain) and (bf16 - plain).abs().mean() < 0.02 * max(1, plain.abs().max())
+    assert all(p.is_contiguous() for p in net.parameters())  # the caller's weights stay where they lie
 
 
 def test_to_rgb_rounds_as_written_down():
-    x = torch.cat([torch.linspace(-.2, 1.2, 40001), (torch.arange(256) + .5)/255])
-    want = ((x.double().clamp(0, 1).float()*255 + .5).floor()).to(torch.uint8)
+    x = torch.cat([torch.linspace(-0.2, 1.2, 40001), (torch.arange(256) + 0.5) / 255])
+    want = ((x.double().clamp(0, 1).float() * 255 + 0.5).floor()).to(torch.uint8)
     assert np.array_equal(to_rgb(x.expand(3, 1, -1))[0, :, 0], want.numpy())
     for bad in (float("nan"), float("inf"), -float("inf")):
         broken = torch.rand(3, 5, 4)
         broken[1, 2, 3] = bad
-        with pytest.raises(QebiasError, match="not finite"): to_rgb(broken)
+        with pytest.raises(QebiasError, match="not finite"):
+            to_rgb(broken)

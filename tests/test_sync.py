@@ -1,4 +1,5 @@
 "Notebooks, package, README and published tables say the same"
+
 import os
 import re
 import shutil
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from test_notebooks import NOTEBOOKS
 
 from qebias.claims import claims_markdown
 from qebias.notebooks import picture, readme
@@ -18,15 +20,23 @@ from qebias.runner import map_markdown, published, tally
 def exported(root, tmp_path_factory):
     "The checkout's notebooks, cleaned and exported anew in another place"
     copy = tmp_path_factory.mktemp("copy")
-    for name in ("settings.ini", "pyproject.toml", "setup.py", "README.md"): shutil.copy(root / name, copy)
+    for name in ("settings.ini", "pyproject.toml", "setup.py", "README.md"):
+        shutil.copy(root / name, copy)
     shutil.copytree(root / "nbs", copy / "nbs", ignore=shutil.ignore_patterns(".ipynb_checkpoints"))
     bin = Path(sys.executable).parent
     for command in ("nbdev_clean", "nbdev_export"):
-        subprocess.run([bin / command], cwd=copy, check=True, capture_output=True, env={**os.environ, "PYTHONPATH": ""})
+        subprocess.run(
+            [bin / command], cwd=copy, check=True, capture_output=True, env={**os.environ, "PYTHONPATH": ""}
+        )
     return copy
 
 
-def sources(folder): return {p.relative_to(folder).as_posix(): p.read_text() for p in folder.rglob("*.py") if "__pycache__" not in p.parts}
+def sources(folder):
+    return {
+        p.relative_to(folder).as_posix(): p.read_text()
+        for p in folder.rglob("*.py")
+        if "__pycache__" not in p.parts
+    }
 
 
 def test_package_is_what_the_notebooks_export(root, exported):
@@ -37,7 +47,12 @@ def test_package_is_what_the_notebooks_export(root, exported):
 
 
 def test_notebooks_are_clean(root, exported):
-    dirty = [p.relative_to(root).as_posix() for p in (root / "nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts and p.read_text() != (exported / p.relative_to(root)).read_text()]
+    dirty = [
+        p.relative_to(root).as_posix()
+        for p in (root / "nbs").rglob("*.ipynb")
+        if ".ipynb_checkpoints" not in p.parts
+        and p.read_text() != (exported / p.relative_to(root)).read_text()
+    ]
     assert dirty == []
 
 
@@ -55,12 +70,15 @@ def test_readme_shows_the_published_verdicts(root):
     for name in ("demo", "photos"):
         rows = published(name)
         assert claims_markdown(rows, ("claim", "paper", "ours", "interval", "verdict")) in text, name
-        assert tally(rows) in text and next(r["scale"] for r in rows if r["notebook"] == "obs1") in text, name   # the flavour's rows have their own
+        assert tally(rows) in text and next(r["scale"] for r in rows if r["notebook"] == "obs1") in text, (
+            name
+        )  # the flavour's rows have their own
 
 
 def test_readme_holds_the_two_commands_word_for_word(root):
     text = (root / "README.md").read_text()
-    for command in ('pip install -e ".[dev]" && qebias study demo', 'pip install -e ".[dev]" && pytest'): assert f"\n{command}\n" in text
+    for command in ('pip install -e ".[dev]" && qebias study demo', 'pip install -e ".[dev]" && pytest'):
+        assert f"\n{command}\n" in text
 
 
 def test_parameters_tag_survives_cleaning(root, exported):
@@ -70,17 +88,22 @@ def test_parameters_tag_survives_cleaning(root, exported):
 
 
 def test_imports_go_one_way(root):
-    "A module imports from notebooks with lower numbers only"
+    "A module imports from notebooks before it only: in an earlier part of the book, or with a lower number in its own"
     import ast
+
     number = {}
-    for notebook in (root / "nbs").glob("[0-9]*.ipynb"):
-        stem, _, name = notebook.stem.partition("_")
-        number[name] = int(stem)
+    for place, notebook in enumerate(NOTEBOOKS):
+        number[notebook.stem.partition("_")[2]] = place
     for name in number:
         path = root.joinpath("qebias", *name.split(".")).with_suffix(".py")
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.ImportFrom) and node.level:
-                base = name.split(".")[:-node.level]
+                base = name.split(".")[: -node.level]
                 imported = ".".join([*base, *([node.module] if node.module else [])])
-                for found in ([imported] if imported in number else [f"{imported}.{a.name}".lstrip(".") for a in node.names]):
-                    if found in number: assert number[found] < number[name], f"{name} imports {found}"
+                for found in (
+                    [imported]
+                    if imported in number
+                    else [f"{imported}.{a.name}".lstrip(".") for a in node.names]
+                ):
+                    if found in number:
+                        assert number[found] < number[name], f"{name} imports {found}"

@@ -1,4 +1,5 @@
 "Trainings that are killed, locked, damaged or started from the wrong place"
+
 import contextlib
 import gc
 import json
@@ -24,7 +25,17 @@ from qebias.losses import LossWeights
 from qebias.methods import METHODS
 from qebias.networks import load_state
 from qebias.pairs import PatchSampler, build_pairs, to_float
-from qebias.training import Divergence, Schedule, StepGraph, TrainConfig, Trainer, fit, load_checkpoint, read_stats, save_checkpoint
+from qebias.training import (
+    Divergence,
+    Schedule,
+    StepGraph,
+    TrainConfig,
+    Trainer,
+    fit,
+    load_checkpoint,
+    read_stats,
+    save_checkpoint,
+)
 
 TINY = {"class": "qebias.generators.rrdb:RRDBNet", "kwargs": {"width": 8, "blocks": 1, "growth": 4}}
 UNET = {"class": "qebias.discriminators:UNetSN", "kwargs": {"width": 8}}
@@ -32,19 +43,48 @@ VGG = {"class": "qebias.discriminators:VGGStyle", "kwargs": {"width": 8, "size":
 
 
 def config(**more):
-    values = dict(method="gan", stage="adversarial", generator=TINY, discriminator=UNET, conditional=True, weights=LossWeights(recon=1, percept=1, discrim=.1, divergence=.1),
-                  perceptual={"conv1_2": 1.}, divergence=Divergence(blocks=(2,)), psi="random-w4-s0", iterations=30, batch=2, patch=32, ema=.9, threads=1)
+    values = dict(
+        method="gan",
+        stage="adversarial",
+        generator=TINY,
+        discriminator=UNET,
+        conditional=True,
+        weights=LossWeights(recon=1, percept=1, discrim=0.1, divergence=0.1),
+        perceptual={"conv1_2": 1.0},
+        divergence=Divergence(blocks=(2,)),
+        psi="random-w4-s0",
+        iterations=30,
+        batch=2,
+        patch=32,
+        ema=0.9,
+        threads=1,
+    )
     return TrainConfig(**values | more)
 
 
 @pytest.fixture(scope="module")
 def pairs(tmp_path_factory):
     rng = np.random.default_rng(0)
-    smooth = np.clip(np.add.outer(np.arange(48), np.arange(64))[..., None] + rng.integers(0, 40, (48, 64, 3)), 0, 255).astype(np.uint8)
-    return build_pairs([RawImage("a", lambda: smooth), RawImage("b", lambda: smooth[::-1].copy())], Jpeg(10), tmp_path_factory.mktemp("pairs") / "d" / "jpeg-10", workers=1, progress=False)
+    smooth = np.clip(
+        np.add.outer(np.arange(48), np.arange(64))[..., None] + rng.integers(0, 40, (48, 64, 3)), 0, 255
+    ).astype(np.uint8)
+    return build_pairs(
+        [RawImage("a", lambda: smooth), RawImage("b", lambda: smooth[::-1].copy())],
+        Jpeg(10),
+        tmp_path_factory.mktemp("pairs") / "d" / "jpeg-10",
+        workers=1,
+        progress=False,
+    )
 
 
-def same(a, b): return all(torch.equal(x, y) for n in ("generator", "discriminator") for x, y in zip(load_state(a / f"{n}.safetensors").values(), load_state(b / f"{n}.safetensors").values()))
+def same(a, b):
+    return all(
+        torch.equal(x, y)
+        for n in ("generator", "discriminator")
+        for x, y in zip(
+            load_state(a / f"{n}.safetensors").values(), load_state(b / f"{n}.safetensors").values()
+        )
+    )
 
 
 RUN = """
@@ -55,69 +95,103 @@ fit(TrainConfig(**json.loads(sys.argv[1])), Pairs(sys.argv[2]), sys.argv[3], log
 """
 
 
-@pytest.mark.parametrize("gan, discriminator", [("vanilla", UNET), pytest.param("relativistic", VGG, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "gan, discriminator", [("vanilla", UNET), pytest.param("relativistic", VGG, marks=pytest.mark.slow)]
+)
 def test_killed_at_random_moments_a_training_ends_in_the_same_bits(pairs, tmp_path, gan, discriminator):
     c = config(gan=gan, discriminator=discriminator, iterations=60)
     fit(c, pairs, tmp_path / "whole", log_every=1)
     kills, random_moment, stats = 0, random.Random(0), tmp_path / "killed" / "stats.jsonl"
-    def mark(): return stats.stat().st_mtime_ns if stats.exists() else 0
+
+    def mark():
+        return stats.stat().st_mtime_ns if stats.exists() else 0
+
     for _ in range(4):
         before = mark()
-        child = subprocess.Popen([sys.executable, "-c", RUN, c.model_dump_json(), str(pairs.folder), str(tmp_path / "killed")])
-        while mark() == before and child.poll() is None: time.sleep(.02)   # until this run, too, has begun to train
-        try: child.wait(random_moment.uniform(.05, .5))
+        child = subprocess.Popen(
+            [sys.executable, "-c", RUN, c.model_dump_json(), str(pairs.folder), str(tmp_path / "killed")]
+        )
+        while mark() == before and child.poll() is None:
+            time.sleep(0.02)  # until this run, too, has begun to train
+        try:
+            child.wait(random_moment.uniform(0.05, 0.5))
         except subprocess.TimeoutExpired:
             child.send_signal(signal.SIGKILL)
             child.wait()
             kills += 1
-        if (tmp_path / "killed" / "result.json").exists(): break
+        if (tmp_path / "killed" / "result.json").exists():
+            break
     fit(c, pairs, tmp_path / "killed", log_every=1)
     assert kills >= 1
     assert same(tmp_path / "whole", tmp_path / "killed")
-    def records(f): return [{k: v for k, v in r.items() if k != "seconds"} for r in read_stats(f)]
+
+    def records(f):
+        return [{k: v for k, v in r.items() if k != "seconds"} for r in read_stats(f)]
+
     assert records(tmp_path / "whole") == records(tmp_path / "killed")
 
 
 def test_two_trainings_in_one_folder_are_refused(pairs, tmp_path):
-    with locked(tmp_path / "t", "a training"), pytest.raises(LockedError, match="another process has a training of gan under way"): fit(config(), pairs, tmp_path / "t")
+    with (
+        locked(tmp_path / "t", "a training"),
+        pytest.raises(LockedError, match="another process has a training of gan under way"),
+    ):
+        fit(config(), pairs, tmp_path / "t")
 
 
 def test_a_damaged_checkpoint_is_named(pairs, tmp_path):
     fit(config(), pairs, tmp_path / "t", stop_at=3)
     (tmp_path / "t" / "checkpoint" / "last.pt").write_bytes(b"half")
-    with pytest.raises(QebiasError, match="last.pt cannot be read: remove it"): fit(config(), pairs, tmp_path / "t")
+    with pytest.raises(QebiasError, match="last.pt cannot be read: remove it"):
+        fit(config(), pairs, tmp_path / "t")
 
 
 def test_a_half_written_record_is_written_again(pairs, tmp_path):
     fit(config(), pairs, tmp_path / "t", log_every=1, stop_at=3)
-    with (tmp_path / "t" / "stats.jsonl").open("a") as f: f.write('{"iteration": 3, "gen')
+    with (tmp_path / "t" / "stats.jsonl").open("a") as f:
+        f.write('{"iteration": 3, "gen')
     fit(config(), pairs, tmp_path / "t", log_every=1)
     assert [r["iteration"] for r in read_stats(tmp_path / "t")] == list(range(30))
-    for line in (tmp_path / "t" / "stats.jsonl").read_text().splitlines(): json.loads(line)
+    for line in (tmp_path / "t" / "stats.jsonl").read_text().splitlines():
+        json.loads(line)
 
 
 def test_another_configuration_begins_anew(pairs, tmp_path):
     fit(config(), pairs, tmp_path / "t")
     first = read_json(tmp_path / "t" / "result.json")
     fit(config(seed=1), pairs, tmp_path / "t", stop_at=2)
-    assert not (tmp_path / "t" / "result.json").exists() and not (tmp_path / "t" / "generator.safetensors").exists()
+    assert (
+        not (tmp_path / "t" / "result.json").exists()
+        and not (tmp_path / "t" / "generator.safetensors").exists()
+    )
     assert fit(config(seed=1), pairs, tmp_path / "t")["key"] != first["key"]
 
 
 def test_a_generator_of_another_architecture_is_refused(pairs, tmp_path):
-    fidelity = TrainConfig(method="rrdb", stage="fidelity", generator={**TINY, "kwargs": {"width": 16, "blocks": 1, "growth": 4}}, iterations=1, batch=1, patch=32)
+    fidelity = TrainConfig(
+        method="rrdb",
+        stage="fidelity",
+        generator={**TINY, "kwargs": {"width": 16, "blocks": 1, "growth": 4}},
+        iterations=1,
+        batch=1,
+        patch=32,
+    )
     fit(fidelity, pairs, tmp_path / "wide")
-    with pytest.raises(QebiasError, match="conv_first.weight has shape"): fit(config(), pairs, tmp_path / "t", init=tmp_path / "wide" / "generator.safetensors")
+    with pytest.raises(QebiasError, match="conv_first.weight has shape"):
+        fit(config(), pairs, tmp_path / "t", init=tmp_path / "wide" / "generator.safetensors")
 
 
 def test_a_patch_larger_than_an_image_is_refused_by_name(pairs, tmp_path):
-    with pytest.raises(QebiasError, match="a patch of 64 is larger than the shorter side"): fit(config(patch=64), pairs, tmp_path / "t")
+    with pytest.raises(QebiasError, match="a patch of 64 is larger than the shorter side"):
+        fit(config(patch=64), pairs, tmp_path / "t")
 
 
 def test_the_discriminator_is_the_baselines_own(pairs):
     "The four variants start from the same generator; the condition widens the first layer and nothing else"
     plain, conditional = Trainer(config(conditional=False)), Trainer(config())
-    assert all(torch.equal(a, b) for a, b in zip(plain.generator.parameters(), conditional.generator.parameters()))
+    assert all(
+        torch.equal(a, b) for a, b in zip(plain.generator.parameters(), conditional.generator.parameters())
+    )
     shapes = [{n: p.shape for n, p in t.judge.named_parameters()} for t in (plain, conditional)]
     assert {n for n in shapes[0] if shapes[0][n] != shapes[1][n]} == {"discriminator.conv0.weight"}
 
@@ -129,42 +203,66 @@ def test_bf16_is_close_to_fp32_and_keeps_fp32_weights(pairs):
         trainer = Trainer(config(precision=precision))
         logs[precision] = trainer.step(0, *batch)
         assert all(p.dtype == torch.float32 for p in trainer.generator.parameters())
-    for name in ("recon", "percept", "discrim", "d_real", "d_fake"): assert logs["bf16"][name] == pytest.approx(logs["fp32"][name].item(), rel=.03), name
+    for name in ("recon", "percept", "discrim", "d_real", "d_fake"):
+        assert logs["bf16"][name] == pytest.approx(logs["fp32"][name].item(), rel=0.03), name
 
 
 def test_an_inactive_hinge_leaves_a_step_unchanged(pairs):
     "Where the enhanced patch is farther from compressed than raw is, Eq. 6 is zero and +div is the baseline"
-    raw = compressed = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))   # nothing lost: any change is farther
-    trainers = [Trainer(config(weights=LossWeights(recon=1, percept=1, discrim=.1, divergence=d))) for d in (0., .1)]
+    raw = compressed = torch.rand(
+        2, 3, 32, 32, generator=torch.Generator().manual_seed(0)
+    )  # nothing lost: any change is farther
+    trainers = [
+        Trainer(config(weights=LossWeights(recon=1, percept=1, discrim=0.1, divergence=d)))
+        for d in (0.0, 0.1)
+    ]
     logs = [t.step(0, raw, compressed) for t in trainers]
     assert logs[1]["divergence"] == 0 and logs[1]["d_ce"] > logs[1]["d_cr"] == 0
-    assert all(torch.equal(a, b) for a, b in zip(trainers[0].generator.parameters(), trainers[1].generator.parameters()))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(trainers[0].generator.parameters(), trainers[1].generator.parameters())
+    )
 
 
 def test_an_active_hinge_moves_a_step(pairs):
     batch = to_float(PatchSampler(pairs, 32, 2, seed=0)(0), "cpu")
-    generator = {"class": "qebias.generators.arcnn:ARCNN", "kwargs": {}}   # starts near its input, so the hinge is active
-    trainers = [Trainer(config(generator=generator, weights=LossWeights(recon=1, percept=1, discrim=.1, divergence=d))) for d in (0., .1)]
+    generator = {
+        "class": "qebias.generators.arcnn:ARCNN",
+        "kwargs": {},
+    }  # starts near its input, so the hinge is active
+    trainers = [
+        Trainer(
+            config(generator=generator, weights=LossWeights(recon=1, percept=1, discrim=0.1, divergence=d))
+        )
+        for d in (0.0, 0.1)
+    ]
     logs = [t.step(0, *batch) for t in trainers]
     assert logs[1]["divergence"] > 0
-    assert not all(torch.equal(a, b) for a, b in zip(trainers[0].generator.parameters(), trainers[1].generator.parameters()))
+    assert not all(
+        torch.equal(a, b)
+        for a, b in zip(trainers[0].generator.parameters(), trainers[1].generator.parameters())
+    )
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_step_on_the_gpu_agrees_with_the_cpu(pairs):
     batch = PatchSampler(pairs, 32, 2, seed=0)(0)
     logs = [Trainer(config(device=d)).step(0, *to_float(batch, d)) for d in ("cpu", "cuda")]
-    for name in ("recon", "percept", "discrim"): assert logs[1][name].item() == pytest.approx(logs[0][name].item(), rel=1e-3), name
+    for name in ("recon", "percept", "discrim"):
+        assert logs[1][name].item() == pytest.approx(logs[0][name].item(), rel=1e-3), name
 
 
 class Tape(TorchDispatchMode):
     "What a CUDA graph does, on the CPU: keep the operations of a step and their tensors, and do them again at the same addresses"
+
     def __init__(self):
         super().__init__()
         self.done = []
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        assert "local_scalar_dense" not in str(func) and "nonzero" not in str(func), f"{func} asks the device for a value"
+        assert "local_scalar_dense" not in str(func) and "nonzero" not in str(func), (
+            f"{func} asks the device for a value"
+        )
         out = func(*args, **kwargs or {})
         self.done.append((func, args, kwargs or {}, out))
         return out
@@ -173,55 +271,95 @@ class Tape(TorchDispatchMode):
     def replay(self):
         for func, args, kwargs, out in self.done:
             for old, new in zip(tree_leaves(out), tree_leaves(func(*args, **kwargs))):
-                if isinstance(old, torch.Tensor) and old.data_ptr() != new.data_ptr(): old.copy_(new)
+                if isinstance(old, torch.Tensor) and old.data_ptr() != new.data_ptr():
+                    old.copy_(new)
 
 
 class TapedStep(StepGraph):
     "A recording that leaves no trace, as one of the GPU does not run what it records"
+
     recorded = 0
 
-    def _stream(self): return None
+    def _stream(self):
+        return None
 
     def _record(self):
-        def tensors(x): return [t for t in tree_leaves([part.state_dict() for part in x.trainer.parts().values()]) if isinstance(t, torch.Tensor)]
+        def tensors(x):
+            return [
+                t
+                for t in tree_leaves([part.state_dict() for part in x.trainer.parts().values()])
+                if isinstance(t, torch.Tensor)
+            ]
+
         before, tape = [t.clone() for t in tensors(self)], Tape()
-        with tape: log = self.trainer.move(*self.patches)
-        for t, old in zip(tensors(self), before): t.copy_(old)
+        with tape:
+            log = self.trainer.move(*self.patches)
+        for t, old in zip(tensors(self), before):
+            t.copy_(old)
         self.recorded += 1
         return tape.replay, log
 
-    def _aside(self, patches): return self.trainer.move(*patches)
+    def _aside(self, patches):
+        return self.trainer.move(*patches)
 
 
-@pytest.mark.parametrize("more", [dict(stage="fidelity", discriminator=None, conditional=False, weights=LossWeights(recon=1, percept=0, discrim=0, divergence=0)), dict(),
-    dict(gan="relativistic", discriminator=VGG, divergence=Divergence(blocks=(2,), reduction="batch")), dict(precision="bf16")], ids=["fidelity", "unet", "vgg", "bf16"])
+@pytest.mark.parametrize(
+    "more",
+    [
+        dict(
+            stage="fidelity",
+            discriminator=None,
+            conditional=False,
+            weights=LossWeights(recon=1, percept=0, discrim=0, divergence=0),
+        ),
+        dict(),
+        dict(gan="relativistic", discriminator=VGG, divergence=Divergence(blocks=(2,), reduction="batch")),
+        dict(precision="bf16"),
+    ],
+    ids=["fidelity", "unet", "vgg", "bf16"],
+)
 def test_a_recorded_step_is_the_step(pairs, monkeypatch, more):
     monkeypatch.setattr("qebias.training.StepGraph", TapedStep)
-    c, sampler = config(schedule=Schedule(kind="cosine", lr=1e-3), iterations=8, **more), PatchSampler(pairs, 32, 2, seed=0)
+    c, sampler = (
+        config(schedule=Schedule(kind="cosine", lr=1e-3), iterations=8, **more),
+        PatchSampler(pairs, 32, 2, seed=0),
+    )
     recorded, alone = Trainer(c, graph=True), Trainer(c, graph=True)
     alone.graph.alone = 100
     logs = [[t.step(i, *to_float(sampler(i), "cpu")) for i in range(7)] for t in (recorded, alone)]
     assert recorded.graph.replay and not alone.graph.replay
-    for a, b in zip(*logs): assert {k: float(v) for k, v in a.items()} == {k: float(v) for k, v in b.items()}
+    for a, b in zip(*logs):
+        assert {k: float(v) for k, v in a.items()} == {k: float(v) for k, v in b.items()}
     for a, b in zip(recorded.parts().values(), alone.parts().values()):
-        for x, y in zip(tree_leaves(a.state_dict()), tree_leaves(b.state_dict())): assert torch.equal(x, y) if isinstance(x, torch.Tensor) else x == y
+        for x, y in zip(tree_leaves(a.state_dict()), tree_leaves(b.state_dict())):
+            assert torch.equal(x, y) if isinstance(x, torch.Tensor) else x == y
     # one patch instead of two is taken as it is, and the recording goes on afterwards
     few = PatchSampler(pairs, 32, 1, seed=0)
-    for t in (recorded, alone): t.step(7, *to_float(few(7), "cpu")), t.step(7, *to_float(sampler(7), "cpu"))
-    assert all(torch.equal(x, y) for x, y in zip(recorded.generator.parameters(), alone.generator.parameters()))
+    for t in (recorded, alone):
+        t.step(7, *to_float(few(7), "cpu")), t.step(7, *to_float(sampler(7), "cpu"))
+    assert all(
+        torch.equal(x, y) for x, y in zip(recorded.generator.parameters(), alone.generator.parameters())
+    )
 
 
 def test_a_recording_does_not_outlive_the_tensors_that_it_knows(pairs, tmp_path, monkeypatch):
     monkeypatch.setattr("qebias.training.StepGraph", TapedStep)
     sampler, trainers = PatchSampler(pairs, 32, 2, seed=0), [Trainer(config(), graph=True) for _ in range(2)]
     trainers[1].graph.alone = 100
+
     def go(steps):
         for i in steps:
-            for t in trainers: t.step(i, *to_float(sampler(i), "cpu"))
+            for t in trainers:
+                t.step(i, *to_float(sampler(i), "cpu"))
+
     go(range(6))
-    for k, t in enumerate(trainers): save_checkpoint(tmp_path / str(k), "key", 6, t)
+    for k, t in enumerate(trainers):
+        save_checkpoint(tmp_path / str(k), "key", 6, t)
     go(range(6, 9))
-    assert [load_checkpoint(tmp_path / str(k), "key", t) for k, t in enumerate(trainers)] == [6, 6] and not trainers[0].graph.replay
+    assert [load_checkpoint(tmp_path / str(k), "key", t) for k, t in enumerate(trainers)] == [
+        6,
+        6,
+    ] and not trainers[0].graph.replay
     go(range(6, 12))
     assert trainers[0].graph.recorded == 2
     a, b = (tree_leaves([part.state_dict() for part in t.parts().values()]) for t in trainers)
@@ -231,50 +369,74 @@ def test_a_recording_does_not_outlive_the_tensors_that_it_knows(pairs, tmp_path,
 def test_an_odd_batch_is_not_what_is_recorded(pairs, monkeypatch):
     monkeypatch.setattr("qebias.training.StepGraph", TapedStep)
     trainer, usual, odd = Trainer(config(), graph=True), *(PatchSampler(pairs, 32, n, seed=0) for n in (2, 1))
-    for i, sampler in enumerate([usual, usual, usual, odd, usual, usual]): trainer.step(i, *to_float(sampler(i), "cpu"))
+    for i, sampler in enumerate([usual, usual, usual, odd, usual, usual]):
+        trainer.step(i, *to_float(sampler(i), "cpu"))
     assert trainer.graph.recorded == 1 and trainer.graph.patches[0].shape[0] == 2
 
 
 def test_a_recorded_training_leaves_the_memory_with_its_last_name(pairs, monkeypatch):
     monkeypatch.setattr("qebias.training.StepGraph", TapedStep)
     trainer, sampler = Trainer(config(), graph=True), PatchSampler(pairs, 32, 2, seed=0)
-    for i in range(2): trainer.step(i, *to_float(sampler(i), "cpu"))
+    for i in range(2):
+        trainer.step(i, *to_float(sampler(i), "cpu"))
     gone = weakref.ref(trainer)
     gc.disable()
     try:
         del trainer
         assert gone() is None
-    finally: gc.enable()
+    finally:
+        gc.enable()
 
 
 def test_what_refused_a_recording_is_named_and_the_stream_is_left(pairs, monkeypatch):
     """torch ends a recording that failed by an error of its own, and stays on the recording's stream"""
     on = ["ours"]
+
     @contextlib.contextmanager
     def graph(graph, stream, capture_error_mode):
         on.append("recording")
-        try: yield
-        finally: raise RuntimeError("operation failed due to a previous error during capture")
-    for name, value in {"CUDAGraph": object, "graph": graph, "device": lambda d: contextlib.nullcontext(), "current_stream": lambda d: on[-1], "set_stream": on.append}.items():
+        try:
+            yield
+        finally:
+            raise RuntimeError("operation failed due to a previous error during capture")
+
+    for name, value in {
+        "CUDAGraph": object,
+        "graph": graph,
+        "device": lambda d: contextlib.nullcontext(),
+        "current_stream": lambda d: on[-1],
+        "set_stream": on.append,
+    }.items():
         monkeypatch.setattr(torch.cuda, name, value)
     monkeypatch.setattr(StepGraph, "_stream", lambda self: None)
     monkeypatch.setattr(StepGraph, "_aside", lambda self, patches: self.trainer.move(*patches))
     trainer, sampler = Trainer(config(), graph=True), PatchSampler(pairs, 32, 2, seed=0)
-    for i in range(3): trainer.step(i, *to_float(sampler(i), "cpu"))
-    whole, trainer.move = trainer.move, lambda *patches: (_ for _ in ()).throw(RuntimeError("CUDA error: the real reason\nand more"))
-    with pytest.warns(UserWarning, match="one operation at a time: CUDA error: the real reason$"), pytest.raises(RuntimeError, match="the real reason"): trainer.step(3, *to_float(sampler(3), "cpu"))
+    for i in range(3):
+        trainer.step(i, *to_float(sampler(i), "cpu"))
+    whole, trainer.move = (
+        trainer.move,
+        lambda *patches: (_ for _ in ()).throw(RuntimeError("CUDA error: the real reason\nand more")),
+    )
+    with (
+        pytest.warns(UserWarning, match="one operation at a time: CUDA error: the real reason$"),
+        pytest.raises(RuntimeError, match="the real reason"),
+    ):
+        trainer.step(3, *to_float(sampler(3), "cpu"))
     assert on == ["ours", "recording", "ours"]
     trainer.move = whole
-    for i in range(3, 6): trainer.step(i, *to_float(sampler(i), "cpu"))
+    for i in range(3, 6):
+        trainer.step(i, *to_float(sampler(i), "cpu"))
     assert on == ["ours", "recording", "ours"], "it is tried once"
 
 
 def test_a_step_computes_without_tf32(pairs, monkeypatch):
     seen = []
+
     @contextlib.contextmanager
     def arithmetic(device, precision="fp32"):
         seen.append((device.type, precision))
         yield
+
     monkeypatch.setattr("qebias.training.arithmetic", arithmetic)
     Trainer(config(precision="bf16")).step(0, *to_float(PatchSampler(pairs, 32, 2, seed=0)(0), "cpu"))
     assert seen == [("cpu", "fp32")]
@@ -290,24 +452,34 @@ def test_a_step_on_the_gpu_computes_without_tf32(pairs):
 
 def test_a_step_that_cannot_be_recorded_goes_on_without(pairs, monkeypatch):
     class Refused(TapedStep):
-        def _record(self): raise RuntimeError("CUDA error: operation not permitted when stream is capturing\nand more")
+        def _record(self):
+            raise RuntimeError("CUDA error: operation not permitted when stream is capturing\nand more")
+
     monkeypatch.setattr("qebias.training.StepGraph", Refused)
     sampler, trainers = PatchSampler(pairs, 32, 2, seed=0), [Trainer(config(), graph=True) for _ in range(2)]
     trainers[1].graph.alone = 100
-    with pytest.warns(UserWarning, match="cannot be recorded as a CUDA graph, and is taken one operation at a time: CUDA error: operation not permitted when stream is capturing$"):
+    with pytest.warns(
+        UserWarning,
+        match="cannot be recorded as a CUDA graph, and is taken one operation at a time: CUDA error: operation not permitted when stream is capturing$",
+    ):
         for i in range(6):
-            for t in trainers: t.step(i, *to_float(sampler(i), "cpu"))
+            for t in trainers:
+                t.step(i, *to_float(sampler(i), "cpu"))
     assert all(torch.equal(x, y) for x, y in zip(*(t.generator.parameters() for t in trainers)))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_graph_on_the_gpu_follows_the_step(pairs, precision):
-    sampler, trainers = PatchSampler(pairs, 32, 2, seed=0), [Trainer(config(device="cuda", precision=precision), graph=g) for g in (True, False)]
+    sampler, trainers = (
+        PatchSampler(pairs, 32, 2, seed=0),
+        [Trainer(config(device="cuda", precision=precision), graph=g) for g in (True, False)],
+    )
     logs = [[t.step(i, *to_float(sampler(i), "cuda")) for i in range(10)] for t in trainers]
     assert trainers[0].graph.replay
     for a, b in zip(*logs):
-        for name in ("recon", "percept", "discrim", "d_real", "d_fake"): assert a[name].item() == pytest.approx(b[name].item(), rel=1e-2), name
+        for name in ("recon", "percept", "discrim", "d_real", "d_fake"):
+            assert a[name].item() == pytest.approx(b[name].item(), rel=1e-2), name
 
 
 @pytest.mark.parametrize("gan, reduction", [("vanilla", "sample"), ("relativistic", "batch")])
@@ -316,14 +488,30 @@ def test_two_processes_train_as_one_with_the_same_batch(pairs, tmp_path, gan, re
     c = config(gan=gan, divergence=Divergence(blocks=(2,), reduction=reduction), batch=4, iterations=6)
     fit(c, pairs, tmp_path / "one", log_every=1)
     said = []
-    result = fit(c.model_copy(update={"processes": 2}), pairs, tmp_path / "two", log_every=1, progress=lambda i, record: said.append(i))
+    result = fit(
+        c.model_copy(update={"processes": 2}),
+        pairs,
+        tmp_path / "two",
+        log_every=1,
+        progress=lambda i, record: said.append(i),
+    )
     assert result["provenance"]["processes"] == 2 and said == sorted(said)
-    def terms(r):   # the level of both outputs together means nothing to a relativistic judge, and drifts
-        return {k: v for k, v in r.items() if k in ("generator", "recon", "percept", "divergence", "discrim", "d_real", "d_fake")} | {"gap": r["out_real"] - r["out_fake"]}
+
+    def terms(r):  # the level of both outputs together means nothing to a relativistic judge, and drifts
+        return {
+            k: v
+            for k, v in r.items()
+            if k in ("generator", "recon", "percept", "divergence", "discrim", "d_real", "d_fake")
+        } | {"gap": r["out_real"] - r["out_fake"]}
+
     one, two = ([terms(r) for r in read_stats(tmp_path / n)] for n in ("one", "two"))
-    for a, b in zip(one, two, strict=True): assert a == pytest.approx(b, rel=2e-5, abs=1e-6)
+    for a, b in zip(one, two, strict=True):
+        assert a == pytest.approx(b, rel=2e-5, abs=1e-6)
     for name in ("generator", "discriminator"):
-        a, b = (torch.cat([t.flatten() for t in load_state(tmp_path / n / f"{name}.safetensors").values()]) for n in ("one", "two"))
+        a, b = (
+            torch.cat([t.flatten() for t in load_state(tmp_path / n / f"{name}.safetensors").values()])
+            for n in ("one", "two")
+        )
         assert (a - b).norm() < 1e-4 * b.norm()
 
 
@@ -355,13 +543,27 @@ os._exit(0)   # as `main` ends
 
 def test_a_mean_over_processes_has_the_gradient_of_the_whole_batch(tmp_path):
     (tmp_path / "means.py").write_text(MEANS)
-    found = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(tmp_path / "means.py")], capture_output=True, text=True)
+    found = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            "--nproc-per-node",
+            "2",
+            str(tmp_path / "means.py"),
+        ],
+        capture_output=True,
+        text=True,
+    )
     assert found.returncode == 0, found.stderr[-2000:]
 
 
 @pytest.mark.slow
 def test_two_processes_go_on_where_they_were_stopped(pairs, tmp_path):
-    c = config(gan="relativistic", discriminator=VGG, processes=2, iterations=8)   # batch normalisation: running statistics are shared
+    c = config(
+        gan="relativistic", discriminator=VGG, processes=2, iterations=8
+    )  # batch normalisation: running statistics are shared
     fit(c, pairs, tmp_path / "whole", log_every=1)
     assert fit(c, pairs, tmp_path / "parts", log_every=1, stop_at=3) is None
     fit(c, pairs, tmp_path / "parts", log_every=1)
@@ -369,15 +571,30 @@ def test_two_processes_go_on_where_they_were_stopped(pairs, tmp_path):
 
 
 def test_what_goes_wrong_in_another_process_is_said_once(pairs, tmp_path):
-    with locked(tmp_path / "held"), pytest.raises(QebiasError, match="another process has a training of gan under way"):
+    with (
+        locked(tmp_path / "held"),
+        pytest.raises(QebiasError, match="another process has a training of gan under way"),
+    ):
         fit(config(processes=2), pairs, tmp_path / "held")
     fit(config(processes=2, iterations=2), pairs, tmp_path / "done")
     job = tmp_path / "done" / "job.json"
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "1", "-m", "qebias.training", str(job)]
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "1",
+        "-m",
+        "qebias.training",
+        str(job),
+    ]
     (tmp_path / "done" / "result.json").unlink()
     found = subprocess.run(command, capture_output=True, text=True)
     assert found.returncode and "torchrun started 1, and the configuration says processes=2" in found.stderr
-    found = subprocess.run([sys.executable, "-m", "qebias.training", str(job)], capture_output=True, text=True)
+    found = subprocess.run(
+        [sys.executable, "-m", "qebias.training", str(job)], capture_output=True, text=True
+    )
     assert found.returncode and found.stderr.startswith("usage: torchrun")
 
 
@@ -394,47 +611,82 @@ def test_an_error_of_another_process_is_told_as_it_was(pairs, tmp_path, monkeypa
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(QebiasError, match="^RuntimeError: CUDA out of memory: tried to allocate 2 GiB$"):
-        fit(config(generator={"class": "dies:Dies", "kwargs": {}}, processes=2, iterations=2), pairs, tmp_path / "d")
+        fit(
+            config(generator={"class": "dies:Dies", "kwargs": {}}, processes=2, iterations=2),
+            pairs,
+            tmp_path / "d",
+        )
 
 
-@pytest.mark.parametrize("device, words", [("cuda:77", "device cuda:77 is not there"), ("cudda", "device 'cudda' is not known")])
+@pytest.mark.parametrize(
+    "device, words", [("cuda:77", "device cuda:77 is not there"), ("cudda", "device 'cudda' is not known")]
+)
 def test_a_device_that_is_not_there_is_one_line(pairs, tmp_path, device, words):
-    with pytest.raises(QebiasError, match=words): fit(config(device=device), pairs, tmp_path / "d")
+    with pytest.raises(QebiasError, match=words):
+        fit(config(device=device), pairs, tmp_path / "d")
     assert not (tmp_path / "d").exists()
 
 
 def test_a_training_can_be_stopped_before_it_begins(pairs, tmp_path):
-    assert fit(config(iterations=2), pairs, tmp_path / "d", stop_at=0) is None and not read_stats(tmp_path / "d")
+    assert fit(config(iterations=2), pairs, tmp_path / "d", stop_at=0) is None and not read_stats(
+        tmp_path / "d"
+    )
     assert fit(config(iterations=2), pairs, tmp_path / "d")["iterations"] == 2
 
 
-@pytest.mark.parametrize("error, words", [(PermissionError(13, "Permission denied"), "cannot be read: Permission denied"), (torch.OutOfMemoryError("CUDA out of memory"), "CUDA out of memory")])
+@pytest.mark.parametrize(
+    "error, words",
+    [
+        (PermissionError(13, "Permission denied"), "cannot be read: Permission denied"),
+        (torch.OutOfMemoryError("CUDA out of memory"), "CUDA out of memory"),
+    ],
+)
 def test_a_checkpoint_that_is_whole_is_not_called_damaged(pairs, tmp_path, monkeypatch, error, words):
     fit(config(), pairs, tmp_path / "t", stop_at=3)
-    def load(*args, **more): raise error
+
+    def load(*args, **more):
+        raise error
+
     monkeypatch.setattr(torch, "load", load)
-    with pytest.raises((QebiasError, torch.OutOfMemoryError), match=words): fit(config(), pairs, tmp_path / "t")
+    with pytest.raises((QebiasError, torch.OutOfMemoryError), match=words):
+        fit(config(), pairs, tmp_path / "t")
 
 
-@pytest.mark.parametrize("more", [dict(lr=float("inf")), dict(min_lr=float("nan")), dict(milestones=(.1, 5.))])
+@pytest.mark.parametrize(
+    "more", [dict(lr=float("inf")), dict(min_lr=float("nan")), dict(milestones=(0.1, 5.0))]
+)
 def test_an_impossible_schedule_is_refused(more):
-    with pytest.raises(ValueError): Schedule(**more)
-    with pytest.raises(ValueError): config(betas=(1.5, .9))
+    with pytest.raises(ValueError):
+        Schedule(**more)
+    with pytest.raises(ValueError):
+        config(betas=(1.5, 0.9))
 
 
 def test_processes_end_with_the_one_that_asked_for_them(pairs, tmp_path):
-    parent = subprocess.Popen([sys.executable, "-c", RUN, config(processes=2, iterations=10**6).model_dump_json(), str(pairs.folder), str(tmp_path / "d")])
+    parent = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            RUN,
+            config(processes=2, iterations=10**6).model_dump_json(),
+            str(pairs.folder),
+            str(tmp_path / "d"),
+        ]
+    )
     stats = tmp_path / "d" / "stats.jsonl"
     end = time.monotonic() + 120
-    while not read_stats(tmp_path / "d") and time.monotonic() < end: time.sleep(.1)
+    while not read_stats(tmp_path / "d") and time.monotonic() < end:
+        time.sleep(0.1)
     parent.kill()
     parent.wait()
     while time.monotonic() < end:
         before = stats.stat().st_size
         time.sleep(2)
-        if stats.stat().st_size == before: break
+        if stats.stat().st_size == before:
+            break
     assert stats.stat().st_size == before
-    with locked(tmp_path / "d"): pass
+    with locked(tmp_path / "d"):
+        pass
 
 
 OWN = """
@@ -473,9 +725,16 @@ def test_a_network_with_a_kernel_from_numpy_and_a_frozen_parameter_trains_and_is
 def test_what_is_refused_leaves_the_finished_training_alone(pairs, tmp_path, own):
     fit(config(iterations=2), pairs, tmp_path / "d")
     before = {p: p.read_bytes() for p in (tmp_path / "d").rglob("*") if p.is_file()}
-    for more, words in ((dict(patch=999), "a patch of 999 is larger"), (dict(patch=30), "30"), (dict(generator=own("Small")), "keeps the shape"), (dict(discriminator={**VGG, "kwargs": {"width": 8, "size": 64}}), "32|64")):
-        with pytest.raises(QebiasError, match=words): fit(config(**more), pairs, tmp_path / "d")
-    with pytest.raises(QebiasError, match="log_every is 0"): fit(config(), pairs, tmp_path / "d", log_every=0)
+    for more, words in (
+        (dict(patch=999), "a patch of 999 is larger"),
+        (dict(patch=30), "30"),
+        (dict(generator=own("Small")), "keeps the shape"),
+        (dict(discriminator={**VGG, "kwargs": {"width": 8, "size": 64}}), "32|64"),
+    ):
+        with pytest.raises(QebiasError, match=words):
+            fit(config(**more), pairs, tmp_path / "d")
+    with pytest.raises(QebiasError, match="log_every is 0"):
+        fit(config(), pairs, tmp_path / "d", log_every=0)
     assert {p: p.read_bytes() for p in (tmp_path / "d").rglob("*") if p.is_file()} == before
 
 
@@ -483,20 +742,32 @@ def test_a_probe_leaves_no_trace(pairs):
     one, other = (Trainer(config(gan="relativistic", discriminator=VGG)) for _ in range(2))
     state = torch.get_rng_state()
     one.probe()
-    assert torch.equal(torch.get_rng_state(), state) and all(m.training for part in (one.generator, one.judge) for m in part.modules())
+    assert torch.equal(torch.get_rng_state(), state) and all(
+        m.training for part in (one.generator, one.judge) for m in part.modules()
+    )
     batch = to_float(PatchSampler(pairs, 32, 2, seed=0)(0), "cpu")
-    for t in (one, other): t.step(0, *batch)
-    assert all(torch.equal(x, y) for a, b in zip(one.parts().values(), other.parts().values()) for x, y in zip(tree_leaves(a.state_dict()), tree_leaves(b.state_dict())) if isinstance(x, torch.Tensor))
+    for t in (one, other):
+        t.step(0, *batch)
+    assert all(
+        torch.equal(x, y)
+        for a, b in zip(one.parts().values(), other.parts().values())
+        for x, y in zip(tree_leaves(a.state_dict()), tree_leaves(b.state_dict()))
+        if isinstance(x, torch.Tensor)
+    )
 
 
 def test_a_step_is_recorded_on_a_gpu_only():
     assert Trainer(config()).graph is None
-    with pytest.raises(QebiasError, match="recorded on a GPU only, not on cpu"): Trainer(config(), graph=True)
+    with pytest.raises(QebiasError, match="recorded on a GPU only, not on cpu"):
+        Trainer(config(), graph=True)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_network_says_that_it_cannot_be_recorded(own):
-    assert Trainer(config(device="cuda")).graph and Trainer(config(device="cuda", generator=own("Counts"))).graph is None
+    assert (
+        Trainer(config(device="cuda")).graph
+        and Trainer(config(device="cuda", generator=own("Counts"))).graph is None
+    )
 
 
 def test_a_killed_training_leaves_no_unfinished_checkpoint(pairs, tmp_path):
@@ -509,7 +780,8 @@ def test_a_killed_training_leaves_no_unfinished_checkpoint(pairs, tmp_path):
 
 def test_a_training_whose_records_are_gone_still_ends(pairs, tmp_path):
     fit(config(iterations=2), pairs, tmp_path / "d")
-    for name in ("stats.jsonl", "result.json"): (tmp_path / "d" / name).unlink()
+    for name in ("stats.jsonl", "result.json"):
+        (tmp_path / "d" / name).unlink()
     assert fit(config(iterations=2), pairs, tmp_path / "d")["last"] == {}
 
 
@@ -517,27 +789,49 @@ def moved(module, device, memory_format=None):
     "`module.to(device)` for tensors without content, which torch itself does not move"
     for m in module.modules():
         for n, p in m._parameters.items():
-            if p is not None: m._parameters[n] = torch.nn.Parameter(p.detach().to(device), requires_grad=p.requires_grad)
+            if p is not None:
+                m._parameters[n] = torch.nn.Parameter(p.detach().to(device), requires_grad=p.requires_grad)
         for n, b in m._buffers.items():
-            if b is not None: m._buffers[n] = b.to(device)
+            if b is not None:
+                m._buffers[n] = b.to(device)
     return module
 
 
 NETWORKS = list(dict.fromkeys(m.network for m in METHODS.values()))
 
 
-@pytest.mark.parametrize("more", [dict(), dict(discriminator=VGG, gan="relativistic", divergence=Divergence(blocks=(1, 2), reduction="batch")), dict(recon="charbonnier"),
-    *(dict(stage="fidelity", discriminator=None, conditional=False, weights=LossWeights(recon=1, percept=0, discrim=0, divergence=0), generator={"class": path, "kwargs": {}}) for path in NETWORKS)],
-    ids=["unet", "vgg", "charbonnier", *(path.rpartition(":")[2] for path in NETWORKS)])
+@pytest.mark.parametrize(
+    "more",
+    [
+        dict(),
+        dict(discriminator=VGG, gan="relativistic", divergence=Divergence(blocks=(1, 2), reduction="batch")),
+        dict(recon="charbonnier"),
+        *(
+            dict(
+                stage="fidelity",
+                discriminator=None,
+                conditional=False,
+                weights=LossWeights(recon=1, percept=0, discrim=0, divergence=0),
+                generator={"class": path, "kwargs": {}},
+            )
+            for path in NETWORKS
+        ),
+    ],
+    ids=["unet", "vgg", "charbonnier", *(path.rpartition(":")[2] for path in NETWORKS)],
+)
 def test_a_step_on_an_imagined_gpu_makes_nothing_elsewhere_and_asks_for_no_value(monkeypatch, more):
     "Tensors of a GPU that is not there: mixing devices fails, and so does whatever needs a number; all but the gradients, which need a driver"
     from torch._subclasses.fake_tensor import FakeTensorMode
+
     monkeypatch.setattr(torch.nn.Module, "to", moved)
     monkeypatch.setattr(torch.Tensor, "backward", lambda *args, **more: None)
     c = config(device="cuda:0", **more)
-    if c.layers: Psi(c.layers, c.psi)   # its weights are remembered: not those without content
+    if c.layers:
+        Psi(c.layers, c.psi)  # its weights are remembered: not those without content
     with FakeTensorMode(allow_non_fake_inputs=True):
         trainer = Trainer(c, graph=False)
         raw = torch.rand(2, 3, 32, 32, device="cuda:0")
         log = trainer.move(raw, raw.clone())
-    assert all(value.device == torch.device("cuda:0") and value.dtype == torch.float32 for value in log.values())
+    assert all(
+        value.device == torch.device("cuda:0") and value.dtype == torch.float32 for value in log.values()
+    )

@@ -1,163 +1,252 @@
 "Weight files: every row of the table can be placed, is checked, and fails in one line; nothing touches the network by itself"
-import dataclasses, hashlib, http.server, os, shutil, signal, socket, subprocess, sys, threading, time
+
+import dataclasses
+import hashlib
+import http.server
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
 from pathlib import Path
+
 import pytest
+
 from qebias import datasets, weights
 from qebias.core import QebiasError
 from qebias.weights import FILES, MissingWeights, download, find, find_any, places, status
 
 NAMES = sorted(FILES)
 
+
 @pytest.fixture
 def home(tmp_path, monkeypatch):
     "A machine without weights, and without network: a connection is an error"
-    for name in ("QEBIAS_WEIGHTS", "TORCH_HOME", "XDG_CACHE_HOME", "HF_HOME", "HF_HUB_CACHE"): monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("HOME", str(tmp_path/"home"))
-    def refuse(*args, **kwargs): raise AssertionError("a look-up touched the network")
+    for name in ("QEBIAS_WEIGHTS", "TORCH_HOME", "XDG_CACHE_HOME", "HF_HOME", "HF_HUB_CACHE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+
+    def refuse(*args, **kwargs):
+        raise AssertionError("a look-up touched the network")
+
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
     monkeypatch.setattr(socket.socket, "connect", refuse)
     return tmp_path
 
+
 def small(monkeypatch, name, digits=64, known_size=True):
     "Let a few bytes take the place of a weight file: the row keeps its place and its name"
     content = f"small stand-in for {name}".encode()
-    row = dataclasses.replace(FILES[name], bytes=len(content) if known_size else None, sha256=hashlib.sha256(content).hexdigest()[:digits])
+    row = dataclasses.replace(
+        FILES[name],
+        bytes=len(content) if known_size else None,
+        sha256=hashlib.sha256(content).hexdigest()[:digits],
+    )
     monkeypatch.setitem(FILES, name, row)
     return content
 
+
 def cache_path(root_torch, root_hf, name):
     folder = FILES[name].folder
-    if folder.startswith("hf:"): return root_hf/f"models--{folder[3:]}"/"snapshots"/("0" * 40)/"model.safetensors"
-    return root_torch/"hub"/folder/name
+    if folder.startswith("hf:"):
+        return root_hf / f"models--{folder[3:]}" / "snapshots" / ("0" * 40) / "model.safetensors"
+    return root_torch / "hub" / folder / name
+
 
 def put(path, content):
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)
     return path
 
+
 def one_line(error, *words):
     message = str(error.value)
     assert "\n" not in message and len(message) < 900
-    for word in words: assert word in message, message
+    for word in words:
+        assert word in message, message
+
 
 @pytest.mark.parametrize("name", NAMES)
 def test_missing_is_one_line_at_once(home, name):
     start = time.perf_counter()
-    with pytest.raises(MissingWeights) as error: find(name, "metric 'x'")
+    with pytest.raises(MissingWeights) as error:
+        find(name, "metric 'x'")
     assert time.perf_counter() - start < 0.5
-    one_line(error, "metric 'x' needs", name, "QEBIAS_WEIGHTS", FILES[name].url or "no public address", str(home/"home"))
+    one_line(
+        error,
+        "metric 'x' needs",
+        name,
+        "QEBIAS_WEIGHTS",
+        FILES[name].url or "no public address",
+        str(home / "home"),
+    )
+
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("place", ["QEBIAS_WEIGHTS", "TORCH_HOME", "XDG_CACHE_HOME", "HOME"])
 def test_every_file_is_found_where_it_may_lie(home, monkeypatch, name, place):
-    content, base = small(monkeypatch, name), home/"base"
+    content, base = small(monkeypatch, name), home / "base"
     if place == "QEBIAS_WEIGHTS":
-        monkeypatch.setenv(place, str(base)); path = base/name
+        monkeypatch.setenv(place, str(base))
+        path = base / name
     elif place == "TORCH_HOME":
-        monkeypatch.setenv("TORCH_HOME", str(base)); monkeypatch.setenv("HF_HOME", str(base)); path = cache_path(base, base/"hub", name)
+        monkeypatch.setenv("TORCH_HOME", str(base))
+        monkeypatch.setenv("HF_HOME", str(base))
+        path = cache_path(base, base / "hub", name)
     elif place == "XDG_CACHE_HOME":
-        monkeypatch.setenv(place, str(base)); path = cache_path(base/"torch", base/"huggingface/hub", name)
-    else: path = cache_path(home/"home/.cache/torch", home/"home/.cache/huggingface/hub", name)
-    with pytest.raises(MissingWeights): find(name)
+        monkeypatch.setenv(place, str(base))
+        path = cache_path(base / "torch", base / "huggingface/hub", name)
+    else:
+        path = cache_path(home / "home/.cache/torch", home / "home/.cache/huggingface/hub", name)
+    with pytest.raises(MissingWeights):
+        find(name)
     put(path, content)
     assert find(name) == path
     row = next(r for r in status() if r["file"] == name)
     assert (row["state"], row["checked"], row["path"]) == ("present", True, path)
 
+
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("digits,known_size", [(64, True), (8, False)])
 def test_every_file_is_checked(home, monkeypatch, name, digits, known_size):
     content = small(monkeypatch, name, digits, known_size)
-    monkeypatch.setenv("QEBIAS_WEIGHTS", str(home/"w"))
-    path = put(home/"w"/name, content[::-1])
-    with pytest.raises(QebiasError) as error: find(name)
+    monkeypatch.setenv("QEBIAS_WEIGHTS", str(home / "w"))
+    path = put(home / "w" / name, content[::-1])
+    with pytest.raises(QebiasError) as error:
+        find(name)
     assert not isinstance(error.value, MissingWeights)
     found = hashlib.sha256(content[::-1]).hexdigest()[:digits]
     one_line(error, name, f"expected sha256 {FILES[name].sha256}", f"found {found}", "remove it")
     os.utime(put(path, content[:-3]), (1, 1))
-    with pytest.raises(QebiasError) as error: find(name)
-    one_line(error, f"expected {len(content)} bytes, found {len(content) - 3}" if known_size else "expected sha256")
+    with pytest.raises(QebiasError) as error:
+        find(name)
+    one_line(
+        error, f"expected {len(content)} bytes, found {len(content) - 3}" if known_size else "expected sha256"
+    )
     assert next(r for r in status() if r["file"] == name)["state"] == "wrong"
     os.utime(put(path, content), (2, 2))
     assert find(name) == path
 
+
 def test_torch_and_timm_agree_on_the_places(home, monkeypatch):
     "The caches are computed as the libraries themselves do, in a fresh process with their own variables"
     pytest.importorskip("huggingface_hub")
-    monkeypatch.setenv("TORCH_HOME", str(home/"t")); monkeypatch.setenv("HF_HOME", str(home/"h"))
+    monkeypatch.setenv("TORCH_HOME", str(home / "t"))
+    monkeypatch.setenv("HF_HOME", str(home / "h"))
     code = "import torch; from huggingface_hub import constants; print(torch.hub.get_dir()); print(constants.HF_HUB_CACHE)"
-    torch_dir, hf_dir = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env={**os.environ}).stdout.split()
-    assert places("niqe_modelparameters.mat") == [Path(torch_dir)/"pyiqa/niqe_modelparameters.mat"]
-    assert places("timm-resnet50.a1_in1k.safetensors")[0].is_relative_to(Path(hf_dir)/"models--timm--resnet50.a1_in1k")
+    torch_dir, hf_dir = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env={**os.environ}
+    ).stdout.split()
+    assert places("niqe_modelparameters.mat") == [Path(torch_dir) / "pyiqa/niqe_modelparameters.mat"]
+    assert places("timm-resnet50.a1_in1k.safetensors")[0].is_relative_to(
+        Path(hf_dir) / "models--timm--resnet50.a1_in1k"
+    )
+
 
 def test_the_users_folder_comes_first_and_a_wrong_file_there_is_not_passed_over(home, monkeypatch):
     name = "niqe_modelparameters.mat"
     content = small(monkeypatch, name)
-    monkeypatch.setenv("QEBIAS_WEIGHTS", str(home/"w")); monkeypatch.setenv("TORCH_HOME", str(home/"t"))
-    put(home/"t/hub/pyiqa"/name, content)
-    assert find(name) == home/"t/hub/pyiqa"/name
-    wrong = put(home/"w"/name, b"other")
-    with pytest.raises(QebiasError, match=str(wrong)): find(name)
-    with pytest.raises(QebiasError, match=str(wrong)): find_any(name, "RN50.pt")
-    with pytest.raises(QebiasError, match=str(wrong)): download(name)
+    monkeypatch.setenv("QEBIAS_WEIGHTS", str(home / "w"))
+    monkeypatch.setenv("TORCH_HOME", str(home / "t"))
+    put(home / "t/hub/pyiqa" / name, content)
+    assert find(name) == home / "t/hub/pyiqa" / name
+    wrong = put(home / "w" / name, b"other")
+    with pytest.raises(QebiasError, match=str(wrong)):
+        find(name)
+    with pytest.raises(QebiasError, match=str(wrong)):
+        find_any(name, "RN50.pt")
+    with pytest.raises(QebiasError, match=str(wrong)):
+        download(name)
+
 
 def test_a_folder_or_an_unreadable_file_is_no_weight_file(home, monkeypatch):
     name = "niqe_modelparameters.mat"
     content = small(monkeypatch, name)
-    monkeypatch.setenv("QEBIAS_WEIGHTS", str(home/"w"))
-    (home/"w"/name).mkdir(parents=True)
-    with pytest.raises(MissingWeights): find(name)
-    (home/"w"/name).rmdir()
-    put(home/"w"/name, content)
-    def denied(path, *args): raise PermissionError(13, "Permission denied")
+    monkeypatch.setenv("QEBIAS_WEIGHTS", str(home / "w"))
+    (home / "w" / name).mkdir(parents=True)
+    with pytest.raises(MissingWeights):
+        find(name)
+    (home / "w" / name).rmdir()
+    put(home / "w" / name, content)
+
+    def denied(path, *args):
+        raise PermissionError(13, "Permission denied")
+
     weights._sha256.cache_clear()
     monkeypatch.setattr(weights, "file_digest", denied)
-    with pytest.raises(QebiasError, match=r"cannot be read \(Permission denied\)"): find(name)
+    with pytest.raises(QebiasError, match=r"cannot be read \(Permission denied\)"):
+        find(name)
+
 
 def test_empty_variables_count_as_unset(home, monkeypatch):
-    for variable in ("QEBIAS_WEIGHTS", "TORCH_HOME", "XDG_CACHE_HOME", "HF_HOME"): monkeypatch.setenv(variable, "")
-    assert places("RN50.pt") == [home/"home/.cache/torch/hub/clip/RN50.pt"]
+    for variable in ("QEBIAS_WEIGHTS", "TORCH_HOME", "XDG_CACHE_HOME", "HF_HOME"):
+        monkeypatch.setenv(variable, "")
+    assert places("RN50.pt") == [home / "home/.cache/torch/hub/clip/RN50.pt"]
+
 
 def test_a_big_file_is_hashed_once(home, monkeypatch):
     name, calls = "vgg16-397923af.pth", []
     content = small(monkeypatch, name, 8, False)
-    monkeypatch.setenv("QEBIAS_WEIGHTS", str(home/"w"))
-    path = put(home/"w"/name, content)
+    monkeypatch.setenv("QEBIAS_WEIGHTS", str(home / "w"))
+    path = put(home / "w" / name, content)
     real = weights.file_digest
+
     def slow(p):
-        calls.append(p); time.sleep(0.05)
+        calls.append(p)
+        time.sleep(0.05)
         return real(p)
+
     monkeypatch.setattr(weights, "file_digest", slow)
     threads = [threading.Thread(target=find, args=(name,)) for _ in range(4)]
-    for t in threads: t.start()
-    for t in threads: t.join()
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
     find(name), status()
     assert calls == [str(path)]
     os.utime(path, (1, 1))
     find(name)
     assert len(calls) == 2
 
+
 def test_import_is_light():
     "The table is read by the command line: no torch, no pooch"
     code = "import sys, qebias.weights; print([m for m in ('torch', 'pooch', 'requests', 'pandas') if m in sys.modules])"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        == "[]"
+    )
+
 
 # --- downloads, from a server on this machine ---
 
+
 @pytest.fixture
 def site(tmp_path, monkeypatch):
-    folder = tmp_path/"site"
+    folder = tmp_path / "site"
     folder.mkdir()
+
     class Handler(http.server.SimpleHTTPRequestHandler):
-        def __init__(self, *args): super().__init__(*args, directory=folder)
-        def log_message(self, *args): pass
+        def __init__(self, *args):
+            super().__init__(*args, directory=folder)
+
+        def log_message(self, *args):
+            pass
+
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-    for name in ("NO_PROXY", "no_proxy"): monkeypatch.setenv(name, "127.0.0.1")
-    for name in ("XDG_CACHE_HOME", "HF_HOME", "HF_HUB_CACHE", "QEBIAS_WEIGHTS"): monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path/"torch"))
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.setenv(name, "127.0.0.1")
+    for name in ("XDG_CACHE_HOME", "HF_HOME", "HF_HUB_CACHE", "QEBIAS_WEIGHTS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     yield folder, f"http://127.0.0.1:{server.server_port}"
     server.shutdown(), server.server_close()
+
 
 @pytest.mark.parametrize("name", [n for n in NAMES if FILES[n].url and FILES[n].sha256])
 @pytest.mark.parametrize("digits", [8, 64])
@@ -165,46 +254,58 @@ def test_download_brings_the_file_or_nothing(site, tmp_path, monkeypatch, name, 
     folder, url = site
     content = small(monkeypatch, name, digits, known_size=digits == 64)
     monkeypatch.setitem(FILES, name, dataclasses.replace(FILES[name], url=f"{url}/{name}"))
-    target = tmp_path/"torch/hub"/FILES[name].folder/name
-    put(folder/name, content[::-1])
-    with pytest.raises(QebiasError) as error: download(name, progress=False)
+    target = tmp_path / "torch/hub" / FILES[name].folder / name
+    put(folder / name, content[::-1])
+    with pytest.raises(QebiasError) as error:
+        download(name, progress=False)
     one_line(error, name, "nothing was kept")
     assert list(target.parent.iterdir()) == []
-    put(folder/name, content)
+    put(folder / name, content)
     assert download(name, progress=False) == target == find(name)
     assert target.read_bytes() == content and [p.name for p in target.parent.iterdir()] == [name]
-    (folder/name).unlink()
-    assert download(name, progress=False) == target # already right: no request
+    (folder / name).unlink()
+    assert download(name, progress=False) == target  # already right: no request
+
 
 def test_download_prefers_the_users_folder_and_names_a_dead_address(site, tmp_path, monkeypatch):
     folder, url = site
     name = "RN50.pt"
     content = small(monkeypatch, name)
     monkeypatch.setitem(FILES, name, dataclasses.replace(FILES[name], url=f"{url}/{name}"))
-    monkeypatch.setenv("QEBIAS_WEIGHTS", str(tmp_path/"w"))
-    with pytest.raises(QebiasError) as error: download(name, progress=False)
+    monkeypatch.setenv("QEBIAS_WEIGHTS", str(tmp_path / "w"))
+    with pytest.raises(QebiasError) as error:
+        download(name, progress=False)
     one_line(error, f"could not fetch {name} from {url}/{name}", "404", "nothing was kept")
-    put(folder/name, content)
-    assert download(name, progress=False) == tmp_path/"w"/name
-    (tmp_path/"w"/name).unlink()
-    with socket.socket() as s: # a port that nobody listens on
-        s.bind(("127.0.0.1", 0)); free = s.getsockname()[1]
+    put(folder / name, content)
+    assert download(name, progress=False) == tmp_path / "w" / name
+    (tmp_path / "w" / name).unlink()
+    with socket.socket() as s:  # a port that nobody listens on
+        s.bind(("127.0.0.1", 0))
+        free = s.getsockname()[1]
     monkeypatch.setitem(FILES, name, dataclasses.replace(FILES[name], url=f"http://127.0.0.1:{free}/{name}"))
-    with pytest.raises(QebiasError) as error: download(name, progress=False)
+    with pytest.raises(QebiasError) as error:
+        download(name, progress=False)
     one_line(error, "could not fetch RN50.pt")
-    assert list((tmp_path/"w").iterdir()) == []
+    assert list((tmp_path / "w").iterdir()) == []
+
 
 class Slow(http.server.BaseHTTPRequestHandler):
     "Sends half of what it announced; then hangs up, or waits"
+
     body, wait = b"x" * 200_000, False
+
     def do_GET(self):
         self.send_response(200)
         self.send_header("Content-Length", str(len(self.body)))
         self.end_headers()
-        self.wfile.write(self.body[:len(self.body) // 2])
+        self.wfile.write(self.body[: len(self.body) // 2])
         self.wfile.flush()
-        if self.wait: time.sleep(60)
-    def log_message(self, *args): pass
+        if self.wait:
+            time.sleep(60)
+
+    def log_message(self, *args):
+        pass
+
 
 @pytest.fixture
 def slow(site):
@@ -214,63 +315,112 @@ def slow(site):
     yield server, f"http://127.0.0.1:{server.server_port}/RN50.pt"
     server.shutdown(), server.socket.close()
 
+
 def test_a_connection_that_breaks_leaves_nothing(slow, tmp_path, monkeypatch):
     _, url = slow
-    monkeypatch.setenv("QEBIAS_WEIGHTS", str(tmp_path/"w"))
-    monkeypatch.setitem(FILES, "RN50.pt", dataclasses.replace(FILES["RN50.pt"], url=url, sha256=hashlib.sha256(Slow.body).hexdigest()))
-    with pytest.raises(QebiasError) as error: download("RN50.pt", progress=False)
+    monkeypatch.setenv("QEBIAS_WEIGHTS", str(tmp_path / "w"))
+    monkeypatch.setitem(
+        FILES,
+        "RN50.pt",
+        dataclasses.replace(FILES["RN50.pt"], url=url, sha256=hashlib.sha256(Slow.body).hexdigest()),
+    )
+    with pytest.raises(QebiasError) as error:
+        download("RN50.pt", progress=False)
     one_line(error, "could not fetch RN50.pt", "nothing was kept")
-    assert list((tmp_path/"w").iterdir()) == []
+    assert list((tmp_path / "w").iterdir()) == []
+
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
-def test_an_interrupted_download_leaves_no_half_file_under_its_name(slow, site, tmp_path, monkeypatch, number):
+def test_an_interrupted_download_leaves_no_half_file_under_its_name(
+    slow, site, tmp_path, monkeypatch, number
+):
     server, url = slow
     server.RequestHandlerClass.wait = True
-    code = ("import dataclasses; from qebias import weights\n"
-            f"weights.FILES['RN50.pt'] = dataclasses.replace(weights.FILES['RN50.pt'], url={url!r})\n"
-            "weights.download('RN50.pt', progress=False)")
-    target = tmp_path/"w"
-    with subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "QEBIAS_WEIGHTS": str(target)}, stderr=subprocess.PIPE) as child:
+    code = (
+        "import dataclasses; from qebias import weights\n"
+        f"weights.FILES['RN50.pt'] = dataclasses.replace(weights.FILES['RN50.pt'], url={url!r})\n"
+        "weights.download('RN50.pt', progress=False)"
+    )
+    target = tmp_path / "w"
+    with subprocess.Popen(
+        [sys.executable, "-c", code],
+        env={**os.environ, "QEBIAS_WEIGHTS": str(target)},
+        stderr=subprocess.PIPE,
+    ) as child:
         deadline = time.monotonic() + 60
         while not (target.exists() and any(p.stat().st_size for p in target.iterdir())):
             assert time.monotonic() < deadline and child.poll() is None
             time.sleep(0.02)
         child.send_signal(number)
         child.wait(30)
-    assert not (target/"RN50.pt").exists()
-    if number == signal.SIGINT: assert list(target.iterdir()) == []
+    assert not (target / "RN50.pt").exists()
+    if number == signal.SIGINT:
+        assert list(target.iterdir()) == []
     monkeypatch.setenv("QEBIAS_WEIGHTS", str(target))
-    with pytest.raises(MissingWeights): find("RN50.pt")
+    with pytest.raises(MissingWeights):
+        find("RN50.pt")
     folder, good = site
-    put(folder/"RN50.pt", content := b"the whole file")
-    monkeypatch.setitem(FILES, "RN50.pt", dataclasses.replace(FILES["RN50.pt"], url=f"{good}/RN50.pt", sha256=hashlib.sha256(content).hexdigest()))
+    put(folder / "RN50.pt", content := b"the whole file")
+    monkeypatch.setitem(
+        FILES,
+        "RN50.pt",
+        dataclasses.replace(
+            FILES["RN50.pt"], url=f"{good}/RN50.pt", sha256=hashlib.sha256(content).hexdigest()
+        ),
+    )
     assert download("RN50.pt", progress=False).read_bytes() == content
+
 
 def test_progress_goes_to_stderr(site, tmp_path, monkeypatch, capfd):
     folder, url = site
     name = "RN50.pt"
     content = small(monkeypatch, name)
     monkeypatch.setitem(FILES, name, dataclasses.replace(FILES[name], url=f"{url}/{name}"))
-    put(folder/name, content)
+    put(folder / name, content)
     download(name)
     out, err = capfd.readouterr()
     assert out == "" and "100%" in err
 
+
 @pytest.mark.parametrize("name", [n for n in NAMES if not FILES[n].url or not FILES[n].sha256])
 def test_download_refuses_what_it_cannot_fetch_or_check(home, name):
-    with pytest.raises(QebiasError) as error: download(name)
+    with pytest.raises(QebiasError) as error:
+        download(name)
     one_line(error, name, "no public address" if not FILES[name].url else "no hash is known")
 
+
 def test_real_files_are_what_the_table_says():
-    if not os.environ.get("QEBIAS_WEIGHTS"): pytest.skip("set QEBIAS_WEIGHTS to a folder that holds weight files")
-    rows = [r for r in status() if r["path"] and r["path"].parent == Path(os.environ["QEBIAS_WEIGHTS"]).expanduser()]
-    if not rows: pytest.skip("QEBIAS_WEIGHTS holds no file of the table")
+    if not os.environ.get("QEBIAS_WEIGHTS"):
+        pytest.skip("set QEBIAS_WEIGHTS to a folder that holds weight files")
+    rows = [
+        r
+        for r in status()
+        if r["path"] and r["path"].parent == Path(os.environ["QEBIAS_WEIGHTS"]).expanduser()
+    ]
+    if not rows:
+        pytest.skip("QEBIAS_WEIGHTS holds no file of the table")
     assert {r["file"]: r["why"] for r in rows if r["state"] != "present"} == {}
 
 
 def test_a_user_without_a_home_still_gets_a_place(monkeypatch):
-    def nobody(uid): raise KeyError(uid)
-    for name in ("HOME", "XDG_CACHE_HOME", "TORCH_HOME", "QEBIAS_WEIGHTS", "HF_HOME", "HF_HUB_CACHE", "QEBIAS_DATA"): monkeypatch.delenv(name, raising=False)
+    def nobody(uid):
+        raise KeyError(uid)
+
+    for name in (
+        "HOME",
+        "XDG_CACHE_HOME",
+        "TORCH_HOME",
+        "QEBIAS_WEIGHTS",
+        "HF_HOME",
+        "HF_HUB_CACHE",
+        "QEBIAS_DATA",
+    ):
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr("pwd.getpwuid", nobody)
-    assert [str(p) for file in ("RN50.pt", "timm-resnet50.a1_in1k.safetensors") for p in weights.places(file)] == ["~/.cache/torch/hub/clip/RN50.pt", "~/.cache/huggingface/hub/models--timm--resnet50.a1_in1k/snapshots/*/model.safetensors"]
+    assert [
+        str(p) for file in ("RN50.pt", "timm-resnet50.a1_in1k.safetensors") for p in weights.places(file)
+    ] == [
+        "~/.cache/torch/hub/clip/RN50.pt",
+        "~/.cache/huggingface/hub/models--timm--resnet50.a1_in1k/snapshots/*/model.safetensors",
+    ]
     assert [str(p) for p in datasets.data_folders()] == ["~/.cache/qebias/data"]

@@ -3,9 +3,18 @@
 Three points each, the size growing by the same factor, and the exponent between them: 1 is proportional. What is planned by another
 process counts with that process. Work that does not grow (imports, a kernel) lowers an exponent and never raises it.
 """
-import argparse, math, resource, shutil, tempfile, time
+
+import argparse
+import math
+import resource
+import shutil
+import tempfile
+import time
 from pathlib import Path
-import numpy as np, torch
+
+import numpy as np
+import torch
+
 from qebias.codecs import Bpg, Jpeg
 from qebias.core import write_png
 from qebias.datasets import RawImage, load_dataset
@@ -14,65 +23,156 @@ from qebias.inference import enhance
 from qebias.metrics import score
 from qebias.pairs import build_pairs
 from qebias.runner import dry_run
-from qebias.study import Study, check_profile, key_evaluate, key_item, ITEMS
+from qebias.study import ITEMS, Study, check_profile, key_evaluate, key_item
 
 WORK = Path(tempfile.mkdtemp(prefix="growth-"))
 NET = ARCNN()
 
 
-def noise(side, seed=0): return np.random.default_rng(seed).integers(0, 256, (side, side, 3), np.uint8)
+def noise(side, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (side, side, 3), np.uint8)
+
 
 def smooth(side):
     "Like a photograph in what a codec has to do"
     y, x = np.mgrid[:side, :side]
-    return (np.stack([128 + 90*np.sin(x/17 + y/(23 + 5*c)) for c in range(3)], -1) + np.random.default_rng(0).normal(0, 5, (side, side, 3))).clip(0, 255).astype(np.uint8)
+    return (
+        (
+            np.stack([128 + 90 * np.sin(x / 17 + y / (23 + 5 * c)) for c in range(3)], -1)
+            + np.random.default_rng(0).normal(0, 5, (side, side, 3))
+        )
+        .clip(0, 255)
+        .astype(np.uint8)
+    )
 
-def images(count): return [RawImage(f"p{k}", lambda k=k: noise(64, k)) for k in range(count)]
+
+def images(count):
+    return [RawImage(f"p{k}", lambda k=k: noise(64, k)) for k in range(count)]
+
 
 def folder(count):
-    at = WORK/f"folder-{count}"
+    at = WORK / f"folder-{count}"
     for k in range(count):
-        if not (at/f"{k}.png").exists(): write_png(at/f"{k}.png", noise(64, k))
+        if not (at / f"{k}.png").exists():
+            write_png(at / f"{k}.png", noise(64, k))
     return at
 
+
 def study(methods=2, levels=1, pictures=4):
-    names = ["arcnn", "rrdb", "esrgan", "realesrgan", "esrgan+cond", "esrgan+div", "esrgan+both", "realesrgan+cond", "realesrgan+div", "realesrgan+both", "dcad", "dncnn", "cbdnet", "rdn", "rbqe", "mprnet"][:methods]
-    found = Study(check_profile({"name": "growth", "train": f"folder:{folder(pictures)}", "holdout": .25, "evaluate": {"held": f"folder:{folder(pictures)}"},
-                  "codecs": {"jpeg": list(range(10, 10 + levels))}, "methods": names, "psi": "random-w4-s0", "patch": 32}), WORK/f"study-{methods}-{levels}-{pictures}")
+    names = [
+        "arcnn",
+        "rrdb",
+        "esrgan",
+        "realesrgan",
+        "esrgan+cond",
+        "esrgan+div",
+        "esrgan+both",
+        "realesrgan+cond",
+        "realesrgan+div",
+        "realesrgan+both",
+        "dcad",
+        "dncnn",
+        "cbdnet",
+        "rdn",
+        "rbqe",
+        "mprnet",
+    ][:methods]
+    found = Study(
+        check_profile(
+            {
+                "name": "growth",
+                "train": f"folder:{folder(pictures)}",
+                "holdout": 0.25,
+                "evaluate": {"held": f"folder:{folder(pictures)}"},
+                "codecs": {"jpeg": list(range(10, 10 + levels))},
+                "methods": names,
+                "psi": "random-w4-s0",
+                "patch": 32,
+            }
+        ),
+        WORK / f"study-{methods}-{levels}-{pictures}",
+    )
     return found
+
 
 def keys(s):
     s.seen = {}
-    for cell in s.evaluations(): key_evaluate(s, *cell)
-    for item in ITEMS: key_item(s, item)
+    for cell in s.evaluations():
+        key_evaluate(s, *cell)
+    for item in ITEMS:
+        key_item(s, item)
 
-def built(count): return WORK/f"built-{count}-{time.monotonic_ns()}"/"jpeg-20"
+
+def built(count):
+    return WORK / f"built-{count}-{time.monotonic_ns()}" / "jpeg-20"
+
 
 def taking_up(count):
     found, at = images(count), built(count)
     build_pairs(found, Jpeg(20), at, workers=1, progress=False)
     return lambda: build_pairs(found, Jpeg(20), at, workers=1, progress=False)
 
+
 # what -> (unit, three sizes, how much of the unit a size is, what to prepare -> what to time)
 WORKS = {
-    "enhance": ("pixels", (96, 192, 384), lambda n: n*n, lambda n: (lambda rgb=noise(n): enhance(NET, rgb))),
-    "enhance in tiles": ("pixels", (96, 192, 384), lambda n: n*n, lambda n: (lambda rgb=noise(n): enhance(NET, rgb, 64))),
-    "score": ("pixels", (192, 384, 768), lambda n: n*n, lambda n: (lambda a=noise(n), b=noise(n, 1): score([("x", a, b)], ["psnr", "ssim", "nlpd"], workers=1))),
-    "encode bpg": ("pixels", (96, 192, 384), lambda n: n*n, lambda n: (lambda rgb=smooth(n): Bpg(37).encode(rgb))),
-    "encode jpeg": ("pixels", (256, 512, 1024), lambda n: n*n, lambda n: (lambda rgb=smooth(n): Jpeg(20).encode(rgb))),
-    "build_pairs": ("pictures", (20, 80, 320), lambda n: n, lambda n: (lambda found=images(n): build_pairs(found, Jpeg(20), built(n), workers=1, progress=False))),
+    "enhance": ("pixels", (96, 192, 384), lambda n: n * n, lambda n: lambda rgb=noise(n): enhance(NET, rgb)),
+    "enhance in tiles": (
+        "pixels",
+        (96, 192, 384),
+        lambda n: n * n,
+        lambda n: lambda rgb=noise(n): enhance(NET, rgb, 64),
+    ),
+    "score": (
+        "pixels",
+        (192, 384, 768),
+        lambda n: n * n,
+        lambda n: lambda a=noise(n), b=noise(n, 1): score([("x", a, b)], ["psnr", "ssim", "nlpd"], workers=1),
+    ),
+    "encode bpg": (
+        "pixels",
+        (96, 192, 384),
+        lambda n: n * n,
+        lambda n: lambda rgb=smooth(n): Bpg(37).encode(rgb),
+    ),
+    "encode jpeg": (
+        "pixels",
+        (256, 512, 1024),
+        lambda n: n * n,
+        lambda n: lambda rgb=smooth(n): Jpeg(20).encode(rgb),
+    ),
+    "build_pairs": (
+        "pictures",
+        (20, 80, 320),
+        lambda n: n,
+        lambda n: lambda found=images(n): build_pairs(found, Jpeg(20), built(n), workers=1, progress=False),
+    ),
     "taking up a store": ("pictures", (20, 80, 320), lambda n: n, taking_up),
-    "reading a folder": ("pictures", (20, 80, 320), lambda n: n, lambda n: (lambda at=folder(n): load_dataset(f"folder:{at}"))),
-    "keys, data set": ("pictures", (20, 80, 320), lambda n: n, lambda n: (lambda s=study(pictures=n): keys(s))),
-    "keys, methods": ("methods", (4, 8, 16), lambda n: n, lambda n: (lambda s=study(methods=n): keys(s))),
-    "keys, levels": ("levels", (4, 16, 64), lambda n: n, lambda n: (lambda s=study(levels=n): keys(s))),
-    "dry run, data set": ("pictures", (20, 80, 320), lambda n: n, lambda n: (lambda s=study(pictures=n): dry_run(s))),
-    "dry run, methods": ("methods", (4, 8, 16), lambda n: n, lambda n: (lambda s=study(methods=n): dry_run(s))),
-    "dry run, levels": ("levels", (4, 16, 64), lambda n: n, lambda n: (lambda s=study(levels=n): dry_run(s))),
+    "reading a folder": (
+        "pictures",
+        (20, 80, 320),
+        lambda n: n,
+        lambda n: lambda at=folder(n): load_dataset(f"folder:{at}"),
+    ),
+    "keys, data set": ("pictures", (20, 80, 320), lambda n: n, lambda n: lambda s=study(pictures=n): keys(s)),
+    "keys, methods": ("methods", (4, 8, 16), lambda n: n, lambda n: lambda s=study(methods=n): keys(s)),
+    "keys, levels": ("levels", (4, 16, 64), lambda n: n, lambda n: lambda s=study(levels=n): keys(s)),
+    "dry run, data set": (
+        "pictures",
+        (20, 80, 320),
+        lambda n: n,
+        lambda n: lambda s=study(pictures=n): dry_run(s),
+    ),
+    "dry run, methods": ("methods", (4, 8, 16), lambda n: n, lambda n: lambda s=study(methods=n): dry_run(s)),
+    "dry run, levels": ("levels", (4, 16, 64), lambda n: n, lambda n: lambda s=study(levels=n): dry_run(s)),
 }
 
 
-def spent(): return sum(r.ru_utime + r.ru_stime for r in map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)))
+def spent():
+    return sum(
+        r.ru_utime + r.ru_stime
+        for r in map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    )
+
 
 def timed(call, least):
     "The best of a few runs; a long one is run once"
@@ -81,30 +181,36 @@ def timed(call, least):
         start = spent()
         call()
         best = min(best, spent() - start)
-        if spent() > until: return best
+        if spent() > until:
+            return best
 
 
-def measure(name, least=.5):
+def measure(name, least=0.5):
     unit, sizes, amount, prepare = WORKS[name]
-    if not name.startswith("dry run"): prepare(sizes[0])()   # imports
+    if not name.startswith("dry run"):
+        prepare(sizes[0])()  # imports
     seconds = [timed(prepare(n), least if not name.startswith("dry run") else 0) for n in sizes]
     amounts = [amount(n) for n in sizes]
-    exponents = [math.log(b/a)/math.log(y/x) for a, b, x, y in zip(seconds, seconds[1:], amounts, amounts[1:])]
+    exponents = [
+        math.log(b / a) / math.log(y / x) for a, b, x, y in zip(seconds, seconds[1:], amounts, amounts[1:])
+    ]
     return {"what": name, "unit": unit, "amounts": amounts, "seconds": seconds, "exponents": exponents}
 
 
 def draw(rows, png):
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+
     units = list(dict.fromkeys(r["unit"] for r in rows))
-    fig = Figure(figsize=(2.9*len(units), 3.6), dpi=110, layout="constrained")
+    fig = Figure(figsize=(2.9 * len(units), 3.6), dpi=110, layout="constrained")
     FigureCanvasAgg(fig)
     for ax, unit in zip(fig.subplots(1, len(units), squeeze=False, sharey=True)[0], units):
         shown = [r for r in rows if r["unit"] == unit]
-        for marker, r in zip("osv^Dx", shown): ax.loglog(r["amounts"], r["seconds"], marker + "-", ms=4, lw=1, label=r["what"])
+        for marker, r in zip("osv^Dx", shown):
+            ax.loglog(r["amounts"], r["seconds"], marker + "-", ms=4, lw=1, label=r["what"])
         least, most = min(r["amounts"][0] for r in shown), max(r["amounts"][-1] for r in shown)
-        ax.loglog([least, most], [2e-4, 2e-4*most/least], ":", color="0.5", lw=1, label="proportional")
-        ticks = [least, round(math.sqrt(least*most)), most]
+        ax.loglog([least, most], [2e-4, 2e-4 * most / least], ":", color="0.5", lw=1, label="proportional")
+        ticks = [least, round(math.sqrt(least * most)), most]
         ax.set_xticks(ticks, [f"{n:,}" for n in ticks])
         ax.minorticks_off()
         ax.set(xlabel=unit)
@@ -123,10 +229,16 @@ def main():
     rows = []
     for name in options.only:
         rows.append(r := measure(name))
-        print(f"| {name} | {r['unit']} | {', '.join(f'{a:,}' for a in r['amounts'])} | {', '.join(f'{s:.3g}' for s in r['seconds'])} | {', '.join(f'{e:.2f}' for e in r['exponents'])} |", flush=True)
-    if options.png: draw(rows, options.png)
+        print(
+            f"| {name} | {r['unit']} | {', '.join(f'{a:,}' for a in r['amounts'])} | {', '.join(f'{s:.3g}' for s in r['seconds'])} | {', '.join(f'{e:.2f}' for e in r['exponents'])} |",
+            flush=True,
+        )
+    if options.png:
+        draw(rows, options.png)
 
 
 if __name__ == "__main__":
-    try: main()
-    finally: shutil.rmtree(WORK, ignore_errors=True)
+    try:
+        main()
+    finally:
+        shutil.rmtree(WORK, ignore_errors=True)
