@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 import warnings
 from pathlib import Path
 
@@ -249,12 +250,15 @@ def test_files_without_a_spec_are_one_line(tmp_path, rrdb, metadata):
     [
         (
             {"class": "qebias.generators.rrdb:RRDBNet", "kwargs": {"width": 8, "blocks": 1, "growth": 4}},
-            "conv_first.weight has shape (4, 48, 3, 3) in the weights, expected (8, 48, 3, 3)",
+            "the header says width 8, the tensors say 4: they belong to two networks",
         ),
         ({"class": "qebias.generators.arcnn:ARCNN"}, "the weights lack extraction.weight"),
         ({"class": "qebias.generators.rrdb:Other"}, "'qebias.generators.rrdb:Other' is not known here"),
-        ({"class": "../evil:Net"}, 'write it as "module:Class"'),
-        ({"class": "subprocess:Popen", "kwargs": {"args": "true"}}, "subprocess:Popen is no network"),
+        ({"class": "../evil:Net"}, "the module '../evil' would be imported"),
+        ({"class": "subprocess:Popen", "kwargs": {"args": "true"}}, "Pass --trust (trust=True) if you know"),
+        ({"class": "qebias.cli:app"}, "'qebias.cli:app' is not known here"),
+        ({"class": ["a"]}, "a spec is"),
+        ({"class": "qebias.generators.rrdb:RRDBNet", "kwargs": [1]}, "they map arguments to values"),
         ({"class": "qebias.generators.rrdb:RRDBNet", "kwargs": {"depth": 1}}, "takes no depth"),
         ({"net": "x"}, "a spec is"),
         ("RRDBNet", "a spec is"),
@@ -269,6 +273,97 @@ def test_files_with_a_wrong_spec_are_one_line(tmp_path, rrdb, spec, what):
     with pytest.raises(QebiasError) as error:
         load_network(tmp_path / "n.safetensors")
     assert "n.safetensors: " in str(error.value) and what in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_class_from_elsewhere_is_imported_only_on_trust(tmp_path, rrdb, monkeypatch):
+    module, left = tmp_path / "strangers_net.py", tmp_path / "ran"
+    module.write_text(
+        f"open({str(left)!r}, 'w').close()\nfrom torch import nn\n"
+        "class Net(nn.Module):\n    def __init__(self):\n        super().__init__()\n"
+        "        self.conv = nn.Conv2d(3, 3, 1)\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    path, spec = tmp_path / "n.safetensors", {"class": "strangers_net:Net"}
+    save_file(
+        nn.Conv2d(3, 3, 1).state_dict(prefix="conv."),
+        path,
+        {"qebias": json.dumps({"spec": spec, "provenance": {}})},
+    )
+    for trust in (False, (), {"another:Net"}):
+        with pytest.raises(QebiasError, match="the module 'strangers_net' would be imported"):
+            load_network(path, trust=trust)
+    assert not left.exists() and "strangers_net" not in sys.modules
+    for trust in (True, {"strangers_net:Net"}):
+        assert type(load_network(path, trust=trust)).__name__ == "Net"
+    assert left.exists()
+
+
+@pytest.mark.parametrize(
+    "kwargs",
+    [
+        {"blocks": 10**9},
+        {"width": 10**9},
+        {"growth": 10**9},
+        {"blocks": True},
+        {"blocks": 1.0},
+        {"blocks": "1"},
+        {"blocks": [1]},
+        {"blocks": {"a": 1}},
+        {"blocks": -1},
+        {"blocks": None},
+        {"blocks": float("nan")},
+        {str(i): i for i in range(1000)},
+    ],
+)
+def test_sizes_are_checked_before_anything_is_built(tmp_path, rrdb, kwargs):
+    path = tmp_path / "n.safetensors"
+    spec = {"class": SPEC["class"], "kwargs": SPEC["kwargs"] | kwargs}
+    save_file(rrdb.state_dict(), path, {"qebias": json.dumps({"spec": spec, "provenance": {}})})
+    start = time.process_time()
+    with pytest.raises(QebiasError) as error:
+        load_network(path)
+    assert time.process_time() - start < 2
+    assert "n.safetensors: " in str(error.value) and "\n" not in str(error.value)
+    assert len(str(error.value)) < 400 + len(str(path))
+
+
+def test_a_file_of_very_many_tensors_ends_at_once(tmp_path):
+    state = {f"body.{i}.rdb1.conv1.weight": torch.zeros(0) for i in range(6000)}
+    path = tmp_path / "n.safetensors"
+    save_file(state, path, {"qebias": json.dumps({"spec": SPEC, "provenance": {}})})
+    with pytest.raises(QebiasError, match="it holds 6,000 tensors"):
+        load_network(path)
+
+
+@pytest.mark.parametrize("kind", ["deep", "digits", "halo", "halo of text", "nothing", "provenance"])
+def test_damaged_headers_are_one_line(tmp_path, rrdb, kind):
+    spec = json.dumps(SPEC)
+    header = {
+        "deep": '{"spec": ' + "[" * 100_000 + "]" * 100_000 + ', "provenance": {}}',
+        "digits": '{"spec": ' + "9" * 5000 + ', "provenance": {}}',
+        "halo": f'{{"spec": {spec}, "provenance": {{"halo": {{"pixels": 1, "x": 2}}}}}}',
+        "halo of text": f'{{"spec": {spec}, "provenance": {{"halo": {{"pixels": "1", "difference": 2}}}}}}',
+        "nothing": f'{{"spec": {spec}, "provenance": null}}',
+        "provenance": f'{{"spec": {spec}, "provenance": [1]}}',
+    }[kind]
+    path = tmp_path / "n.safetensors"
+    save_file(rrdb.state_dict(), path, {"qebias": header})
+    with pytest.raises(QebiasError) as error:
+        load_network(path)
+    assert "n.safetensors" in str(error.value) and "\n" not in str(error.value)
+
+
+def test_any_damaged_byte_of_a_header_ends_in_one_line_or_in_the_network(saved):
+    data, random = saved.read_bytes(), np.random.default_rng(0)
+    length = int.from_bytes(data[:8], "little") + 8
+    for _ in range(200):
+        damaged = bytearray(data)
+        damaged[random.integers(length)] = random.integers(256)
+        saved.write_bytes(damaged)
+        try:
+            load_network(saved)
+        except QebiasError as error:
+            assert "generator.safetensors" in str(error) and "\n" not in str(error)
 
 
 def test_a_failing_save_leaves_the_old_file(saved, rrdb, monkeypatch):
