@@ -18,9 +18,17 @@ from qebias.core import QebiasError, read_rgb
 from qebias.datasets import load_dataset
 from qebias.discriminators import UNetSN, VGGStyle
 from qebias.generators.arcnn import ARCNN
-from qebias.generators.core import Halo, fill, grid_of, load_weights, measured_halo, pad_to_multiple
+from qebias.generators.core import (
+    Halo,
+    fill,
+    fingerprint,
+    grid_of,
+    load_weights,
+    measured_halo,
+    pad_to_multiple,
+)
 from qebias.generators.rrdb import RRDBNet
-from qebias.inference import EXACT, enhance, enhance_tensor, tiling, to_rgb, to_tensor
+from qebias.inference import EXACT, VERSION, enhance, enhance_tensor, tile_for, tiling, to_rgb, to_tensor
 from qebias.networks import build, load_network, read_header, save_network
 
 SIZES = [(1, 1), (3, 5), (9, 17), (66, 54), (127, 65)]
@@ -59,7 +67,8 @@ def test_tiles_of_arcnn_are_the_whole_picture(arcnn, h, w, tile):
     whole = enhance_tensor(arcnn, x)
     assert (enhance_tensor(arcnn, x, tile) - whole).abs().max() < 1e-5
     with torch.no_grad():
-        assert torch.equal(whole, arcnn(x))
+        assert torch.equal(enhance_tensor(arcnn, x, exact=True), arcnn(x))
+        assert 255 * (whole - arcnn(x)).abs().max() < 1e-3
 
 
 @pytest.mark.parametrize("h, w", [(66, 54), (127, 65), (200, 180)])
@@ -744,11 +753,79 @@ def test_the_way_through_memory_changes_no_number(name):
     net, x = network(name).eval(), to_tensor(picture(48, 72))
     with torch.no_grad():
         plain = net(x)
-    found = enhance_tensor(net, x)
-    assert torch.equal(found, plain) and found.is_contiguous()
+    exact, found = enhance_tensor(net, x, exact=True), enhance_tensor(net, x)
+    assert torch.equal(exact, plain) and exact.is_contiguous() and found.is_contiguous()
+    assert (found - plain).abs().max() < 1e-5 * max(1, plain.abs().max())
     bf16 = enhance_tensor(net, x, precision="bf16")
     assert not torch.equal(bf16, plain) and (bf16 - plain).abs().mean() < 0.02 * max(1, plain.abs().max())
     assert all(p.is_contiguous() for p in net.parameters())  # the caller's weights stay where they lie
+
+
+def test_bf16_leaves_the_ends_of_a_network_that_makes_the_picture_in_fp32():
+    net = RRDBNet(8, 1, 8).eval()
+    seen = {}
+    hooks = [
+        m.register_forward_hook(lambda m, i, o, name=name: seen.update({name: o.dtype}))
+        for name, m in net.named_modules()
+        if isinstance(m, nn.Conv2d)
+    ]
+    enhance_tensor(net, to_tensor(picture(16, 16)), precision="bf16")
+    assert seen.pop("conv_first") == seen.pop("conv_last") == torch.float32
+    assert set(seen.values()) == {torch.bfloat16}
+    for hook in hooks:
+        hook.remove()
+    assert not any(m._forward_pre_hooks or m._forward_hooks for m in net.modules())
+    enhance_tensor(net, to_tensor(picture(16, 16)), precision="bf16")
+    assert not torch.is_autocast_enabled("cpu")
+
+
+def test_a_network_that_fails_in_bf16_leaves_no_autocast_behind():
+    class Fails(RRDBNet):
+        def forward(self, x):
+            super().forward(x)
+            raise QebiasError("no")
+
+    class FailsInside(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(4, 3, 1)
+
+        def forward(self, x):
+            return self.conv(x)
+
+    for net, error in ((Fails(4, 1, 4), QebiasError), (FailsInside(), RuntimeError)):
+        with pytest.raises(error):
+            enhance_tensor(net, to_tensor(picture(16, 16)), precision="bf16")
+        assert not torch.is_autocast_enabled("cpu")
+        assert not any(m._forward_pre_hooks for m in net.modules())
+
+
+def test_progress_counts_tiles(arcnn):
+    said = []
+    enhance(arcnn, picture(40, 70), 32, progress=lambda done, total: said.append((done, total)))
+    assert said == [(i, 6) for i in range(1, 7)]
+
+
+def test_a_photograph_gets_tiles_and_a_small_picture_none():
+    assert tile_for(4000, 3000) == 512 and tile_for(512, 768) is None
+
+
+def test_numbers_have_the_version_that_they_say():
+    "Padding, tiles, halos and rounding in double precision; another number needs another VERSION"
+    cases = {}
+    for name, net in {"arcnn": fill(ARCNN().double()), "rrdb": fill(RRDBNet(4, 1, 4).double())}.items():
+        rgb = (np.arange(53 * 41 * 3).reshape(53, 41, 3) * 37 % 256).astype(np.uint8)
+        for tile, halo in ((None, None), (16, 4), (32, None)):
+            x = torch.from_numpy(rgb).permute(2, 0, 1)[None].double() / 255
+            values = fingerprint(enhance_tensor(net, x, tile, halo))
+            cases[f"{name}, tile {tile}, halo {halo}"] = [float(f"{v:.8g}") for v in values]
+    levels = torch.linspace(-0.1, 1.1, 3001, dtype=torch.float64).expand(3, 1, -1)
+    cases["rounding"] = int(to_rgb(levels).astype(int).sum())
+    path = Path(__file__).parent / "numbers" / "inference.json"
+    stored = json.loads(path.read_text())
+    assert set(stored) == {str(VERSION)}, f"raise VERSION, or store its numbers in {path}"
+    for name, found in cases.items():
+        assert stored[str(VERSION)][name] == pytest.approx(found, rel=1e-6), f"{name}: raise VERSION"
 
 
 def test_to_rgb_rounds_as_written_down():
