@@ -8,7 +8,7 @@ __all__ = ['CONTRASTS', 'PLACES', 'STAND_INS', 'PRINTED', 'OURS', 'SUPPLEMENT', 
            'replacements', 'statements', 'printed', 'number', 'better', 'controls', 'verdict', 'smallest_effect',
            'at_chance', 'judge', 'unit_of', 'signed', 'claim_row', 'folded', 'claims_markdown', 'claims_text', 'tally']
 
-# %% ../nbs/tools/00_claims.ipynb #7aff25b8
+# %% ../nbs/tools/00_claims.ipynb #9843f990
 import csv
 import fnmatch
 import functools
@@ -21,11 +21,10 @@ from typing import Literal
 
 import numpy as np
 import pandas as pd
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from .controls import PREFIX
-from .core import QebiasError, project_root
+from .core import QebiasError, project_root, read_yaml
 from .methods import method
 from .metrics import METRICS
 from .rates import bd_rate
@@ -106,19 +105,14 @@ class Claims(BaseModel):
     groups: dict[str, list[str]] = {}  # names of lists of rows
     claims: list[Claim]
 
-# %% ../nbs/tools/00_claims.ipynb #0f54dc7e
+# %% ../nbs/tools/00_claims.ipynb #1c5049d0
 def read_claims(
     path: str | Path | None = None,  # the project's own, if left out
 ) -> Claims:
     "Read a file of claims; raises `QebiasError`, which names the record and the field"
     path = Path(path) if path else project_root() / "nbs" / "study" / "claims.yaml"
     try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
-        return Claims.model_validate(found)
-    except FileNotFoundError:
-        raise QebiasError(f"{path} does not exist: name a file of claims") from None
-    except yaml.YAMLError as error:
-        raise QebiasError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+        return Claims.model_validate(read_yaml(path))
     except ValidationError as error:
         first = error.errors()[0]
         place = " / ".join(map(str, first["loc"]))
