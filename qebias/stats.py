@@ -52,7 +52,7 @@ def missing(why: str) -> Values:
     "A quantity that has no value, with the reason"
     return Values(missing=why)
 
-# %% ../nbs/foundations/20_stats.ipynb #3a508bd3
+# %% ../nbs/foundations/20_stats.ipynb #5370beac
 class Results:
     "A long table of results, indexed once to be asked many times"
 
@@ -64,10 +64,18 @@ class Results:
             raise QebiasError(f"the table of results has no column {', '.join(absent)}: write it again")
         self.table = table.reset_index(drop=True)
         self.places_of = self.table.groupby(self.keys, observed=True, sort=False).indices
-        trained = self.table.groupby(["dataset", "codec", "level", "row"], observed=True)["trained_on"]
+        place = ["dataset", "codec", "level", "row"]
+        trained = self.table.groupby(place, observed=True, sort=False)["trained_on"]
         self.rows_at = {place: set(found) for place, found in trained.unique().items()}
         self.known = {key: set(self.table[key].unique()) for key in self.keys}
         self.found = {}
+        self.counts = self._counts()
+
+    def _counts(self):
+        pictures = self.table["picture"]
+        single = self.table[(pictures != "") & ~pictures.str.startswith("~")]
+        of_place = single.groupby(["dataset", "codec", "level"], observed=True)["picture"]
+        return {(d, c, int(l)): n for (d, c, l), n in of_place.nunique().items()}
 
     def lines(self, **where) -> pd.DataFrame:
         "The table's lines of one place"
@@ -118,14 +126,11 @@ class Results:
 
     def pictures(self, dataset: str, codec: str, level: int) -> int:
         "How many pictures a place has"
-        at = (self.table["dataset"] == dataset) & (self.table["codec"] == codec)
-        names = self.table["picture"][at & (self.table["level"] == level)].unique()
-        return sum(1 for name in names if name and not name.startswith("~"))
+        return self.counts.get((dataset, codec, int(level)), 0)
 
     def places(self) -> list:
         "The (dataset, codec, level) of the table, in its order"
-        found = self.table[["dataset", "codec", "level"]].drop_duplicates()
-        return [(d, c, int(l)) for d, c, l in found.itertuples(index=False)]
+        return list(dict.fromkeys((d, c, int(l)) for d, c, l, _ in self.rows_at))
 
     def levels(self, row: str, quantity: str, dataset: str, codec: str) -> list:
         "The levels at which a row has a quantity, in order"
