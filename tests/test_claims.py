@@ -23,7 +23,9 @@ def row_lines(row, seed, values, picture_names, place=("set", "bpg", 37)):
     found = []
     for quantity, value in values.items():
         named = zip(picture_names, value) if np.ndim(value) else [("", value)]
-        found += [(dataset, name, codec, level, row, trained, seed, quantity, float(v), "") for name, v in named]
+        found += [
+            (dataset, name, codec, level, row, trained, seed, quantity, float(v), "") for name, v in named
+        ]
     return found
 
 
@@ -176,7 +178,9 @@ def test_negligible():
     same = SAID | {"realesrgan+both": SAID["realesrgan"] | {"psnr": 28.501}}
     rows = judge(FILE, study(same, spread=0.0002))
     assert one(rows, *PSNR)["verdict"] == "negligible"
-    assert one(judge(FILE, study(same, spread=0.0002), effects={"psnr": 1e-6}), *PSNR)["verdict"] != "negligible"
+    assert (
+        one(judge(FILE, study(same, spread=0.0002), effects={"psnr": 1e-6}), *PSNR)["verdict"] != "negligible"
+    )
 
 
 @pytest.mark.parametrize("seeds", [1, 2])
@@ -221,7 +225,9 @@ def test_not_measured_says_why():
 
 def test_a_hypothesis_holds():
     file = FILE.model_copy(update={"claims": [x for x in FILE.claims if x.grade == "hypothesis"]})
-    table = study(SAID | {"realesrgan+div": {"psnr": 29.6}, "realesrgan+div.l2": {"psnr": 27.0}}, spread=0.003)
+    table = study(
+        SAID | {"realesrgan+div": {"psnr": 29.6}, "realesrgan+div.l2": {"psnr": 27.0}}, spread=0.003
+    )
     rows = judge(file, table)
     assert one(rows, "Divergence", "Real-ESRGAN +div: PSNR rises against Real-ESRGAN")["verdict"] == "holds"
     other = [r for r in rows if r["rows"] == "realesrgan+div.l2 / realesrgan" and r["quantity"] == "psnr"]
@@ -233,7 +239,9 @@ def test_a_hypothesis_holds():
 
 def test_a_distinct_number_counts_once():
     rows = judge(FILE, study(SAID))
-    same = [row for row in rows if row["quantity"] == "psnr" and row["rows"] == "realesrgan+both / realesrgan"]
+    same = [
+        row for row in rows if row["quantity"] == "psnr" and row["rows"] == "realesrgan+both / realesrgan"
+    ]
     assert len(same) >= 3  # Tab. 3 twice and Tab. 5
     assert sum(row["counted"] for row in same) == 1
     assert tally(rows).to_numpy().sum() == sum(row["counted"] for row in rows)
@@ -244,7 +252,9 @@ def test_stand_ins_and_what_could_not_fail_are_graded():
     rows = judge(FILE, table)
     grades = {row["grade"] for row in rows if row["quantity"].endswith("fd_alex")}
     assert grades == {"stand-in", "could not fail", "hypothesis"}
-    assert one(rows, "Tab. 1", "Real-ESRGAN scores enhanced patches below raw ones")["grade"] == "could not fail"
+    assert (
+        one(rows, "Tab. 1", "Real-ESRGAN scores enhanced patches below raw ones")["grade"] == "could not fail"
+    )
 
 
 def test_fd_nss_only_beside_its_controls():
@@ -322,7 +332,9 @@ def test_rates_and_the_lowest_curve():
 
 
 def test_too_few_levels_have_no_bd_rate():
-    row = one(judge(FILE, study(SAID)), "Tab. 4", "Real-ESRGAN +both: BD-rate in PSNR below that of Real-ESRGAN")
+    row = one(
+        judge(FILE, study(SAID)), "Tab. 4", "Real-ESRGAN +both: BD-rate in PSNR below that of Real-ESRGAN"
+    )
     assert "cubic needs 4 levels" in row["verdict"]
 
 
