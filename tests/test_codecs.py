@@ -945,14 +945,14 @@ def test_kodak_is_as_bpgenc_codes_it(encoder, qp):
 # The registry, and what a codec says of itself
 
 
-def test_every_codec_says_what_others_ask(programs):
+def test_every_codec_says_what_others_ask():
     for kind in CODECS.values():
         assert kind.levels and all(kind.lowest <= level <= kind.highest for level in kind.levels)
         assert kind.smallest >= 1 and kind.seconds_per_megapixel > 0 and kind.version >= 1
-        assert kind(kind.levels[0]).level == kind.levels[0]
     raw = picture(40, 56)
     for name in ("jpeg", "bpg", "avif"):
         kind = CODECS[name]
+        assert kind(kind.levels[0]).level == kind.levels[0]
         error = [np.mean((code(raw, kind(q)).decoded - raw.astype(float)) ** 2) for q in sorted(kind.levels)]
         assert (error[0] > error[-1]) == kind.higher_is_better, name
 

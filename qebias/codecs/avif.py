@@ -99,9 +99,8 @@ def _avif() -> dict:
 
 # %% ../../nbs/data/03_codecs.avif.ipynb #f4e6db0d
 def _read_avif(data) -> np.ndarray:
-    if not re.match(rb"....ftyp(avif|avis|mif1|msf1)", data, re.DOTALL) or not re.search(
-        b"avi[fs]", data[8:40]
-    ):
+    begins = re.match(rb"....ftyp(avif|avis|mif1|msf1)", data, re.DOTALL)
+    if not begins or not re.search(b"avi[fs]", data[8:40]):
         raise CodecError("not an AVIF file: it does not begin with an ftyp box of the brand avif")
     _avif()
     from PIL.AvifImagePlugin import AvifImageFile
