@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['EXACT_WITHIN', 'SIZES', 'BACKENDS', 'needed', 'onnx_program', 'difference', 'export_onnx', 'Compiled', 'compiled']
 
-# %% ../nbs/method/25_export.ipynb #cda0115a
+# %% ../nbs/method/25_export.ipynb #4264c997
 import contextlib
 import importlib
 import inspect
@@ -24,7 +24,7 @@ from torch import nn
 from .core import QebiasError, _plain, atomic
 from .generators.core import evaluating
 
-# %% ../nbs/method/25_export.ipynb #eb96a93a
+# %% ../nbs/method/25_export.ipynb #2acd9497
 EXACT_WITHIN = 0.01  # grey levels: what an exported file may differ from PyTorch at most
 
 
@@ -54,7 +54,7 @@ def _quiet():
         finally:
             logging.disable(level)
 
-# %% ../nbs/method/25_export.ipynb #b116bbab
+# %% ../nbs/method/25_export.ipynb #267e0651
 def onnx_program(
     generator: nn.Module,  # on the CPU
     about: Mapping = {},  # goes into the file's metadata as JSON
@@ -90,7 +90,7 @@ def _arguments(generator):
     "Names of the arguments of a network's forward"
     return inspect.signature(generator.forward).parameters
 
-# %% ../nbs/method/25_export.ipynb #f0da5f01
+# %% ../nbs/method/25_export.ipynb #8d34d1be
 SIZES = ((64, 96), (40, 72), (128, 128), (33, 47), (66, 54))  # rounded up to the network's multiple
 
 
@@ -130,7 +130,7 @@ def export_onnx(
             raise QebiasError(f"{path} is not written: it is {off:.2g} grey levels off PyTorch")
     return off
 
-# %% ../nbs/method/25_export.ipynb #f8ab160e
+# %% ../nbs/method/25_export.ipynb #f859a7b1
 BACKENDS = ("torch", "onnxruntime", "openvino")
 
 
@@ -156,7 +156,7 @@ def _openvino(path, threads, precision):
     model = core.compile_model(core.read_model(str(path)), "CPU", hints)
     return lambda x: model(x)[0]
 
-# %% ../nbs/method/25_export.ipynb #3ef5a371
+# %% ../nbs/method/25_export.ipynb #8254efa7
 class Compiled(nn.Module):
     "A generator that another engine runs; it stands wherever the generator stands, on the CPU"
 
@@ -182,7 +182,7 @@ class Compiled(nn.Module):
         pieces = [self.engine(piece[None].contiguous().numpy()) for piece in x]
         return torch.from_numpy(np.concatenate(pieces))
 
-# %% ../nbs/method/25_export.ipynb #9eeb3e05
+# %% ../nbs/method/25_export.ipynb #4a7f5df7
 def compiled(
     generator: nn.Module,  # as for `export_onnx`
     backend="openvino",  # one of `BACKENDS`
@@ -199,6 +199,11 @@ def compiled(
         raise QebiasError(f"precision {precision!r} is not known: use fp32 or bf16")
     if backend == "onnxruntime" and precision != "fp32":
         raise QebiasError("the backend onnxruntime computes in fp32: leave --precision out, or use openvino")
+    if precision == "bf16" and not getattr(generator, "residual_input", False):
+        raise QebiasError(
+            f"{type(generator).__name__} makes the whole picture itself, and OpenVINO in bf16 takes it up to 2.5 grey "
+            "levels off: use --backend torch, which keeps its ends in fp32, or --precision fp32"
+        )
     needed(backend, f"the backend {backend}")
     generator, threads = generator.to("cpu").float(), threads or torch.get_num_threads()
     with tempfile.TemporaryDirectory() as folder:
