@@ -8,7 +8,7 @@ __all__ = ['HOME', 'LUMA', 'RECIPES', 'PARTS', 'Model', 'read_card', 'models', '
            'BpgPatches', 'turned', 'batch_of', 'training_pictures', 'pretrain', 'finish', 'gains', 'gains_text',
            'with_scores', 'main']
 
-# %% ../nbs/method/40_pretrained.ipynb #4b9d6040
+# %% ../nbs/method/40_pretrained.ipynb #5c3aad96
 import argparse
 import functools
 import io
@@ -25,7 +25,7 @@ import numpy as np
 
 from .core import QebiasError, atomic, digest, seed_for, write_json
 
-# %% ../nbs/method/40_pretrained.ipynb #9ad755e2
+# %% ../nbs/method/40_pretrained.ipynb #bdf0d27b
 HOME = Path(__file__).parent / "pretrained" if "__file__" in globals() else Path("pretrained")
 
 
@@ -80,7 +80,7 @@ def list_models(
     widths = [max(len(row[i]) for row in rows) for i in range(4)]
     return ["  ".join(cell.ljust(w) for cell, w in zip(row, widths)).rstrip() for row in rows]
 
-# %% ../nbs/method/40_pretrained.ipynb #bba05b1a
+# %% ../nbs/method/40_pretrained.ipynb #f043ecf1
 LUMA = (
     "16 11 10 16 24 40 51 61 12 12 14 19 26 58 60 55 14 13 16 24 40 57 69 56 14 17 22 29 51 87 80 62 "
     "18 22 37 56 68 109 103 77 24 35 55 64 81 104 113 92 49 64 78 87 103 121 120 101 72 92 95 98 112 100 103 99"
@@ -112,7 +112,7 @@ def jpeg_quality(
     gaps = {q: np.abs(np.log(scaled / table)).sum() for q, scaled in _scaled().items()}
     return min(gaps, key=gaps.get)
 
-# %% ../nbs/method/40_pretrained.ipynb #26a6ddb8
+# %% ../nbs/method/40_pretrained.ipynb #3179fc98
 class _Bits:
     "Bits of an HEVC unit, first to last"
 
@@ -175,7 +175,7 @@ def bpg_qp(
         raise QebiasError(f"{path} is a damaged BPG file: its quantiser is {qp}")
     return qp
 
-# %% ../nbs/method/40_pretrained.ipynb #e73e0d83
+# %% ../nbs/method/40_pretrained.ipynb #d83be867
 def quality_of(
     path,  # a picture
 ) -> tuple | None:  # ("jpeg", QF) or ("bpg", QP); None for another format, whatever its suffix says
@@ -226,7 +226,7 @@ def model_named(
         "and no such file: see qebias enhance --list-models"
     )
 
-# %% ../nbs/method/40_pretrained.ipynb #1b0c5299
+# %% ../nbs/method/40_pretrained.ipynb #88c2f92f
 class Recipe(NamedTuple):
     "How a model is trained"
 
@@ -273,7 +273,7 @@ def recipe_config(
         **more,
     )
 
-# %% ../nbs/method/40_pretrained.ipynb #fbe5264b
+# %% ../nbs/method/40_pretrained.ipynb #817ce50b
 def draw_quality(
     levels: tuple,  # lowest and highest
     random: np.random.Generator,
@@ -340,7 +340,7 @@ def turned(
     patch = np.rot90(patch, which % 4)
     return patch[:, ::-1] if which >= 4 else patch
 
-# %% ../nbs/method/40_pretrained.ipynb #3014dd42
+# %% ../nbs/method/40_pretrained.ipynb #ee64c26d
 def batch_of(
     patches,  # `JpegPatches` or `BpgPatches`
     random: np.random.Generator,
@@ -364,20 +364,19 @@ def training_pictures(
     side: int,  # smaller ones are left out, in pixels
 ) -> list:  # of uint8 (H, W, 3)
     "All photographs of some folders, in memory; raises `QebiasError` where there are none"
-    from qebias.core import read_rgb
     from qebias.datasets import load_dataset
 
     found = []
     for folder in folders:
         for image in load_dataset(f"folder:{folder}"):
-            rgb = image.load() if hasattr(image, "load") else read_rgb(image)
+            rgb = image()
             if min(rgb.shape[:2]) >= side:
                 found.append(rgb)
     if not found:
         raise QebiasError(f"{', '.join(map(str, folders))}: no picture with sides of {side} pixels or more")
     return found
 
-# %% ../nbs/method/40_pretrained.ipynb #858087f3
+# %% ../nbs/method/40_pretrained.ipynb #e3fa34a0
 def pretrain(
     name: str,  # one of `RECIPES`
     folder,  # gets checkpoint, stats.jsonl, and NAME.safetensors
@@ -435,7 +434,7 @@ def pretrain(
     _store(folder, digest(config), trainer, average, state)
     return finish(name, folder, average, config, state, data)
 
-# %% ../nbs/method/40_pretrained.ipynb #75340dc0
+# %% ../nbs/method/40_pretrained.ipynb #24a6f6f1
 def _averaged(trainer, state):
     "A copy of the generator that follows it slowly"
     import copy
@@ -480,7 +479,7 @@ def _restored(folder, key, trainer) -> dict:
         part.load_state_dict(found["parts"][name])
     return {k: found[k] for k in ("step", "seconds", "average")}
 
-# %% ../nbs/method/40_pretrained.ipynb #cf82b10e
+# %% ../nbs/method/40_pretrained.ipynb #a015bb84
 def finish(
     name: str,
     folder,  # gets NAME.safetensors
@@ -508,7 +507,7 @@ def finish(
     save_network(path, generator, config.generator, {"card": card, "config": config, **provenance()})
     return path
 
-# %% ../nbs/method/40_pretrained.ipynb #085517e3
+# %% ../nbs/method/40_pretrained.ipynb #2f5ddf6f
 def gains(
     model,  # a file
     pictures: dict,  # name -> uint8 (H, W, 3), none of them trained on
@@ -573,7 +572,7 @@ def with_scores(
     card["least"] = f"{min(r['gain'] for r in rows):+.2f} dB"
     save_network(model, load_network(model), header["spec"], header["provenance"])
 
-# %% ../nbs/method/40_pretrained.ipynb #d0156d83
+# %% ../nbs/method/40_pretrained.ipynb #1ab32ea6
 def main(argv=None):
     "Train or evaluate a model: `python -m qebias.pretrained NAME FOLDER --minutes M --photos DIR [DIR...]`"
     parser = argparse.ArgumentParser(description=main.__doc__.splitlines()[0])
@@ -616,7 +615,7 @@ def _command(options):
     if options.evaluate:
         from qebias.datasets import load_dataset
 
-        pictures = {image.name: image.load() for image in load_dataset(f"folder:{options.evaluate}")}
+        pictures = {image.name: image() for image in load_dataset(f"folder:{options.evaluate}")}
         levels = options.levels or (
             (10, 20, 40, 60, 80, 95) if recipe.codec == "jpeg" else (27, 32, 37, 42, 47)
         )
@@ -625,6 +624,6 @@ def _command(options):
         write_json(options.folder / "gains.json", rows)
         print(*gains_text(rows), sep="\n")
 
-# %% ../nbs/method/40_pretrained.ipynb #0b59386b
+# %% ../nbs/method/40_pretrained.ipynb #0f1c6188
 if __name__ == "__main__" and "__file__" in globals():
     main()
