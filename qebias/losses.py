@@ -344,6 +344,8 @@ class _Function(LossTerm):
 
     def __init__(self, function, options):
         self.function, self.options = function, options
+        self.layers = getattr(function, "layers", ())
+        self.domains = getattr(function, "domains", ())
 
     def __call__(self, given):
         return self.function(given, **self.options)
