@@ -45,7 +45,8 @@ def build(
     )
     if unknown:
         raise QebiasError(
-            f"{name} takes no {unknown[0]}: {'its arguments are ' + ', '.join(known) if known else 'it takes no arguments'}"
+            f"{name} takes no {unknown[0]}: "
+            f"{'its arguments are ' + ', '.join(known) if known else 'it takes no arguments'}"
         )
     try:
         return made(**kwargs)
@@ -105,7 +106,8 @@ def network_version(
 def outline(
     spec: Mapping,  # as for `build`
 ) -> nn.Module:  # on the `meta` device
-    "The network of a spec without weights, to look at shapes; the random state stays untouched; raises `QebiasError`"
+    "The network of a spec without weights, to look at shapes; the random state stays untouched;"
+    "raises `QebiasError`"
     try:
         with torch.device("meta"):
             net = build(spec)
@@ -145,7 +147,8 @@ def _open(path):
         return safe_open(path, framework="pt")
     except (SafetensorError, OSError) as error:
         raise QebiasError(
-            f"{path} is not a whole safetensors file ({str(error).splitlines()[0]}): pass a generator.safetensors"
+            f"{path} is not a whole safetensors file ({str(error).splitlines()[0]}): pass a "
+            "generator.safetensors"
         ) from None
 
 
@@ -175,7 +178,8 @@ def load_state(
 def load_network(
     path,  # a file that `save_network` wrote
 ) -> nn.Module:  # on the CPU, in evaluation mode
-    "Build the network that a file describes and load its weights; a `halo` stored by the training comes along; the random state stays untouched; raises `QebiasError`"
+    "Build the network that a file describes and load its weights; a `halo` stored by the training"
+    "comes along; the random state stays untouched; raises `QebiasError`"
     header = read_header(path)
     try:
         with torch.random.fork_rng(devices=[]):
@@ -191,11 +195,13 @@ def load_network(
 def load_discriminator(
     path,  # a `discriminator.safetensors` of a training
 ) -> ConditionalDiscriminator:  # on the CPU, in evaluation mode; `gan` and `patch` are its attributes
-    "The discriminator of a training as a module `d(image, compressed)` that gives logits; raises `QebiasError` for any other file"
+    "The discriminator of a training as a module `d(image, compressed)` that gives logits; raises"
+    "`QebiasError` for any other file"
     known = read_header(path)["provenance"]
     if missing := [name for name in ("conditional", "gan", "patch") if name not in known]:
         raise QebiasError(
-            f"{path} does not say how it was trained ({', '.join(missing)}): pass the discriminator.safetensors of a training"
+            f"{path} does not say how it was trained ({', '.join(missing)}): pass the "
+            "discriminator.safetensors of a training"
         )
     found = ConditionalDiscriminator(
         load_network(path), known["conditional"], known.get("projection", "none")

@@ -36,6 +36,7 @@ from qebias.training import (
     TrainingFailed,
     finished,
     fit,
+    learning_rate,
     load_checkpoint,
     read_checkpoint,
     read_stats,
@@ -297,6 +298,43 @@ def test_the_discriminator_alone_leaves_the_generator(pairs):
     assert moved == [n for n in range(1, 11) if n % 2 == 0 and n > 3]
 
 
+def test_the_generator_may_begin_alone_and_each_schedule_runs_over_its_players_iterations(pairs):
+    schedule, its = Schedule(kind="cosine", lr=1e-3, min_lr=0), 20
+    c = config(
+        g_init_iterations=5, d_init_iterations=3, iterations=its, schedule=schedule, d_schedule=schedule
+    )
+    trainer, sampler = Trainer(c), PatchSampler(pairs, 32, 2, seed=0)
+    players = [trainer.players(i) for i in range(its)]
+    both = ("generator", "discriminator")
+    assert players == [("generator",)] * 5 + [("discriminator",)] * 3 + [both] * 12
+    rates = [trainer.rates(i) for i in range(its)]
+    moving = {p: [rates[i][p] for i in range(its) if p in players[i]] for p in both}
+    assert moving["generator"] == [learning_rate(schedule, i, 17) for i in range(17)]
+    assert moving["discriminator"] == [learning_rate(schedule, i, 15) for i in range(15)]
+    logs = []
+    for i in range(9):
+        before = [p.clone() for p in trainer.discriminator.parameters()]
+        logs.append(trainer.step(i, *to_float(sampler(i), "cpu")))
+        same = all(torch.equal(a, b) for a, b in zip(before, trainer.discriminator.parameters()))
+        assert same == (i < 5)
+    assert {"recon", "percept", "divergence"} <= set(logs[0]) and "discrim" not in logs[0]
+    assert "d_real" in logs[5] and "recon" not in logs[5] and {"recon", "discrim", "d_fake"} <= set(logs[8])
+
+
+@pytest.mark.parametrize("gan, discriminator, joint", [("vanilla", UNET, False), ("relativistic", VGG, True)])
+def test_compressed_as_a_second_fake(pairs, gan, discriminator, joint):
+    batch = to_float(PatchSampler(pairs, 32, 2, seed=0)(0), "cpu")
+    more = dict(gan=gan, discriminator=discriminator, joint=joint, conditional=False)
+    one, two = (Trainer(config(second_fake=second, **more)) for second in (False, True))
+    fakes = [t.step(0, *batch)["d_fake"].item() for t in (one, two)]
+    assert fakes[0] != fakes[1]
+    if gan == "vanilla":
+        d = Trainer(config(**more)).discriminator
+        seen = [d(x, batch[1]) for x in (batch[0], Trainer(config(**more)).generator(batch[1]), batch[1])]
+        by_hand = sum(torch.nn.functional.softplus(logits).mean() for logits in seen[1:]) / 2
+        assert fakes[1] == pytest.approx(by_hand.item(), rel=1e-3)
+
+
 def test_each_player_has_its_rate(pairs):
     c = config(schedule=Schedule(lr=1e-3, warmup=4), d_schedule=Schedule(lr=1e-2), d_init_iterations=10)
     rates = [Trainer(c).rates(i) for i in (0, 10, 11, 20)]
@@ -363,7 +401,9 @@ def test_a_gan_of_ones_own_and_its_file(pairs, tmp_path, own_terms):
     for i in range(3):
         trainer.step(i, *to_float(PatchSampler(pairs, 32, 2, seed=0)(i), "cpu"))
     raw, compressed = torch.rand(2, 1, 3, 32, 32)
-    torch.testing.assert_close(d(raw, compressed), trainer.discriminator.eval()(raw, compressed), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        d(raw, compressed), trainer.discriminator.eval()(raw, compressed), rtol=1e-4, atol=1e-5
+    )
 
 
 def test_sharpened_targets_are_for_pixels_and_features_and_the_discriminator_sees_raw(pairs):

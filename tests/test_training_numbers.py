@@ -1,7 +1,7 @@
-"""Each version of the arithmetic of a training stands for its numbers: tests/numbers/training.json holds them together
+"""Each version of the arithmetic of a training stands for its numbers, kept in tests/numbers/training.json
 
-A fingerprint that changes while the version stays fails here. Raise the version (the name is in the message), then
-write the numbers anew with `QEBIAS_WRITE_NUMBERS=1 pytest tests/test_training_numbers.py`.
+A fingerprint that changes while the version stays fails here. Raise the version (the name is in the message),
+then write the numbers anew with `QEBIAS_WRITE_NUMBERS=1 pytest tests/test_training_numbers.py`.
 """
 
 import json
@@ -110,7 +110,7 @@ NETWORKS = {
 
 
 def network_numbers(name):
-    "What a network makes of a picture, with weights that are the same everywhere, in both modes; and how it starts"
+    "What a network makes of a picture in both modes, with weights that are the same everywhere; and how it starts"
     spec = NETWORKS[name]
     torch.manual_seed(0)
     net = build(spec)
@@ -165,6 +165,8 @@ TRAININGS = {
     "sharpened targets": training(usm=True),
     "projection": training(projection="edges"),
     "joint batches": training(gan="relativistic", discriminator=VGG, joint=True),
+    "generator first": training(g_init_iterations=2, d_init_iterations=1),
+    "second fake": training(second_fake=True, conditional=False),
     "two players": training(
         d_init_iterations=1,
         d_iterations=2,
