@@ -8,7 +8,7 @@ __all__ = ['FEW', 'SOME', 'OWN', 'VERSIONS', 'Cell', 'Column', 'of_set', 'measur
            'Judged', 'judged', 'measure_realism', 'relativistic_scores', 'auc_resampled', 'measure_psi', 'column',
            'columns', 'identity', 'measure']
 
-# %% ../nbs/measurement/25_measure.ipynb #6aa3108f
+# %% ../nbs/measurement/25_measure.ipynb #88f672c1
 import functools
 import importlib
 from collections.abc import Callable, Sequence
@@ -23,7 +23,9 @@ from .generators.core import evaluating
 from qebias.metrics import (
     EXTRACTORS,
     METRICS,
+    Metric,
     features,
+    find_metric,
     frechet_resampled,
     metric,
     weight_files,
@@ -369,7 +371,7 @@ def _evenly(patches):
         return patches
     return [patches[i] for i in np.linspace(0, len(patches) - 1, SOME).astype(int)]
 
-# %% ../nbs/measurement/25_measure.ipynb #9f8d27b8
+# %% ../nbs/measurement/25_measure.ipynb #5895aef7
 OWN = {
     "bpp": Column(measure_bpp),
     "residual": Column(measure_residual),
@@ -402,6 +404,8 @@ def column(name: str) -> Column:
 
 
 def _distance_column(name):
+    if ":" in name:
+        find_metric(name)
     if name not in METRICS or not METRICS[name].distance:
         known = ", ".join(m.name for m in METRICS.values() if m.distance)
         raise QebiasError(f"{name!r} is no distance of Eq. 1: there are {known}")
@@ -420,8 +424,10 @@ def _foreign_column(name):
         raise QebiasError(
             f"no column is called {name!r}: name a metric, distance:NAME or module:name"
         ) from None
+    if isinstance(found, Metric):
+        return column(find_metric(name).name)
     if not isinstance(found, Column):
-        raise QebiasError(f"{name} is a {type(found).__name__}: make it a qebias.measure.Column")
+        raise QebiasError(f"{name} is a {type(found).__name__}: make it a Column or a Metric")
     return found
 
 # %% ../nbs/measurement/25_measure.ipynb #bf28261c

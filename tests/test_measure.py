@@ -266,7 +266,7 @@ def test_columns_that_are_none():
         ("nonsense", "no column is called"),
         ("distance:nlpd", "is no distance of Eq. 1"),
         ("distance:psnr", "is no distance of Eq. 1"),
-        ("json:loads", "make it a qebias.measure.Column"),
+        ("json:loads", "make it a Column or a Metric"),
         ("no_such_module:x", "no column is called"),
     ):
         with pytest.raises(QebiasError, match=words):
@@ -284,6 +284,25 @@ def test_a_column_from_outside(tmp_path, monkeypatch):
     monkeypatch.delitem(sys.modules, "my_columns", raising=False)
     assert identity("my_columns:column") == {"column": "my_columns:column", "version": 3}
     assert points(measure("my_columns:column", a_cell()))["brightness"]["b"] == ENHANCED[0].mean()
+
+
+def test_a_metric_and_a_distance_from_outside(tmp_path, monkeypatch):
+    (tmp_path / "far.py").write_text(
+        "import numpy as np\n"
+        "from qebias.metrics import Metric\n"
+        "def furthest(a, b): return float(np.abs(a.astype(int) - b).max())\n"
+        "row = Metric('furthest', 'Furthest', 'lower', 'full-reference', 1, (0, 255),\n"
+        "             function='far:furthest', distance='pair', version=4)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "far", raising=False)
+    try:
+        assert identity("far:row")["metric"] == identity("distance:far:row")["metric"] == 4
+        expected = float(np.abs(ENHANCED[1].astype(int) - RAW[1]).max())
+        assert points(measure("far:row", a_cell()))["far:row"]["a"] == expected
+        assert points(measure("distance:far:row", a_cell()))["re:far:row"]["a"] == expected
+    finally:
+        METRICS.pop("far:row", None)
 
 
 def test_an_identity_knows_versions_and_weights():
