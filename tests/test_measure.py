@@ -13,6 +13,7 @@ import torch
 from qebias import controls as c
 from qebias import measure as m
 from qebias.core import QebiasError
+from qebias.discriminators import ConditionalDiscriminator
 from qebias.measure import Cell, columns, identity, measure
 from qebias.metrics import METRICS, available, frechet_distance, frechet_resampled, psnr
 from qebias.stats import COLUMNS, Results, deviation_of, estimate, resamples
@@ -164,6 +165,10 @@ def test_a_conditional_discriminator_sees_the_compressed_picture():
     lines = points(measure("realism", a_cell(discriminator=SeesCondition(), conditional=True)))
     assert lines["score:compressed"]["a"] == pytest.approx(1 / (1 + np.e), rel=1e-6)
     assert lines["auc:raw-compressed"][""] == 1
+    whole = ConditionalDiscriminator(SeesCondition(), True, "edges")
+    mapped = points(measure("realism", a_cell(discriminator=whole)))
+    assert mapped["score:compressed"]["a"] == pytest.approx(1 / (1 + np.e), rel=1e-6)
+    assert mapped["score:raw"]["a"] > lines["score:raw"]["a"]  # the map enlarges what differs
 
 
 @pytest.mark.parametrize("dense", [False, True])
