@@ -19,6 +19,7 @@ html_theme = "sphinx_book_theme"
 html_title = "qebias"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
+html_js_files = ["triangle.js"]
 html_show_sourcelink = False
 html_theme_options = {
     "home_page_in_toc": True,
@@ -36,7 +37,7 @@ html_theme_options = {
     },
 }
 
-# Formulas without a network, where the wheel with MathJax is installed (`pip install -e ".[docs]"` does that).
+# Formulas without a network, where the wheel with MathJax is installed (`pip install -e ".[docs]"`).
 scripts = Path(__file__).resolve().parent.parent / "_docs" / "static"
 if (scripts / "tex-svg.js").is_file():
     html_static_path.append(str(scripts))

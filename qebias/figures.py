@@ -119,7 +119,7 @@ def label_of(
     base, variant, more = parts_of(row)
     return LABELS.get(base, base) + (f" +{variant}" if variant else "") + more
 
-# %% ../nbs/measurement/30_figures.ipynb #5ee43c21
+# %% ../nbs/measurement/30_figures.ipynb #3cd3fa2d
 def method_looks(
     rows,  # names such as `arcnn`, `realesrgan+both`, `control:noise4`, in any order, repeats allowed
 ) -> dict:  # name -> Look, in the order of Table 3, unknown names and controls last
@@ -143,15 +143,14 @@ def method_looks(
             marker, colour = SINGLE[base]
         else:
             marker, colour = next(spare)
-        looks[name] = Look(
-            label_of(name), colour, marker, VARIANTS.get(variant, "-") if base in SHADES else "-"
-        )
+        line = VARIANTS.get(variant, "-") if base in SHADES else "-"
+        looks[name] = Look(label_of(name), colour, marker, line)
     return looks
 
-# %% ../nbs/measurement/30_figures.ipynb #8979de64
+# %% ../nbs/measurement/30_figures.ipynb #b920b471
 @functools.cache
 def style() -> dict:  # matplotlib's rcParams
-    "The settings of every figure: seaborn's white grid, one font that ships with matplotlib, sizes for a notebook"
+    "The settings of every figure: seaborn's white grid, matplotlib's own font, sizes for a notebook"
     seaborn = require("seaborn", "figures")
     return {
         **seaborn.axes_style("whitegrid"),
@@ -394,9 +393,9 @@ def interval_panel(
     low, high = ax.get_xlim()
     ax.set_xlim(low, high + 0.2 * (high - low))  # room for the numbers
 
-# %% ../nbs/measurement/30_figures.ipynb #5f68aec7
+# %% ../nbs/measurement/30_figures.ipynb #1e8329e5
 def realism_differences(
-    table,  # DataFrame: row, domain ("compressed" or "enhanced"), value (score less raw's); optional low, high, paper
+    table,  # DataFrame: row, domain, value (score less raw's); optional low, high, paper
     note: str = "",  # caption
 ) -> Picture:
     "Tables 1 and 2: realism scores as differences to raw, a panel a domain"
@@ -414,7 +413,7 @@ def deviations(
     words = ("nearer to compressed", "nearer to raw")
     return intervals(table, 0, "deviation, %", *words, write=percent, order=order, note=note)
 
-# %% ../nbs/measurement/30_figures.ipynb #0a29f799
+# %% ../nbs/measurement/30_figures.ipynb #088497d3
 class Apex(NamedTuple):
     "The vertex E over a base with its centre at the origin, C to the left"
 
@@ -429,7 +428,7 @@ def apex(
     re: float,  # distance between raw and enhanced, >= 0
     cr: float,  # distance between compressed and raw, > 0
 ) -> Apex:
-    "Place E by the law of cosines (Eq. 1); raises `QebiasError` for a base of length 0 or lengths that are none"
+    "Place E by the law of cosines (Eq. 1); raises `QebiasError` for a base of length 0"
     for name, value in (("ce", ce), ("re", re), ("cr", cr)):
         if not np.isscalar(value) or isinstance(value, str) or not np.isfinite(value) or value < 0:
             raise QebiasError(f"triangle: {name} is {value}: a distance is a finite number >= 0")
@@ -441,7 +440,7 @@ def apex(
     height = math.sqrt(max(0.0, ce**2 - (x + cr / 2) ** 2)) if closes else 0.0
     return Apex(x, height, 200 * x / cr, closes)
 
-# %% ../nbs/measurement/30_figures.ipynb #bd9ca3e9
+# %% ../nbs/measurement/30_figures.ipynb #54ec6577
 @styled
 def triangle(
     table,  # DataFrame: row, ce, re, cr; optional value (Eq. 1, from unrounded data), low, high, ideal (bool)
@@ -467,14 +466,8 @@ def triangle(
     ax.grid(False)
     ax.spines[:].set_visible(False)
     ax.margins(0.06, 0.16)
-    ax.legend(
-        handles=handles,
-        loc="upper center",
-        bbox_to_anchor=(0.5, -0.04),
-        handlelength=1,
-        labelspacing=0.3,
-        fontsize=7,
-    )
+    below = dict(loc="upper center", bbox_to_anchor=(0.5, -0.04))
+    ax.legend(handles=handles, handlelength=1, labelspacing=0.3, fontsize=7, **below)
     return finished(figure, note) if figure is not None else ax
 
 # %% ../nbs/measurement/30_figures.ipynb #f79a0812
@@ -552,7 +545,7 @@ def causal_graph(
     ax.set_axis_off()
     return finished(figure, note)
 
-# %% ../nbs/measurement/30_figures.ipynb #f1af0da4
+# %% ../nbs/measurement/30_figures.ipynb #f93dd16e
 @styled
 def paired_changes(
     table,  # DataFrame: picture, row, cr, ce
@@ -575,50 +568,24 @@ def paired_changes(
     ax = axes[0, 0]
     end = 1.06 * max(cr.max(), low.max(), high.max())
     ax.plot([0, end], [0, end], color=FAINT, linestyle=(0, (4, 3)), linewidth=1)
-    ax.annotate(
-        "as far as raw",
-        (0.6 * end, 0.6 * end),
-        (-2, 4),
-        textcoords="offset points",
-        rotation=45,
-        ha="center",
-        va="bottom",
-        rotation_mode="anchor",
-        fontsize=7,
-        color="#555555",
-    )
+    words = dict(rotation=45, rotation_mode="anchor", ha="center", va="bottom", fontsize=7, color="#555555")
+    ax.text(0.6 * end, 0.61 * end, "as far as raw", **words)
+    arrow = dict(arrowstyle="-|>", color="#9A9A9A", linewidth=0.8, shrinkA=2, shrinkB=2)
     for x, a, b in zip(cr, low, high):
-        ax.annotate(
-            "",
-            (x, b),
-            (x, a),
-            arrowprops=dict(arrowstyle="-|>", color="#9A9A9A", linewidth=0.8, shrinkA=2, shrinkB=2),
-        )
+        ax.annotate("", (x, b), (x, a), arrowprops=arrow)
     for row, y in ((before, low), (after, high)):
         look = looks[row]
         slope = float((cr * y).sum() / (cr * cr).sum())
-        ax.plot(
-            cr,
-            y,
-            marker=look.marker,
-            color=look.colour,
-            linestyle="",
-            markersize=4.5,
-            label=f"{look.label}: {slope:.2f} of raw's",
-        )
+        name = f"{look.label}: {slope:.2f} of raw's"
+        ax.plot(cr, y, look.marker, color=look.colour, markersize=4.5, label=name)
         ax.plot([0, end], [0, slope * end], color=look.colour, linewidth=1)
     words = f", {unit}" if unit else ""
-    ax.set(
-        xlim=(0, end),
-        ylim=(0, end),
-        aspect="equal",
-        xlabel=f"raw from compressed{words}",
-        ylabel=f"enhanced from compressed{words}",
-    )
+    ax.set(xlim=(0, end), ylim=(0, end), aspect="equal")
+    ax.set(xlabel=f"raw from compressed{words}", ylabel=f"enhanced from compressed{words}")
     ax.legend(loc="upper left")
     return finished(figure, note)
 
-# %% ../nbs/measurement/30_figures.ipynb #0f7a4fb3
+# %% ../nbs/measurement/30_figures.ipynb #d45aea0e
 def apart(
     wanted: list,  # positions
     gap: float,  # least distance of two
@@ -661,27 +628,15 @@ def rate_curves(
             if line.empty:
                 continue
             ax.plot(
-                line["bpp"],
-                line["value"],
-                color=look.colour,
-                marker=look.marker,
-                linestyle=look.line,
-                markersize=4,
+                line["bpp"], line["value"], look.line, color=look.colour, marker=look.marker, markersize=4
             )
             ends[row] = line["value"].iloc[-1]
         low, high = ax.get_ylim()
+        beside = ax.get_yaxis_transform()
         places = apart(list(ends.values()), 0.052 * (high - low))
         for row, y in zip(ends, places):
-            ax.annotate(
-                looks[row].label,
-                (1, y),
-                (5, 0),
-                xycoords=("axes fraction", "data"),
-                textcoords="offset points",
-                va="center",
-                fontsize=7,
-                color=looks[row].colour,
-                annotation_clip=False,
+            ax.text(
+                1.015, y, looks[row].label, color=looks[row].colour, va="center", fontsize=7, transform=beside
             )
         ax.set(
             title=kind,
@@ -690,7 +645,7 @@ def rate_curves(
         )
     return finished(figure, note)
 
-# %% ../nbs/measurement/30_figures.ipynb #4c258c19
+# %% ../nbs/measurement/30_figures.ipynb #e572ecc3
 def same_size(
     images: dict,  # label -> picture
     what: str,  # the figure, for the message
@@ -703,7 +658,8 @@ def same_size(
     for name, image in images.items():
         if image.shape != size:
             raise QebiasError(
-                f"{what}: {name} is {image.shape[1]}x{image.shape[0]}, but {first} is {size[1]}x{size[0]}: pass pictures of one size"
+                f"{what}: {name} is {image.shape[1]}x{image.shape[0]}, but {first} is {size[1]}x{size[0]}:"
+                " pass pictures of one size"
             )
     return images
 
@@ -722,7 +678,8 @@ def cut(
     )
     if not inside:
         raise QebiasError(
-            f"{what}: the crop (top, left, height, width) = {tuple(box)} leaves the picture of {image.shape[1]}x{image.shape[0]}"
+            f"{what}: the crop (top, left, height, width) = {tuple(box)} leaves the picture"
+            f" of {image.shape[1]}x{image.shape[0]}"
         )
     return image[top : top + height, left : left + width]
 
@@ -739,10 +696,10 @@ def show(
     ax.set_title(title, fontsize=8)
     return ax.imshow(image, **options)
 
-# %% ../nbs/measurement/30_figures.ipynb #80341b5c
+# %% ../nbs/measurement/30_figures.ipynb #76ec6ecf
 @styled
 def crops(
-    images: dict,  # label -> uint8 RGB (H, W, 3), all of one size; a domain's or a row's name becomes its label
+    images: dict,  # label -> uint8 RGB (H, W, 3), all of one size; a row's name becomes its label
     box=None,  # (top, left, height, width) in pixels; None: whole pictures
     context: str = "",  # label of the picture to show whole, with the box drawn in, before the crops
     height: float = 1.9,  # of a panel, in inches
@@ -811,7 +768,7 @@ def residuals(
         axes[row, 0].set_ylabel(f"\N{MINUS SIGN} {words}, {number(gain, 2)} times", fontsize=8)
     return finished(figure, note)
 
-# %% ../nbs/measurement/30_figures.ipynb #186f13db
+# %% ../nbs/measurement/30_figures.ipynb #732c2e0a
 @styled
 def score_maps(
     pictures: dict,  # label -> (uint8 RGB (H, W, 3), map (h, w) of realism, higher is more real)
@@ -830,24 +787,11 @@ def score_maps(
     for column, (name, (image, part)) in enumerate(pictures.items()):
         looks = {**method_looks([name]), **DOMAINS}
         show(axes[0, column], image, looks[name].label)
-        show(
-            axes[1, column],
-            image.mean(-1),
-            f"mean {number(float(np.mean(part)))}",
-            cmap="gray",
-            vmin=0,
-            vmax=255,
-        )
+        mean = f"mean {number(float(np.mean(part)))}"
+        show(axes[1, column], image.mean(-1), mean, cmap="gray", vmin=0, vmax=255)
+        colours = dict(cmap="RdBu", vmin=middle - reach, vmax=middle + reach, alpha=strength)
         extent = (-0.5, wide - 0.5, tall - 0.5, -0.5)
-        drawn = axes[1, column].imshow(
-            part,
-            cmap="RdBu",
-            vmin=middle - reach,
-            vmax=middle + reach,
-            alpha=strength,
-            extent=extent,
-            interpolation="bilinear",
-        )
+        drawn = axes[1, column].imshow(part, extent=extent, interpolation="bilinear", **colours)
     figure.colorbar(drawn, ax=axes[1, :].tolist(), shrink=0.85, label="realism")
     return finished(figure, note)
 
@@ -887,7 +831,7 @@ OF = {
     "d_ce": "enhanced",
 }
 
-# %% ../nbs/measurement/30_figures.ipynb #d96e0f7d
+# %% ../nbs/measurement/30_figures.ipynb #1db42cde
 @styled
 def training_curves(
     stats,  # DataFrame: iteration, and a column a term
@@ -912,13 +856,8 @@ def training_curves(
             value = checked(frame, [column], [], "training_curves")[column].astype(float)
             mean = value.rolling(window, center=True, min_periods=1).mean()
             ax.plot(frame["iteration"], value, color=look.colour, linewidth=0.7, alpha=0.3)
-            ax.plot(
-                frame["iteration"],
-                mean,
-                color=look.colour,
-                linestyle=look.line,
-                label=COLUMNS.get(column, column),
-            )
+            name = COLUMNS.get(column, column)
+            ax.plot(frame["iteration"], mean, look.line, color=look.colour, label=name)
         if len(columns) > 1:
             ax.legend(fontsize=7, loc="best", frameon=True, framealpha=0.7, edgecolor="none")
         ax.set(title=title, ylabel=UNITS.get(title, "loss"))

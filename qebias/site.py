@@ -196,7 +196,7 @@ def check_item(
         if not re.search(rf"^\s*def {re.escape(name)}\(", text, re.M):
             raise QebiasError(f"docs/map.yaml: {item.title} names {test}, which does not exist")
 
-# %% ../nbs/tools/05_site.ipynb #5bcf7bcd
+# %% ../nbs/tools/05_site.ipynb #dd87fbe5
 def repository(
     root=None,  # the checkout; found if left out
 ) -> str:  # address without a slash at its end
@@ -211,7 +211,7 @@ def repository(
 def label(
     dotted: str,  # a function's or a class's dotted name
 ) -> str:
-    "Its label on the site; labels know no case, so a class is told from a function of the same name by its ending"
+    "Its label on the site; labels know no case, so a class is told from a function by its ending"
     words = dotted.split(".")
     capital = next((i for i, word in enumerate(words) if word[:1].isupper()), None)
     return dotted if capital is None else ".".join([*words[: capital + 1], "class", *words[capital + 1 :]])
@@ -412,7 +412,7 @@ def page_of_notebook(
         book["cells"].append({"cell_type": "markdown", "metadata": {}, "id": "theend", "source": more})
     return json.dumps(book, ensure_ascii=False)
 
-# %% ../nbs/tools/05_site.ipynb #17b6f448
+# %% ../nbs/tools/05_site.ipynb #587ed5fe
 def put(
     path: Path,  # to write
     text,  # str or bytes
@@ -436,12 +436,8 @@ def chapters(
         found[caption] = []
         for page in pages:
             there = sorted(p for p in (root / "nbs").glob(page + ".*") if p.suffix in (".ipynb", ".md"))
-            if (
-                not there
-                and page not in made
-                and not page.startswith("api/")
-                and not (root / f"{page}.md").is_file()
-            ):
+            given = page in made or page.startswith("api/") or (root / f"{page}.md").is_file()
+            if not there and not given:
                 raise QebiasError(f"docs/contents.yaml names {page}, which does not exist")
             names = [p.relative_to(root / "nbs").with_suffix("").as_posix() for p in there]
             found[caption] += [n for n in names or [page] if n not in found[caption]]
@@ -537,7 +533,7 @@ def repository_links(
 
     return re.sub(r"(\]\()((?!https?:|#|mailto:)[^)\s\"\\]+)(\))", one, text)
 
-# %% ../nbs/tools/05_site.ipynb #d78c7b79
+# %% ../nbs/tools/05_site.ipynb #ba61b90b
 def mathjax(
     static: Path,  # the site's folder of scripts
 ) -> bool:  # whether formulas can be drawn without a network
@@ -570,7 +566,7 @@ def build_site(
     mathjax(root / "_docs" / "static")
     command = [sys.executable, "-m", "sphinx", "-q", "-b", "html", "-c", str(root / "docs")]
     command += ["-W", "--keep-going"] if strict else []
-    command += ["-d", str(root / "_docs" / "doctrees"), str(source), str(output)]
+    command += ["-d", str(output.with_name(f"{output.name}-read")), str(source), str(output)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=root)
     if done.returncode:
         words = done.stderr.strip().splitlines()
