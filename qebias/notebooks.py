@@ -330,7 +330,7 @@ def absolute_links(
         base = f"{raw}/main" if match[1].startswith("!") else f"{home}/blob/main"
         return f"{match[1]}({base}/{place})"
 
-    return re.sub(r"(!?\[[^\]]*\])\((?!https?:|#)([^)\s]+)\)", one, text)
+    return re.sub(r"(!?\[[^\[\]]*\])\((?!https?:|#)([^)\s]+)\)", one, text)
 
 
 def picture(
