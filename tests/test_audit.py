@@ -15,7 +15,8 @@ import pandas as pd
 import pytest
 from PIL import Image, ImageFilter
 
-from qebias import bias, figures
+from qebias import audit as pages
+from qebias import bias
 from qebias.bias import Pictures, audit, difference, load_judge, measure, realism
 from qebias.codecs import Bpg
 from qebias.core import QebiasError, read_rgb, write_png
@@ -530,7 +531,7 @@ def test_a_metric_that_one_picture_has_no_value_of_is_left_out_unless_it_was_ask
         and {"ssim", "nlpd"} <= set(found.images["metric"])
         and "psnr" not in set(found.frame["name"])
     )
-    assert "p01: psnr has no value" in figures.audit_page(found, tmp_path / "report").read_text()
+    assert "p01: psnr has no value" in pages.audit_page(found, tmp_path / "report").read_text()
 
 
 def table(deviations=(), quality=(), realism=None, unit="image", n=24):
@@ -705,7 +706,7 @@ PAGES = {
 @pytest.mark.parametrize("name", PAGES)
 def test_a_page_is_whole_and_asks_for_nothing(eleven, three, tmp_path, name):
     found = PAGES[name](eleven, three)
-    text = figures.audit_page(found, tmp_path / "report").read_text()
+    text = pages.audit_page(found, tmp_path / "report").read_text()
     page = Page(text)
     assert (
         not page.asks
@@ -730,7 +731,7 @@ def test_a_page_is_whole_and_asks_for_nothing(eleven, three, tmp_path, name):
 def test_what_the_page_must_say(eleven, tmp_path):
     found = judged(eleven)
     found.skipped["p99"], found.reasons["fid"] = "missing in raw", "weights & <more>"
-    text = figures.audit_page(found, tmp_path / "report").read_text()
+    text = pages.audit_page(found, tmp_path / "report").read_text()
     for words in (
         "p99: missing in raw",
         "weights &amp; &lt;more&gt;",
@@ -755,7 +756,7 @@ def test_what_the_page_must_say(eleven, tmp_path):
 )
 def test_a_page_shows_no_home_and_no_broken_path(monkeypatch, home, shown):
     monkeypatch.setenv("HOME", home)
-    assert figures._no_home("in /home/me/x, see https://a/b") == shown
+    assert pages._no_home("in /home/me/x, see https://a/b") == shown
 
 
 def test_names_do_no_harm(three, tmp_path):
@@ -763,26 +764,26 @@ def test_names_do_no_harm(three, tmp_path):
         for f in folder.glob("p00.*"):
             f.rename(f.with_name(f"<img src=x>$\\alpha$&{f.suffix}"))
     found = audit(*folders(three), title="<script>alert(1)</script>", **QUICK)
-    text = figures.audit_page(found, tmp_path / "r").read_text()
+    text = pages.audit_page(found, tmp_path / "r").read_text()
     assert "<script" not in text and "<img src=x>" not in text and len(Page(text).images) == 5
 
 
 def test_a_failure_leaves_the_earlier_page_and_nothing_half_written(report, tmp_path, monkeypatch):
-    page = figures.audit_page(report, tmp_path / "report")
+    page = pages.audit_page(report, tmp_path / "report")
     before = page.read_bytes()
 
     def fail(*args, **more):
         raise RuntimeError("disk on fire")
 
-    monkeypatch.setattr(figures, "_audit_origin", fail)
+    monkeypatch.setattr(pages, "_audit_origin", fail)
     with pytest.raises(RuntimeError):
-        figures.audit_page(report, tmp_path / "report")
+        pages.audit_page(report, tmp_path / "report")
     with pytest.raises(RuntimeError):
-        figures.audit_page(report, tmp_path / "new" / "report")
+        pages.audit_page(report, tmp_path / "new" / "report")
     monkeypatch.undo()
     monkeypatch.setattr(os, "replace", fail)
     with pytest.raises(RuntimeError):
-        figures.audit_page(report, tmp_path / "report")
+        pages.audit_page(report, tmp_path / "report")
     assert (
         page.read_bytes() == before
         and sorted(p.name for p in tmp_path.iterdir() if p.name != "new") == ["report.html"]
@@ -791,24 +792,20 @@ def test_a_failure_leaves_the_earlier_page_and_nothing_half_written(report, tmp_
 
 
 def test_a_page_takes_the_place_of_an_earlier_page_only(report, tmp_path):
-    assert (
-        figures.audit_page(report, tmp_path)
-        == tmp_path / "audit.html"
-        == figures.audit_page(report, tmp_path)
-    )
+    assert pages.audit_page(report, tmp_path) == tmp_path / "audit.html" == pages.audit_page(report, tmp_path)
     (tmp_path / "mine.html").write_text("<html>mine</html>")
     with pytest.raises(QebiasError, match="mine.html is there already and is no earlier audit"):
-        figures.audit_page(report, tmp_path / "mine")
+        pages.audit_page(report, tmp_path / "mine")
     assert (tmp_path / "mine.html").read_text() == "<html>mine</html>"
     (tmp_path / "d.html").mkdir()
     assert (
-        figures.audit_target(tmp_path / "d.html") == tmp_path / "d.html" / "audit.html"
-        and figures.audit_target(tmp_path / "new" / "deep") == tmp_path / "new" / "deep.html"
+        pages.audit_target(tmp_path / "d.html") == tmp_path / "d.html" / "audit.html"
+        and pages.audit_target(tmp_path / "new" / "deep") == tmp_path / "new" / "deep.html"
     )
     with pytest.raises(QebiasError, match="name it report.html"):
-        figures.audit_target(tmp_path / "report.pdf")
+        pages.audit_target(tmp_path / "report.pdf")
     with pytest.raises(QebiasError, match="mine.html is a file, no folder"):
-        figures.audit_target(tmp_path / "mine.html" / "x")
+        pages.audit_target(tmp_path / "mine.html" / "x")
 
 
 # --- the Kodak set
@@ -830,4 +827,4 @@ def test_kodak_a_new_users_two_methods(kodak, tmp_path):
     for name, r in found.items():
         assert "lean towards the compressed ones" in r.verdict or "disagree" in r.verdict
         assert r.measured["nlpd"].interval()[1] < 0 and r.facts["images"] == 24 and not r.skipped
-        assert len(figures.audit_page(r, tmp_path / name).read_bytes()) < 3_000_000
+        assert len(pages.audit_page(r, tmp_path / name).read_bytes()) < 3_000_000
