@@ -212,10 +212,11 @@ class Pairs:
 
     def __init__(
         self,
-        folder,  # <dataset>/<codec>-<level>, with <dataset>/raw beside it
+        folder,  # <dataset>/<codec>-<level>
+        raw=None,  # where the raw pictures lie; `raw` beside the folder if left out
     ):
-        self.folder = Path(folder)
-        self._compressed, self._raw = Pixels(self.folder), Pixels(self.folder.parent / "raw")
+        self.folder, self.raw_folder = Path(folder), Path(raw) if raw else Path(folder).parent / "raw"
+        self._compressed, self._raw = Pixels(self.folder), Pixels(self.raw_folder)
         self.manifest, self._images = self._compressed.manifest, self._compressed.manifest["images"]
         if self.manifest["raw"] != self._raw.manifest["key"]:
             raise QebiasError(
@@ -228,7 +229,7 @@ class Pairs:
         return len(self.names)
 
     def __reduce__(self):
-        return Pairs, (self.folder,)  # a copy in another process maps the same files
+        return Pairs, (self.folder, self.raw_folder)  # a copy in another process maps the same files
 
     def __repr__(self):
         codec, size = self.manifest["codec"], sum(v.size for v in self._raw) / 3e6
@@ -293,7 +294,8 @@ def _checked(pixels: Pixels, i: int) -> np.ndarray:
 def build_pairs(
     images: list,  # of `RawImage`, names all different
     codec,  # a codec of `qebias.codecs`
-    folder,  # where the pairs go, <dataset>/<codec>-<level>; the raw pictures go to <dataset>/raw
+    folder,  # where the pairs go, <dataset>/<codec>-<level>
+    raw=None,  # where the raw pictures go; `raw` beside the folder if left out
     workers=None,  # how many read, compress and hash at once, one for each core if left out; 1 stays in this process
     progress=True,  # a bar on stderr
 ) -> Pairs:
@@ -303,12 +305,12 @@ def build_pairs(
     if folder.name == "raw":
         raise QebiasError(f"{folder} is where the raw pictures go: give the pairs another name")
     workers = _workers(workers)
-    raw = _raw_store(images, folder.parent / "raw", workers, progress)
-    made_of = {"codec": codec.describe(), "raw": raw.manifest["key"]}
+    store = _raw_store(images, Path(raw) if raw else folder.parent / "raw", workers, progress)
+    made_of = {"codec": codec.describe(), "raw": store.manifest["key"]}
 
     def opened():
         return _ask(
-            lambda: Pairs(folder),
+            lambda: Pairs(folder, store.folder),
             lambda found: digest([found.manifest[k] for k in made_of]) == digest(list(made_of.values())),
         )
 
@@ -318,8 +320,8 @@ def build_pairs(
         if found := opened():
             return found
         with atomic_dir(folder) as tmp:
-            _compress(raw, codec, tmp, workers, progress, made_of)
-        return Pairs(folder)
+            _compress(store, codec, tmp, workers, progress, made_of)
+        return Pairs(folder, store.folder)
 
 
 def _digests(coded):

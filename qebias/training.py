@@ -1163,7 +1163,7 @@ def launch(
 ) -> dict | None:
     "`fit` in `config.processes` processes of this machine, through torchrun; arguments and result as there; raises `QebiasError`"
     folder = Path(folder).resolve()
-    stores = [str(Path(p.folder).resolve()) for p in getattr(pairs, "stores", [pairs])]
+    stores = [(str(p.folder.resolve()), str(p.raw_folder.resolve())) for p in getattr(pairs, "stores", [pairs])]
     job = {
         "config": config,
         "pairs": stores,
@@ -1227,7 +1227,7 @@ def main(argv=None):
         )
     try:
         job = read_json(argv[0])
-        config, pairs = TrainConfig(**job["config"]), [Pairs(p) for p in job["pairs"]]
+        config, pairs = TrainConfig(**job["config"]), [Pairs(*places) for places in job["pairs"]]
         cuda = torch.device(config.device).type == "cuda"
         if cuda:
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
