@@ -1,6 +1,7 @@
 "The columns of the results table: what they measure, that they are resampled rightly, and their versions"
 
 import json
+import os
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -9,11 +10,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image, ImageFilter
 
 from qebias import controls as c
 from qebias import measure as m
-from qebias.core import QebiasError
-from qebias.discriminators import ConditionalDiscriminator
+from qebias.codecs import Jpeg
+from qebias.core import QebiasError, read_rgb
+from qebias.discriminators import ConditionalDiscriminator, UNetSN, VGGStyle
 from qebias.measure import Cell, columns, identity, measure
 from qebias.metrics import METRICS, available, frechet_distance, frechet_resampled, psnr
 from qebias.stats import COLUMNS, Results, deviation_of, estimate, resamples
@@ -223,6 +226,39 @@ def test_the_interval_of_a_relativistic_difference_has_the_right_width():
     drawn = np.stack([np.bincount(d, minlength=30) for d in resamples([str(i) for i in range(30)])])
     told = np.mean([gap(*world(), drawn).std() for _ in range(40)])
     assert told == pytest.approx(true, rel=0.15)
+
+
+@pytest.mark.parametrize("conditional", [False, True])
+@pytest.mark.parametrize("network", ["VGGStyle", "UNetSN"])
+def test_the_papers_discriminators(network, conditional):
+    channels, torch_seed = 6 if conditional else 3, torch.manual_seed(0)
+    build = {"VGGStyle": lambda: VGGStyle(channels, 4, 64), "UNetSN": lambda: UNetSN(channels, 4)}[network]
+    judge = build().train()
+    cell = a_cell(
+        discriminator=judge, conditional=conditional, gan="vanilla" if network == "UNetSN" else "relativistic"
+    )
+    before = {name: value.clone() for name, value in judge.state_dict().items()}
+    found = points(measure("realism", cell))
+    assert judge.training and torch_seed is not None  # its mode comes back, and nothing in it has moved
+    assert all(torch.equal(before[name], value) for name, value in judge.state_dict().items())
+    assert all(0 < v < 1 for q, of in found.items() for v in of.values() if q.startswith("score"))
+    again = points(measure("realism", a_cell(discriminator=judge, conditional=conditional, gan=cell.gan)))
+    assert again == found
+
+
+def test_kodak_photographs_a_blurred_jpeg_leans_to_compressed():
+    folder = Path(os.environ.get("QEBIAS_DATA", "")) / "kodak24"
+    if not folder.is_dir():
+        pytest.skip("needs QEBIAS_DATA with kodak24")
+    raw = [read_rgb(path)[:192, :192] for path in sorted(folder.glob("*.png"))[:12]]
+    compressed = [Jpeg(20).decode(Jpeg(20).encode(rgb)) for rgb in raw]
+    blurred = [np.asarray(Image.fromarray(c).filter(ImageFilter.GaussianBlur(0.7))) for c in compressed]
+    cell = Cell([f"k{i:02}" for i in range(12)], raw, compressed, blurred, [1] * 12)
+    found = results(measure("distance:fd_nss", cell))
+    told = estimate(
+        deviation_of(*(found.values(quantity=f"{side}:fd_nss", **AT) for side in ("ce", "re", "cr")))
+    )
+    assert told.high < 0
 
 
 def test_auc_against_its_definition():
