@@ -312,7 +312,7 @@ def look_all(loads: dict, progress: Callable | None) -> tuple:  # (name -> Look,
     wrong = {name: one for name, one in found.items() if isinstance(one, str)}
     return {name: one for name, one in found.items() if name not in wrong}, wrong
 
-# %% ../nbs/measurement/40_audit.ipynb #0d6b31f5
+# %% ../nbs/measurement/40_audit.ipynb #d0bb203c
 SHOWN_CONTROLS = "noise4", "noise8", "unsharp"
 AT = dict(dataset="audit", codec="", level=0)
 
@@ -385,21 +385,30 @@ class Lines:
         if self.progress:
             self.progress("measuring", self.done, max(self.total, self.done))
 
+    def derive(self, name):
+        "A metric that was measured as a distance: of enhanced it is RE, of compressed CR"
+        for side, row in (("re", "enhanced"), ("cr", "compressed")):
+            found = [line for line in self.lines if line[1] == f"{side}:{name}" and line[4] == "enhanced"]
+            self.lines += [(picture, name, value, unit, row) for picture, _, value, unit, _ in found]
+
     def results(self) -> Results:
         "What has been measured"
         table = pd.DataFrame(self.lines, columns=["picture", "quantity", "value", "unit", "row"])
         return Results(table.assign(**AT, trained_on="", seed=0)[COLUMNS])
 
-# %% ../nbs/measurement/40_audit.ipynb #cc9ef684
+# %% ../nbs/measurement/40_audit.ipynb #25ea4d6a
 def measure_all(lines: Lines, distances: list, metrics: list, strict: tuple, controls: bool, reasons: dict):
     "All distances of the method and of the controls, and all metrics; what fails is a reason, or an error"
     rows = ["enhanced", *(PREFIX + name for name in SHOWN_CONTROLS if controls)]
-    lines.total = len(distances) * len(rows) + 2 * len(metrics)
+    lines.total = 1 + len(distances) * len(rows) + sum(len(_domains_of(name)) for name in metrics)
     for name, column, chosen, must in (
         *((d, f"distance:{d}", rows, strict[0]) for d in distances),
         *((m, m, _domains_of(m), strict[1]) for m in metrics),
     ):
         try:
+            if column in distances and column not in reasons:
+                lines.derive(column)
+                continue
             for row in chosen:
                 lines.add(column, row)
             bad = [line for line in lines.lines if line[1].endswith(name) and not np.isfinite(line[2])]
@@ -459,7 +468,7 @@ def numbers(results: Results, looks: dict, distances: list, metrics: list, level
             enter("realism", "discriminator", f"AUC raw, {domain}", of("enhanced", f"auc:raw-{domain}"))
     return pd.DataFrame(rows, columns=["what", "name", "domain", "value", "low", "high", "unit", "n"])
 
-# %% ../nbs/measurement/40_audit.ipynb #38649ecb
+# %% ../nbs/measurement/40_audit.ipynb #890bc0ec
 SHORT = {
     "rmse": "RMS error",
     "nlpd": "NLPD",
@@ -478,7 +487,7 @@ SHORT = {
     "ahiq": "AHIQ",
     "pi": "PI",
     "topiq_fr": "TOPIQ",
-}
+}  # of metrics in a sentence
 MINUS = "\N{MINUS SIGN}"
 
 
@@ -645,7 +654,7 @@ class AuditReport:
             lines.append(f"skipped: {len(self.skipped) - 10} more")
         return "\n".join(lines + [f"note: {note}" for note in self.notes])
 
-# %% ../nbs/measurement/40_audit.ipynb #0c05d29a
+# %% ../nbs/measurement/40_audit.ipynb #22f74fa8
 def audit(
     raw,  # folder of raw pictures; or a list of uint8 (H, W, 3)
     compressed,  # folder of the same pictures compressed: decoded, or JPEG or BPG files; or a list
@@ -685,6 +694,7 @@ def audit(
     chosen = large_enough(chosen, distances, side, pictures.looks, reasons)
     scored = large_enough(scored, metrics, side, pictures.looks, reasons)
     lines = Lines(pictures, patch, device, {} if cache is None else cache, progress)
+    lines.add("residual", "enhanced")
     measure_all(lines, chosen, scored, (distances is not None, metrics is not None), controls, reasons)
     if judge is not None:
         more = dict(gan=judging["gan"], patch=judging["patch"], conditional=bool(judging["conditional"]))

@@ -254,7 +254,7 @@ def test_kodak_photographs_a_blurred_jpeg_leans_to_compressed():
     compressed = [Jpeg(20).decode(Jpeg(20).encode(rgb)) for rgb in raw]
     blurred = [np.asarray(Image.fromarray(c).filter(ImageFilter.GaussianBlur(0.7))) for c in compressed]
     cell = Cell([f"k{i:02}" for i in range(12)], raw, compressed, blurred, [1] * 12)
-    found = results(measure("distance:fd_nss", cell))
+    found = results(measure("distance:fd_nss", cell) + measure("bpp", cell))
     told = estimate(
         deviation_of(*(found.values(quantity=f"{side}:fd_nss", **AT) for side in ("ce", "re", "cr")))
     )
