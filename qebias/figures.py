@@ -499,7 +499,7 @@ def one_apex(
     handle.set_label(words)
     return handle
 
-# %% ../nbs/measurement/30_figures.ipynb #8ab4aacc
+# %% ../nbs/measurement/30_figures.ipynb #eb61cd15
 @styled
 def triangles(
     table,  # DataFrame as of `triangle`, with a column panel (a distance, a data set, a codec)
@@ -514,7 +514,7 @@ def triangles(
     ncols = min(ncols, len(kinds))
     nrows = -(-len(kinds) // ncols)
     longest = frame.groupby("panel", sort=False).size().max()
-    figure, axes = panels(nrows, ncols, 4.6, 2.5 + 0.17 * longest, sharex=True, sharey=True)
+    figure, axes = panels(nrows, ncols, 4.6, 2.6 + 0.2 * longest, sharex=True, sharey=True)
     for ax, kind in zip(axes.flat, kinds):
         triangle(frame[frame["panel"] == kind], kind, ax=ax)
     for ax in axes.flat[len(kinds) :]:

@@ -75,7 +75,7 @@ EVERY = {
     "triangle": lambda **k: F.triangle(TRIANGLES[:4].assign(low=-60, high=-40), "fd_nss", **k),
     "no triangle": lambda **k: F.triangle([dict(row="rrdb", ce=2, re=5, cr=9.73)], "fd_nss", **k),
     "triangles": lambda **k: F.triangles(
-        pd.concat([TRIANGLES.assign(panel="fd_nss"), TRIANGLES.assign(panel="fd_alex")]), **k
+        pd.concat([TRIANGLES.assign(panel=p) for p in ("fd_nss", "fd_alex", "lpips")]), **k
     ),
     "crops": lambda **k: F.crops(PICTURES, (3, 4, 20, 24), context="raw", **k),
     "residuals": lambda **k: F.residuals(
