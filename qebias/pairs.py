@@ -202,7 +202,8 @@ def _require_names(images):
     if len({n.casefold() for n in names}) < len(names):
         twice = next(n for k, n in enumerate(names) if n.casefold() in {m.casefold() for m in names[:k]})
         raise QebiasError(
-            f"two pictures are called {twice}: give each its own name (upper and lower case count as the same)"
+            f"two pictures are called {twice}: give each its own name (upper and lower case count as "
+            "the same)"
         )
 
 # %% ../nbs/data/20_pairs.ipynb #2d78b405
@@ -218,7 +219,8 @@ class Pairs:
         self.manifest, self._images = self._compressed.manifest, self._compressed.manifest["images"]
         if self.manifest["raw"] != self._raw.manifest["key"]:
             raise QebiasError(
-                f"{self.folder} was made from other pictures than {self._raw.folder} now holds: build it again"
+                f"{self.folder} was made from other pictures than {self._raw.folder} now holds: build "
+                "it again"
             )
         self.key, self.names = self.manifest["key"], [e["name"] for e in self._images]
 
@@ -266,7 +268,8 @@ class Pairs:
         for pixels in (self._raw, self._compressed):
             if wrong := pixels.wrong():
                 raise QebiasError(
-                    f"{len(wrong)} of {len(self)} pictures in {pixels.folder} are not what was written ({', '.join(wrong[:5])}): remove it and build it again"
+                    f"{len(wrong)} of {len(self)} pictures in {pixels.folder} are not what was "
+                    f"written ({', '.join(wrong[:5])}): remove it and build it again"
                 )
         for i in range(len(self)):
             self.stream(i)
@@ -281,7 +284,8 @@ def _checked(pixels: Pixels, i: int) -> np.ndarray:
     entry = pixels.manifest["images"][i]
     if array_digest(pixels[i]) != entry["digest"]:
         raise QebiasError(
-            f"{entry['name']} in {pixels.folder} is not what was written: remove {pixels.folder} and build it again"
+            f"{entry['name']} in {pixels.folder} is not what was written: remove {pixels.folder} and "
+            "build it again"
         )
     return pixels[i]
 
@@ -403,7 +407,8 @@ class PatchSampler:
     ):
         if min(patch, batch, world) < 1 or not 0 <= rank < world:
             raise QebiasError(
-                f"patch {patch}, batch {batch}, rank {rank} of {world}: patch and batch are at least 1, rank counts from 0"
+                f"patch {patch}, batch {batch}, rank {rank} of {world}: patch and batch are at least "
+                "1, rank counts from 0"
             )
         if symmetries not in SYMMETRIES:
             raise QebiasError(f"symmetries is {symmetries!r}: there are {', '.join(SYMMETRIES)}")
@@ -430,7 +435,9 @@ class PatchSampler:
                 ", ..." if len(small) > 10 else ""
             )
             raise QebiasError(
-                f"a patch of {patch} is larger than the shorter side of {len(small)} of {len({n for p in stores for n in p.names})} pictures: {named}: take a patch of {min(small.values())}, or leave them out"
+                f"a patch of {patch} is larger than the shorter side of {len(small)} of "
+                f"{len({n for p in stores for n in p.names})} pictures: {named}: take a patch of "
+                f"{min(small.values())}, or leave them out"
             )
 
     def __reduce__(self):
