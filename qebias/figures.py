@@ -440,12 +440,12 @@ def apex(
     height = math.sqrt(max(0.0, ce**2 - (x + cr / 2) ** 2)) if closes else 0.0
     return Apex(x, height, 200 * x / cr, closes)
 
-# %% ../nbs/measurement/30_figures.ipynb #54ec6577
+# %% ../nbs/measurement/30_figures.ipynb #5e326794
 @styled
 def triangle(
     table,  # DataFrame: row, ce, re, cr; optional value (Eq. 1, from unrounded data), low, high, ideal (bool)
     title: str = "",  # of the panel
-    ax=None,  # axes of `panels`; a figure of its own if left out
+    ax=None,  # axes for the drawing and axes for the list below it; a figure of its own if left out
     note: str = "",  # caption
 ):  # Picture, or the axes that were given
     "The three domains to scale (Fig. 1, 3, 8, 9), every row over the same base, the numbers listed below"
@@ -453,8 +453,9 @@ def triangle(
     looks = method_looks(frame["row"])
     figure = None
     if ax is None:
-        figure, axes = panels(1, 1, 4.4, 2.7 + 0.19 * len(frame))
-        ax = axes[0, 0]
+        figure, axes = panels(2, 1, 4.4, 1.4 + 0.1 * len(frame), height_ratios=[2.3, 0.3 + 0.2 * len(frame)])
+        ax = axes[:, 0]
+    ax, below = ax
     frame["order"] = frame["row"].map(list(looks).index)
     ax.plot([-0.5, 0.5], [0, 0], color=INK, linewidth=1.4, zorder=2)
     ax.axvline(0, color=FAINT, linestyle=(0, (4, 3)), linewidth=0.9, zorder=1)
@@ -466,8 +467,8 @@ def triangle(
     ax.grid(False)
     ax.spines[:].set_visible(False)
     ax.margins(0.06, 0.16)
-    below = dict(loc="upper center", bbox_to_anchor=(0.5, -0.04))
-    ax.legend(handles=handles, handlelength=1, labelspacing=0.3, fontsize=7, **below)
+    below.set_axis_off()
+    below.legend(handles=handles, loc="upper center", handlelength=1, labelspacing=0.3, fontsize=7)
     return finished(figure, note) if figure is not None else ax
 
 # %% ../nbs/measurement/30_figures.ipynb #f79a0812
@@ -499,7 +500,7 @@ def one_apex(
     handle.set_label(words)
     return handle
 
-# %% ../nbs/measurement/30_figures.ipynb #8ab4aacc
+# %% ../nbs/measurement/30_figures.ipynb #d9f471ac
 @styled
 def triangles(
     table,  # DataFrame as of `triangle`, with a column panel (a distance, a data set, a codec)
@@ -514,11 +515,19 @@ def triangles(
     ncols = min(ncols, len(kinds))
     nrows = -(-len(kinds) // ncols)
     longest = frame.groupby("panel", sort=False).size().max()
-    figure, axes = panels(nrows, ncols, 4.6, 2.5 + 0.17 * longest, sharex=True, sharey=True)
-    for ax, kind in zip(axes.flat, kinds):
-        triangle(frame[frame["panel"] == kind], kind, ax=ax)
-    for ax in axes.flat[len(kinds) :]:
-        ax.set_visible(False)
+    heights = [2.3, 0.3 + 0.2 * longest] * nrows
+    figure, axes = panels(2 * nrows, ncols, 4.6, sum(heights) / (2 * nrows), height_ratios=heights)
+    places = [(axes[2 * r, c], axes[2 * r + 1, c]) for r in range(nrows) for c in range(ncols)]
+    for place, kind in zip(places, kinds):
+        triangle(frame[frame["panel"] == kind], kind, ax=place)
+    for place in places[len(kinds) :]:
+        for ax in place:
+            ax.set_visible(False)
+    tops = [ax for ax, _ in places[: len(kinds)]]
+    left, right = min(ax.get_xlim()[0] for ax in tops), max(ax.get_xlim()[1] for ax in tops)
+    low, high = min(ax.get_ylim()[0] for ax in tops), max(ax.get_ylim()[1] for ax in tops)
+    for ax in tops:
+        ax.set(xlim=(left, right), ylim=(low, high))
     return finished(figure, note)
 
 # %% ../nbs/measurement/30_figures.ipynb #f30005b3
