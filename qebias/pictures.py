@@ -6,7 +6,7 @@
 __all__ = ['MOST_METADATA', 'LOSSLESS', 'PICTURE_SUFFIXES', 'BESIDE', 'Picture', 'to_srgb', 'Look', 'look', 'read_picture',
            'save_picture', 'write_picture', 'Notes', 'read_rgb8', 'Found', 'walk', 'one_a_name', 'find_pictures']
 
-# %% ../nbs/data/08_pictures.ipynb #f345147f
+# %% ../nbs/data/08_pictures.ipynb #c8b816d0
 import contextlib
 import functools
 import io
@@ -38,7 +38,7 @@ from qebias.core import (
     upright,
 )
 
-# %% ../nbs/data/08_pictures.ipynb #b48a721a
+# %% ../nbs/data/08_pictures.ipynb #ba8a4af1
 @dataclass(frozen=True)
 class Picture:
     "Pixels, and what has to come out again with them"
@@ -65,12 +65,16 @@ class Picture:
         rgb = np.asarray(rgb)
         if rgb.shape != self.rgb.shape:
             raise QebiasError(f"pixels of shape {rgb.shape} cannot stand for {self.rgb.shape}")
-        most = np.iinfo(self.rgb.dtype).max
-        values = _unit(rgb)
-        if self.grey and not np.array_equal(values[..., :1].repeat(2, 2), values[..., 1:]):
-            luma = values @ np.array([0.299, 0.587, 0.114], values.dtype)
-            values = np.repeat(luma[..., None], 3, 2)
-        pixels = np.clip(values * most + 0.5, 0, most).astype(self.rgb.dtype)
+        if rgb.dtype == self.rgb.dtype and not self.grey:
+            return replace(self, rgb=rgb)
+        pixels = np.empty_like(self.rgb)
+        most = np.iinfo(pixels.dtype).max
+        rows = max(2**20 // rgb.shape[1], 1)
+        for top in range(0, len(rgb), rows):  # in bands: floats take four times the room
+            values = _unit(rgb[top : top + rows])
+            if self.grey and (values[..., :1] != values[..., 1:]).any():
+                values = (values @ np.array([0.299, 0.587, 0.114], np.float32))[..., None]
+            pixels[top : top + rows] = np.clip(values * most + 0.5, 0, most)
         return replace(self, rgb=pixels)
 
     def eight_bit(self):  # (uint8 (H, W, 3), list of notes)
@@ -80,7 +84,7 @@ class Picture:
         notes = list(self.notes)
         rgb = self.rgb
         if rgb.dtype != np.uint8:
-            rgb = ((rgb.astype(np.uint32) + 128) // 257).astype(np.uint8)
+            rgb = np.stack([((row.astype(np.uint32) + 128) // 257).astype(np.uint8) for row in rgb])
             notes.append(f"{self.depth} bits rounded to 8")
         if self.icc:
             rgb, note = to_srgb(rgb, self.icc)
@@ -99,7 +103,7 @@ def _unit(rgb):
         raise QebiasError(f"pixels reach from {low:.3g} to {high:.3g}: pass floats in [0, 1]")
     return rgb.astype(np.float32)
 
-# %% ../nbs/data/08_pictures.ipynb #8186fec2
+# %% ../nbs/data/08_pictures.ipynb #91cf4e7d
 @functools.lru_cache(64)
 def _transform(icc: bytes, mode: str):
     "(function of an image to sRGB or None where it is that already, the profile's name)"
@@ -141,7 +145,7 @@ def to_srgb(
         out[top : top + rows] = np.array(convert(image))
     return out, f"converted from {name} to sRGB"
 
-# %% ../nbs/data/08_pictures.ipynb #832ab996
+# %% ../nbs/data/08_pictures.ipynb #a7f98c2e
 _OTHER_LAYOUT = "more than 8 bit a channel in a layout that is not read: save it as 16-bit PNG"
 
 
@@ -231,7 +235,7 @@ def _avif_by_av(path, rgb):
             return deep
     return None
 
-# %% ../nbs/data/08_pictures.ipynb #8be23100
+# %% ../nbs/data/08_pictures.ipynb #d6f8c7bf
 def _require_single(path, image, kind):
     "Refuse animations and documents of several pages"
     if kind == "TIFF":
@@ -290,7 +294,7 @@ def _named(path, call):
     except QebiasError as error:
         raise QebiasError(str(error) if str(error).startswith(str(path)) else f"{path}: {error}") from None
 
-# %% ../nbs/data/08_pictures.ipynb #a9ef2b8b
+# %% ../nbs/data/08_pictures.ipynb #221f3e0f
 MOST_METADATA = 2**20  # bytes of EXIF; four times as many of a colour profile
 
 
@@ -403,7 +407,7 @@ def _exif(image, kind):
         raise ValueError("too long")
     return data
 
-# %% ../nbs/data/08_pictures.ipynb #62061329
+# %% ../nbs/data/08_pictures.ipynb #819c7b32
 def save_picture(
     path,  # where to; a temporary name, for `write_picture` and `Outputs.write`
     picture: Picture,
@@ -460,7 +464,7 @@ def _chunk(file, name, data):
     if data or name == b"IEND":
         file.write(struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data)))
 
-# %% ../nbs/data/08_pictures.ipynb #323f742e
+# %% ../nbs/data/08_pictures.ipynb #b97b523b
 class Notes:
     "What was done to pictures, each kind said once"
 
@@ -489,28 +493,11 @@ def read_rgb8(
         notes.add(path, said)
     return rgb
 
-# %% ../nbs/data/08_pictures.ipynb #81d892bd
+# %% ../nbs/data/08_pictures.ipynb #964ba1bd
 LOSSLESS = (".png", ".tif", ".tiff", ".bmp", ".ppm", ".pgm", ".tga")
 PICTURE_SUFFIXES = IMAGE_SUFFIXES | {".bpg"}
-BESIDE = set(
-    [
-        ".txt",
-        ".md",
-        ".json",
-        ".jsonl",
-        ".csv",
-        ".tsv",
-        ".yaml",
-        ".yml",
-        ".html",
-        ".xml",
-        ".log",
-        ".parquet",
-        ".npz",
-        ".sha256",
-        ".md5",
-    ]
-)
+BESIDE = {".txt", ".md", ".json", ".jsonl", ".csv", ".tsv", ".yaml", ".yml", ".html", ".xml", ".log"}
+BESIDE |= {".parquet", ".npz", ".sha256", ".md5"}
 _PREFERRED = [*LOSSLESS, *sorted(PICTURE_SUFFIXES - set(LOSSLESS))]
 _ORDER = {suffix: place for place, suffix in enumerate(_PREFERRED)}
 
