@@ -4,20 +4,21 @@
 
 # %% auto #0
 __all__ = ['FIDELITY', 'STAGE1', 'BASELINES', 'VARIANTS', 'METHODS', 'PRESETS', 'Method', 'variant', 'method', 'kin', 'preset',
-           'train_config', 'networks_markdown']
+           'derive', 'train_config', 'networks_markdown']
 
 # %% ../nbs/method/30_methods.ipynb #48cc1f27
+import difflib
 import re
 from typing import Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from .core import QebiasError, project_root
 from .generators.core import count, macs
-from .losses import LAMBDAS, PERCEPTUAL_LAYERS, REDUCTIONS, LossWeights
+from .losses import LAMBDAS, PERCEPTUAL_LAYERS, REDUCTIONS, LossWeights, Term, usual_terms
 from .networks import build, network_spec
-from .training import Schedule, TrainConfig
+from .training import Divergence, Schedule, TrainConfig
 
 # %% ../nbs/method/30_methods.ipynb #1bedda67
 class Method(BaseModel):
@@ -35,13 +36,25 @@ class Method(BaseModel):
     weights: LossWeights = LossWeights(recon=1, percept=0, discrim=0, divergence=0)
     recon: Literal["l1", "charbonnier"] = "l1"
     perceptual: dict[str, float] = {}
+    terms: tuple[Term, ...] = ()  # further terms of the loss, beside those of Eq. 9
+    usm: bool = False
+    projection: str = "none"
+    joint: bool = False
     stage1: str | None = None  # the method whose generator it starts from
     schedule: Schedule = Schedule()
     betas: tuple[float, float] = (0.9, 0.99)
+    d_schedule: Schedule | None = None
+    d_betas: tuple[float, float] | None = None
+    second_fake: bool = False
+    g_init_iterations: int = 0
+    d_init_iterations: int = 0
+    d_iterations: int = 1
     ema: float = 0.999
     iterations: int = 500_000
     batch: int = 16
     patch: int = 128
+    symmetries: Literal["all", "flips", "none"] = "all"
+    of: str = ""  # the row that it was derived from, if it was
     source: str = ""  # where the settings come from
     place: dict[
         str, tuple[int, ...] | str
@@ -179,11 +192,13 @@ def method(name: str) -> Method:
     if dot:
         if not m.divergence:
             raise QebiasError(
-                f"method {name!r}: {plain} has no divergence to take elsewhere: leave .{place} out, or take a +div or a +both"
+                f"method {name!r}: {plain} has no divergence to take elsewhere: leave .{place} out, "
+                "or take a +div or a +both"
             )
         if not (found := re.fullmatch(rf"l([1-5])(?:\.({'|'.join(REDUCTIONS)}))?", place)):
             raise QebiasError(
-                f"method {name!r}: after the dot comes a block of psi, l1 to l5, and after another dot, if need be, a reduction: {', '.join(REDUCTIONS)}"
+                f"method {name!r}: after the dot comes a block of psi, l1 to l5, and after another "
+                f"dot, if need be, a reduction: {', '.join(REDUCTIONS)}"
             )
         label += f", block {found[1]}" + (f" by {found[2]}" if found[2] else "")
         m = m.model_copy(
@@ -192,7 +207,8 @@ def method(name: str) -> Method:
     if at:
         if not re.fullmatch(r"all|[a-z]+-(all|\d+)", trained_on):
             raise QebiasError(
-                f"method {name!r}: after @ comes what it was trained on: all for every level of the codec, or one training, for instance bpg-37"
+                f"method {name!r}: after @ comes what it was trained on: all for every level of the "
+                "codec, or one training, for instance bpg-37"
             )
         label += ", blind" if trained_on == "all" else f", trained on {trained_on}"
         m = m.model_copy(update={"trained_on": trained_on, "stage1": m.stage1 and f"{m.stage1}@{trained_on}"})
@@ -226,52 +242,90 @@ def preset(name: str) -> dict:
         raise QebiasError(f"unknown preset {name!r}: there are {', '.join(PRESETS)}")
     return PRESETS[name]
 
+# %% ../nbs/method/30_methods.ipynb #7d403cdc
+def derive(
+    of: Method,
+    name: str,  # of the new row
+    **differs,  # fields of `Method`; a dict changes the named parts of a field that has parts
+) -> Method:
+    "A row that differs from another in what is said; raises `QebiasError` for a field that no method has"
+    if odd := [field for field in differs if field not in Method.model_fields]:
+        near = difflib.get_close_matches(odd[0], Method.model_fields, 1)
+        hint = f", did you mean {near[0]}?" if near else f": there are {', '.join(Method.model_fields)}"
+        raise QebiasError(f"row {name!r}: a method has no {odd[0]}{hint}")
+    values = of.model_dump() | {"name": name, "label": name, "paper": "-", "of": of.name}
+    for field, value in differs.items():
+        if isinstance(value, dict) and field in ("weights", "schedule", "d_schedule"):
+            value = (values[field] or values["schedule"]) | value
+        values[field] = value
+    try:
+        return Method(**values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise QebiasError(f"row {name!r}: {where}: {first['msg']}") from None
+
 # %% ../nbs/method/30_methods.ipynb #0deb784c
 def train_config(
     method: Method,
     networks: dict = {},  # class name -> keyword arguments, with `class` for another network in its place
     generator=None,  # a class, or "module:Class", instead of the method's generator
     discriminator=None,  # the same for its discriminator, which must take `in_channels`
-    iterations: int | None = None,  # the method's own if left out, as below
-    batch: int | None = None,
-    patch: int | None = None,
-    lr: float | None = None,
+    lr: float
+    | None = None,  # the generator's learning rate, and the discriminator's if it has no schedule of its own
     ema: float | None = None,  # for methods that average at all
-    **run,  # seed, psi, divergence, device, precision, threads of the `TrainConfig`
+    divergence=None,  # where Eq. 6-8 are taken: a `Divergence`, or its fields
+    terms=None,  # further terms of the loss
+    **more,  # fields of `Method` or `TrainConfig`; None leaves the method's own
 ) -> TrainConfig:
     "The training of a method at some scale; whatever is left out is the paper's; raises `QebiasError` for a network that cannot be imported"
     if discriminator and not method.discriminator:
         raise QebiasError(
             f"{method.name} has no discriminator: leave it out, or take a GAN such as esrgan+both"
         )
-    patch = patch or method.patch
+    more = {name: value for name, value in more.items() if value is not None}
+    differs = {name: more.pop(name) for name in list(more) if name in Method.model_fields}
+    if lr:
+        differs["schedule"] = dict(differs.get("schedule", {})) | {"lr": lr}
+    if ema is not None and method.ema:
+        differs["ema"] = ema
+    m = derive(method, method.name, **differs) if differs else method
+    where = Divergence(**(divergence if isinstance(divergence, dict) else dict(divergence or {})))
+    usual = usual_terms(
+        m.weights, m.recon, m.perceptual, where.model_dump() | m.place, m.gan if m.discriminator else None
+    )
 
     def spec(path, own):
         kwargs = dict(networks.get(path.split(":")[1], {}))
         made = network_spec(own or kwargs.pop("class", path), **({} if own else kwargs))
-        return (
-            network_spec(made["class"], **{**made["kwargs"], "size": patch})
-            if made["class"].endswith("discriminators:VGGStyle")
-            else made
-        )
+        if made["class"].endswith("discriminators:VGGStyle"):
+            made = network_spec(made["class"], **{**made["kwargs"], "size": m.patch})
+        return made
 
+    adversarial = {}
+    if m.discriminator:
+        adversarial = {
+            name: getattr(m, name)
+            for name in (
+                *("conditional", "projection", "joint", "second_fake"),
+                *("d_schedule", "d_betas", "g_init_iterations", "d_init_iterations", "d_iterations"),
+            )
+        } | {"discriminator": spec(m.discriminator, discriminator)}
     return TrainConfig(
         method=method.base,
-        stage=method.stage,
-        generator=spec(method.network, generator),
-        discriminator=spec(method.discriminator, discriminator) if method.discriminator else None,
-        conditional=method.conditional,
-        gan=method.gan,
-        weights=method.weights,
-        recon=method.recon,
-        perceptual=method.perceptual,
-        betas=method.betas,
-        schedule=method.schedule.model_copy(update={"lr": lr}) if lr else method.schedule,
-        ema=ema if ema is not None and method.ema else method.ema,
-        iterations=iterations or method.iterations,
-        batch=batch or method.batch,
-        patch=patch,
-        **run,
+        stage=m.stage,
+        generator=spec(m.network, generator),
+        terms=(*usual, *m.terms, *(terms or ())),
+        usm=m.usm,
+        schedule=m.schedule,
+        betas=m.betas,
+        ema=m.ema,
+        iterations=m.iterations,
+        batch=m.batch,
+        patch=m.patch,
+        symmetries=m.symmetries,
+        **adversarial,
+        **more,
     )
 
 # %% ../nbs/method/30_methods.ipynb #2758bceb
@@ -289,6 +343,7 @@ def networks_markdown() -> str:
         sizes = "any" if net.multiple == 1 else f"padded to multiples of {net.multiple}"
         looks = "everywhere: no tiles" if net.reach is None else f"{net.reach} px"
         lines.append(
-            f"| {name} | [{book.stem}]({book.relative_to(project_root()).as_posix()}) | {count(net):,} | {macs(net, 128) / 1e9:.2f} | {sizes} | {looks} |"
+            f"| {name} | [{book.stem}]({book.relative_to(project_root()).as_posix()}) | "
+            f"{count(net):,} | {macs(net, 128) / 1e9:.2f} | {sizes} | {looks} |"
         )
     return "\n".join(lines)

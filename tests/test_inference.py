@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 import warnings
 from pathlib import Path
 
@@ -17,9 +18,17 @@ from qebias.core import QebiasError, read_rgb
 from qebias.datasets import load_dataset
 from qebias.discriminators import UNetSN, VGGStyle
 from qebias.generators.arcnn import ARCNN
-from qebias.generators.core import Halo, fill, grid_of, load_weights, measured_halo, pad_to_multiple
+from qebias.generators.core import (
+    Halo,
+    fill,
+    fingerprint,
+    grid_of,
+    load_weights,
+    measured_halo,
+    pad_to_multiple,
+)
 from qebias.generators.rrdb import RRDBNet
-from qebias.inference import EXACT, enhance, enhance_tensor, tiling, to_rgb, to_tensor
+from qebias.inference import EXACT, VERSION, enhance, enhance_tensor, tile_for, tiling, to_rgb, to_tensor
 from qebias.networks import build, load_network, read_header, save_network
 
 SIZES = [(1, 1), (3, 5), (9, 17), (66, 54), (127, 65)]
@@ -58,7 +67,8 @@ def test_tiles_of_arcnn_are_the_whole_picture(arcnn, h, w, tile):
     whole = enhance_tensor(arcnn, x)
     assert (enhance_tensor(arcnn, x, tile) - whole).abs().max() < 1e-5
     with torch.no_grad():
-        assert torch.equal(whole, arcnn(x))
+        assert torch.equal(enhance_tensor(arcnn, x, exact=True), arcnn(x))
+        assert 255 * (whole - arcnn(x)).abs().max() < 1e-3
 
 
 @pytest.mark.parametrize("h, w", [(66, 54), (127, 65), (200, 180)])
@@ -249,12 +259,15 @@ def test_files_without_a_spec_are_one_line(tmp_path, rrdb, metadata):
     [
         (
             {"class": "qebias.generators.rrdb:RRDBNet", "kwargs": {"width": 8, "blocks": 1, "growth": 4}},
-            "conv_first.weight has shape (4, 48, 3, 3) in the weights, expected (8, 48, 3, 3)",
+            "the header says width 8, the tensors say 4: they belong to two networks",
         ),
         ({"class": "qebias.generators.arcnn:ARCNN"}, "the weights lack extraction.weight"),
         ({"class": "qebias.generators.rrdb:Other"}, "'qebias.generators.rrdb:Other' is not known here"),
-        ({"class": "../evil:Net"}, 'write it as "module:Class"'),
-        ({"class": "subprocess:Popen", "kwargs": {"args": "true"}}, "subprocess:Popen is no network"),
+        ({"class": "../evil:Net"}, "the module '../evil' would be imported"),
+        ({"class": "subprocess:Popen", "kwargs": {"args": "true"}}, "Pass --trust (trust=True) if you know"),
+        ({"class": "qebias.cli:app"}, "'qebias.cli:app' is not known here"),
+        ({"class": ["a"]}, "a spec is"),
+        ({"class": "qebias.generators.rrdb:RRDBNet", "kwargs": [1]}, "they map arguments to values"),
         ({"class": "qebias.generators.rrdb:RRDBNet", "kwargs": {"depth": 1}}, "takes no depth"),
         ({"net": "x"}, "a spec is"),
         ("RRDBNet", "a spec is"),
@@ -269,6 +282,97 @@ def test_files_with_a_wrong_spec_are_one_line(tmp_path, rrdb, spec, what):
     with pytest.raises(QebiasError) as error:
         load_network(tmp_path / "n.safetensors")
     assert "n.safetensors: " in str(error.value) and what in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_class_from_elsewhere_is_imported_only_on_trust(tmp_path, rrdb, monkeypatch):
+    module, left = tmp_path / "strangers_net.py", tmp_path / "ran"
+    module.write_text(
+        f"open({str(left)!r}, 'w').close()\nfrom torch import nn\n"
+        "class Net(nn.Module):\n    def __init__(self):\n        super().__init__()\n"
+        "        self.conv = nn.Conv2d(3, 3, 1)\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    path, spec = tmp_path / "n.safetensors", {"class": "strangers_net:Net"}
+    save_file(
+        nn.Conv2d(3, 3, 1).state_dict(prefix="conv."),
+        path,
+        {"qebias": json.dumps({"spec": spec, "provenance": {}})},
+    )
+    for trust in (False, (), {"another:Net"}):
+        with pytest.raises(QebiasError, match="the module 'strangers_net' would be imported"):
+            load_network(path, trust=trust)
+    assert not left.exists() and "strangers_net" not in sys.modules
+    for trust in (True, {"strangers_net:Net"}):
+        assert type(load_network(path, trust=trust)).__name__ == "Net"
+    assert left.exists()
+
+
+@pytest.mark.parametrize(
+    "kwargs",
+    [
+        {"blocks": 10**9},
+        {"width": 10**9},
+        {"growth": 10**9},
+        {"blocks": True},
+        {"blocks": 1.0},
+        {"blocks": "1"},
+        {"blocks": [1]},
+        {"blocks": {"a": 1}},
+        {"blocks": -1},
+        {"blocks": None},
+        {"blocks": float("nan")},
+        {str(i): i for i in range(1000)},
+    ],
+)
+def test_sizes_are_checked_before_anything_is_built(tmp_path, rrdb, kwargs):
+    path = tmp_path / "n.safetensors"
+    spec = {"class": SPEC["class"], "kwargs": SPEC["kwargs"] | kwargs}
+    save_file(rrdb.state_dict(), path, {"qebias": json.dumps({"spec": spec, "provenance": {}})})
+    start = time.process_time()
+    with pytest.raises(QebiasError) as error:
+        load_network(path)
+    assert time.process_time() - start < 2
+    assert "n.safetensors: " in str(error.value) and "\n" not in str(error.value)
+    assert len(str(error.value)) < 400 + len(str(path))
+
+
+def test_a_file_of_very_many_tensors_ends_at_once(tmp_path):
+    state = {f"body.{i}.rdb1.conv1.weight": torch.zeros(0) for i in range(6000)}
+    path = tmp_path / "n.safetensors"
+    save_file(state, path, {"qebias": json.dumps({"spec": SPEC, "provenance": {}})})
+    with pytest.raises(QebiasError, match="it holds 6,000 tensors"):
+        load_network(path)
+
+
+@pytest.mark.parametrize("kind", ["deep", "digits", "halo", "halo of text", "nothing", "provenance"])
+def test_damaged_headers_are_one_line(tmp_path, rrdb, kind):
+    spec = json.dumps(SPEC)
+    header = {
+        "deep": '{"spec": ' + "[" * 100_000 + "]" * 100_000 + ', "provenance": {}}',
+        "digits": '{"spec": ' + "9" * 5000 + ', "provenance": {}}',
+        "halo": f'{{"spec": {spec}, "provenance": {{"halo": {{"pixels": 1, "x": 2}}}}}}',
+        "halo of text": f'{{"spec": {spec}, "provenance": {{"halo": {{"pixels": "1", "difference": 2}}}}}}',
+        "nothing": f'{{"spec": {spec}, "provenance": null}}',
+        "provenance": f'{{"spec": {spec}, "provenance": [1]}}',
+    }[kind]
+    path = tmp_path / "n.safetensors"
+    save_file(rrdb.state_dict(), path, {"qebias": header})
+    with pytest.raises(QebiasError) as error:
+        load_network(path)
+    assert "n.safetensors" in str(error.value) and "\n" not in str(error.value)
+
+
+def test_any_damaged_byte_of_a_header_ends_in_one_line_or_in_the_network(saved):
+    data, random = saved.read_bytes(), np.random.default_rng(0)
+    length = int.from_bytes(data[:8], "little") + 8
+    for _ in range(200):
+        damaged = bytearray(data)
+        damaged[random.integers(length)] = random.integers(256)
+        saved.write_bytes(damaged)
+        try:
+            load_network(saved)
+        except QebiasError as error:
+            assert "generator.safetensors" in str(error) and "\n" not in str(error)
 
 
 def test_a_failing_save_leaves_the_old_file(saved, rrdb, monkeypatch):
@@ -382,7 +486,7 @@ def gap(net, x, *plan):
 @pytest.mark.parametrize("h, w", SIZES)
 def test_every_network_takes_every_size(name, h, w):
     net, x = network(name), to_tensor(picture(h, w))
-    out = enhance(net, picture(h, w))
+    out = enhance(net, picture(h, w), exact=True)
     assert out.shape == (h, w, 3)
     padded = pad_to_multiple(x, net.multiple)
     with torch.no_grad():
@@ -649,11 +753,79 @@ def test_the_way_through_memory_changes_no_number(name):
     net, x = network(name).eval(), to_tensor(picture(48, 72))
     with torch.no_grad():
         plain = net(x)
-    found = enhance_tensor(net, x)
-    assert torch.equal(found, plain) and found.is_contiguous()
+    exact, found = enhance_tensor(net, x, exact=True), enhance_tensor(net, x)
+    assert torch.equal(exact, plain) and exact.is_contiguous() and found.is_contiguous()
+    assert (found - plain).abs().max() < 1e-5 * max(1, plain.abs().max())
     bf16 = enhance_tensor(net, x, precision="bf16")
     assert not torch.equal(bf16, plain) and (bf16 - plain).abs().mean() < 0.02 * max(1, plain.abs().max())
     assert all(p.is_contiguous() for p in net.parameters())  # the caller's weights stay where they lie
+
+
+def test_bf16_leaves_the_ends_of_a_network_that_makes_the_picture_in_fp32():
+    net = RRDBNet(8, 1, 8).eval()
+    seen = {}
+    hooks = [
+        m.register_forward_hook(lambda m, i, o, name=name: seen.update({name: o.dtype}))
+        for name, m in net.named_modules()
+        if isinstance(m, nn.Conv2d)
+    ]
+    enhance_tensor(net, to_tensor(picture(16, 16)), precision="bf16")
+    assert seen.pop("conv_first") == seen.pop("conv_last") == torch.float32
+    assert set(seen.values()) == {torch.bfloat16}
+    for hook in hooks:
+        hook.remove()
+    assert not any(m._forward_pre_hooks or m._forward_hooks for m in net.modules())
+    enhance_tensor(net, to_tensor(picture(16, 16)), precision="bf16")
+    assert not torch.is_autocast_enabled("cpu")
+
+
+def test_a_network_that_fails_in_bf16_leaves_no_autocast_behind():
+    class Fails(RRDBNet):
+        def forward(self, x):
+            super().forward(x)
+            raise QebiasError("no")
+
+    class FailsInside(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(4, 3, 1)
+
+        def forward(self, x):
+            return self.conv(x)
+
+    for net, error in ((Fails(4, 1, 4), QebiasError), (FailsInside(), RuntimeError)):
+        with pytest.raises(error):
+            enhance_tensor(net, to_tensor(picture(16, 16)), precision="bf16")
+        assert not torch.is_autocast_enabled("cpu")
+        assert not any(m._forward_pre_hooks for m in net.modules())
+
+
+def test_progress_counts_tiles(arcnn):
+    said = []
+    enhance(arcnn, picture(40, 70), 32, progress=lambda done, total: said.append((done, total)))
+    assert said == [(i, 6) for i in range(1, 7)]
+
+
+def test_a_photograph_gets_tiles_and_a_small_picture_none():
+    assert tile_for(4000, 3000) == 512 and tile_for(512, 768) is None
+
+
+def test_numbers_have_the_version_that_they_say():
+    "Padding, tiles, halos and rounding in double precision; another number needs another VERSION"
+    cases = {}
+    for name, net in {"arcnn": fill(ARCNN().double()), "rrdb": fill(RRDBNet(4, 1, 4).double())}.items():
+        rgb = (np.arange(53 * 41 * 3).reshape(53, 41, 3) * 37 % 256).astype(np.uint8)
+        for tile, halo in ((None, None), (16, 4), (32, None)):
+            x = torch.from_numpy(rgb).permute(2, 0, 1)[None].double() / 255
+            values = fingerprint(enhance_tensor(net, x, tile, halo))
+            cases[f"{name}, tile {tile}, halo {halo}"] = [float(f"{v:.8g}") for v in values]
+    levels = torch.linspace(-0.1, 1.1, 3001, dtype=torch.float64).expand(3, 1, -1)
+    cases["rounding"] = int(to_rgb(levels).astype(int).sum())
+    path = Path(__file__).parent / "numbers" / "inference.json"
+    stored = json.loads(path.read_text())
+    assert set(stored) == {str(VERSION)}, f"raise VERSION, or store its numbers in {path}"
+    for name, found in cases.items():
+        assert stored[str(VERSION)][name] == pytest.approx(found, rel=1e-6), f"{name}: raise VERSION"
 
 
 def test_to_rgb_rounds_as_written_down():

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from ..core import QebiasError
 from .core import check_counts, check_input
 
 # %% ../../nbs/networks/17_generators.rrdb.ipynb #d3d96c2a
@@ -51,16 +52,20 @@ class RRDB(nn.Module):
 class RRDBNet(nn.Module):
     "RRDBNet at scale 1; input and output (N, 3, H, W), the input in [0, 1], the output not clamped, H and W multiples of 4"
 
-    multiple, residual_input = 4, False
+    version, multiple, residual_input = 1, 4, False
 
     def __init__(
         self,
         width=64,  # channels of the trunk
         blocks=23,  # residual-in-residual dense blocks
         growth=32,  # channels that each convolution of a dense block adds
+        residual=False,  # add the input to the output, and start as the identity or near it
     ):
         super().__init__()
         check_counts("RRDBNet", width=width, blocks=blocks, growth=growth)
+        if type(residual) is not bool:
+            raise QebiasError(f"RRDBNet: residual is {residual!r}, it must be True or False")
+        self.residual_input = residual
         self.reach = 4 * (15 * blocks + 2) + 8
         self.conv_first = nn.Conv2d(3 * 4 * 4, width, 3, padding=1)
         self.body = nn.Sequential(*(RRDB(width, growth) for _ in range(blocks)))
@@ -68,6 +73,10 @@ class RRDBNet(nn.Module):
             nn.Conv2d(width, width, 3, padding=1) for _ in range(4)
         )
         self.conv_last = nn.Conv2d(width, 3, 3, padding=1)
+        if residual:
+            with torch.no_grad():
+                self.conv_last.weight *= 0.01
+            nn.init.zeros_(self.conv_last.bias)
 
     def forward(self, x):
         check_input(x, "RRDBNet", multiple=self.multiple)
@@ -75,4 +84,5 @@ class RRDBNet(nn.Module):
         y = y + self.conv_body(self.body(y))
         for conv in (self.conv_up1, self.conv_up2):
             y = F.leaky_relu(conv(F.interpolate(y, scale_factor=2, mode="nearest")), 0.2, inplace=True)
-        return self.conv_last(F.leaky_relu(self.conv_hr(y), 0.2, inplace=True))
+        y = self.conv_last(F.leaky_relu(self.conv_hr(y), 0.2, inplace=True))
+        return x + y if self.residual_input else y

@@ -1,0 +1,112 @@
+"Eight networks as ONNX files of any size, and the engines that run them"
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from qebias import export
+from qebias.core import QebiasError
+from qebias.inference import enhance, enhance_tensor, tiling
+from qebias.networks import build
+
+pytest.importorskip("onnxscript")
+onnxruntime = pytest.importorskip("onnxruntime")
+
+SMALL = {
+    "arcnn:ARCNN": {},
+    "dcad:DCAD": {"width": 8, "depth": 4},
+    "dncnn:DnCNN": {"width": 8, "depth": 4, "norm": True},
+    "cbdnet:CBDNet": {"width": 8, "estimator": 4},
+    "rdn:RDN": {"width": 8, "blocks": 2, "layers": 2, "growth": 8},
+    "rbqe:RBQE": {"width": 8, "levels": 3},
+    "mprnet:MPRNet": {"width": 8, "step": 4, "orb_step": 4, "cabs": 1},
+    "rrdb:RRDBNet": {"width": 8, "blocks": 1, "growth": 8},
+}
+
+
+def network(name, kwargs):
+    torch.manual_seed(0)
+    return build({"class": f"qebias.generators.{name}", "kwargs": kwargs}).eval()
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_every_network_is_an_onnx_file_of_any_size(tmp_path, name):
+    "Its numbers are those of torch, at sizes that the export did not look at, and in both engines"
+    net, path = network(name, SMALL[name]), tmp_path / "net.onnx"
+    assert export.export_onnx(net, path, {"method": "test"}, sizes=[(33, 47)]) <= 0.01
+    assert [p.name for p in tmp_path.iterdir()] == ["net.onnx"]
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    about = json.loads(session.get_modelmeta().custom_metadata_map["qebias"])
+    assert about["multiple"] == net.multiple and about["method"] == "test"
+    for size in ((16, 200), (104, 24), (176, 176)):
+        x = torch.rand(1, 3, *size)
+        with torch.no_grad():
+            expected = net(x).numpy()
+        found = session.run(["enhanced"], {"compressed": x.numpy()})[0]
+        assert 255 * np.abs(found - expected).max() <= 0.01
+    for backend in ("onnxruntime", "openvino"):
+        pytest.importorskip(backend)
+        fast = export.compiled(net, backend, threads=1, path=path)
+        x = torch.rand(1, 3, 70, 93)
+        assert 255 * (enhance_tensor(fast, x) - enhance_tensor(net, x)).abs().max() <= 0.01
+        if net.reach:
+            plan = tiling(net, 64, 16)
+            assert tiling(fast, 64, 16) == plan
+            tiles = enhance_tensor(net, x, plan)
+            assert 255 * (enhance_tensor(fast, x, plan) - tiles).abs().max() <= 0.01
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SMALL)
+def test_every_network_of_full_size_is_an_onnx_file(tmp_path, name):
+    assert export.export_onnx(network(name, {}), tmp_path / "net.onnx") <= 0.01
+
+
+def test_openvino_computes_in_bf16():
+    pytest.importorskip("openvino")
+    net = network("dncnn:DnCNN", {"width": 16, "depth": 6})
+    x = torch.rand(1, 3, 64, 64)
+    gap = 255 * (enhance_tensor(export.compiled(net, "openvino", "bf16"), x) - enhance_tensor(net, x)).abs()
+    assert gap.max() < 1.5
+
+
+def test_small_pictures_go_through_torch():
+    net = network("arcnn:ARCNN", {})
+    fast = export.compiled(net, "onnxruntime")
+    for size in ((1, 1), (5, 300), (31, 33)):
+        rgb = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
+        assert np.array_equal(enhance(fast, rgb), enhance(net, rgb))
+
+
+def test_a_file_that_is_off_is_not_written(tmp_path, monkeypatch):
+    monkeypatch.setattr(export, "difference", lambda *a: 0.02)
+    with pytest.raises(QebiasError, match="net.onnx is not written: it is 0.02 grey levels off"):
+        export.export_onnx(network("arcnn:ARCNN", {}), tmp_path / "net.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_network_that_cannot_be_followed_is_one_line(tmp_path):
+    class Looks(nn.Module):
+        def forward(self, x):
+            return x if x.sum() > 0 else -x
+
+    with pytest.raises(QebiasError, match="Looks cannot be written as ONNX"):
+        export.export_onnx(Looks(), tmp_path / "net.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_missing_engine_is_one_line(monkeypatch):
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    with pytest.raises(QebiasError, match="openvino is needed for the backend openvino and is not installed"):
+        export.compiled(network("arcnn:ARCNN", {}), "openvino")
+
+
+def test_importing_it_needs_no_engine():
+    code = "import sys, qebias.export; print([m for m in ('onnx', 'onnxruntime', 'openvino') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
