@@ -41,6 +41,7 @@ from qebias.core import (
     locked,
     provenance,
     read_json,
+    read_lines,
     seed_for,
     sweep,
     write_json,
@@ -874,11 +875,7 @@ def read_stats(
     path = path / "stats.jsonl" if path.is_dir() else path
     if not path.exists():
         return []
-    records = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        with contextlib.suppress(json.JSONDecodeError):
-            records.append(json.loads(line))
-    return records
+    return read_lines(path)
 
 # %% ../nbs/method/10_training.ipynb #f5f54b2e
 def fit(
