@@ -180,26 +180,47 @@ def study(
     publish: Annotated[
         bool, typer.Option("--publish", help="Put results into nbs/study when all is done")
     ] = False,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Read every part of every result, and report")
+    ] = False,
+    prune: Annotated[
+        bool, typer.Option("--prune", help="List results that no setting of the profile refers to any more")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="With --prune: remove them")] = False,
 ):
-    "Run a study: compress, train, evaluate, draw, judge. Started again, it does only what is missing or stale."
-    from qebias import runner
+    "Run a study: compress, train, enhance, measure, draw, judge. Started again, it does only what is to be done."
+    from qebias.study import preflight
 
     if publish and only:
         raise QebiasError("--publish needs the whole study: leave --only out")
-    chosen, items = runner.resolve(profile, set_ or (), raw, raw_train, raw_eval, out), listed(only)
+    if yes and not prune:
+        raise QebiasError("--yes belongs to --prune")
+    chosen = preflight.resolve(profile, set_ or (), raw, raw_train, raw_eval, out)
+    items = listed(only)
     if dry_run:
-        return print("\n".join(runner.dry_run(chosen, items, executor, jobs, cluster)))
-    on = runner.cluster(executor, jobs, cluster)
+        from qebias.study.estimate import dry_run as lines_of
+
+        print("\n".join(lines_of(chosen, items, executor, jobs, cluster)))
+        return
+    from qebias.study import report, runner
+
+    if prune:
+        runner.prune_study(chosen, yes)
+        return
+    if verify:
+        if runner.verify(chosen):
+            raise typer.Exit(1)
+        return
+    on = preflight.cluster(executor, jobs, cluster)
     if publish:
-        runner.publishable(chosen)
-    runner.preflight(chosen, items, on)
-    claims = runner.run(chosen, items, cores, keep_going, lambda line: print(line, flush=True), on)
-    print("\n" + runner.claims_text([runner.claim_row(c) for c in claims]))
-    for scale in dict.fromkeys(c.scale for c in claims if c.scale):
-        print("\n" + scale)
-    print(f"\n{runner.ONE_SEED}\n\nreport: {runner.write_report(chosen, items)}")
+        report.require_publishable(chosen)
+    preflight.preflight(chosen, items, on)
+    runner.run(chosen, items, cores, keep_going, lambda line: print(line, flush=True), on)
+    for line in report.closing_lines(chosen, items):
+        print(line)
     if publish:
-        print("published: " + ", ".join(p.name for p in runner.publish_study(chosen)))
+        for path in report.publish_study(chosen):
+            print(f"published: {path}")
 
 # %% ../nbs/tools/60_cli.ipynb #e6ba397b
 @app.command()

@@ -15,6 +15,7 @@ __all__ = ['MOST_DIGITS', 'MOST_DEEP', 'MOST_YAML', 'MOST_VALUES', 'MOST_TABLE',
 import ast
 import collections
 import contextlib
+import ctypes
 import functools
 import hashlib
 import importlib
@@ -599,6 +600,16 @@ warnings.filterwarnings(
 )  # of metadata and sizes, beside which ours would stand twice
 
 
+@functools.cache
+def _quiet_libtiff():
+    "Take libtiff's habit of printing from it, where it is the one in Pillow's wheel"
+    for library in Path(Image.__file__).parent.parent.glob("pillow.libs/libtiff*"):
+        with contextlib.suppress(OSError, AttributeError):
+            library = ctypes.CDLL(str(library))
+            library.TIFFSetErrorHandler(None)
+            library.TIFFSetWarningHandler(None)
+
+
 def image_kind(
     head: bytes,  # the first 16 bytes of a file or more
     suffix: str = "",  # of the file's name
@@ -616,7 +627,7 @@ def image_kind(
 def open_image(
     path,  # a picture's file
 ):
-    "A Pillow image that is not decoded yet, of a size that is sane; raises `QebiasError`, also for what the block meets"
+    "A Pillow image that is not decoded yet, of a sane size; raises `QebiasError`, also for what the block meets"
     remedy = "fix it or leave it out"
     with reading(path, "picture", remedy):
         if Path(path).exists() and not Path(path).is_file():
@@ -630,6 +641,8 @@ def open_image(
             if kind is None or kind == "BPG":
                 raise QebiasError(f"{path}: no picture that can be read: {remedy}")
             file.seek(0)
+            if kind == "TIFF":
+                _quiet_libtiff()
             plugin = importlib.import_module(f"PIL.{_KINDS[kind][0]}")
             with getattr(plugin, _KINDS[kind][1])(file, os.fspath(path)) as image:
                 require_size(*image.size, path)

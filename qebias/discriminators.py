@@ -45,7 +45,8 @@ class VGGStyle(nn.Module):
         check_input(x, "VGGStyle", self.in_channels)
         if x.shape[2:] != (self.size, self.size):
             raise QebiasError(
-                f"this VGGStyle judges pictures of {self.size} x {self.size}, this batch is {x.shape[2]} x {x.shape[3]}: cut patches, or build VGGStyle(size=...)"
+                f"this VGGStyle judges pictures of {self.size} x {self.size}, this batch is "
+                f"{x.shape[2]} x {x.shape[3]}: cut patches, or build VGGStyle(size=...)"
             )
         for i in range(self.stages):
             x = getattr(self, f"conv{i}_0")(x)

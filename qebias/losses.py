@@ -41,7 +41,8 @@ def check_finite(
     bad = [f"{n} = {v}" for n, v in values.items() if not abs(v) < float("inf")]
     if bad:
         raise QebiasError(
-            f"loss is not finite: {', '.join(bad)}; the last checkpoint still stands, go on from it with a lower learning rate"
+            f"loss is not finite: {', '.join(bad)}; the last checkpoint still stands, go on from it "
+            "with a lower learning rate"
         )
 
 # %% ../nbs/method/00_losses.ipynb #4be5d8b5
@@ -93,7 +94,8 @@ def perceptual(
     psi_raw: dict,  # the same of the raw image; no gradient flows there
     weights: dict,  # layer -> weight, for instance `PERCEPTUAL_LAYERS["realesrgan"]`
 ):  # scalar
-    "Feature-wise mean absolute error, summed over layers: L_percept of Eq. 5; raises `QebiasError` for a layer that psi lacks"
+    "Feature-wise mean absolute error, summed over layers: L_percept of Eq. 5; raises `QebiasError`"
+    "for a layer that psi lacks"
     total = 0
     for layer, weight in _layers(weights, psi_enhanced, psi_raw):
         _same(f"features {layer} of enhanced and raw", psi_enhanced[layer], psi_raw[layer])
@@ -144,7 +146,8 @@ def mean_disparity(
     psi_a,  # features (N, C, h, w) of one domain
     psi_b,  # features of the other, the same shape
 ):  # (N,): one disparity an image
-    "Eq. 7 or 8, averaged over an image: the mean absolute difference of features; raises `QebiasError` for shapes that differ"
+    "Eq. 7 or 8, averaged over an image: the mean absolute difference of features; raises"
+    "`QebiasError` for shapes that differ"
     _same("features", psi_a, psi_b)
     return (psi_a - psi_b).abs().flatten(1).mean(1)
 
@@ -159,7 +162,8 @@ def domain_divergence(
     reduction: str = "sample",  # where the hinge acts: "batch", "sample" or "element"
     mean=torch.mean,  # over the batch; with several processes, over all of theirs
 ):  # scalar, >= 0
-    "The domain-divergence regularisation L_R of Eq. 6-8 for one layer (section 4.2); raises `QebiasError` for shapes that differ"
+    "The domain-divergence regularisation L_R of Eq. 6-8 for one layer (section 4.2); raises"
+    "`QebiasError` for shapes that differ"
     if reduction not in REDUCTIONS:
         raise QebiasError(
             f"domain divergence has no reduction {reduction!r}: there are {', '.join(REDUCTIONS)}"
@@ -181,7 +185,8 @@ def layered_divergence(
     weights: dict,  # layer -> weight
     reduction: str = "sample",  # as in `domain_divergence`
 ):  # scalar
-    "L_R of Eq. 6-8 summed over layers, each with a hinge of its own; raises `QebiasError` for a layer that psi lacks"
+    "L_R of Eq. 6-8 summed over layers, each with a hinge of its own; raises `QebiasError` for a"
+    "layer that psi lacks"
     return sum(
         w * domain_divergence(psi_raw[l], psi_compressed[l], psi_enhanced[l], reduction)
         for l, w in _layers(weights, psi_raw, psi_compressed, psi_enhanced)
@@ -344,6 +349,8 @@ class _Function(LossTerm):
 
     def __init__(self, function, options):
         self.function, self.options = function, options
+        self.layers = getattr(function, "layers", ())
+        self.domains = getattr(function, "domains", ())
 
     def __call__(self, given):
         return self.function(given, **self.options)
@@ -378,7 +385,8 @@ def make_term(
     takes_all = any(p.kind is p.VAR_KEYWORD for p in known.values())
     if not takes_all and (odd := [option for option in term.options if option not in names]):
         raise QebiasError(
-            f"term {term.name!r}: {term.function} takes no {odd[0]}: its options are {', '.join(names) or 'none'}"
+            f"term {term.name!r}: {term.function} takes no {odd[0]}: its options are "
+            f"{', '.join(names) or 'none'}"
         )
     if not inspect.isclass(found):
         return _Function(found, dict(term.options))
@@ -436,7 +444,8 @@ def usm_sharp(
     "The unsharp mask of BasicSR's Real-ESRGAN; raises `QebiasError` for pictures too small to be blurred"
     if min(image.shape[2:]) < 26:
         raise QebiasError(
-            f"usm: an image of {image.shape[2]} x {image.shape[3]} is too small to be sharpened: take patches of 26 or more"
+            f"usm: an image of {image.shape[2]} x {image.shape[3]} is too small to be sharpened: take "
+            "patches of 26 or more"
         )
     at = torch.arange(-25, 26, dtype=image.dtype, device=image.device)
     kernel = torch.exp(-at.square() / (2 * 8.0**2))

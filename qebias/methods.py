@@ -45,6 +45,8 @@ class Method(BaseModel):
     betas: tuple[float, float] = (0.9, 0.99)
     d_schedule: Schedule | None = None
     d_betas: tuple[float, float] | None = None
+    second_fake: bool = False
+    g_init_iterations: int = 0
     d_init_iterations: int = 0
     d_iterations: int = 1
     ema: float = 0.999
@@ -190,11 +192,13 @@ def method(name: str) -> Method:
     if dot:
         if not m.divergence:
             raise QebiasError(
-                f"method {name!r}: {plain} has no divergence to take elsewhere: leave .{place} out, or take a +div or a +both"
+                f"method {name!r}: {plain} has no divergence to take elsewhere: leave .{place} out, "
+                "or take a +div or a +both"
             )
         if not (found := re.fullmatch(rf"l([1-5])(?:\.({'|'.join(REDUCTIONS)}))?", place)):
             raise QebiasError(
-                f"method {name!r}: after the dot comes a block of psi, l1 to l5, and after another dot, if need be, a reduction: {', '.join(REDUCTIONS)}"
+                f"method {name!r}: after the dot comes a block of psi, l1 to l5, and after another "
+                f"dot, if need be, a reduction: {', '.join(REDUCTIONS)}"
             )
         label += f", block {found[1]}" + (f" by {found[2]}" if found[2] else "")
         m = m.model_copy(
@@ -203,7 +207,8 @@ def method(name: str) -> Method:
     if at:
         if not re.fullmatch(r"all|[a-z]+-(all|\d+)", trained_on):
             raise QebiasError(
-                f"method {name!r}: after @ comes what it was trained on: all for every level of the codec, or one training, for instance bpg-37"
+                f"method {name!r}: after @ comes what it was trained on: all for every level of the "
+                "codec, or one training, for instance bpg-37"
             )
         label += ", blind" if trained_on == "all" else f", trained on {trained_on}"
         m = m.model_copy(update={"trained_on": trained_on, "stage1": m.stage1 and f"{m.stage1}@{trained_on}"})
@@ -302,8 +307,8 @@ def train_config(
         adversarial = {
             name: getattr(m, name)
             for name in (
-                *("conditional", "projection", "joint"),
-                *("d_schedule", "d_betas", "d_init_iterations", "d_iterations"),
+                *("conditional", "projection", "joint", "second_fake"),
+                *("d_schedule", "d_betas", "g_init_iterations", "d_init_iterations", "d_iterations"),
             )
         } | {"discriminator": spec(m.discriminator, discriminator)}
     return TrainConfig(
@@ -338,6 +343,7 @@ def networks_markdown() -> str:
         sizes = "any" if net.multiple == 1 else f"padded to multiples of {net.multiple}"
         looks = "everywhere: no tiles" if net.reach is None else f"{net.reach} px"
         lines.append(
-            f"| {name} | [{book.stem}]({book.relative_to(project_root()).as_posix()}) | {count(net):,} | {macs(net, 128) / 1e9:.2f} | {sizes} | {looks} |"
+            f"| {name} | [{book.stem}]({book.relative_to(project_root()).as_posix()}) | "
+            f"{count(net):,} | {macs(net, 128) / 1e9:.2f} | {sizes} | {looks} |"
         )
     return "\n".join(lines)

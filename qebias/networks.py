@@ -124,7 +124,8 @@ def network_version(
 def outline(
     spec: Mapping,  # as for `build`
 ) -> nn.Module:  # on the `meta` device
-    "The network of a spec without weights, to look at shapes; the random state stays untouched; raises `QebiasError`"
+    "The network of a spec without weights, to look at shapes; the random state stays untouched;"
+    "raises `QebiasError`"
     try:
         with torch.device("meta"):
             net = build(spec)
@@ -385,11 +386,13 @@ def _halo(stored):
 def load_discriminator(
     path,  # a `discriminator.safetensors` of a training
 ) -> ConditionalDiscriminator:  # on the CPU, in evaluation mode; `gan` and `patch` are its attributes
-    "The discriminator of a training as a module `d(image, compressed)` that gives logits; raises `QebiasError` for any other file"
+    "The discriminator of a training as a module `d(image, compressed)` that gives logits; raises"
+    "`QebiasError` for any other file"
     known = read_header(path)["provenance"]
     if missing := [name for name in ("conditional", "gan", "patch") if name not in known]:
         raise QebiasError(
-            f"{path} does not say how it was trained ({', '.join(missing)}): pass the discriminator.safetensors of a training"
+            f"{path} does not say how it was trained ({', '.join(missing)}): pass the "
+            "discriminator.safetensors of a training"
         )
     found = ConditionalDiscriminator(
         load_network(path), known["conditional"], known.get("projection", "none")

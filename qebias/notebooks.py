@@ -79,6 +79,7 @@ def execute(
     output,  # where the executed one goes: a record, also of a failure
     values: dict = {},  # its parameters
     threads: int | None = None,  # threads of its numerical libraries
+    engine: str | None = None,  # of papermill; a kernel in a process of its own if left out
 ):
     "Run a notebook with checked parameters; raises `QebiasError` when one of its cells does"
     pm = _papermill()
@@ -101,6 +102,7 @@ def execute(
                 start_timeout=300,
                 cwd=str(Path(notebook).resolve().parent),
                 kernel_name="python3",
+                engine_name=engine,
                 log_output=False,
             )
             return

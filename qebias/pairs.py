@@ -202,7 +202,8 @@ def _require_names(images):
     if len({n.casefold() for n in names}) < len(names):
         twice = next(n for k, n in enumerate(names) if n.casefold() in {m.casefold() for m in names[:k]})
         raise QebiasError(
-            f"two pictures are called {twice}: give each its own name (upper and lower case count as the same)"
+            f"two pictures are called {twice}: give each its own name (upper and lower case count as "
+            "the same)"
         )
 
 # %% ../nbs/data/20_pairs.ipynb #2d78b405
@@ -211,14 +212,16 @@ class Pairs:
 
     def __init__(
         self,
-        folder,  # <dataset>/<codec>-<level>, with <dataset>/raw beside it
+        folder,  # <dataset>/<codec>-<level>
+        raw=None,  # where the raw pictures lie; `raw` beside the folder if left out
     ):
-        self.folder = Path(folder)
-        self._compressed, self._raw = Pixels(self.folder), Pixels(self.folder.parent / "raw")
+        self.folder, self.raw_folder = Path(folder), Path(raw) if raw else Path(folder).parent / "raw"
+        self._compressed, self._raw = Pixels(self.folder), Pixels(self.raw_folder)
         self.manifest, self._images = self._compressed.manifest, self._compressed.manifest["images"]
         if self.manifest["raw"] != self._raw.manifest["key"]:
             raise QebiasError(
-                f"{self.folder} was made from other pictures than {self._raw.folder} now holds: build it again"
+                f"{self.folder} was made from other pictures than {self._raw.folder} now holds: build "
+                "it again"
             )
         self.key, self.names = self.manifest["key"], [e["name"] for e in self._images]
 
@@ -226,7 +229,7 @@ class Pairs:
         return len(self.names)
 
     def __reduce__(self):
-        return Pairs, (self.folder,)  # a copy in another process maps the same files
+        return Pairs, (self.folder, self.raw_folder)  # a copy in another process maps the same files
 
     def __repr__(self):
         codec, size = self.manifest["codec"], sum(v.size for v in self._raw) / 3e6
@@ -266,7 +269,8 @@ class Pairs:
         for pixels in (self._raw, self._compressed):
             if wrong := pixels.wrong():
                 raise QebiasError(
-                    f"{len(wrong)} of {len(self)} pictures in {pixels.folder} are not what was written ({', '.join(wrong[:5])}): remove it and build it again"
+                    f"{len(wrong)} of {len(self)} pictures in {pixels.folder} are not what was "
+                    f"written ({', '.join(wrong[:5])}): remove it and build it again"
                 )
         for i in range(len(self)):
             self.stream(i)
@@ -281,7 +285,8 @@ def _checked(pixels: Pixels, i: int) -> np.ndarray:
     entry = pixels.manifest["images"][i]
     if array_digest(pixels[i]) != entry["digest"]:
         raise QebiasError(
-            f"{entry['name']} in {pixels.folder} is not what was written: remove {pixels.folder} and build it again"
+            f"{entry['name']} in {pixels.folder} is not what was written: remove {pixels.folder} and "
+            "build it again"
         )
     return pixels[i]
 
@@ -289,7 +294,8 @@ def _checked(pixels: Pixels, i: int) -> np.ndarray:
 def build_pairs(
     images: list,  # of `RawImage`, names all different
     codec,  # a codec of `qebias.codecs`
-    folder,  # where the pairs go, <dataset>/<codec>-<level>; the raw pictures go to <dataset>/raw
+    folder,  # where the pairs go, <dataset>/<codec>-<level>
+    raw=None,  # where the raw pictures go; `raw` beside the folder if left out
     workers=None,  # how many read, compress and hash at once, one for each core if left out; 1 stays in this process
     progress=True,  # a bar on stderr
 ) -> Pairs:
@@ -299,12 +305,12 @@ def build_pairs(
     if folder.name == "raw":
         raise QebiasError(f"{folder} is where the raw pictures go: give the pairs another name")
     workers = _workers(workers)
-    raw = _raw_store(images, folder.parent / "raw", workers, progress)
-    made_of = {"codec": codec.describe(), "raw": raw.manifest["key"]}
+    store = _raw_store(images, Path(raw) if raw else folder.parent / "raw", workers, progress)
+    made_of = {"codec": codec.describe(), "raw": store.manifest["key"]}
 
     def opened():
         return _ask(
-            lambda: Pairs(folder),
+            lambda: Pairs(folder, store.folder),
             lambda found: digest([found.manifest[k] for k in made_of]) == digest(list(made_of.values())),
         )
 
@@ -314,8 +320,8 @@ def build_pairs(
         if found := opened():
             return found
         with atomic_dir(folder) as tmp:
-            _compress(raw, codec, tmp, workers, progress, made_of)
-        return Pairs(folder)
+            _compress(store, codec, tmp, workers, progress, made_of)
+        return Pairs(folder, store.folder)
 
 
 def _digests(coded):
@@ -403,7 +409,8 @@ class PatchSampler:
     ):
         if min(patch, batch, world) < 1 or not 0 <= rank < world:
             raise QebiasError(
-                f"patch {patch}, batch {batch}, rank {rank} of {world}: patch and batch are at least 1, rank counts from 0"
+                f"patch {patch}, batch {batch}, rank {rank} of {world}: patch and batch are at least "
+                "1, rank counts from 0"
             )
         if symmetries not in SYMMETRIES:
             raise QebiasError(f"symmetries is {symmetries!r}: there are {', '.join(SYMMETRIES)}")
@@ -430,7 +437,9 @@ class PatchSampler:
                 ", ..." if len(small) > 10 else ""
             )
             raise QebiasError(
-                f"a patch of {patch} is larger than the shorter side of {len(small)} of {len({n for p in stores for n in p.names})} pictures: {named}: take a patch of {min(small.values())}, or leave them out"
+                f"a patch of {patch} is larger than the shorter side of {len(small)} of "
+                f"{len({n for p in stores for n in p.names})} pictures: {named}: take a patch of "
+                f"{min(small.values())}, or leave them out"
             )
 
     def __reduce__(self):

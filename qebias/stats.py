@@ -52,25 +52,35 @@ def missing(why: str) -> Values:
     "A quantity that has no value, with the reason"
     return Values(missing=why)
 
-# %% ../nbs/foundations/20_stats.ipynb #e34c30cf
+# %% ../nbs/foundations/20_stats.ipynb #5370beac
 class Results:
     "A long table of results, indexed once to be asked many times"
 
     keys = ["dataset", "codec", "level", "row", "quantity"]
 
     def __init__(self, table: pd.DataFrame):
-        absent = [column for column in COLUMNS if column not in table]
+        absent = [column for column in COLUMNS if column not in table.columns]
         if absent:
             raise QebiasError(f"the table of results has no column {', '.join(absent)}: write it again")
         self.table = table.reset_index(drop=True)
-        self.places = self.table.groupby(self.keys, observed=True, sort=False).indices
+        self.places_of = self.table.groupby(self.keys, observed=True, sort=False).indices
+        place = ["dataset", "codec", "level", "row"]
+        trained = self.table.groupby(place, observed=True, sort=False)["trained_on"]
+        self.rows_at = {place: set(found) for place, found in trained.unique().items()}
         self.known = {key: set(self.table[key].unique()) for key in self.keys}
         self.found = {}
+        self.counts = self._counts()
+
+    def _counts(self):
+        pictures = self.table["picture"]
+        single = self.table[(pictures != "") & ~pictures.str.startswith("~")]
+        of_place = single.groupby(["dataset", "codec", "level"], observed=True)["picture"]
+        return {(d, c, int(l)): n for (d, c, l), n in of_place.nunique().items()}
 
     def lines(self, **where) -> pd.DataFrame:
         "The table's lines of one place"
         place = tuple(where[key] for key in self.keys)
-        return self.table.iloc[self.places.get(place, [])]
+        return self.table.iloc[self.places_of.get(place, [])]
 
     def values(
         self,
@@ -116,9 +126,16 @@ class Results:
 
     def pictures(self, dataset: str, codec: str, level: int) -> int:
         "How many pictures a place has"
-        at = (self.table["dataset"] == dataset) & (self.table["codec"] == codec)
-        names = self.table["picture"][at & (self.table["level"] == level)].unique()
-        return sum(1 for name in names if name and not name.startswith("~"))
+        return self.counts.get((dataset, codec, int(level)), 0)
+
+    def places(self) -> list:
+        "The (dataset, codec, level) of the table, in its order"
+        return list(dict.fromkeys((d, c, int(l)) for d, c, l, _ in self.rows_at))
+
+    def levels(self, row: str, quantity: str, dataset: str, codec: str) -> list:
+        "The levels at which a row has a quantity, in order"
+        here = [l for d, c, l in self.places() if (d, c) == (dataset, codec)]
+        return sorted(l for l in here if (dataset, codec, l, row, quantity) in self.places_of)
 
     def _why(self, place):
         for key, chosen in place.items():
@@ -139,7 +156,7 @@ def values(
     "A quantity of one place of a table, for whoever asks once"
     return Results(table).values(**where)
 
-# %% ../nbs/foundations/20_stats.ipynb #47b1ddf7
+# %% ../nbs/foundations/20_stats.ipynb #314bd89f
 def combine(
     function: Callable,  # of as many arrays as there are values; elementwise
     *parts: Values,
@@ -153,14 +170,16 @@ def combine(
     seeds = sorted(set.intersection(*trained)) if trained else sorted(parts[0].seeds)
     if not seeds:
         return missing("the rows share no seed: train both with one")
+    if len({part.pictures for part in parts}) > 1:
+        counts = ", ".join(str(part.pictures) for part in parts)
+        return missing(f"the rows were measured on different pictures ({counts})")
     columns = min(part.array.shape[1] for part in parts)
     arrays = [_of_seeds(part, seeds)[:, :columns] for part in parts]
     with np.errstate(divide="ignore", invalid="ignore"):
         array = np.asarray(function(*arrays), float)
     if not np.isfinite(array[:, 0]).all():
         return missing("the quantity has no finite value here")
-    pictures = min(part.pictures for part in parts)
-    return Values(array, tuple(seeds), pictures, unit or parts[0].unit, bool(trained))
+    return Values(array, tuple(seeds), parts[0].pictures, unit or parts[0].unit, bool(trained))
 
 
 def _of_seeds(part, seeds):

@@ -24,6 +24,7 @@ import time
 import traceback
 import warnings
 import weakref
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -123,7 +124,9 @@ class TrainConfig(BaseModel):
     betas: Betas = (0.9, 0.99)  # of the generator's Adam
     d_schedule: Schedule | None = None  # the discriminator's; the generator's if left out
     d_betas: Betas | None = None  # the same
-    d_init_iterations: int = Field(0, ge=0)  # of the discriminator alone, before the generator begins
+    second_fake: bool = False  # the discriminator is shown compressed patches as fakes, too
+    g_init_iterations: int = Field(0, ge=0)  # of the generator alone, without the adversarial term, first
+    d_init_iterations: int = Field(0, ge=0)  # of the discriminator alone, before both play
     d_iterations: int = Field(1, gt=0)  # steps of the discriminator for one of the generator
     ema: float = Field(0.999, ge=0, lt=1)  # decay of the averaged generator, the one that is evaluated
     iterations: int = Field(gt=0)
@@ -165,10 +168,15 @@ class TrainConfig(BaseModel):
         "What is wrong with everything else"
         if self.projection not in PROJECTIONS:
             return f"projection is {self.projection!r}: there are {', '.join(PROJECTIONS)}"
-        if self.d_init_iterations >= self.iterations:
+        alone = self.g_init_iterations + self.d_init_iterations
+        if alone >= self.iterations:
             return (
-                f"d_init_iterations is {self.d_init_iterations} of {self.iterations} iterations: "
-                "the generator would never begin"
+                f"g_init_iterations and d_init_iterations are {alone} of {self.iterations} iterations: "
+                "the adversarial training would never begin"
+            )
+        if self.stage == "fidelity" and (alone or self.second_fake):
+            return (
+                "stage 'fidelity' has no discriminator: leave g_init_, d_init_iterations and second_fake out"
             )
         if self.batch % self.processes:
             return f"a batch of {self.batch} cannot be shared by {self.processes} processes: take a multiple"
@@ -392,34 +400,41 @@ class Trainer:
         return ConditionalDiscriminator(network, config.conditional, config.projection)
 
     def rates(self, iteration: int) -> dict:
-        "The learning rate of each player at an iteration"
-        config = self.config
-        ahead = config.d_init_iterations
-        found = {
-            "generator": learning_rate(config.schedule, max(iteration - ahead, 0), config.iterations - ahead)
-        }
+        "The learning rate of each player at an iteration: each schedule runs over the iterations in which its player may move"
+        c = self.config
+        at = iteration if iteration < c.g_init_iterations else max(iteration - c.d_init_iterations, 0)
+        at = max(at, min(iteration, c.g_init_iterations))
+        found = {"generator": learning_rate(c.schedule, at, c.iterations - c.d_init_iterations)}
         if self.discriminator:
-            schedule = config.d_schedule or config.schedule
-            found["discriminator"] = learning_rate(schedule, iteration, config.iterations)
+            schedule, waits = c.d_schedule or c.schedule, c.g_init_iterations
+            found["discriminator"] = learning_rate(schedule, max(iteration - waits, 0), c.iterations - waits)
         return found
 
-    def moves_generator(self, iteration: int) -> bool:
-        "Whether the generator takes a step in this iteration, or the discriminator alone"
-        config, count = self.config, iteration + 1
-        return count > config.d_init_iterations and count % config.d_iterations == 0
+    def players(self, iteration: int) -> tuple:
+        "Who takes a step in an iteration: `generator`, `discriminator`, or both"
+        c, count = self.config, iteration + 1
+        if self.discriminator is None or iteration < c.g_init_iterations:
+            return ("generator",)
+        joined = count - c.g_init_iterations
+        if joined > c.d_init_iterations and joined % c.d_iterations == 0:
+            return ("generator", "discriminator")
+        return ("discriminator",)
 
     def step(self, iteration: int, raw, compressed) -> dict:
         "One iteration on a float batch (N, 3, p, p) in [0, 1]; returns every loss term as a detached scalar tensor"
-        rates = self.rates(iteration)
+        rates, players = self.rates(iteration), self.players(iteration)
         raw, compressed = (x.contiguous(memory_format=torch.channels_last) for x in (raw, compressed))
         self.set_rates(self.graph.at_one_address(rates) if self.graph else rates)
         said = {"lr": rates["generator"]}
         if self.config.d_schedule:
             said["d_lr"] = rates["discriminator"]
         with arithmetic(self.device):  # what is not autocast is fp32, and no TF32
-            if self.moves_generator(iteration):
+            if players == tuple(self.optimisers):
                 return said | (self.graph or self.move)(raw, compressed)
-            alone = self.move_discriminator
+
+            def alone(*patches):
+                return self.move(*patches, players=players)
+
             return said | (self.graph.aside(alone, raw, compressed) if self.graph else alone(raw, compressed))
 
     def set_rates(self, rates: dict):
@@ -428,13 +443,10 @@ class Trainer:
             for group in optimiser.param_groups:
                 group["lr"] = rates[name]
 
-    def move(self, raw, compressed) -> dict:
+    def move(self, raw, compressed, players=None) -> dict:
         "What a step does on the device: the same operations at every iteration, and no value read on the way"
-        return self._moved(self._losses(raw, compressed), self.optimisers)
-
-    def move_discriminator(self, raw, compressed) -> dict:
-        "A step of the discriminator alone: the generator is asked and stays as it is"
-        return self._moved(self._losses(raw, compressed, alone=True), ["discriminator"])
+        players = players or tuple(self.optimisers)
+        return self._moved(self._losses(raw, compressed, players), players)
 
     def _moved(self, log, players):
         "Share gradients and buffers, let the players step, and follow with the average"
@@ -479,50 +491,70 @@ class Trainer:
     def _autocast(self):
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16")
 
-    def _losses(self, raw, compressed, alone=False):
-        "Forward and backward passes of both players, or of the discriminator alone: gradients lie in the parameters then"
+    def _losses(self, raw, compressed, players):
+        "Forward and backward passes of those who play: gradients lie in their parameters then"
         for optimiser in self.optimisers.values():
             optimiser.zero_grad()
-        with torch.set_grad_enabled(not alone), self._autocast():
+        with torch.set_grad_enabled("generator" in players), self._autocast():
             enhanced = self.generator(compressed)
-        real, fake = self._logits(raw, enhanced, compressed)
-        enhanced = _full(enhanced)
-        given = Given(raw, compressed, enhanced, real=real, fake=fake, mean_of_all=mean_of_all)
-        if not alone:
+        given = Given(raw, compressed, _full(enhanced), mean_of_all=mean_of_all)
+        second = None
+        if "discriminator" in players:
+            given.real, given.fake, second = self._logits(raw, enhanced, compressed)
+        if "generator" in players:
             given.target = usm_sharp(raw) if self.config.usm else raw
             given.psi = self._features(given)
+        log, gan = self._computed(given, players)
+        if "generator" in players:
+            loss = sum(term.weight * log[term.name] for term, _ in self.terms if term.name in log)
+            loss.backward(inputs=_learnt(self.generator), retain_graph=gan is not None)
+            log = {"generator": loss} | log
+        if gan is not None:
+            if second is not None:
+                gan = self._with_second(gan, given, second)
+            (gan.real + gan.fake).backward(inputs=_learnt(self.discriminator))
+            log |= {"d_real": gan.real, "d_fake": gan.fake}
+            log |= {"out_real": given.real.mean(), "out_fake": given.fake.mean()}
+        return log | _colour(given.enhanced, compressed)
+
+    def _computed(self, given, players):
+        "The terms of those who play, by name, with what is watched; and the adversarial terms"
         log, gan = {}, None
         for term, compute in self.terms:
             adversarial = _is_gan(term)
-            if alone and not adversarial:
+            if (
+                adversarial
+                and "discriminator" not in players
+                or not adversarial
+                and "generator" not in players
+            ):
                 continue
             value = compute(given)
             if isinstance(value, GanTerms):
                 gan, value = value, value.generator
             log[term.name] = value
-            if not alone:
-                log |= {name: v for name, v in getattr(compute, "watch", _nothing)(given).items()}
-        if not alone:
-            loss = sum(term.weight * log[term.name] for term, _ in self.terms)
-            loss.backward(inputs=_learnt(self.generator), retain_graph=gan is not None)
-            log = {"generator": loss} | log
-        if gan is not None:
-            (gan.real + gan.fake).backward(inputs=_learnt(self.discriminator))
-            log |= {"d_real": gan.real, "d_fake": gan.fake, "out_real": real.mean(), "out_fake": fake.mean()}
-        return log | _colour(enhanced, compressed)
+            if watch := getattr(compute, "watch", None):
+                log |= watch(given)
+        return log, gan
+
+    def _with_second(self, gan, given, second):
+        "The discriminator's terms where compressed patches are fakes, too: both kinds count half"
+        compute = next(compute for term, compute in self.terms if _is_gan(term))
+        other = compute(replace(given, fake=second))
+        return GanTerms(gan.generator, (gan.real + other.real) / 2, (gan.fake + other.fake) / 2)
 
     def _logits(self, raw, enhanced, compressed):
-        "What the discriminator says of raw and of enhanced patches; None twice where there is none"
-        if self.discriminator is None:
-            return None, None
+        "What the discriminator says of raw, of enhanced, and, where it is a second fake, of compressed patches"
+        pictures = [raw, enhanced, compressed] if self.config.second_fake else [raw, enhanced]
         with self._autocast():
             if self.config.joint:
-                pictures = torch.cat([raw, enhanced.to(raw.dtype)])
-                both = self.discriminator(pictures, torch.cat([compressed, compressed]))
-                real, fake = both.chunk(2)
+                together = torch.cat([x.to(raw.dtype) for x in pictures])
+                found = self.discriminator(together, torch.cat([compressed] * len(pictures)))
+                found = found.chunk(len(pictures))
             else:
-                real, fake = self.discriminator(raw, compressed), self.discriminator(enhanced, compressed)
-        return _full(real), _full(fake)
+                found = [self.discriminator(x, compressed) for x in pictures]
+        found = [_full(logits) for logits in found]
+        return (*found, None)[:3]
 
     def _features(self, given):
         "What the terms read of psi, by domain and layer: one pass with gradient, and one without for the other domains"
@@ -544,10 +576,6 @@ class Trainer:
         if not self.config.usm and "raw" in found:
             found["target"] = found["raw"]
         return found
-
-
-def _nothing(given):
-    return {}
 
 
 def _learnt(module):
@@ -630,7 +658,8 @@ class StepGraph:
         except RuntimeError as error:  # of the end of the recording, where the cause came before it
             cause = str(error.__context__ or error).splitlines()[0]
             warnings.warn(
-                f"qebias: this training's step cannot be recorded as a CUDA graph, and is taken one operation at a time: {cause}"
+                "qebias: this training's step cannot be recorded as a CUDA graph, and is taken one "
+                f"operation at a time: {cause}"
             )
 
     def _record(self):
@@ -720,7 +749,8 @@ def check_health(
     last = records[-1]
     if bad := [name for name, value in last.items() if not math.isfinite(value)]:
         raise TrainingFailed(
-            f"{config.method}: {', '.join(bad)} is not finite at iteration {last['iteration']}: lower the learning rate ({config.schedule.lr:g}), or start from a longer fidelity stage"
+            f"{config.method}: {', '.join(bad)} is not finite at iteration {last['iteration']}: lower "
+            f"the learning rate ({config.schedule.lr:g}), or start from a longer fidelity stage"
         )
     recent = records[-patience:]
     if (
@@ -729,7 +759,9 @@ def check_health(
         and all(_collapsed(r, records[0], contrast, colour) for r in recent)
     ):
         raise TrainingFailed(
-            f"{config.method}: the generator has collapsed by iteration {last['iteration']} (contrast {last['contrast']:.2f} of its input's, mean colour off by {last['colour_error']:.2f}): lower the learning rate or weights.discrim"
+            f"{config.method}: the generator has collapsed by iteration {last['iteration']} (contrast "
+            f"{last['contrast']:.2f} of its input's, mean colour off by {last['colour_error']:.2f}): "
+            "lower the learning rate or weights.discrim"
         )
 
 # %% ../nbs/method/10_training.ipynb #543c3b40
@@ -792,7 +824,8 @@ class DamagedCheckpoint(QebiasError):
 def read_checkpoint(
     folder,  # of a training
 ):  # (key, iteration, content); None where there is none
-    "A checkpoint's content with its key, checked; raises `DamagedCheckpoint`, or `QebiasError` for a file that cannot be read"
+    "A checkpoint's content with its key, checked; raises `DamagedCheckpoint`, or `QebiasError` for"
+    "a file that cannot be read"
     path = Path(folder) / "checkpoint" / "last.pt"
     if not path.exists():
         return None
@@ -852,7 +885,8 @@ def fit(
     stop_at: int | None = None,  # stop, with a checkpoint, before this iteration
     progress=None,  # called with (iteration, record) at every record
 ) -> dict | None:  # the result, as in `result.json`; None when stopped before the end
-    "Train to the last iteration, from the checkpoint if there is one; raises `QebiasError`, `LockedError`, `TrainingFailed`"
+    "Train to the last iteration, from the checkpoint if there is one; raises `QebiasError`,"
+    "`LockedError`, `TrainingFailed`"
     folder, (rank, processes) = Path(folder), world()
     if log_every < 1:
         raise QebiasError(f"log_every is {log_every}: records are at least one iteration apart")
@@ -861,7 +895,8 @@ def fit(
         return launch(config, pairs, folder, init, log_every, save_every, stop_at, progress)
     if processes != config.processes:
         raise QebiasError(
-            f"torchrun started {processes}, and the configuration says processes={config.processes}: start as many"
+            f"torchrun started {processes}, and the configuration says processes={config.processes}: "
+            "start as many"
         )
     made_of = {"pairs": pairs.key, "init": file_digest(init) if init else ""}
     key = run_key(config, pairs, made_of["init"])
@@ -1128,7 +1163,7 @@ def launch(
 ) -> dict | None:
     "`fit` in `config.processes` processes of this machine, through torchrun; arguments and result as there; raises `QebiasError`"
     folder = Path(folder).resolve()
-    stores = [str(Path(p.folder).resolve()) for p in getattr(pairs, "stores", [pairs])]
+    stores = [(str(p.folder.resolve()), str(p.raw_folder.resolve())) for p in getattr(pairs, "stores", [pairs])]
     job = {
         "config": config,
         "pairs": stores,
@@ -1187,11 +1222,12 @@ def main(argv=None):
     argv = sys.argv[1:] if argv is None else argv
     if len(argv) != 1 or "RANK" not in os.environ:
         sys.exit(
-            "usage: torchrun --standalone --nproc-per-node N -m qebias.training JOB (the job.json that fit wrote)"
+            "usage: torchrun --standalone --nproc-per-node N -m qebias.training JOB (the job.json "
+            "that fit wrote)"
         )
     try:
         job = read_json(argv[0])
-        config, pairs = TrainConfig(**job["config"]), [Pairs(p) for p in job["pairs"]]
+        config, pairs = TrainConfig(**job["config"]), [Pairs(*places) for places in job["pairs"]]
         cuda = torch.device(config.device).type == "cuda"
         if cuda:
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))

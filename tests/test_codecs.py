@@ -17,6 +17,7 @@ from PIL import Image
 
 from qebias import codecs
 from qebias.codecs import (
+    CODECS,
     LEVELS,
     Avif,
     Bpg,
@@ -24,13 +25,15 @@ from qebias.codecs import (
     CodecError,
     Coded,
     Jpeg,
+    avif,
+    bpg,
     bpg_header,
     bpp,
     code,
     code_many,
     codec,
 )
-from qebias.core import array_digest, read_rgb
+from qebias.core import array_digest, digest, read_rgb
 
 
 def picture(height, width, seed=0):
@@ -140,8 +143,8 @@ def test_avif_refuses_what_is_not_a_whole_still_picture():
 
 
 def test_a_pillow_without_avif_is_told(monkeypatch):
-    real = codecs.features.check
-    monkeypatch.setattr(codecs.features, "check", lambda name: name != "avif" and real(name))
+    real = avif.features.check
+    monkeypatch.setattr(avif.features, "check", lambda name: name != "avif" and real(name))
     for use in (lambda: Avif(30).describe(), lambda: Avif(30).encode(picture(9, 9))):
         with pytest.raises(CodecError, match="carries no AVIF: pip install 'pillow>=11.3'"):
             use()
@@ -158,25 +161,25 @@ SIZES = [(h, w) for h in (9, 10, 11, 15, 16, 17, 23, 24, 25, 33) for w in (9, 13
 ]
 
 
-@pytest.mark.parametrize("flavour", ["jctvc", "x265"])
-def test_bpg_round_trips_at_every_size(flavour):
+@pytest.mark.parametrize("encoder", ["jctvc", "x265"])
+def test_bpg_round_trips_at_every_size(encoder):
     for i, (height, width) in enumerate(SIZES):
         rgb = picture(height, width, i)
-        made = Bpg((22, 27, 32)[i % 3], flavour)
+        made = Bpg((22, 27, 32)[i % 3], encoder)
         data = made.encode(rgb)
         back = made.decode(data)
         assert back.shape == rgb.shape and back.dtype == np.uint8
         assert psnr(back, rgb) > 24, (height, width)
         header = bpg_header(data)
-        before = 6 + sum(len(codecs._ue7(n)) for n in header[:2] + header[3:4])
+        before = 6 + sum(len(bpg._ue7(n)) for n in header[:2] + header[3:4])
         assert (header.width, header.height, header.length) == (width, height, len(data) - before)
 
 
 @pytest.mark.parametrize("qp", [0, 1, 2, 3, 50, 51])
-@pytest.mark.parametrize("flavour", ["jctvc", "x265"])
-def test_the_ends_of_the_scale_work(qp, flavour):
+@pytest.mark.parametrize("encoder", ["jctvc", "x265"])
+def test_the_ends_of_the_scale_work(qp, encoder):
     rgb = picture(40, 56)
-    back = Bpg(qp, flavour).decode(Bpg(qp, flavour).encode(rgb))
+    back = Bpg(qp, encoder).decode(Bpg(qp, encoder).encode(rgb))
     assert psnr(back, rgb) > (34 if qp < 4 else 17)
 
 
@@ -223,7 +226,7 @@ def test_files_of_the_original_program_decode_bit_exactly(kind):
     data = base64.b85decode(text)
     header = bpg_header(data)
     assert (header.width, header.height, header.length) == (41, 33, 0)
-    y, cb, cr = codecs._read_hevc(data, header)
+    y, cb, cr = bpg._read_hevc(data, header)
     planes = np.concatenate([y[:33, :41].ravel(), cb[:17, :21].ravel(), cr[:17, :21].ravel()])
     assert array_digest(planes) == expected
     assert Bpg(37).decode(data).shape == (33, 41, 3)
@@ -342,8 +345,8 @@ def test_every_truncation_is_noticed():
     "With the length in the header at once; without it, as bpgenc writes, by the decoder's reading past the end"
     for qp in (27, 47):
         data = Bpg(qp).encode(picture(97, 131))
-        end = codecs._read_ue7(data, 6 + len(codecs._ue7(131)) + len(codecs._ue7(97)))[1]
-        without = data[:6] + codecs._ue7(131) + codecs._ue7(97) + b"\0" + data[end:]
+        end = bpg._read_ue7(data, 6 + len(bpg._ue7(131)) + len(bpg._ue7(97)))[1]
+        without = data[:6] + bpg._ue7(131) + bpg._ue7(97) + b"\0" + data[end:]
         assert np.array_equal(Bpg(qp).decode(without), Bpg(qp).decode(data))
         for n in range(len(data)):
             with pytest.raises(CodecError):
@@ -363,7 +366,8 @@ def test_wild_sizes_allocate_little_and_nothing_is_printed():
 import resource, sys
 import numpy as np
 from qebias.codecs import *
-from qebias.codecs import _ue7, MAX_PIXELS
+from qebias.codecs.bpg import _ue7
+from qebias.codecs import MAX_PIXELS
 data = Bpg(37).encode(np.tile(np.arange(64, dtype=np.uint8)[:, None, None], (1, 64, 3)))
 start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 for width, height in [(2**32 - 1, 2**32 - 1), (2**31, 1), (65500, 65500), (65500, MAX_PIXELS // 65500), (9459, 9459), (16, 65500), (65500, 16), (4000, 3000)]:
@@ -384,7 +388,7 @@ def test_a_file_large_enough_for_a_wild_size_takes_memory_in_proportion():
 import resource
 import numpy as np
 from qebias.codecs import *
-from qebias.codecs import _ue7
+from qebias.codecs.bpg import _ue7
 noise = np.random.default_rng(0).integers(0, 256, (512, 512, 3), np.uint8)
 data = Bpg(27).encode(noise)
 start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -430,7 +434,7 @@ def test_pictures(made):
             made.encode(bad)
         assert "\n" not in str(error.value)
     for bad in (None, "x", 3, np.zeros(3, np.uint8), Path("x")):
-        with pytest.raises(CodecError, match="pass Path"):
+        with pytest.raises(CodecError, match="pass path.read_bytes"):
             made.decode(bad)
     for kind in (bytearray, memoryview):
         assert np.array_equal(made.decode(kind(data)), made.decode(data))
@@ -451,7 +455,12 @@ def test_codecs_are_values():
     with pytest.raises(AttributeError):
         Bpg(37).qp = 3
     assert [(c.name, c.suffix) for c in (Jpeg(10), Bpg(37))] == [("jpeg", ".jpg"), ("bpg", ".bpg")]
-    assert LEVELS == {"bpg": (27, 32, 37, 42, 47), "jpeg": (10, 20, 30, 40, 50), "avif": (10, 20, 30, 40, 50)}
+    assert LEVELS == {
+        "bpg": (27, 32, 37, 42, 47),
+        "bpgenc": (27, 32, 37, 42, 47),
+        "jpeg": (10, 20, 30, 40, 50),
+        "avif": (10, 20, 30, 40, 50),
+    }
 
 
 @pytest.mark.parametrize("made", [Jpeg(30), Bpg(37), Bpg(37, "x265"), Avif(30)], ids=str)
@@ -480,7 +489,7 @@ def test_a_description_is_plain_whole_and_the_same_everywhere(made):
 # ---------------------------------------------------------------- x265's globals, temporary files, PyAV
 
 
-def test_flavours_do_not_leak_into_each_other_over_threads():
+def test_encoders_do_not_leak_into_each_other_over_threads():
     rgb = picture(64, 80)
     alone = {made: made.encode(rgb) for made in (Bpg(32), Bpg(32, "x265"), Bpg(42))}
     assert len(set(alone.values())) == 3
@@ -505,10 +514,11 @@ import os, shutil, sys, tempfile
 import numpy as np
 from qebias.codecs import *
 from qebias import codecs
+
 rgb = np.arange(48*64*3).reshape(48, 64, 3).astype(np.uint8)
 a = Bpg(37).encode(rgb)
 assert len(os.listdir(tempfile.gettempdir())) == 1
-shutil.rmtree(codecs._scratch())                      # a cleaner of temporary folders passed by
+shutil.rmtree(codecs.scratch())                      # a cleaner of temporary folders passed by
 assert Bpg(37).encode(rgb) == a
 if os.fork() == 0:                                    # a forked child has its own, and leaves ours alone
     assert Bpg(37).encode(rgb) == a
@@ -772,7 +782,7 @@ def programs(tmp_path, monkeypatch):
                 )
             )
             (folder / name).chmod(0o755)
-        codecs._bpgenc_help.cache_clear()
+        bpg._bpgenc_help.cache_clear()
         monkeypatch.setenv("PATH", str(folder))
 
     return install
@@ -798,7 +808,7 @@ def test_bpgenc_round_trip_and_description(programs):
         Bpg(42).encode(rgb),
         Bpg(42).encode(rgb[:20]),
     ]
-    assert not [f for f in codecs._scratch().iterdir() if f.is_dir()]
+    assert not [f for f in codecs.scratch().iterdir() if f.is_dir()]
 
 
 def test_bpgenc_missing_or_without_the_encoder(programs):
@@ -847,9 +857,9 @@ def test_bpgdec_failures_are_noticed(programs):
     with pytest.raises(CodecError, match="bpgdec wrote a picture of 3x2, the header says 20x20"):
         BpgEnc(37).decode(data)
     programs(enc="")
-    text = Path(codecs._program("bpgenc"))
+    text = Path(bpg._program("bpgenc"))
     text.write_text(f"#!{sys.executable}\nprint('hello')\n")
-    codecs._bpgenc_help.cache_clear()
+    bpg._bpgenc_help.cache_clear()
     with pytest.raises(CodecError, match="does not speak as bpgenc does"):
         BpgEnc(37)
 
@@ -924,9 +934,109 @@ def test_three_photographs_are_as_bpgenc_codes_them(qp):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("qp", LEVELS["bpg"])
-@pytest.mark.parametrize("flavour", BPGENC_24)
-def test_kodak_is_as_bpgenc_codes_it(flavour, qp):
-    quality, rate = mean_of(kodak([f"{i:02}" for i in range(1, 25)]), Bpg(qp, flavour))
-    expected = BPGENC_24[flavour][qp]
+@pytest.mark.parametrize("encoder", BPGENC_24)
+def test_kodak_is_as_bpgenc_codes_it(encoder, qp):
+    quality, rate = mean_of(kodak([f"{i:02}" for i in range(1, 25)]), Bpg(qp, encoder))
+    expected = BPGENC_24[encoder][qp]
     assert quality == pytest.approx(expected[0], abs=0.1)
     assert rate == pytest.approx(expected[1], rel=0.06 if qp == 47 else 0.02)
+
+
+# The registry, and what a codec says of itself
+
+
+def test_every_codec_says_what_others_ask():
+    for kind in CODECS.values():
+        assert kind.levels and all(kind.lowest <= level <= kind.highest for level in kind.levels)
+        assert kind.smallest >= 1 and kind.seconds_per_megapixel > 0 and kind.version >= 1
+    raw = picture(40, 56)
+    for name in ("jpeg", "bpg", "avif"):
+        kind = CODECS[name]
+        assert kind(kind.levels[0]).level == kind.levels[0]
+        error = [np.mean((code(raw, kind(q)).decoded - raw.astype(float)) ** 2) for q in sorted(kind.levels)]
+        assert (error[0] > error[-1]) == kind.higher_is_better, name
+
+
+OWN = """
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from qebias.codecs import Codec
+
+@dataclass(frozen=True)
+class Coarse(Codec):
+    "Keeps every value's upper bits"
+
+    step: int
+    name: ClassVar = "coarse"
+    suffix: ClassVar = ".coarse"
+    levels: ClassVar = (16, 64)
+
+    def encode(self, rgb):
+        return bytes(rgb.shape[:2]) + (rgb // self.step).tobytes()
+
+    def decode(self, data):
+        return np.frombuffer(data, np.uint8, offset=2).reshape(data[0], data[1], 3) * self.step
+
+    def describe(self):
+        return {"codec": self.name, "level": self.step}
+"""
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_codec_of_ones_own_is_one_file_and_works_in_processes(tmp_path, monkeypatch, workers):
+    (tmp_path / "coarse_codec.py").write_text(OWN)
+    monkeypatch.syspath_prepend(tmp_path)
+    made = codec("coarse_codec:Coarse", 64)
+    images = [picture(40, 56, seed) for seed in range(3)]
+    for raw, coded in zip(images, code_many(images, made, workers, progress=False)):
+        assert np.array_equal(coded.decoded, raw // 64 * 64) and made.label() == "COARSE level 64"
+    assert codec("coarse", 16).step == 16  # known by its name from now on
+    del CODECS["coarse"]
+
+
+def test_names_that_are_no_codec():
+    for name in ("webp", "no.such:Codec", "json:dumps", "json:none", ":", "collections:OrderedDict"):
+        with pytest.raises(CodecError) as error:
+            codec(name, 3)
+        assert "\n" not in str(error.value)
+    with pytest.raises(CodecError, match="jpeg has no option 'encoder'"):
+        codec("jpeg", 3, encoder="x265")
+
+
+def test_the_arithmetic_of_each_codec_is_held_by_its_version():
+    "An encoding of every codec, beside its version: bytes by the same libraries, what is ours by any"
+    kept = json.loads((Path(__file__).parent / "numbers" / "codecs.json").read_text())
+    found = fingerprints()
+    for name, here in found.items():
+        there = kept[name]
+        if here["version"] != there["version"]:
+            pytest.fail(f"{name} has version {here['version']}: write tests/numbers/codecs.json anew")
+        assert here["ours"] == there["ours"], f"the arithmetic of {name} changed: raise its version"
+        if here["libraries"] == there["libraries"]:
+            assert here["files"] == there["files"], f"the files of {name} changed: raise its version"
+    assert set(found) == set(kept)
+
+
+def fingerprints():
+    "What tests/numbers/codecs.json holds"
+    raw = picture(50, 70)
+    found = {}
+    for made in (Jpeg(30), Bpg(37), Bpg(37, "x265"), Avif(30)):
+        name = made.name + (f" {made.encoder}" if made.name == "bpg" else "")
+        about = made.describe()
+        data = made.encode(raw)
+        ours = [about["parameters"]]
+        if made.name == "bpg":
+            planes = bpg.rgb_to_420(raw)
+            ours += [array_digest(plane) for plane in planes] + [array_digest(bpg.rgb_from_420(*planes))]
+            ours += [array_digest(np.frombuffer(bpg.lambda_table(made.encoder).encode(), np.uint8))]
+        found[name] = {
+            "version": made.version,
+            "ours": digest(ours),
+            "libraries": about["versions"],
+            "files": digest([data.hex(), array_digest(made.decode(data))]),
+        }
+    return found

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from qebias.core import QebiasError
-from qebias.discriminators import Judge, UNetSN, VGGStyle, load_weights
+from qebias.discriminators import ConditionalDiscriminator, UNetSN, VGGStyle, load_weights
 from qebias.generators.core import count, fill, fingerprint, stages
 from qebias.generators.core import test_image as image_of
 
@@ -124,7 +124,7 @@ def test_fingerprint_sees_small_changes(change, monkeypatch):
     assert not np.allclose(fingerprint(net(x)), want, rtol=1e-8, atol=0)
 
 
-def test_judge_sees_image_then_compressed():
+def test_the_condition_sees_image_then_compressed():
     class Seen(nn.Module):
         in_channels = 6
 
@@ -132,25 +132,27 @@ def test_judge_sees_image_then_compressed():
             return x
 
     image, compressed = torch.rand(2, 2, 3, 8, 8)
-    assert torch.equal(Judge(Seen(), True)(image, compressed), torch.cat([image, compressed], 1))
+    assert torch.equal(
+        ConditionalDiscriminator(Seen(), True)(image, compressed), torch.cat([image, compressed], 1)
+    )
     Seen.in_channels = 3
-    assert torch.equal(Judge(Seen(), False)(image, compressed), image) and torch.equal(
-        Judge(Seen(), False)(image), image
+    assert torch.equal(ConditionalDiscriminator(Seen(), False)(image, compressed), image) and torch.equal(
+        ConditionalDiscriminator(Seen(), False)(image), image
     )
 
 
-def test_judge_passes_gradients_to_the_image_only_where_asked():
-    judge = Judge(UNetSN(6, 4), True)
+def test_the_condition_passes_gradients_to_the_image_only_where_asked():
+    discriminator = ConditionalDiscriminator(UNetSN(6, 4), True)
     image, compressed = torch.rand(1, 3, 16, 16, requires_grad=True), torch.rand(1, 3, 16, 16)
-    judge.requires_grad_(False)(image, compressed).sum().backward()
-    assert image.grad.abs().sum() > 0 and all(p.grad is None for p in judge.parameters())
+    discriminator.requires_grad_(False)(image, compressed).sum().backward()
+    assert image.grad.abs().sum() > 0 and all(p.grad is None for p in discriminator.parameters())
 
 
 @pytest.mark.parametrize("conditional, channels", [(True, 3), (False, 6)])
 @pytest.mark.parametrize("make", [lambda c: VGGStyle(c, 4, 32), lambda c: UNetSN(c, 4)], ids=["vgg", "unet"])
-def test_judge_refuses_another_number_of_channels(make, conditional, channels):
+def test_the_condition_refuses_another_number_of_channels(make, conditional, channels):
     with pytest.raises(QebiasError, match=f"in_channels={9 - channels}, this .* has {channels}"):
-        Judge(make(channels), conditional)
+        ConditionalDiscriminator(make(channels), conditional)
 
 
 @pytest.mark.parametrize(

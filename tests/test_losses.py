@@ -128,7 +128,7 @@ class Players(nn.Module):
         self.double()
         self.compressed, self.raw = rand(4, 3, 12, 12, seed=2), rand(4, 3, 12, 12, seed=3)
 
-    def judge(self, image):
+    def logits(self, image):
         return self.discriminator(torch.cat([image, self.compressed], 1))
 
     def theta(self, who):
@@ -141,12 +141,12 @@ class Players(nn.Module):
 def reference_step(p, gan):
     "Each player alone, with separate passes: detached images, and logits of the other side as constants"
     enhanced = p.generator(p.compressed)
-    r, f = p.judge(p.raw), p.judge(enhanced)
+    r, f = p.logits(p.raw), p.logits(enhanced)
     for q, g in zip(
         p.theta("generator"), torch.autograd.grad(gan(r.detach(), f).generator, p.theta("generator"))
     ):
         q.grad = g
-    r, f = p.judge(p.raw), p.judge(enhanced.detach())
+    r, f = p.logits(p.raw), p.logits(enhanced.detach())
     terms = gan(r, f)
     for q, g in zip(
         p.theta("discriminator"), torch.autograd.grad(terms.real + terms.fake, p.theta("discriminator"))
@@ -156,7 +156,7 @@ def reference_step(p, gan):
 
 
 def single_pass_step(p, gan):
-    terms = gan(p.judge(p.raw), p.judge(p.generator(p.compressed)))
+    terms = gan(p.logits(p.raw), p.logits(p.generator(p.compressed)))
     terms.generator.backward(inputs=p.theta("generator"), retain_graph=True)
     assert all(q.grad is None for q in p.theta("discriminator"))
     (terms.real + terms.fake).backward(inputs=p.theta("discriminator"))
@@ -185,7 +185,7 @@ def test_one_forward_pass_works_in_training_mode(gan, norm):
 
 def test_a_players_backward_pays_for_its_own_gradients_only():
     p, flops = Players("none"), {}
-    terms = relativistic_gan(p.judge(p.raw), p.judge(p.generator(p.compressed)))
+    terms = relativistic_gan(p.logits(p.raw), p.logits(p.generator(p.compressed)))
     for name, loss, who in (
         ("generator", terms.generator, "generator"),
         ("all", terms.generator, None),
@@ -196,7 +196,7 @@ def test_a_players_backward_pays_for_its_own_gradients_only():
         flops[name] = counter.get_total_flops()
     assert flops["generator"] < flops["all"]
     with FlopCounterMode(display=False) as counter:
-        reference = relativistic_gan(p.judge(p.raw), p.judge(p.generator(p.compressed).detach()))
+        reference = relativistic_gan(p.logits(p.raw), p.logits(p.generator(p.compressed).detach()))
     with FlopCounterMode(display=False) as counter:
         (reference.real + reference.fake).backward()
     assert flops["discriminator"] == counter.get_total_flops()
@@ -204,7 +204,7 @@ def test_a_players_backward_pays_for_its_own_gradients_only():
 
 def test_the_discriminator_must_not_step_before_the_generators_backward():
     p = Players("none")
-    terms = relativistic_gan(p.judge(p.raw), p.judge(p.generator(p.compressed)))
+    terms = relativistic_gan(p.logits(p.raw), p.logits(p.generator(p.compressed)))
     (terms.real + terms.fake).backward(inputs=p.theta("discriminator"), retain_graph=True)
     torch.optim.SGD(p.theta("discriminator"), lr=0.1).step()
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):

@@ -55,8 +55,8 @@ def test_every_method_moves_its_weights(name):
         0.05 * len(moved) if name == "mprnet" else 0
     )  # an attention of four squeezed channels may start with its ReLU dead
     assert moved.count(False) <= dead, f"{name}: {moved.count(False)} of {len(moved)} tensors stood still"
-    if trainer.judge:
-        assert next(trainer.judge.discriminator.parameters()).shape[1] == (
+    if trainer.discriminator:
+        assert next(trainer.discriminator.network.parameters()).shape[1] == (
             6 if method(name).conditional else 3
         )
 

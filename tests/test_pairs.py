@@ -497,8 +497,8 @@ def test_the_number_of_processes_does_not_matter(pairs, world, each):
 
 def test_several_stores(tmp_path):
     stores = [build(tmp_path / f"d/jpeg-{q}", codec=Jpeg(q)) for q in (10, 50)]
-    rows = PatchSampler(stores, 32, 64, 0, augment=False).draw(0)
-    raw, compressed = PatchSampler(stores, 32, 64, 0, augment=False)(0)
+    rows = PatchSampler(stores, 32, 64, 0, symmetries="none").draw(0)
+    raw, compressed = PatchSampler(stores, 32, 64, 0, symmetries="none")(0)
     assert set(rows[:, 0]) == set(range(6))
     for (i, top, left, _), patch in zip(rows, compressed):
         assert np.array_equal(

@@ -466,7 +466,7 @@ def our_trainer(method, psi_width):
             threads=1,
         )
     )
-    for module in (trainer.generator, trainer.average, trainer.judge, trainer.psi):
+    for module in (trainer.generator, trainer.average, trainer.discriminator, trainer.psi):
         module.double()
     return trainer
 
@@ -499,7 +499,7 @@ def their_model(peer, method, trainer):
         "gan_gt_usm": False,
     }
     model = peer.models[method](opt)
-    for ours, theirs in [(trainer.generator, model.net_g), (trainer.judge.discriminator, model.net_d)]:
+    for ours, theirs in [(trainer.generator, model.net_g), (trainer.discriminator.network, model.net_d)]:
         theirs.double().load_state_dict(ours.state_dict())
     model.net_g_ema.double().load_state_dict(trainer.average.state_dict())
     give_psi(trainer.psi, model.cri_perceptual.double().vgg)
@@ -520,17 +520,17 @@ def _named(parameters, grad=False):
 
 def our_step(trainer, i, raw, compressed):
     "One step of ours, and all that it has changed"
-    log, w = trainer.step(i, raw, compressed), trainer.config.weights
+    log, weight = trainer.step(i, raw, compressed), trainer.config.weight
     rounded = [name for name, value in log.items() if torch.is_tensor(value) and value.dtype != torch.float64]
     if rounded:
         sys.exit(
             f"qebias.training rounds {', '.join(rounded)} to less than float64: this comparison needs a step that keeps it"
         )
-    d = trainer.judge.discriminator
+    d = trainer.discriminator.network
     losses = {
-        "l_g_pix": w.recon * log["recon"],
-        "l_g_percep": w.percept * log["percept"],
-        "l_g_gan": w.discrim * log["discrim"],
+        "l_g_pix": weight("recon") * log["recon"],
+        "l_g_percep": weight("percept") * log["percept"],
+        "l_g_gan": weight("discrim") * log["discrim"],
         "lr": log["lr"],
         "l_d_real": log["d_real"],
         "l_d_fake": log["d_fake"],
@@ -629,7 +629,7 @@ def run_steps(peer, method, psi_width, arrange=as_is):
     "[(our changes, BasicSR's changes)] of every step, and how often each ran its discriminator in one"
     trainer = our_trainer(method, psi_width)
     model = their_model(peer, method, trainer)
-    d = trainer.judge.discriminator, model.net_d
+    d = trainer.discriminator.network, model.net_d
 
     def more(net, _):
         net.forwards += 1

@@ -114,7 +114,7 @@ def contenders(method, networks, args, raw, compressed):
 
         found["BasicSR fp32"] = theirs
     book = our_trainer(method, networks, args, "fp32")
-    for module in (book.generator, book.average, book.judge):
+    for module in (book.generator, book.average, book.discriminator):
         module.to(memory_format=torch.contiguous_format)
     found["textbook fp32"] = lambda i: textbook_step(book, i, raw, compressed)
     for precision in ("fp32", "bf16"):
@@ -124,12 +124,12 @@ def contenders(method, networks, args, raw, compressed):
 
 
 def measure(method, sizes, args):
-    width, blocks, judge = map(int, sizes.split("/"))
+    width, blocks, d_width = map(int, sizes.split("/"))
     networks, device = (
         {
             "RRDBNet": {"width": width, "blocks": blocks, "growth": 32},
-            "VGGStyle": {"width": judge},
-            "UNetSN": {"width": judge},
+            "VGGStyle": {"width": d_width},
+            "UNetSN": {"width": d_width},
         },
         torch.device(args.device),
     )

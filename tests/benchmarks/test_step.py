@@ -32,7 +32,7 @@ def trainer(method):
 def test_adversarial_step(benchmark, method, step):
     t = trainer(method)
     if step == "textbook":
-        for module in (t.generator, t.judge):
+        for module in (t.generator, t.discriminator):
             module.to(memory_format=torch.contiguous_format)
     raw, compressed = torch.rand(4, 3, 64, 64), torch.rand(4, 3, 64, 64)
     benchmark.group = method
