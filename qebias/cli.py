@@ -7,6 +7,7 @@ __all__ = ['app', 'COMMANDS', 'STOPPED', 'PATIENCE', 'listed', 'main', 'study', 
            'metrics', 'data', 'methods', 'train', 'convert', 'export']
 
 # %% ../nbs/tools/60_cli.ipynb #1440ae84
+import difflib
 import os
 import signal
 import sys
@@ -107,6 +108,15 @@ def _listen():
             signal.signal(number, _stop)
 
 # %% ../nbs/tools/60_cli.ipynb #04afb4f3
+def _misused(error) -> str:
+    "What is wrong with a command line, with the nearest option that there is"
+    what = error.format_message().rstrip(".")
+    if getattr(error, "possibilities", None) and getattr(error, "option_name", None):
+        near = difflib.get_close_matches(error.option_name, error.possibilities, 1, 0)
+        what = f"No such option: {error.option_name}. Did you mean {near[0]}?"
+    return what if what.endswith("?") else f"{what}."
+
+
 def main():
     "The entry point: whatever a user can fix is one line on standard error and a non-zero exit"
     _listen()
@@ -132,9 +142,7 @@ def main():
             sys.exit(str(error))
         else:
             command = "".join(f" {a}" for a in sys.argv[1:2] if a in COMMANDS)
-            what = error.format_message().rstrip(".")
-            stop = "" if what.endswith("?") else "."
-            print(_line(f"{what}{stop} See qebias{command} --help"), file=sys.stderr)
+            print(_line(f"{_misused(error)} See qebias{command} --help"), file=sys.stderr)
             sys.exit(2)
     if _SIGNALS or code == 130:
         print(_line(STOPPED), file=sys.stderr, flush=True)

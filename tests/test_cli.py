@@ -90,7 +90,7 @@ def test_what_needs_no_network_imports_no_torch(args):
     "args, what",
     [
         (("enhanc", "x"), "Did you mean 'enhance'"),
-        (("enhance", "x", "--modle", "y"), "(Possible options: --model"),
+        (("enhance", "x", "--modle", "y"), "No such option: --modle. Did you mean --model?"),
         (("enhance", "x", "-o", "y", "--backend", "tensorrt"), "is not one of"),
         (("enhance", "x"), "Missing option '-o'"),
     ],
