@@ -143,10 +143,10 @@ def test_deep_paths_get_names_that_a_disk_takes(tmp_path):
 
 
 def test_colliding_names_are_told_apart(tmp_path):
-    for k, name in enumerate(("p.png", "p.bmp", "q/r.png", "q__r.png", "P.png")):
+    for k, name in enumerate(("p.png", "q/r.png", "q__r.png", "P.png")):
         write_png(tmp_path / name, picture(k))
     found = names(load_dataset(f"folder:{tmp_path}"))
-    assert len({n.casefold() for n in found}) == 5
+    assert len({n.casefold() for n in found}) == 4
     assert found == names(load_dataset(f"folder:{tmp_path}"))
 
 
@@ -155,7 +155,7 @@ def test_colliding_names_are_told_apart(tmp_path):
     [
         (lambda p: p.write_bytes(b""), "no picture that can be read"),
         (lambda p: p.write_bytes(b"GIF89a" + bytes(50)), "bad.png"),
-        (lambda p: Image.fromarray(np.zeros((4, 4), np.uint16)).save(p), "more than 8 bit"),
+        (lambda p: Image.fromarray(np.zeros((4, 4), np.float32)).save(p, "TIFF"), "32 bits a channel"),
         (lambda p: Image.fromarray(np.zeros((4, 4, 4), np.uint8)).save(p), "transparent in places"),
         (lambda p: p.write_bytes((p.parent / "a.png").read_bytes()[:-40]), "bad.png"),
     ],
@@ -176,6 +176,24 @@ def test_what_cannot_be_read_is_named(folder, make, why):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         load_dataset(f"folder:{folder}", on_error="skip")
+
+
+def test_of_one_name_the_lossless_file_counts_and_what_is_left_out_is_said(tmp_path):
+    for k, name in enumerate(("p.png", "p.bmp", "q.bpg", "q.jpg")):
+        write_png(tmp_path / name, picture(k))
+    (tmp_path / "r.heic").touch()
+    with pytest.warns(UserWarning) as caught:
+        found = load_dataset(f"folder:{tmp_path}")
+    assert names(found) == ["p", "q"] and np.array_equal(found[0](), picture(0))
+    said = [str(warning.message) for warning in caught]
+    assert any("left out p.bmp" in line for line in said) and any("r.heic" in line for line in said)
+
+
+def test_pictures_of_other_depth_and_colour_are_converted_and_said(tmp_path):
+    Image.fromarray(np.full((9, 9), 40000, np.uint16)).save(tmp_path / "deep.png")
+    with pytest.warns(UserWarning, match="deep: 16 bits rounded to 8"):
+        (image,) = load_dataset(f"folder:{tmp_path}")
+    assert image()[0, 0].tolist() == [156] * 3
 
 
 def test_nothing_readable_is_an_error_even_when_skipping(tmp_path):
@@ -875,6 +893,7 @@ def test_the_paper_s_profile():
 
 def test_the_lab_s_profile(tmp_path):
     from qebias.runner import resolve
+
     from qebias.study import load_profile
 
     p = load_profile("lab")

@@ -385,9 +385,10 @@ def test_a_tree_stays_a_tree_and_what_is_left_out_is_said(tmp_path):
         Image.fromarray(scene()).save(tmp_path / name, format="PNG")
     (tmp_path / "y" / "raw.heic").touch()
     (tmp_path / "notes.txt").touch()
+    (tmp_path / "no-suffix").touch()
     found, said = find_pictures([tmp_path])
     assert [picture.name for picture in found] == ["x/01", "y/01", "y/z/02"]
-    assert said == [f"{tmp_path}: left out what is no picture that is read here: 1 .heic, 1 .txt"]
+    assert said == [f"{tmp_path}: left out what is no picture that is read here: 1 .heic, 1 without a suffix"]
 
 
 def test_every_suffix_of_a_single_file_counts_in_a_folder():

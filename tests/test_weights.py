@@ -1,4 +1,4 @@
-"Weight files: every row of the table can be placed, is checked, and fails in one line; nothing touches the network by itself"
+"Weight files: every row can be placed, is checked, and fails in one line; no network unless asked"
 
 import dataclasses
 import hashlib
@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -424,3 +425,71 @@ def test_a_user_without_a_home_still_gets_a_place(monkeypatch):
         "~/.cache/huggingface/hub/models--timm--resnet50.a1_in1k/snapshots/*/model.safetensors",
     ]
     assert [str(p) for p in datasets.data_folders()] == ["~/.cache/qebias/data"]
+
+
+# Files that other packages carry
+
+
+CARRIED = [name for name in NAMES if FILES[name].package]
+
+
+@pytest.mark.parametrize("name", CARRIED)
+def test_weights_inside_installed_packages_are_found(home, monkeypatch, name):
+    content = small(monkeypatch, name)
+    assert not find_spec(FILES[name].package.partition("/")[0])
+    with pytest.raises(MissingWeights, match="pip install (lpips|dists-pytorch), which carries it"):
+        find(name)
+    monkeypatch.syspath_prepend(home / "site")
+    put(home / "site" / FILES[name].package, content)
+    (home / "site" / FILES[name].package.partition("/")[0] / "__init__.py").write_text("raise SystemExit")
+    assert find(name) == home / "site" / FILES[name].package  # and the package was not imported
+    (home / "site" / FILES[name].package).write_bytes(b"other")
+    with pytest.raises(QebiasError, match="is not "):
+        find(name)
+
+
+def test_four_files_are_carried_and_their_hashes_are_whole():
+    assert len(CARRIED) == 4 and all(len(FILES[name].sha256) == 64 for name in CARRIED)
+
+
+class Evil:
+    "Runs a command when it is unpickled"
+
+    def __init__(self, mark):
+        self.mark = mark
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.mark}",)
+
+
+def test_nothing_in_a_weight_file_is_executed(tmp_path):
+    "Also not in one whose name and eight digits are right"
+    import pickle
+
+    import torch
+
+    mark = tmp_path / "ran"
+    torch.save({"w": Evil(mark)}, tmp_path / "a.pth")
+    torch.save({"w": Evil(mark)}, tmp_path / "b.pth", _use_new_zipfile_serialization=False)
+    (tmp_path / "c.pth").write_bytes(pickle.dumps(Evil(mark)))
+    (tmp_path / "d.safetensors").write_bytes(pickle.dumps(Evil(mark)))
+    for path in sorted(tmp_path.glob("*.*")):
+        with pytest.raises(QebiasError) as error:
+            weights.tensors(path)
+        assert str(error.value).startswith(f"{path} is no readable ") and "\n" not in str(error.value)
+        assert "weights_only" not in str(error.value)
+    assert not mark.exists()
+
+
+def test_tensors_are_found_where_trainings_leave_them(tmp_path):
+    import numpy as np
+    import torch
+
+    state = {"module.a.weight": torch.arange(6.0).reshape(2, 3)}
+    wrapped = [state, {"params_ema": state, "params": {}}, {"state_dict": state, "best": np.float64(0.5)}]
+    for k, value in enumerate(wrapped):
+        torch.save(value, tmp_path / f"{k}.pth")
+        assert torch.equal(weights.tensors(tmp_path / f"{k}.pth")["a.weight"], state["module.a.weight"])
+    torch.save([1, 2], tmp_path / "list.pth")
+    with pytest.raises(QebiasError, match="other than named tensors"):
+        weights.tensors(tmp_path / "list.pth")

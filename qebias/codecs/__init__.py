@@ -209,8 +209,8 @@ def _in_parallel(images, names, codec, workers, costs, on_error=None):
     }
     crew, idle, waiting = [], queue.SimpleQueue(), deque()
 
-    def one(image):
-        if in_threads:
+    def one(image, cost):
+        if in_threads or cost > MOST_UNDER_WAY:  # a huge picture is not copied from process to process
             return code(_load(image), codec)
         worker = idle.get()
         try:
@@ -228,7 +228,7 @@ def _in_parallel(images, names, codec, workers, costs, on_error=None):
                 last = upcoming + len(waiting)
                 if waiting and sum(costs[upcoming : last + 1]) > MOST_UNDER_WAY:
                     break
-                waiting.append(threads.submit(one, images[last]))
+                waiting.append(threads.submit(one, images[last], costs[last]))
             try:
                 coded = waiting.popleft().result()
             except Exception as error:

@@ -1,0 +1,167 @@
+"""Every kind of file that is read, damaged and hostile: success, or one line that names it
+
+500 cases in the quick tests, 10,000 with `pytest -m slow`. `harness.py` says how a case is made and read.
+"""
+
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+
+sys.path.insert(0, str(Path(__file__).parent))
+import harness
+
+QUICK, SLOW = 500, 10_000
+
+
+@pytest.fixture(scope="module")
+def seeds():
+    return harness.corpus()
+
+
+@pytest.fixture(scope="module")
+def reader():
+    reader = harness.Reader()
+    yield reader
+    reader.stop()
+
+
+@pytest.mark.parametrize("kind", harness.READERS)
+def test_the_seeds_themselves_are_read(seeds, reader, kind):
+    outcomes = [reader.read(kind, data) for data in seeds[kind]]
+    assert set(outcomes) <= {"success", "documented"} and "success" in outcomes  # animations are refused
+
+
+def explore(count, seeds):
+    "Read so many cases of all kinds; the reader with its counts"
+    reader = harness.Reader()
+    each = -(-count // len(harness.READERS))
+    chosen = settings(
+        max_examples=each,
+        derandomize=True,
+        database=None,
+        deadline=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    try:
+        for kind in harness.READERS:
+
+            @chosen
+            @given(harness.case)
+            def read(drawn):
+                reader.read(kind, harness.mutated(seeds[kind], *drawn))
+
+            read()
+    finally:
+        reader.stop()
+    return reader
+
+
+def check(reader, count, capsys):
+    with capsys.disabled():
+        print(f"\n  {reader.figures()}")
+    assert reader.counts["cases"] >= count
+    assert reader.counts["success"] and reader.counts["documented"]
+    assert not reader.faults, [(kind, outcome, why) for kind, outcome, why, _ in reader.faults[:5]]
+    assert reader.counts["memory"] < harness.MEMORY and not reader.counts["printed"]
+
+
+def test_500_damaged_files(seeds, capsys):
+    check(explore(QUICK, seeds), QUICK, capsys)
+
+
+@pytest.mark.slow
+def test_10000_damaged_files(seeds, capsys):
+    check(explore(SLOW, seeds), SLOW, capsys)
+
+
+@pytest.mark.parametrize(
+    "trap, outcome",
+    [
+        ("hangs", "hangs"),
+        ("dies", "other"),
+        ("raises", "other"),
+        ("takes_memory", "other"),
+        ("says_two_lines", "other"),
+        ("names_no_file", "other"),
+        ("works", "success"),
+        ("prints", "success"),
+    ],
+)
+def test_the_harness_notices(monkeypatch, trap, outcome):
+    "A test that cannot fail is none: each way to be wrong is seen, and the next case is read all the same"
+    monkeypatch.setattr(harness, "SECONDS", 2)
+    reader = harness.Reader({"trap": f"traps:{trap}", "json": "qebias.core:read_json"})
+    try:
+        assert reader.read("trap", b"x") == outcome
+        assert reader.read("json", b"1") == "success"
+        if trap == "works":
+            assert reader.counts["memory"] > 150 * 2**20
+        assert reader.counts["printed"] == (trap == "prints")
+    finally:
+        reader.stop()
+
+
+# Cases that were met
+
+
+def test_bombs_and_claims(reader):
+    "Small files that ask for much"
+    import struct
+    import zlib
+
+    def npz(shape):
+        import io
+        import zipfile
+
+        header = f"{{'descr': '<f8', 'fortran_order': False, 'shape': {shape}, }}".ljust(117) + "\n"
+        npy = b"\x93NUMPY\1\0" + struct.pack("<H", len(header)) + header.encode()
+        out = io.BytesIO()
+        with zipfile.ZipFile(out, "w") as archive:
+            archive.writestr("a.npy", npy)
+        return out.getvalue()
+
+    def tensors(shape, end):
+        header = b'{"w":{"dtype":"F32","shape":%s,"data_offsets":[0,%d]}}' % (shape, end)
+        return struct.pack("<Q", len(header)) + header
+
+    def png(width, height):
+        def chunk(name, data):
+            return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+        head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+        body = zlib.compress(bytes(10**6))
+        return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", body) + chunk(b"IEND", b"")
+
+    anchors = b"a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n"
+    for k in range(1, 12):
+        anchors += b"a%d: &a%d [%s]\n" % (k, k, b", ".join([b"*a%d" % (k - 1)] * 10))
+    for kind, data in [
+        ("npz", npz("(10**12,)")),
+        ("npz", npz("(1000000000000,)")),
+        ("npz", npz("(-1,)")),
+        ("safetensors", tensors(b"[1000000000, 1000]", 4 * 10**12)),
+        ("safetensors", tensors(b"[1000000000, 1000]", 4)),
+        ("safetensors", struct.pack("<Q", 2**62)),
+        ("safetensors", struct.pack("<Q", 9000) + b"[" * 9000),
+        ("png", png(11000, 12000)),
+        ("png", png(2**31 - 1, 2**31 - 1)),
+        ("yaml", anchors),
+        ("yaml", b"[" * 10**6),
+        ("yaml", b"- " * 10**5),
+        ("yaml", b"{a: " * 10**5),
+        ("yaml", b"a: " + b"9" * 5000),
+        ("json", b"[" * 10**6),
+        ("json", b"9" * 5000),
+        ("json", b'{"a": 1, "a": 2}'),
+        ("csv", b'"' * 10**6),
+    ]:
+        outcome = reader.read(kind, data)
+        assert outcome == "documented" or kind == "csv" and outcome == "success", (
+            kind,
+            data[:40],
+            reader.faults,
+        )
+    assert reader.read("yaml", b"when: 2020-99-99\nanswer: no\n") == "success"  # which are texts
