@@ -795,7 +795,7 @@ def frechet_distance(
     a,  # features (n, d), one row an image, patch or block; n >= 2
     b,  # features (m, d)
 ) -> float:  # the squared Fréchet distance of the two Gaussians, as FID has it
-    "Fréchet distance of two sets of features, exact also for n << d; raises `QebiasError` for other than two finite sets"
+    "Fréchet distance of two sets of features, exact also for n << d; refuses other than two finite sets"
     a, b = (_rows(x, name) for x, name in ((a, "the first set"), (b, "the second set")))
     if a.shape[1] != b.shape[1]:
         raise QebiasError(
