@@ -9,7 +9,7 @@ __all__ = ['KINDS', 'KEY_OF', 'Item', 'items', 'default_items', 'Job', 'Study', 
            'key_enhance', 'key_measure', 'column_keys', 'key_bank', 'key_table', 'key_item', 'Todo', 'todo', 'plan',
            'wanted_folders', 'raw_key']
 
-# %% ../../nbs/tools/22_study.keys.ipynb #fe12b92e
+# %% ../../nbs/tools/22_study.keys.ipynb #726cd1d0
 import functools
 from collections import Counter
 from pathlib import Path
@@ -18,10 +18,10 @@ from typing import NamedTuple
 from ..codecs import codec as make_codec
 from ..core import QebiasError, digest, file_digest, project_root, read_json, read_yaml, write_json
 from ..datasets import load_dataset, own_split, split_by_content
-from .profile import Profile, Row, check_profile, load_profile, rows_of, stored_profile
+from .profile import Profile, Row, check_profile, load_profile, rows_of, start_of, stored_profile
 from .store import Store, content_of, faults, read_result
 
-# %% ../../nbs/tools/22_study.keys.ipynb #129c8882
+# %% ../../nbs/tools/22_study.keys.ipynb #ab7b6def
 class Item(NamedTuple):
     "A study notebook, and what it is about"
 
@@ -49,7 +49,7 @@ def default_items() -> list[str]:
     "What a profile draws that names no items: all that is of the paper"
     return [name for name, item in items().items() if item.paper]
 
-# %% ../../nbs/tools/22_study.keys.ipynb #64115359
+# %% ../../nbs/tools/22_study.keys.ipynb #01bf61e1
 class Job(NamedTuple):
     "One job: its readable name leads to its result"
 
@@ -104,7 +104,7 @@ class Study:
     @property
     def items(self) -> list:
         "The items that are drawn and judged"
-        return self.profile.items or default_items()
+        return default_items() if self.profile.items is None else self.profile.items
 
     def stands(self, row: Row, codec: str, level: int) -> bool:
         "Is a row at a place of the grid?"
@@ -124,7 +124,7 @@ class Study:
         "The levels whose pairs a training reads"
         return self.profile.codecs[codec] if level == "all" else [int(level)]
 
-# %% ../../nbs/tools/22_study.keys.ipynb #8fcf1ce2
+# %% ../../nbs/tools/22_study.keys.ipynb #c3eb0302
 def pairs_name(dataset: str, codec: str, level) -> str:
     "The name of a data set compressed at one level"
     return f"compress/{dataset}/{codec}-{level}"
@@ -172,8 +172,9 @@ def train_jobs(study: Study) -> list[Job]:
 def train_job(study: Study, row: Row, codec: str, level, seed: int) -> Job:
     "One training; it needs its pairs, and the generator that it starts from"
     needs = [pairs_name("train", codec, one) for one in study.trained_levels(codec, level)]
-    if row.method.stage1:
-        needs.append(train_name(row.method.stage1, codec, level, seed))
+    first = study.rows.get(start_of(study.profile, row))
+    if first:
+        needs.append(train_name(first.name, *study.trained_on(first, codec, level), seed))
     cell = {"row": row.name, "codec": codec, "level": str(level), "seed": seed}
     return Job("train", train_name(row.name, codec, level, seed), cell, tuple(needs))
 
@@ -241,7 +242,7 @@ def jobs(
         made.append(Job("item", f"item/{item}", {"item": item}, ("table",)))
     return {job.name: job for job in made}
 
-# %% ../../nbs/tools/22_study.keys.ipynb #688902c7
+# %% ../../nbs/tools/22_study.keys.ipynb #d41439b3
 def images(study: Study, dataset: str, on_error: str = "raise") -> list:
     "The raw pictures of `train`, or of an evaluation set; raises `QebiasError`"
     p = study.profile
@@ -277,7 +278,7 @@ def codec_identity(codec) -> dict:
     described = {k: v for k, v in codec.describe().items() if k != "versions"}
     return {**described, "version": getattr(codec, "version", 1)}
 
-# %% ../../nbs/tools/22_study.keys.ipynb #2ad580ea
+# %% ../../nbs/tools/22_study.keys.ipynb #a336cc60
 class Keys:
     "The keys of a study's jobs; each is computed once"
 
@@ -348,7 +349,7 @@ class Keys:
             self.raw[dataset] = raw_identity(self.study, dataset)
         return self.raw[dataset]
 
-# %% ../../nbs/tools/22_study.keys.ipynb #57230ca0
+# %% ../../nbs/tools/22_study.keys.ipynb #4af3823c
 def key_compress(keys: Keys, job: Job) -> str:
     "The raw pictures' bytes, and the codec"
     cell = job.cell
@@ -436,7 +437,7 @@ KEY_OF = {
     "item": key_item,
 }
 
-# %% ../../nbs/tools/22_study.keys.ipynb #5d130db4
+# %% ../../nbs/tools/22_study.keys.ipynb #e9eca99f
 class Todo(NamedTuple):
     "A job that is to be done, and why"
 

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['Number', 'Positive', 'MERGED', 'ROW_NAME', 'Setting', 'merged', 'RowSpec', 'Row', 'Profile', 'check_sets',
-           'check_rows', 'near', 'rows_of', 'derived_row', 'settings_of', 'profiles', 'load_profile', 'set_value',
-           'steps_of', 'check_profile', 'row_specs', 'complaint', 'stored_profile']
+           'check_rows', 'near', 'rows_of', 'derived_row', 'settings_of', 'start_of', 'profiles', 'load_profile',
+           'set_value', 'steps_of', 'check_profile', 'row_specs', 'complaint', 'stored_profile']
 
-# %% ../../nbs/tools/20_study.profile.ipynb #71e154f4
+# %% ../../nbs/tools/20_study.profile.ipynb #c46140e0
 import difflib
 import re
 from pathlib import Path
@@ -19,7 +19,7 @@ from ..codecs import codec as make_codec
 from ..core import QebiasError, project_root, read_yaml
 from ..methods import Method, method, preset
 
-# %% ../../nbs/tools/20_study.profile.ipynb #631f35d2
+# %% ../../nbs/tools/20_study.profile.ipynb #602287c9
 Number = Annotated[int, Field(strict=True)]  # 037 and 1:30 are text in YAML 1.2, and true is no number
 Positive = Annotated[int, Field(gt=0, strict=True)]
 
@@ -56,6 +56,7 @@ class Setting(BaseModel):
     usm: bool | None = None  # pixels and features of the sharpened raw picture are aimed at
     symmetries: Literal["all", "flips", "none"] | None = None  # which a patch is turned by
     precision: Literal["fp32", "tf32", "bf16"] | None = None
+    start: str | None = None  # the row whose generator it starts from; `none` for fresh weights
     generator: dict[str, Any] = {}  # another network in this row's place: {class: "module:Class", ...}
     discriminator: dict[str, Any] = {}
     threads: Positive | None = None  # CPU threads, instead of the profile's; no part of the identity
@@ -72,7 +73,7 @@ def merged(settings) -> dict:  # field -> value; what is not set is left out
             found[name] = {**found.get(name, {}), **value} if name in MERGED else value
     return found
 
-# %% ../../nbs/tools/20_study.profile.ipynb #80094351
+# %% ../../nbs/tools/20_study.profile.ipynb #870cbd62
 class RowSpec(BaseModel):
     "A row of a profile that is derived from another: what differs stands beside `of`"
 
@@ -95,7 +96,7 @@ class Row(BaseModel):
     seeds: tuple[int, ...]
     differs: tuple[Setting, ...] = ()  # from the most general to the most particular
 
-# %% ../../nbs/tools/20_study.profile.ipynb #0741c3e5
+# %% ../../nbs/tools/20_study.profile.ipynb #b309d2c5
 ROW_NAME = r"[A-Za-z0-9][\w.+@-]*"
 
 
@@ -117,7 +118,7 @@ class Profile(BaseModel):
     cells: dict[str, list[str]] = {}  # a row -> where it stands, "bpg-37" or "bpg"; left out: everywhere
     controls: bool = False  # "enhancers" that restore nothing, beside every triangle
     bank: dict[str, Any] = {}  # the discriminator bank: settings of `qebias.bank`; left out: not run
-    items: list[str] = []  # what is drawn and judged; left out: the paper's
+    items: list[str] | None = None  # what is drawn and judged; left out: the paper's; [] for none
     seeds: list[Annotated[int, Field(ge=0, strict=True)]] = Field([0], min_length=1)
     row_seeds: dict[str, list[Annotated[int, Field(ge=0, strict=True)]]] = {}  # a row -> its own seeds
     networks: dict[
@@ -158,7 +159,7 @@ class Profile(BaseModel):
     @field_validator("methods", "items", "seeds", "metrics", "distances")
     @classmethod
     def _different(cls, values):
-        twice = next((v for v in values if values.count(v) > 1), None)
+        twice = next((v for v in values or [] if values.count(v) > 1), None)
         if twice is not None:
             raise ValueError(f"{twice} is named twice")
         return values
@@ -184,7 +185,7 @@ class Profile(BaseModel):
         check_rows(self)
         return self
 
-# %% ../../nbs/tools/20_study.profile.ipynb #35c285d7
+# %% ../../nbs/tools/20_study.profile.ipynb #32d8c032
 def check_sets(profile: Profile):
     "Pictures, codecs and levels of a profile that cannot be meant; raises `ValueError`"
     p = profile
@@ -233,7 +234,9 @@ def check_rows(profile: Profile):
         f"{codec}-{level}" for codec, levels in p.codecs.items() for level in levels
     }
     for row in rows.values():
-        first = row.method.stage1
+        first = start_of(p, row)
+        if first == row.name:
+            raise ValueError(f"{row.name}: a row cannot start from itself")
         if first and first not in rows:
             raise ValueError(f"methods: {row.name} starts from {first}, which must be listed too")
         for where in row.at:
@@ -258,7 +261,7 @@ def near(name: str, known) -> str:
         return f": did you mean {close[0]}? There are {', '.join(known)}"
     return f": there are {', '.join(known)}"
 
-# %% ../../nbs/tools/20_study.profile.ipynb #861c8d5a
+# %% ../../nbs/tools/20_study.profile.ipynb #394c6805
 def rows_of(profile: Profile) -> list[Row]:
     "The rows of a profile in order: methods as they are, then derived ones; raises `ValueError`, `QebiasError`"
     found = {}
@@ -309,7 +312,13 @@ def settings_of(profile: Profile, row: Row) -> dict:
     found = [profile.training[n] for n in dict.fromkeys(names) if n in profile.training]
     return merged([*found, *row.differs])
 
-# %% ../../nbs/tools/20_study.profile.ipynb #e22f3f26
+# %% ../../nbs/tools/20_study.profile.ipynb #3fc49d09
+def start_of(profile: Profile, row: Row) -> str:
+    "The row whose generator a row starts from: the method's own, or what is set; empty for fresh weights"
+    found = settings_of(profile, row).get("start", row.method.stage1) or ""
+    return "" if found == "none" else found
+
+# %% ../../nbs/tools/20_study.profile.ipynb #409c310a
 def profiles() -> dict[str, Path]:
     "The profiles of the checkout: name -> path"
     return {p.stem: p for p in sorted((project_root() / "nbs" / "study" / "profiles").glob("*.yaml"))}
@@ -407,7 +416,7 @@ def complaint(error: dict) -> str:
         message = f"{message}, not {error.get('input')!r}"
     return f"{key}: {message}" if key else message
 
-# %% ../../nbs/tools/20_study.profile.ipynb #b469ca27
+# %% ../../nbs/tools/20_study.profile.ipynb #48d89305
 def stored_profile(profile: Profile) -> dict:
     "A profile as a file holds it, so that reading it gives the same profile"
     values = profile.model_dump(mode="json", exclude_defaults=True)
