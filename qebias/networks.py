@@ -385,6 +385,7 @@ def _halo(stored):
 # %% ../nbs/networks/30_networks.ipynb #9ccec3d4
 def load_discriminator(
     path,  # a `discriminator.safetensors` of a training
+    trust=False,  # whether a class of another module may be imported, as for `checked_spec`
 ) -> ConditionalDiscriminator:  # on the CPU, in evaluation mode; `gan` and `patch` are its attributes
     "The discriminator of a training as a module `d(image, compressed)` that gives logits; raises"
     "`QebiasError` for any other file"
@@ -395,7 +396,7 @@ def load_discriminator(
             "discriminator.safetensors of a training"
         )
     found = ConditionalDiscriminator(
-        load_network(path), known["conditional"], known.get("projection", "none")
+        load_network(path, trust), known["conditional"], known.get("projection", "none")
     )
     found.gan, found.patch = known["gan"], known["patch"]
     return found.eval()
