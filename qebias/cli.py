@@ -469,9 +469,10 @@ def audit(
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")] = "cpu",
 ):
     "Audit any method by three folders: is what it makes nearer to the compressed or to the raw pictures? Writes one page."
-    from qebias import bias, figures
+    from qebias import audit as pages
+    from qebias import bias
 
-    page = figures.audit_target(out)
+    page = pages.audit_target(out)
     report = bias.audit(
         raw,
         compressed,
@@ -485,7 +486,7 @@ def audit(
         device=device,
         progress=bias.bars(),
     )
-    print(f"{report.text()}\n\npage: {figures.audit_page(report, page)}")
+    print(f"{report.text()}\n\npage: {pages.audit_page(report, page)}")
 
 # %% ../nbs/tools/60_cli.ipynb #fc049fbe
 @app.command()

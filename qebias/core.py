@@ -6,10 +6,10 @@
 __all__ = ['MOST_DIGITS', 'MOST_DEEP', 'MOST_YAML', 'MOST_VALUES', 'MOST_TABLE', 'MOST_ARRAYS', 'IMAGE_SUFFIXES', 'MOST_PIXELS',
            'MOST_SIDE', 'MOST_PICTURE', 'MOST_UNDER_WAY', 'PACKAGES', 'QebiasError', 'LockedError', 'require',
            'project_root', 'atomic', 'atomic_dir', 'sweep', 'write_json', 'locked', 'reading', 'one_line', 'contents',
-           'parse_json', 'read_json', 'plain_value', 'read_yaml', 'read_table', 'read_npz', 'tensors_header', 'as_rgb',
-           'image_kind', 'open_image', 'require_size', 'is_deep', 'upright', 'orientation_of', 'read_rgb', 'write_png',
-           'digest', 'file_digest', 'array_digest', 'Outputs', 'code_digest', 'seed_for', 'threads', 'in_order',
-           'package_versions', 'code_version', 'provenance']
+           'parse_json', 'read_json', 'read_lines', 'plain_value', 'read_yaml', 'read_table', 'read_npz',
+           'tensors_header', 'as_rgb', 'image_kind', 'open_image', 'require_size', 'is_deep', 'upright',
+           'orientation_of', 'read_rgb', 'write_png', 'digest', 'file_digest', 'array_digest', 'Outputs', 'code_digest',
+           'seed_for', 'threads', 'in_order', 'package_versions', 'code_version', 'provenance']
 
 # %% ../nbs/foundations/00_core.ipynb #fa1dc3fa
 import ast
@@ -65,12 +65,14 @@ def require(
         what = f" for {purpose}" if purpose else ""
         if "libGL" in str(error):
             raise QebiasError(
-                f"{module}{what} found an OpenCV that needs libGL: pip install --force-reinstall opencv-python-headless"
+                f"{module}{what} found an OpenCV that needs libGL: pip install --force-reinstall "
+                "opencv-python-headless"
             ) from None
         missing = (error.name or "").split(".")[0] if isinstance(error, ModuleNotFoundError) else ""
         if missing and (missing == module.split(".")[0] or _absent(missing)):
             raise QebiasError(
-                f"{module if missing == module.split('.')[0] else missing} is needed{what} and is not installed: pip install 'qebias[dev]'"
+                f"{module if missing == module.split('.')[0] else missing} is needed{what} and is not "
+                "installed: pip install 'qebias[dev]'"
             ) from None
         raise
 
@@ -85,7 +87,8 @@ def project_root(
         if (folder / "settings.ini").is_file() and (folder / "nbs").is_dir():
             return folder
     raise QebiasError(
-        f"no checkout of qebias above {Path(start).resolve()}: clone the project and install it with pip install -e ."
+        f"no checkout of qebias above {Path(start).resolve()}: clone the project and install it with pip "
+        "install -e ."
     )
 
 # %% ../nbs/foundations/00_core.ipynb #8b3fe7e8
@@ -152,7 +155,7 @@ def sweep(
     folder,  # nobody else may be writing below it
     name=None,  # only what was to become `folder/name`, where others may be writing beside it
 ):
-    "Remove the temporary files and folders that `atomic` and `atomic_dir` left below a folder when their process was killed"
+    "Remove what `atomic` and `atomic_dir` left below a folder when their process was killed"
     mine = re.compile(re.escape(f"{_UNFINISHED}{_cut(name)}-") + "(old-)?[a-z0-9_]{8}") if name else None
     for path in (
         [p for p in Path(folder).iterdir() if mine.fullmatch(p.name)]
@@ -321,6 +324,20 @@ def read_json(
     "Read a JSON file; a missing, broken or hostile one is a `QebiasError` that names it"
     return parse_json(contents(path, "JSON file", limit), str(path))
 
+
+def read_lines(
+    path,  # a file of JSON objects, one a line, that grows while its writer lives
+    limit: int = 2**28,  # bytes
+) -> list:  # of dicts, oldest first
+    "The whole lines of a file that only grows; one that a kill tore, or that is no object, is left out"
+    found = []
+    for line in contents(path, "file of records", limit).split(b"\n"):
+        with contextlib.suppress(QebiasError):
+            record = parse_json(line, str(path)) if line.strip() else None
+            if isinstance(record, dict):
+                found.append(record)
+    return found
+
 # %% ../nbs/foundations/00_core.ipynb #a010ee13
 _YAML_PLAIN = (
     (re.compile(r"(|~|null|Null|NULL)"), lambda text: None),
@@ -430,12 +447,12 @@ class _YamlBuilder:
 
 # %% ../nbs/foundations/00_core.ipynb #2e890574
 def read_yaml(
-    source,  # a path; or the text itself, a `str` (one that ends in .yaml or .yml on its only line is a path)
+    source,  # a path; or the text itself, a `str` (without a name, one that ends in .yaml or .yml is a path)
     name: str | None = None,  # what messages call it; the path, or "the YAML text", if left out
 ):  # None, bool, int, float, str, list, dict
     "Read YAML 1.2 as plain values; raises `QebiasError` for what is missing, broken or hostile"
     yaml = require("yaml", "reading YAML")
-    if isinstance(source, str) and "\n" not in source and source.endswith((".yaml", ".yml")):
+    if name is None and isinstance(source, str) and source.endswith((".yaml", ".yml")) and "\n" not in source:
         source = Path(source)
     if isinstance(source, os.PathLike):
         name = name or str(source)
@@ -498,7 +515,7 @@ def read_npz(
     path,  # a .npz file
     names=None,  # arrays that it must hold; all of them if left out
 ) -> dict:  # of numpy arrays
-    "Read the arrays of a `.npz` file; raises `QebiasError` for one that is missing, broken, pickled or too large"
+    "Read the arrays of a `.npz` file; raises `QebiasError` for one that is broken, pickled or too large"
     with reading(path, "file of arrays"), zipfile.ZipFile(path) as archive:
         members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
         lacking = [name for name in names or () if name not in members]
@@ -561,7 +578,7 @@ def as_rgb(
     image,  # uint8 array (H, W, 3); grey (H, W) or (H, W, 1); opaque alpha (H, W, 2) or (H, W, 4)
     name="image",  # how messages call it
 ) -> np.ndarray:  # uint8 (H, W, 3)
-    "Check an array, or refuse it: grey is repeated over RGB, an opaque alpha channel dropped; raises `QebiasError`"
+    "Check an array, or refuse it: grey is repeated, an opaque alpha channel dropped; raises `QebiasError`"
     if not isinstance(image, np.ndarray):
         raise QebiasError(f"{name} is a {type(image).__name__}: pass a numpy array, uint8 (H, W, 3)")
     if image.dtype != np.uint8:
@@ -627,7 +644,7 @@ def image_kind(
 def open_image(
     path,  # a picture's file
 ):
-    "A Pillow image that is not decoded yet, of a sane size; raises `QebiasError`, also for what the block meets"
+    "A Pillow image of a sane size, not decoded yet; raises `QebiasError`, also for what the block meets"
     remedy = "fix it or leave it out"
     with reading(path, "picture", remedy):
         if Path(path).exists() and not Path(path).is_file():
@@ -708,7 +725,7 @@ def orientation_of(image) -> int:
 def read_rgb(
     path,  # a picture, 8 bit a channel
 ) -> np.ndarray:  # uint8 (H, W, 3), turned upright as its EXIF says
-    "Read a picture; a missing, foreign, truncated, 16-bit or transparent one is a `QebiasError` that names it"
+    "Read a picture; a foreign, truncated, 16-bit or transparent one is a `QebiasError` that names it"
     with open_image(path) as image:
         if is_deep(image):
             raise QebiasError(f"{path} has more than 8 bit a channel: convert it to 8 bit first")
@@ -763,15 +780,10 @@ class Outputs:
         self.folder = Path(folder)
         self.overwrite = overwrite
         self.known = {}  # name -> list of (digest, bytes, key)
-        for line in self._lines():
-            with contextlib.suppress(QebiasError, KeyError, TypeError):
-                entry = parse_json(line, self.LIST)
-                self._remember(entry["name"], entry["sha256"], entry["bytes"], entry["key"])
-
-    def _lines(self):
-        "What the list holds; a line that was torn by a kill ends the last one"
         path = self.folder / self.LIST
-        return contents(path, "list of outputs").split(b"\n") if path.is_file() else []
+        for entry in read_lines(path) if path.is_file() else ():
+            if {"name", "sha256", "bytes", "key"} <= set(entry) and isinstance(entry["name"], str):
+                self._remember(entry["name"], entry["sha256"], entry["bytes"], entry["key"])
 
     def _remember(self, name, sha256, size, key):
         self.known.setdefault(name, []).append((sha256, size, key))

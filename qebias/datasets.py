@@ -385,7 +385,12 @@ def _locate(c, part, numbers, roots=None) -> tuple:  # (folder or None, what is 
 
 
 def _get_it(c):
-    return f"qebias data {c.name} --download fetches it from {c.parts[0].archive.url.rpartition('/')[0]}/, or let QEBIAS_DATA name the folder that holds {c.home}/{c.parts[0].folder}"
+    where = c.parts[0].archive.url.rpartition("/")[0]
+    inside = f"{c.home}/{c.parts[0].folder}"
+    return (
+        f"qebias data {c.name} --download fetches it from {where}/, "
+        f"or let QEBIAS_DATA name the folder that holds {inside}"
+    )
 
 
 def _collection(name, rest, split, on_error) -> list:
@@ -402,7 +407,7 @@ def _collection(name, rest, split, on_error) -> list:
         if numbers and not folder:
             raise QebiasError(f"{name} is not in {' or '.join(map(str, data_folders()))}: {_get_it(c)}")
         if fault:
-            raise QebiasError(f"{folder} {fault}: mend it, or remove it; {_get_it(c)}")
+            raise QebiasError(f"{folder} {fault}: fix it, or remove it; {_get_it(c)}")
         images += [picture_file(Path(f).stem, folder / f) for f in map(c.file, numbers)]
     return _readable(images, name, on_error)
 
@@ -421,7 +426,8 @@ def _range(c, rest):
         or (int(found[1]), int(found[2])) == (least, most)
     ):
         raise QebiasError(
-            f"{c.name}:{rest}: write {c.name}:FIRST-LAST, numbers within {least}-{most} that leave some to train on; {c.name} alone holds out {c.held_out[0]}-{c.held_out[1]}"
+            f"{c.name}:{rest}: write {c.name}:FIRST-LAST, numbers within {least}-{most} that leave some to "
+            f"train on; {c.name} alone holds out {c.held_out[0]}-{c.held_out[1]}"
         )
     return int(found[1]), int(found[2])
 
@@ -460,11 +466,11 @@ SOURCES = {
 
 
 def load_dataset(
-    spec: str,  # `"sample"`, `"folder:PATH"`, `"div2k"`, `"flickr2k"` or `"flickr2k:FIRST-LAST"`; `~` is expanded
-    split: str = None,  # `"train"`, `"eval"`, or both if left out; only for a data set that has a split of its own
-    on_error: str = "raise",  # pictures that cannot be read: `"raise"` names them and stops, `"skip"` names them in a warning, `"later"` reads none yet
+    spec: str,  # `"sample"`, `"folder:PATH"`, `"div2k"`, `"flickr2k"` or `"flickr2k:FIRST-LAST"`
+    split: str = None,  # `"train"`, `"eval"`, or both if left out; only where the data set has a split
+    on_error: str = "raise",  # unreadable pictures: `"raise"`, `"skip"` with a warning, `"later"` reads none
 ) -> list:  # of `RawImage`, in an order that does not depend on the machine
-    "The pictures of a data set by its name, never from the network; raises `QebiasError` for a name or a folder that does not exist"
+    "The pictures of a data set by its name, never from the network; raises `QebiasError`"
     if split not in (None, "train", "eval"):
         raise QebiasError(f"unknown split {split!r}: use 'train' or 'eval', or leave it out")
     if on_error not in ("raise", "skip", "later"):
@@ -524,7 +530,7 @@ def _why(error):
 
 # %% ../nbs/data/10_datasets.ipynb #0899daa2
 def _fetch(url, part, expected, bar):
-    "Let `part` grow to the whole file, over as many connections as that takes; raises `QebiasError` and keeps what has arrived"
+    "Let `part` grow to the whole file, over many connections; raises `QebiasError`, keeps what has arrived"
     idle = 0
     while True:
         before = part.stat().st_size if part.exists() else 0
@@ -570,7 +576,8 @@ def _continue(url, part, have, expected, bar):
         )
         if expected and total and total != expected:
             raise QebiasError(
-                f"{url} has {total} bytes now, not {expected}: its publisher has changed it; give the new file's hash with --hash"
+                f"{url} has {total} bytes now, not {expected}: its publisher has changed it; give the new "
+                "file's hash with --hash"
             )
         if not have:
             _remember(mark, reply.headers)
@@ -682,7 +689,8 @@ def _members(box, wanted, archive):
     count = Counter(name for name, _, _ in found if name in wanted)
     if missing := sorted(wanted - set(count)):
         raise QebiasError(
-            f"{archive} holds no {missing[0]}, nor {len(missing) - 1} others of {len(wanted)}: it is another data set's"
+            f"{archive} holds no {missing[0]}, nor {len(missing) - 1} others of {len(wanted)}: it is "
+            "another data set's"
         )
     if twice := [name for name, n in count.items() if n > 1]:
         raise QebiasError(f"{archive} holds {twice[0]} twice: it is another data set's")
@@ -693,7 +701,8 @@ def _require_room(folder, needed, what):
     ground = next(f for f in [folder, *folder.absolute().parents] if f.exists())
     if (free := shutil.disk_usage(ground).free) < needed:
         raise QebiasError(
-            f"{what} need {_gigabytes(needed)} in {folder}, and {_gigabytes(free)} are free: make room, or choose another folder with --folder"
+            f"{what} need {_gigabytes(needed)} in {folder}, and {_gigabytes(free)} are free: make room, or "
+            "choose another folder with --folder"
         )
 
 
@@ -708,7 +717,7 @@ def download(
     known_hash: str = None,  # that the archive must have, instead of the table's
     mirror: bool = False,  # from the mirror, where the table has one
 ) -> Path:  # the folder that holds the parts
-    "Fetch a data set, check it and unpack it; goes on with what an earlier call has left, keeps what is complete; raises `QebiasError`"
+    "Fetch a data set, check it and unpack it; goes on with what an earlier call left; raises `QebiasError`"
     c = COLLECTIONS.get(str(name).partition(":")[0])
     if not c:
         raise QebiasError(f"no data set {str(name)!r} to download: there are {', '.join(COLLECTIONS)}")
@@ -732,7 +741,8 @@ def download(
             _bring(c, [(p, p.mirror if mirror else p.archive) for p in missing], home, known_hash, progress)
     except OSError as error:
         raise QebiasError(
-            f"{error.filename or home}: {error.strerror or error}: choose another folder with --folder, or mend this one"
+            f"{error.filename or home}: {error.strerror or error}: choose another folder with --folder, or "
+            "mend this one"
         ) from None
     return home
 
@@ -749,7 +759,8 @@ def _complete(c, part, roots=None):
 def _require_ours(target, c, part):
     if target.exists() and not (target / "origin.json").is_file() and any(target.iterdir()):
         raise QebiasError(
-            f"{target} {_lacks(target, [c.file(n) for n in _numbers(part)])} and is not ours to replace: move it away, or choose another folder with --folder"
+            f"{target} {_lacks(target, [c.file(n) for n in _numbers(part)])} and is not ours to replace: "
+            "move it away, or choose another folder with --folder"
         )
 
 # %% ../nbs/data/10_datasets.ipynb #5c82e61c
@@ -775,7 +786,8 @@ def _bring(c, fetches, home, known_hash, progress):
         if found != wanted:
             file.unlink()
             raise QebiasError(
-                f"what {archive.url} sent is not {file.stem}: expected {wanted}, found {found}; it was removed"
+                f"what {archive.url} sent is not {file.stem}: expected {wanted}, found {found}; it was "
+                "removed"
             )
         record = {
             "archive": archive.url,
@@ -796,7 +808,7 @@ def data_status(
     name: str = None,  # one data set; all if left out
     folder=None,  # to look into, instead of `data_folders`
 ) -> list:  # dicts
-    "The data sets that have a name and their state on this machine: name, part, images, state, where, why, checked, bytes, about, url, terms"
+    "The data sets that have a name, and their state on this machine: the keys of `_sample_row`"
     known = ["sample", *COLLECTIONS]
     if name is not None and name not in known:
         raise QebiasError(f"unknown data set {str(name)!r}: there are {', '.join(known)}")
@@ -857,17 +869,18 @@ def _row(c, part, roots):
 # %% ../nbs/data/10_datasets.ipynb #c7b5a1d2
 def split_by_content(
     images: list,  # of `RawImage`
-    fraction: float = 0.2,  # share of the different pictures that goes to evaluation; at least one goes to either side
+    fraction: float = 0.2,  # share of the different pictures that goes to evaluation
     seed: int = 0,  # another seed, another division
 ) -> tuple:  # (train, eval): two lists of `RawImage`, each in the order given
-    "Divide pictures by the hash of their pixels: duplicates stay together, names and order do not matter; raises `QebiasError`"
+    "Divide pictures by the hash of their pixels: duplicates stay together, whatever names and order"
     if not 0 < fraction < 1:
         raise QebiasError(f"fraction is {fraction}: give a share between 0 and 1")
     _require_readable(images)
     ranked = sorted({image.digest for image in images}, key=lambda d: (seed_for("split", seed, d), d))
     if len(ranked) < 2:
         raise QebiasError(
-            f"cannot divide {len(images)} pictures of which {len(ranked)} differ: training and evaluation need one each"
+            f"cannot divide {len(images)} pictures of which {len(ranked)} differ: training and evaluation "
+            "need one each"
         )
     held_out = set(ranked[: min(max(1, round(fraction * len(ranked))), len(ranked) - 1)])
     return [i for i in images if i.digest not in held_out], [i for i in images if i.digest in held_out]
@@ -885,7 +898,7 @@ def describe_dataset(
     images: list,  # of `RawImage`
     spec: str = "",  # what they were loaded by
 ) -> dict:  # spec, images, distinct, megapixels, smallest, files, digest
-    "Say what a data set is: how many pictures, how large, in which files, and a hash of their contents that no renaming changes"
+    "What a data set is: how many pictures, how large, and a hash of their contents that no renaming changes"
     _require_readable(images)
     prefix, _, rest = str(spec).partition(":")
     return {

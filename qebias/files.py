@@ -492,7 +492,7 @@ def scored_pairs(
     suffix: str = "",  # behind the raw picture's name
     skip: bool = False,  # leave out what does not fit
 ) -> tuple:  # (list of `Pair`, `Done` with what was left out)
-    "The pictures of two folders under their names, once names and sizes are known to fit; raises `QebiasError`"
+    "The pictures of two folders under their names, once they are known to fit; raises `QebiasError`"
     done = Done()
     ours = _by_name(images, "--images", skip, done, suffix)
     theirs = _by_name(raw, "--raw", skip, done) if raw is not None else {}
@@ -588,36 +588,31 @@ def _table_path(out, overwrite):
 def summary(
     table,  # of `score_files`
 ) -> list:  # lines
-    "Means of a table of scores, and the reasons of its empty cells"
+    "Means of a table of scores, the reasons of its empty cells, and what was left out"
     from qebias.metrics import METRICS
 
-    rows, empty = [("metric", "better", "mean", "of", "label")], table.attrs["empty"]
+    rows = [("metric", "better", "mean", "of", "label")]
     for name, part in table.groupby("metric", sort=False):
         values, m = part.value.dropna(), METRICS[name]
-        rows.append(
-            (
-                name,
-                m.better,
-                f"{values.mean():.4f}" if len(values) else "",
-                "the set" if m.kind == "set" else f"{len(values)}/{len(part)}",
-                m.label,
-            )
-        )
+        mean = f"{values.mean():.4f}" if len(values) else ""
+        count = "the set" if m.kind == "set" else f"{len(values)}/{len(part)}"
+        rows.append((name, m.better, mean, count, m.label))
+    lines = _columns(rows)
+    lines += [f"note: {note}" for note in table.attrs["notes"]]
+    empty = table.attrs["empty"]
+    for reason, n in Counter(cell["reason"] for cell in empty).items():
+        images = [cell["image"] for cell in empty if cell["reason"] == reason]
+        where = f"{n} images: " if n > 1 else f"{images[0]}: " if images[0] else ""
+        lines.append(f"empty: {where}{reason}")
+    lines += [f"left out {name}: {why}" for name, why in table.attrs.get("failed", ())]
+    return lines
+
+
+def _columns(rows):
+    "Rows of words as lines, the third column to the right"
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = [
-        "  ".join(
-            cell.rjust(w) if i == 2 else cell.ljust(w) for i, (cell, w) in enumerate(zip(row, widths))
-        ).rstrip()
-        for row in rows
-    ]
-    reasons = Counter(cell["reason"] for cell in empty)
-    return (
-        lines
-        + [f"note: {note}" for note in table.attrs["notes"]]
-        + [
-            f"empty: {next(c['image'] + ': ' for c in empty if c['reason'] == r) if n == 1 else f'{n} images: '}{r}".replace(
-                "empty: : ", "empty: "
-            )
-            for r, n in reasons.items()
-        ]
-    )
+    lines = []
+    for row in rows:
+        cells = [cell.rjust(w) if i == 2 else cell.ljust(w) for i, (cell, w) in enumerate(zip(row, widths))]
+        lines.append("  ".join(cells).rstrip())
+    return lines

@@ -35,7 +35,7 @@ from qebias.core import (
 )
 
 # %% ../nbs/data/20_pairs.ipynb #731c2e7e
-FORMAT = 1
+FORMAT = 2
 
 
 class _Writer:
@@ -73,16 +73,14 @@ class _Writer:
     def close(self, **more):
         self.file.flush()
         os.fsync(self.file.fileno())
-        write_json(
-            self.folder / "manifest.json",
-            {
-                "format": FORMAT,
-                "bytes": self.bytes,
-                **more,
-                "provenance": provenance(),
-                "images": self.images,
-            },
-        )
+        content = {
+            "format": FORMAT,
+            "bytes": self.bytes,
+            **more,
+            "provenance": provenance(),
+            "images": self.images,
+        }
+        write_json(self.folder / "manifest.json", content | {"digest": digest(content)})
 
 # %% ../nbs/data/20_pairs.ipynb #24b4d5b8
 class Pixels:
@@ -93,6 +91,9 @@ class Pixels:
         self.manifest = read_json(self.folder / "manifest.json")
         if not isinstance(self.manifest, dict) or self.manifest.get("format") != FORMAT:
             raise QebiasError(f"{self.folder} was written in another format: build it again")
+        content = {k: v for k, v in self.manifest.items() if k != "digest"}
+        if self.manifest.get("digest") != digest(content):
+            raise QebiasError(f"{self.folder}/manifest.json is damaged: build it again")
         file, expected = self.folder / "pixels.bin", self.manifest["bytes"]
         size = file.stat().st_size if file.is_file() else 0
         if size != expected:
@@ -100,12 +101,25 @@ class Pixels:
         flat = np.asarray(np.memmap(file, np.uint8, "r"))
         shapes = [(e["offset"], e["height"], e["width"]) for e in self.manifest["images"]]
         self.views = [flat[at : at + 3 * h * w].reshape(h, w, 3) for at, h, w in shapes]
+        self.checked = set()  # numbers of pictures that were found to be what was written
 
     def __len__(self):
         return len(self.views)
 
     def __getitem__(self, i):
+        if i not in self.checked:
+            self._check(i)
+            self.checked.add(i)
         return self.views[i]
+
+    def _check(self, i):
+        "Hash a picture before it is used for the first time"
+        entry = self.manifest["images"][i]
+        if array_digest(self.views[i]) != entry["digest"]:
+            raise QebiasError(
+                f"{entry['name']} in {self.folder} is not what was written: remove {self.folder} and "
+                "build it again"
+            )
 
     def wrong(self) -> list:  # names of the pictures whose pixels are not what was written
         "Hash every picture again"
@@ -279,17 +293,6 @@ class Pairs:
 def _bytes_digest(data):
     return array_digest(np.frombuffer(data, np.uint8))
 
-# %% ../nbs/data/20_pairs.ipynb #ccff63b7
-def _checked(pixels: Pixels, i: int) -> np.ndarray:
-    "A stored picture, if it still is what was written"
-    entry = pixels.manifest["images"][i]
-    if array_digest(pixels[i]) != entry["digest"]:
-        raise QebiasError(
-            f"{entry['name']} in {pixels.folder} is not what was written: remove {pixels.folder} and "
-            "build it again"
-        )
-    return pixels[i]
-
 # %% ../nbs/data/20_pairs.ipynb #15fd0171
 def build_pairs(
     images: list,  # of `RawImage`, names all different
@@ -333,7 +336,7 @@ def _compress(raw, codec, folder, workers, progress, made_of):
     entries = raw.manifest["images"]
     (folder / "streams").mkdir()
     results = code_many(
-        [functools.partial(_checked, raw, i) for i in range(len(raw))],
+        [functools.partial(raw.__getitem__, i) for i in range(len(raw))],
         codec,
         workers=workers,
         progress=progress,

@@ -278,7 +278,7 @@ def look(
 
 
 def _head(path):
-    "The first bytes of a file and what they say that it is; missing and foreign files are told by `open_image`"
+    "The first bytes of a file and the kind that they say; missing and foreign ones are told by `open_image`"
     try:
         with open(path, "rb") if Path(path).is_file() else io.BytesIO() as file:
             head = file.read(16)

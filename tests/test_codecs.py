@@ -1,4 +1,4 @@
-"Codecs: what does not read well in the notebook: many sizes, damage, processes, the original programs, real photographs"
+"Codecs: what does not read well in the notebook: sizes, damage, processes, the original programs, photographs"
 
 import base64
 import io

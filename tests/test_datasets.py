@@ -893,6 +893,7 @@ def test_the_paper_s_profile():
 
 def test_the_lab_s_profile(tmp_path):
     from qebias.runner import resolve
+
     from qebias.study import load_profile
 
     p = load_profile("lab")

@@ -273,6 +273,22 @@ def test_one_changed_bit_is_found(tmp_path, file, index):
     )
 
 
+def test_sixty_flipped_bits_are_noticed_by_whoever_reads_the_store(tmp_path):
+    build(tmp_path / "d/jpeg-20")
+    where = np.random.default_rng(0)
+    for name in ("raw/pixels.bin", "jpeg-20/pixels.bin", "raw/manifest.json", "jpeg-20/manifest.json"):
+        file = tmp_path / "d" / name
+        whole = file.read_bytes()
+        for bit in where.integers(0, 8 * len(whole), 15):
+            data = bytearray(whole)
+            data[bit // 8] ^= 1 << int(bit) % 8
+            file.write_bytes(data)
+            with pytest.raises(QebiasError, match="build it again|broken|JSON|json"):
+                PatchSampler(Pairs(tmp_path / "d/jpeg-20"), 8, 1, 0)
+        file.write_bytes(whole)
+    PatchSampler(Pairs(tmp_path / "d/jpeg-20"), 8, 1, 0)
+
+
 def test_damaged_raw_pictures_are_never_compressed(tmp_path):
     build(tmp_path / "d/jpeg-20")
     data = bytearray((tmp_path / "d/raw/pixels.bin").read_bytes())

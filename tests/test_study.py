@@ -1,29 +1,46 @@
-"The study end to end at its smallest, through the command line, and what must hold of its notebooks"
+"The study's promises: nothing lost, nothing stale, nothing foreign; on one small study that is run once"
 
 import json
 import os
-import re
+import random
+import shutil
+import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import nbformat
-import numpy as np
-import pandas as pd
 import pytest
-import torch
 from conftest import ROOT
 
-from qebias.claims import read_claims
-from qebias.core import QebiasError, code_digest
-from qebias.networks import load_state
+from qebias.core import QebiasError
 from qebias.notebooks import parameters
-from qebias.runner import _places, dry_run, plan, preflight, publishable, resolve, run, torn
-from qebias.study import ITEMS, Study, code_of, load_profile
+from qebias.study.keys import Keys, Study, items, plan, todo
+from qebias.study.preflight import resolve
+from qebias.study.profile import load_profile, profiles
+from qebias.study.results import load
+from qebias.study.runner import prune_study, run, verify
 
 STUDY = ROOT / "nbs" / "study"
 QEBIAS = [sys.executable, "-c", "from qebias.cli import main; main()"]
+PROFILE = """
+summary: A few rows, a few iterations; its numbers mean nothing
+items: []
+methods: [arcnn, rrdb, realesrgan, realesrgan+both]
+networks:
+  RRDBNet: {width: 4, blocks: 1, growth: 4, residual: true}
+  UNetSN: {width: 4}
+patch: 64
+training:
+  fidelity: {iterations: 4, batch: 1, lr: 1.0e-3, ema: 0.5}
+  adversarial: {iterations: 3, batch: 1, lr: 1.0e-4, ema: 0.5, projection: edges, d_init_iterations: 1}
+psi: random-w4-s0
+metrics: [psnr]
+distances: [rmse]
+threads: 1
+log_every: 1
+"""
 
 
 def qebias(*args, **more):
@@ -31,127 +48,332 @@ def qebias(*args, **more):
 
 
 @pytest.fixture(scope="module")
-def smoke(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("runs") / "a folder" / "smoke"
-    done = qebias("study", "smoke", "--out", folder, cwd=tmp_path_factory.mktemp("elsewhere"))
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    return folder, done.stdout
+def profile(tmp_path_factory):
+    path = tmp_path_factory.mktemp("profiles") / "few.yaml"
+    path.write_text(PROFILE)
+    return path
 
 
-def test_smoke_ends_with_a_table_of_verdicts(smoke):
-    folder, text = smoke
-    claims = [c for item in ITEMS for c in read_claims(folder / "items" / item / "claims.json")]
-    assert len(claims) >= 20 and "VERDICT" in text
-    for claim in claims:
-        assert (
-            claim.verdict in ("reproduced", "opposite", "within noise", "not measured")
-            and claim.scale
-            and "not made" not in claim.scale
-        )
-    assert any(c.verdict == "not measured" and c.missing for c in claims), (
-        "FID without its weights is reported as not measured"
-    )
+@pytest.fixture(scope="module")
+def finished(profile, tmp_path_factory):
+    "A study that has been run, with files of the user's beside it"
+    folder = tmp_path_factory.mktemp("runs") / "a folder"
+    run(resolve(str(profile), out=folder), cores=2, show=lambda line: None)
+    return folder
 
 
-def test_smoke_writes_a_report_with_pictures(smoke):
-    folder, _ = smoke
-    index = (folder / "report" / "index.html").read_text()
-    for item in ITEMS:
-        assert f'href="{item}.html"' in index
-        page = (folder / "report" / f"{item}.html").read_text()
-        assert "data:image/" in page and 'href="index.html"' in page
-        assert str(Path.home()) not in page or Path.home() == Path("/")
+@pytest.fixture
+def copy(finished, tmp_path):
+    "A copy of it, to be harmed"
+    shutil.copytree(finished, tmp_path / "copy", ignore=shutil.ignore_patterns(".*"))
+    return tmp_path / "copy"
 
 
-def test_every_job_left_its_notebook_and_result(smoke):
-    study = Study.open(run_dir=str(smoke[0]))
-    for path in [study.train_path(*t) for t in study.trainings()] + [
-        study.eval_path(*e) for e in study.evaluations()
-    ]:
-        assert (study.folder / path).exists()
-    assert len(list((study.folder / "logs").glob("*.ipynb"))) == len(study.compressions()) + len(
-        study.trainings()
-    ) + len(study.evaluations())
+def planned(profile, folder, *changes):
+    return dict(plan(resolve(str(profile), changes, out=folder)))
 
 
-def test_jobs_find_what_is_named_from_the_users_folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("QEBIAS_DATA", "data")
-    monkeypatch.setenv("QEBIAS_WEIGHTS", "../weights")
-    assert _places() == {
-        "QEBIAS_DATA": str(tmp_path / "data"),
-        "QEBIAS_WEIGHTS": str(tmp_path.parent / "weights"),
+def contents(folder):
+    "Digests of every part of every result, by the name that leads to it"
+    found = {}
+    for path in sorted((folder / "names").rglob("*.json")):
+        result = json.loads((folder / json.loads(path.read_text())["result"] / "result.json").read_text())
+        found[path.relative_to(folder).as_posix()] = result.get("content") or result["parts"]
+    return found
+
+
+# Identity
+
+
+def test_a_finished_study_plans_nothing(finished, profile):
+    assert planned(profile, finished) == {}
+
+
+def test_a_copy_without_dot_files_and_with_other_times_plans_nothing(copy, profile):
+    for path in copy.rglob("*"):
+        os.utime(path, (1, 1))
+    assert not (copy / ".snakemake").exists() and planned(profile, copy) == {}
+
+
+def test_an_archive_at_another_place_plans_nothing(copy, profile, tmp_path):
+    packed = shutil.make_archive(str(tmp_path / "run"), "tar", copy)
+    shutil.unpack_archive(packed, tmp_path / "elsewhere")
+    assert planned(profile, tmp_path / "elsewhere") == {}
+
+
+def test_a_changed_network_plans_its_trainings_in_a_copy_too(copy, profile):
+    jobs = planned(profile, copy, "networks.RRDBNet.width=8")
+    assert jobs == {"train": 3, "enhance": 3, "measure": 3, "table": 1}
+
+
+def test_a_changed_rate_and_back_plans_nothing(copy, profile):
+    run(resolve(str(profile), ["training.adversarial.lr=5e-4"], out=copy), cores=2, show=lambda line: None)
+    assert planned(profile, copy) == {}
+    assert planned(profile, copy, "training.adversarial.lr=5e-4") == {}
+
+
+def test_an_added_metric_costs_its_own_column_and_an_order_nothing(copy, profile):
+    before = {p.name for p in (copy / "results" / "column").iterdir()}
+    assert planned(profile, copy, "metrics=[psnr, ssim]") == {"measure": 5, "table": 1}
+    run(resolve(str(profile), ["metrics=[psnr, ssim]"], out=copy), cores=2, show=lambda line: None)
+    added = {p.name for p in (copy / "results" / "column").iterdir()} - before
+    columns = {json.loads((copy / "results" / "column" / name / "result.json").read_text())["column"] for name in added}
+    assert columns == {"ssim"} and len(added) == 5
+    assert planned(profile, copy, "metrics=[ssim, psnr]") == {}
+
+
+def test_device_threads_and_labels_decide_nothing(finished, profile):
+    assert planned(profile, finished, "threads=2") == {}
+    assert planned(profile, finished, "summary=other words") == {}
+
+
+def test_another_seed_or_precision_is_another_training(finished, profile):
+    assert planned(profile, finished, "seeds=[0, 1]")["train"] == 4
+    assert planned(profile, finished, "precision=bf16")["train"] == 4
+
+
+def test_packages_that_differ_are_told(copy, profile):
+    study = resolve(str(profile), out=copy)
+    path = study.store.named("train/bpg-37/rrdb/seed-0") / "result.json"
+    result = json.loads(path.read_text())
+    result["provenance"]["packages"]["torch"] = "0.4.1"
+    path.write_text(json.dumps(result))
+    said = []
+    run(study, cores=2, show=said.append)
+    assert any("torch 0.4.1" in line and "train/bpg-37/rrdb/seed-0" in line for line in said)
+
+
+# Nothing is deleted
+
+
+def test_a_users_files_in_the_run_folder_stay(copy, profile):
+    own = {"report/notes.html": "mine", "pictures/a.txt": "mine", "table.csv": "mine"}
+    for name, text in own.items():
+        (copy / name).parent.mkdir(exist_ok=True)
+        (copy / name).write_text(text)
+    run(resolve(str(profile), ["seeds=[1]"], out=copy), cores=2, show=lambda line: None)
+    assert {name: (copy / name).read_text() for name in own} == own
+
+
+@pytest.mark.parametrize("name", ["events", "report", "results"])
+def test_a_folder_that_holds_somebody_elses_files_is_refused(profile, tmp_path, name):
+    (tmp_path / "s" / name).mkdir(parents=True)
+    (tmp_path / "s" / name / "index.html").write_text("mine")
+    with pytest.raises(QebiasError, match="choose another folder"):
+        run(resolve(str(profile), out=tmp_path / "s"), show=lambda line: None)
+    assert (tmp_path / "s" / name / "index.html").read_text() == "mine"
+
+
+def test_a_dry_run_leaves_nothing_behind(profile, tmp_path):
+    done = qebias("study", profile, "--out", tmp_path / "s", "--dry-run")
+    assert done.returncode == 0, done.stderr
+    assert "16 jobs (2 compress, 4 train, 4 enhance, 5 measure, 1 table)" in done.stdout
+    assert not (tmp_path / "s").exists()
+
+
+def test_pruning_lists_first_and_removes_what_no_setting_means(copy, profile):
+    run(resolve(str(profile), ["training.arcnn.lr=5e-4"], out=copy), cores=2, show=lambda line: None)
+    old, new = resolve(str(profile), out=copy), resolve(str(profile), ["training.arcnn.lr=5e-4"], out=copy)
+    assert dict(plan(old)) == {} and dict(plan(new)) == {}
+    said = []
+    prune_study(new, show=said.append)
+    assert any("results/train/" in line for line in said) and "--yes" in said[-1]
+    assert dict(plan(old)) == {}, "listed, and still there"
+    prune_study(new, yes=True, show=said.append)
+    assert dict(plan(new)) == {} and plan(old)["train"] == 1
+
+
+# Damage
+
+
+def parts(folder):
+    "One file of each kind of result"
+    kinds = {
+        "raw": "pixels.bin",
+        "compress": "pixels.bin",
+        "train": "generator.safetensors",
+        "enhance": "*.png",
+        "column": "values.parquet",
+        "table": "table.parquet",
     }
-    monkeypatch.delenv("QEBIAS_DATA")
-    assert list(_places()) == ["QEBIAS_WEIGHTS"]
+    for kind, pattern in kinds.items():
+        yield next(p for p in sorted((folder / "results" / kind).glob(f"*/{pattern}")))
+    yield next(p for p in sorted((folder / "results" / "train").glob("*/discriminator.safetensors")))
+    yield next(p for p in sorted((folder / "results" / "compress").glob("*/manifest.json")))
 
 
-def test_started_again_nothing_is_stale(smoke):
-    folder, _ = smoke
-    before = {p: p.stat().st_mtime_ns for p in folder.rglob("result.json")}
-    started = time.monotonic()
-    done = qebias("study", "smoke", "--out", folder)
-    assert done.returncode == 0 and "nothing is stale" in done.stdout
-    assert time.monotonic() - started < 60
-    assert before == {p: p.stat().st_mtime_ns for p in folder.rglob("result.json")}
-
-
-def test_a_touched_file_replans_nothing_and_a_changed_parameter_its_own_jobs(smoke):
-    folder, _ = smoke
-    for path in folder.rglob("result.json"):
-        os.utime(path)
-    assert plan(Study.open(run_dir=str(folder))) == {}
-    changed = resolve("smoke", ["training.adversarial.iterations=5"], out=folder)
-    jobs = plan(changed)
-    gan = sum("esrgan" in m for m in changed.profile.methods)
-    assert jobs == {
-        "train": gan,
-        "evaluate": gan,
-        "item": sum(bool(known.methods) for known in ITEMS.values()),
-    }  # all but those that read pictures alone
-
-
-def test_a_missing_leaf_is_made_again_even_where_the_tables_exist(smoke):
-    folder, _ = smoke
-    study = Study.open(run_dir=str(folder))
-    leaf = study.folder / study.train_path("arcnn", *study.levels[0], 0)
-    kept = leaf.read_bytes()
-    leaf.unlink()
+def test_flipped_bits_are_noticed_and_healed(copy, profile):
+    study, before = resolve(str(profile), out=copy), contents(copy)
+    dice = random.Random(0)
+    for path in parts(copy):
+        data = bytearray(path.read_bytes())
+        data[dice.randrange(len(data))] ^= 1 << dice.randrange(8)
+        path.write_bytes(data)
     jobs = plan(study)
-    leaf.write_bytes(kept)
-    assert jobs["train"] == 1
+    assert jobs["compress"] and jobs["train"] and jobs["enhance"] and jobs["measure"] and jobs["table"], jobs
+    assert verify(study, show=lambda line: None) >= 7
+    run(study, cores=2, show=lambda line: None)
+    assert contents(copy) == before and dict(plan(study)) == {}
+
+
+@pytest.mark.parametrize("harm", ["missing", "empty", "another picture"])
+def test_a_lost_part_is_made_again_alone(copy, profile, harm):
+    study, before = resolve(str(profile), out=copy), contents(copy)
+    folder = study.store.named("enhance/sample/bpg-37/rrdb/seed-0")
+    picture, other = sorted(folder.glob("*.png"))[:2]
+    if harm == "missing":
+        picture.unlink()
+    if harm == "empty":
+        picture.write_bytes(b"")
+    if harm == "another picture":
+        picture.write_bytes(other.read_bytes())
+    assert dict(plan(study)) == {"enhance": 1}
+    run(study, cores=2, show=lambda line: None)
+    assert contents(copy) == before
+
+
+def test_a_lost_generator_is_trained_again_and_what_was_made_of_it_is_taken_up(copy, profile):
+    study, before = resolve(str(profile), out=copy), contents(copy)
+    (study.store.named("train/bpg-37/rrdb/seed-0") / "generator.safetensors").unlink()
+    assert dict(plan(study)) == {"train": 1}
+    said = []
+    run(study, cores=2, show=said.append)
+    assert contents(copy) == before and "nothing to do" in said[-2]
+
+
+def test_a_broken_result_file_is_no_result(copy, profile):
+    study = resolve(str(profile), out=copy)
+    for text in ("", "{", "[]", '{"key": 1}', '{"key": "x", "parts": {"../../a": {"bytes": 1, "sha256": "0"}}}'):
+        (study.store.named("train/bpg-37/arcnn/seed-0") / "result.json").write_text(text)
+        assert plan(study)["train"] == 1
+
+
+# A profile can say everything
+
+
+SWEEP = """
+items: []
+methods: [rrdb, realesrgan+both]
+rows:
+  both-0: {of: realesrgan+both, weights: {divergence: 0}}
+  both-0.03: {of: realesrgan+both, weights: {divergence: 0.03}}
+  both-0.3: {of: realesrgan+both, weights: {divergence: 0.3}}
+  both-1: {of: realesrgan+both, weights: {divergence: 1}}
+  gradients: {of: realesrgan, terms: [{name: edges, weight: 0.5, function: "own_term:Gradients"}]}
+networks: {RRDBNet: {width: 4, blocks: 1, growth: 4}, UNetSN: {width: 4}}
+patch: 64
+training:
+  fidelity: {iterations: 2, batch: 1}
+  adversarial: {iterations: 2, batch: 1}
+psi: random-w4-s0
+metrics: [psnr]
+distances: [rmse]
+threads: 1
+trust: ["own_term:Gradients"]
+"""
+TERM = '''
+class Gradients:
+    "Mean absolute difference of neighbouring pixels' differences"
+
+    def __call__(self, given):
+        def rows(x):
+            return x[..., 1:, :] - x[..., :-1, :]
+
+        return (rows(given.enhanced) - rows(given.raw)).abs().mean()
+'''
+
+
+def test_a_sweep_over_lambda_and_a_loss_of_ones_own_from_one_profile(tmp_path):
+    assert len(SWEEP.strip().splitlines()) < 25
+    (tmp_path / "sweep.yaml").write_text(SWEEP)
+    (tmp_path / "own_term.py").write_text(TERM)
+    places = os.pathsep.join([str(tmp_path), str(ROOT)])
+    done = qebias("study", tmp_path / "sweep.yaml", "--out", tmp_path / "s", env={**os.environ, "PYTHONPATH": places})
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    table = load("sweep", str(tmp_path / "s")).table
+    assert {"both-0", "both-0.03", "both-0.3", "both-1", "realesrgan+both", "gradients"} <= set(table.row)
+
+
+def test_numbers_are_those_of_yaml_1_2_and_keys_have_neighbours(profile):
+    for change, words in {
+        "codecs.bpg=[037]": "037",
+        "patch=1:30": "patch",
+        "threads=true": "threads",
+        "training.adversarial.itertions=3": "did you mean iterations",
+        "metric=[psnr]": "did you mean metrics",
+        "training.realesrgam.lr=1": "did you mean realesrgan",
+        "methods=[realesrgan]": "starts from rrdb",
+    }.items():
+        with pytest.raises(QebiasError, match=words):
+            resolve(str(profile), [change])
+    assert resolve(str(profile), ["codecs.bpg=32"]).levels == [("bpg", 32)]
+
+
+@pytest.mark.parametrize("name", profiles())
+def test_every_profile_of_the_checkout_is_a_study(name):
+    study = Study(load_profile(name), "unused")
+    assert study.rows and set(study.items) <= set(items())
+
+
+# Nothing in a run folder is executed
+
+
+def test_modules_in_a_run_folder_are_never_imported(copy, profile):
+    for name in ("yaml", "random", "snakemake", "torch", "qebias"):
+        (copy / f"{name}.py").write_text("open('/tmp/qebias-was-imported', 'w').close()\nraise SystemExit(3)\n")
+    Path("/tmp/qebias-was-imported").unlink(missing_ok=True)
+    for more in (["--dry-run"], ["--set", "seeds=[3]"]):
+        done = qebias("study", profile, "--out", copy, *more, cwd=copy, env={**os.environ, "PYTHONSAFEPATH": "1"})
+        assert done.returncode == 0, done.stderr[-2000:]
+    assert not Path("/tmp/qebias-was-imported").exists()
+
+
+# Kills
+
+
+def start(profile, folder):
+    command = [*QEBIAS, "study", str(profile), "--out", str(folder)]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+
+
+def left_over(folder):
+    "Processes that still name the folder"
+    found = subprocess.run(["pgrep", "-f", str(folder)], capture_output=True, text=True).stdout.split()
+    return [pid for pid in found if int(pid) != os.getpid()]
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_ends_everything_soon(profile, tmp_path, how):
+    child = start(profile, tmp_path / "s")
+    while not list((tmp_path / "s" / "events").glob("*.jsonl")):
+        time.sleep(0.1)
+    child.send_signal(how)
+    child.wait(10)
+    time.sleep(3)
+    assert left_over(tmp_path / "s") == []
 
 
 @pytest.mark.slow
-def test_a_failing_job_is_named_and_the_rest_is_kept(tmp_path):
-    done = qebias(
-        "study",
-        "smoke",
-        "--out",
-        tmp_path / "s",
-        "--only",
-        "obs1",
-        "--set",
-        "training.fidelity.lr=1.0e30",
-        "--set",
-        "methods=[rrdb, realesrgan]",
-    )
-    assert done.returncode == 1
-    assert re.search(
-        r"qebias: .*train rrdb bpg-37 seed 0: train.ipynb failed: TrainingFailed: rrdb: .* is not finite",
-        done.stderr,
-    ), done.stderr
-    assert (tmp_path / "s" / "pairs" / "train" / "bpg-37" / "manifest.json").exists()
-    assert not (tmp_path / "s" / "train" / "bpg-37" / "rrdb" / "seed-0" / "result.json").exists()
+def test_killed_at_random_moments_a_study_ends_in_the_same_bits(finished, profile, tmp_path):
+    dice = random.Random(1)
+    for _ in range(20):
+        child = start(profile, tmp_path / "s")
+        time.sleep(dice.uniform(2, 15))
+        os.killpg(child.pid, signal.SIGKILL)
+        child.wait()
+    time.sleep(3)
+    run(resolve(str(profile), out=tmp_path / "s"), cores=2, show=lambda line: None)
+    assert contents(tmp_path / "s") == contents(finished)
 
 
-def test_dry_run_says_what_would_be_done_and_does_nothing(tmp_path):
-    done = qebias("study", "smoke", "--out", tmp_path / "s", "--dry-run")
-    assert done.returncode == 0 and re.search(r"\d+ jobs \(.*8 train", done.stdout), done.stdout + done.stderr
-    assert not (tmp_path / "s" / "train").exists()
+def test_a_failed_job_is_named_and_the_rest_is_kept(profile, tmp_path):
+    study = resolve(str(profile), ["training.arcnn.lr=1.0e30"], out=tmp_path / "s")
+    with pytest.raises(QebiasError, match=r"1 job failed.*train/bpg-37/arcnn/seed-0.*not finite"):
+        run(study, cores=2, keep_going=True, show=lambda line: None)
+    assert "train/bpg-37/realesrgan/seed-0" not in todo(Keys(study))
 
 
-# The notebooks of the study, as notebooks.
+# The notebooks of the study, as notebooks
 
 NOTEBOOKS = sorted(p for p in STUDY.rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts)
 
@@ -160,520 +382,17 @@ NOTEBOOKS = sorted(p for p in STUDY.rglob("*.ipynb") if ".ipynb_checkpoints" not
 def test_contract_of_a_study_notebook(notebook):
     book = nbformat.read(notebook, 4)
     code = [c for c in book.cells if c.cell_type == "code"]
-    (cell,) = [c for c in code if "parameters" in c.metadata.get("tags", [])]
-    for line in cell.source.splitlines():
-        assert re.fullmatch(
-            r"\w+: (str|int|float|bool|list|dict) = .+?  ?#? ?.*# .+|\w+: (str|int|float|bool|list|dict) = .+ +# .+",
-            line,
-        ), line
+    assert len([c for c in code if "parameters" in c.metadata.get("tags", [])]) == 1
     assert {"profile", "run_dir"} <= parameters(notebook).keys()
     for c in code:
         assert len(c.source.splitlines()) <= 25, c.source
         assert "def " not in c.source and "class " not in c.source, "a study notebook defines nothing"
-        assert not re.search(r"^\s*(import|from) (torch|skimage|pyiqa)", c.source, re.M), (
-            "a study notebook calls qebias only"
-        )
 
 
-def test_every_study_notebook_is_in_the_graph_and_in_the_index():
-    in_graph = {item.notebook for item in ITEMS.values()} | {
-        f"run/{n}" for n in ("compress", "train", "evaluate")
-    }
-    assert {p.relative_to(STUDY).with_suffix("").as_posix() for p in NOTEBOOKS} == in_graph
-    assert load_profile("smoke").items == list(ITEMS), (
-        "the smoke study, and no other test, runs each of them once"
-    )
-    index = (ROOT / "README.md").read_text()
-    for item in ITEMS.values():
-        assert f"nbs/study/{item.notebook}.ipynb" in index, item.notebook
-
-
-def test_items_are_read_in_the_order_of_their_numbers_and_mapped_in_it():
-    from qebias.runner import map_markdown
-
-    names = [item.notebook for item in ITEMS.values()]
-    assert names == sorted(names) and len(set(names)) == len(names)
-    rows = map_markdown().splitlines()[2:] + map_markdown(beyond=True).splitlines()[2:]
-    assert len(rows) == len(ITEMS)
-    for row, (name, item) in zip(rows, ITEMS.items()):
-        assert (
-            item.title in row
-            and f"nbs/study/{item.notebook}.ipynb" in row
-            and f"`qebias study {item.profile} --only {name}`" in row
-        )
-    for name, item in ITEMS.items():
-        assert name in load_profile(item.profile).items, "publishing its profile renews the notebook"
-
-
-@pytest.mark.parametrize("item", ITEMS)
-def test_an_items_notebook_has_the_shape_of_the_house(item):
-    book = nbformat.read(STUDY / f"{ITEMS[item].notebook}.ipynb", 4)
-    code, words = ([c.source for c in book.cells if c.cell_type == kind] for kind in ("code", "markdown"))
-    assert words[0].splitlines()[0] == f"# {ITEMS[item].title}", (
-        "the question is the title, in the notebook and in the map"
-    )
-    assert words[1].startswith("## The paper says") and sum(w.startswith("## We find") for w in words) == 1
-    declared = {
-        name: (p["type"], p["default"])
-        for name, p in parameters(STUDY / f"{ITEMS[item].notebook}.ipynb").items()
-    }
-    assert declared == {
-        "profile": ("str", f'"{ITEMS[item].profile}"'),
-        "run_dir": ("str", '""'),
-        "codec": ("str", '"bpg"'),
-        "level": ("int", "37"),
-        "dataset": ("str", '""'),
-    }, "the same parameters everywhere"
-    assert f'"{item}"' in code[-1] and code[-1].startswith("write_claims("), "claims are written last"
-    asked = code[-1].removeprefix("write_claims(").partition(".claims_file(")[0]
-    assert any(f"{asked} = Cell(study, codec, level, dataset)" in c.splitlines() for c in code), (
-        "their file is that of the cell that was asked for: the graph waits for it"
-    )
-    for text in code + words:
-        assert len(text.splitlines()) <= 45
-
-
-@pytest.mark.parametrize("profile", sorted((STUDY / "profiles").glob("*.yaml")), ids=lambda p: p.stem)
-def test_every_key_of_a_profile_is_a_parameter(profile):
-    import yaml
-
-    from qebias.study import Profile
-
-    keys = set(yaml.safe_load(profile.read_text()))
-    assert keys <= set(Profile.model_fields), keys - set(Profile.model_fields)
-
-
-def claims_of_an_empty_study(tmp_path, *changes):
-    from qebias import evidence
-
-    study = Study(load_profile("smoke", changes), tmp_path / "nothing")
-    cell = evidence.Cell(study, *study.levels[0], "")
-    return {
-        item: of(cell)
-        for item, of in {
-            "fig1": evidence.claims_fig1,
-            "obs1": evidence.claims_obs1,
-            "obs2": evidence.claims_obs2,
-            "sec41": evidence.claims_sec41,
-            "sec42": lambda c: evidence.claims_sec42(c, {}),
-            "tab3": evidence.claims_tab3,
-            "tab4": evidence.claims_tab4,
-            "fig8": evidence.claims_fig8,
-            "fig10": evidence.claims_fig10,
-            "tab5": evidence.claims_tab5,
-            "flavour": lambda c: evidence.claims_flavour(
-                c, pd.DataFrame(columns=["flavour", "image", "metric", "value"]), {}
-            ),
-            "divergence": evidence.claims_divergence,
-            "codecs": evidence.claims_codecs,
-            "levels": evidence.claims_levels,
-            "modern": evidence.claims_modern,
-        }.items()
-    }
-
-
-def test_no_claim_is_made_twice_and_each_says_what_is_missing(tmp_path):
-    from qebias.claims import claim_row
-
-    found = claims_of_an_empty_study(tmp_path)
-    assert found.keys() == ITEMS.keys()
-    for item, claims in found.items():
-        lines = [(claim_row(c)["item"], claim_row(c)["claim"]) for c in claims]
-        assert len(lines) == len(set(lines)), item
-        assert all(c.verdict == "not measured" and c.missing and c.paper for c in claims), item
-    assert all(c.missing == "needs at least 4 levels of one codec, smoke has 1" for c in found["tab4"])
-
-
-def test_the_papers_numbers_stand_only_beside_its_own_codec_and_level(tmp_path):
-    "Table 3 is of BPG at QP 37, Table 4 of BPG; the rest is in the supplement"
-
-    def printed(*changes):
-        return {
-            item: [c.paper for c in claims if c.item in ("Tab. 3", "Tab. 4")]
-            for item, claims in claims_of_an_empty_study(tmp_path, *changes).items()
-            if item in ("tab3", "tab4")
-        }
-
-    here, other, jpeg = printed(), printed("codecs.bpg=[32]"), printed("codecs={jpeg: [10]}")
-    assert not any("supplement" in p for p in here["tab3"] + here["tab4"] + other["tab4"])
-    assert set(other["tab3"]) == set(jpeg["tab3"]) == set(jpeg["tab4"]) == {"in the supplement"}
-
-
-def test_an_items_notebook_reads_no_method_that_its_graph_does_not_make():
-    from qebias.methods import METHODS
-
-    for item in ITEMS.values():
-        source = "".join(
-            c.source
-            for c in nbformat.read(STUDY / f"{item.notebook}.ipynb", 4).cells
-            if c.cell_type == "code"
-        )
-        read = {name for name in METHODS if f'"{name}"' in source}
-        assert read <= set(item.methods), item.notebook
-
-
-def test_keys_follow_the_code_that_a_job_runs(monkeypatch):
-    "A changed line in one module makes exactly the jobs stale that run it"
-    import qebias.study as study_module
-
-    study = resolve("smoke")
-
-    def keys():
-        return {
-            "compress": study_module.key_compress(study, "train", "bpg", 37),
-            "train": study_module.key_train(study, "realesrgan", "bpg", 37, 0),
-            "evaluate": study_module.key_evaluate(study, "realesrgan", "bpg", 37, 0, "sample"),
-            "item": study_module.key_item(study, "tab5"),
-        }
-
-    real = study_module.code_digest
-
-    def stale_after(module):
-        code_of.cache_clear()
-        monkeypatch.setattr(study_module, "code_digest", real)
-        before = keys()
-        text = (ROOT / "qebias" / f"{module}.py").read_text()
-        code_of.cache_clear()
-        monkeypatch.setattr(
-            study_module, "code_digest", lambda source: real(source) + ("!" if source == text else "")
-        )
-        after = keys()
-        code_of.cache_clear()
-        return {k for k in before if before[k] != after[k]}
-
-    assert stale_after("losses") == {"train", "evaluate", "item"}
-    assert stale_after("metrics") == {"evaluate", "item"}
-    assert stale_after("evidence") == stale_after("figures") == {"item"}
-    assert stale_after("datasets") == {"compress", "train", "evaluate", "item"}
-    assert stale_after("cli") == set()
-
-
-def test_the_grid_of_several_levels_codecs_and_seeds(tmp_path):
-    study = resolve(
-        "smoke",
-        ["codecs={bpg: [32, 37], jpeg: [10]}", "seeds=[0, 1, 2]", "methods=[rrdb, esrgan]"],
-        out=tmp_path / "s",
-    )
-    jobs = plan(study)
-    assert jobs == {"compress": 6, "train": 18, "evaluate": 21, "item": len(ITEMS)}
-    assert not (tmp_path / "s").exists(), "a plan leaves nothing behind"
-
-
-@pytest.mark.slow
-def test_a_study_of_fidelity_methods_on_jpeg_reports_the_rest_as_not_measured(tmp_path):
-    done = qebias(
-        "study",
-        "smoke",
-        "--out",
-        tmp_path / "s",
-        "--set",
-        "methods=[arcnn, rrdb]",
-        "--set",
-        "codecs={jpeg: [20]}",
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    claims = read_claims(tmp_path / "s" / "items" / "obs1" / "claims.json")
-    assert all(c.verdict == "not measured" for c in claims)
-
-
-def test_plain_papermill_works_from_any_folder(smoke, tmp_path):
-    folder, _ = smoke
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "papermill",
-            str(STUDY / "03_obs2_domain_similarity.ipynb"),
-            "out.ipynb",
-            "-p",
-            "run_dir",
-            str(folder),
-            "--no-progress-bar",
-        ],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert json.loads((tmp_path / "out.ipynb").read_text())["metadata"]["papermill"]["exception"] is None
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("item", ITEMS)
-def test_every_items_notebook_runs_by_plain_papermill(item, smoke, tmp_path):
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "papermill",
-            str(STUDY / f"{ITEMS[item].notebook}.ipynb"),
-            "out.ipynb",
-            "-p",
-            "run_dir",
-            str(smoke[0]),
-            "--no-progress-bar",
-        ],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-
-
-@pytest.fixture(scope="module")
-def several(tmp_path_factory):
-    "A study of two codecs and two levels"
-    folder = tmp_path_factory.mktemp("several") / "smoke"
-    done = qebias(
-        "study",
-        "smoke",
-        "--out",
-        folder,
-        "--set",
-        "codecs={bpg: [32, 37], jpeg: [10]}",
-        "--set",
-        "methods=[rrdb, esrgan, realesrgan, realesrgan+both]",
-        "--set",
-        "items=[tab3, tab5]",
-    )
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    return folder
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("codec, level", [("bpg", 32), ("jpeg", 10)])
-@pytest.mark.parametrize("item", ITEMS)
-def test_the_supplement_is_one_call_of_papermill_each(item, codec, level, several, tmp_path):
-    before = {p: p.read_bytes() for p in several.rglob("claims.json")}
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "papermill",
-            str(STUDY / f"{ITEMS[item].notebook}.ipynb"),
-            "out.ipynb",
-            "-p",
-            "run_dir",
-            str(several),
-            "-p",
-            "codec",
-            codec,
-            "-p",
-            "level",
-            str(level),
-            "--no-progress-bar",
-        ],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert before == {p: p.read_bytes() for p in before}, "the study's own claims stay"
-    cells = json.loads((tmp_path / "out.ipynb").read_text())["cells"]
-    text = "".join(
-        t
-        for c in cells
-        if c["cell_type"] == "code"
-        for o in c["outputs"]
-        for t in (
-            o.get("text", [])
-            or o.get("data", {}).get("text/html", [])
-            or o.get("data", {}).get("text/plain", [])
-        )
-    )
-    assert f"{codec.upper()} {level}" in text or not ITEMS[item].methods or item == "tab4", text[-2000:]
-
-
-@pytest.mark.parametrize(
-    "changes, option",
-    [(["codecs={bpg: [32, 37]}"], ("level", 32)), (["codecs={bpg: [37], jpeg: [10]}"], ("codec", "jpeg"))],
-    ids=["level", "codec"],
-)
-def test_claims_of_another_cell_or_of_one_set_of_several_stand_beside_the_studys_own(
-    changes, option, tmp_path
-):
-    from qebias.evidence import Cell
-
-    study = Study(load_profile("smoke", [*changes, "evaluate={sample: sample, other: sample}"]), tmp_path)
-    cell = dict(codec="bpg", level=37, dataset="")
-    assert study.main == ("bpg", 37) and Cell(study, **cell).claims_file("obs1").name == "claims.json"
-    assert {
-        Cell(study, **cell | other).claims_file("obs1").name
-        for other in (dict([option]), {"dataset": "sample"}, {"dataset": "other"})
-    }.isdisjoint({"claims.json"})
-
-
-def test_observations_are_made_on_every_set_beside_the_papers_numbers_for_it(tmp_path):
-    from qebias.evidence import Cell, claims_obs1, claims_obs2
-
-    study = Study(load_profile("smoke", ["evaluate={div2k: div2k, flickr2k: flickr2k}"]), tmp_path)
-    one, two = claims_obs1(Cell(study, "bpg", 37, "")), claims_obs2(Cell(study, "bpg", 37, ""))
-    assert [c.paper for c in one] == ["-0.48", "+0.08", "-0.46", "+0.03", "-0.47", "+0.10", "-0.48", "+0.04"]
-    assert [c.text.endswith(", div2k") for c in one] == [True] * 4 + [False] * 4 and all(
-        c.text.endswith(", flickr2k") for c in one[4:]
-    )
-    assert len(two) == 16 and len({(c.text, c.stand_in) for c in two}) == 16
-    assert [c.paper for c in claims_obs1(Cell(study, "bpg", 37, "flickr2k"))] == [c.paper for c in one[4:]], (
-        "a single call, one set"
-    )
-
-
-def test_code_has_one_name_under_every_python():
-    "Python 3.12 prints a field more for every function, and 3.13 leaves empty ones out"
-    source = "def f(a, *, b=[]):\n    'words'\n    class C: pass\n    return [a, [], {}], lambda: b\n"
-    assert (
-        code_digest(source) == code_digest(source.replace("'words'", "'other words'")) == "ebf8a538a2332ebc"
-    )
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory):
-    "Pictures of noise, and a profile of one short training"
-    from PIL import Image
-
-    folder = tmp_path_factory.mktemp("tiny")
-    for part, count in (("train", 2), ("held", 2)):
-        (folder / part).mkdir()
-        for k in range(count):
-            Image.fromarray(
-                np.random.default_rng(len(part) + 10 * k).integers(0, 256, (64, 80, 3), np.uint8)
-            ).save(folder / part / f"{part}{k}.png")
-    (folder / "tiny.yaml").write_text(
-        "codecs: {jpeg: [10]}\nmethods: [arcnn]\npatch: 32\ntraining: {fidelity: {iterations: 2, batch: 1}}\nmetrics: [psnr]\ndistances: [nlpd]\n"
-        "items: [fig10]\npsi: random-w4-s0\nbootstrap: 50\nthreads: 1\n"
-    )
-
-    def asked(*changes, out="run"):
-        return resolve(
-            str(folder / "tiny.yaml"),
-            changes,
-            raw_train=folder / "train",
-            raw_eval=folder / "held",
-            out=folder / out,
-        )
-
-    asked.folder = folder
-    return asked
-
-
-@pytest.mark.parametrize(
-    "change, words",
-    [
-        ("processes=3", "arcnn: a batch of 1 cannot be shared by 3 processes"),
-        ("training.fidelity.lr=.inf", "training.fidelity.lr: Input should be a finite number"),
-        ("patch=16", "nlpd needs patches of at least 32 px, not 16, since held has fewer than 10 images"),
-        ('evaluate={"..": sample}', "becomes a folder's name"),
-        ("methods={1: 2}", "methods"),
-    ],
-)
-def test_what_cannot_end_well_is_said_before_anything_runs(tiny, change, words):
-    with pytest.raises(QebiasError, match=words):
-        preflight(tiny(change, out="never"))
-    assert not (tiny.folder / "never").exists()
-
-
-def test_a_profile_may_have_no_metrics_and_no_distances(tiny):
-    preflight(tiny("metrics=[]", "distances=[]"))
-
-
-def test_a_key_that_is_no_word_is_one_line(tmp_path):
-    (tmp_path / "odd.yaml").write_text("methods: [arcnn]\n5: 3\n")
-    with pytest.raises(QebiasError, match="profile odd: 5 is no key: there are name, summary"):
-        load_profile(str(tmp_path / "odd.yaml"))
-
-
-@pytest.mark.parametrize(
-    "change, words",
-    [
-        ("name=photos", "this study is not the checkout's photos"),
-        ("patch=32", "tiny is no profile of the checkout"),
-    ],
-)
-def test_a_table_is_not_replaced_by_that_of_another_study(tiny, change, words):
-    with pytest.raises(QebiasError, match=words):
-        publishable(tiny(change))
-    publishable(resolve("photos", raw_train=tiny.folder / "train", raw_eval=tiny.folder / "held"))
-
-
-@pytest.mark.parametrize("where", ["train/run", "held/a/run"])
-def test_a_study_does_not_write_among_the_pictures_it_reads(tiny, where):
-    with pytest.raises(QebiasError, match="whose pictures the study reads: choose another folder with --out"):
-        tiny(out=where)
-
-
-def test_a_result_that_has_lost_a_part_is_known(tiny):
-    study = tiny(out="torn")
-    parts = {
-        "train/jpeg-10/arcnn/seed-0": ("generator.safetensors",),
-        "eval/jpeg-10/arcnn/seed-0/held/jpeg-10": ("scores.parquet", "distances.npz"),
-    }
-    for place, names in parts.items():
-        for name in ("result.json", *names):
-            (study.folder / place).mkdir(parents=True, exist_ok=True)
-            (study.folder / place / name).touch()
-    assert torn(study) == []
-    for place, names in parts.items():
-        (study.folder / place / names[-1]).unlink()
-    assert [p.parent.relative_to(study.folder).as_posix() for p in torn(study)] == list(parts)
-
-
-@pytest.mark.slow
-def test_a_result_that_has_lost_a_part_is_made_again(tiny):
-    study = tiny()
-    run(study, cores=2, show=lambda line: None)
-    lost = [
-        study.folder / part
-        for part in ("train/jpeg-10/arcnn/seed-0/generator.safetensors", "items/fig10/notebook.ipynb")
-    ]
-    before = load_state(lost[0])
-    for part in lost:
-        part.unlink()
-    (study.folder / "pairs" / ".digests.json").write_text("[]")
-    told = "\n".join(dry_run(study))
-    assert "train/jpeg-10/arcnn/seed-0 has lost a part" in told and "items/fig10 has lost a part" in told
-    run(study, cores=2, show=lambda line: None)
-    assert lost[1].exists() and all(
-        torch.equal(x, y) for x, y in zip(before.values(), load_state(lost[0]).values())
-    )
-    (study.folder / "items/fig10/claims.json").write_text("[]")
-    with pytest.raises(QebiasError, match="claims.json holds no claims: remove it"):
-        read_claims(study.folder / "items/fig10/claims.json")
-
-
-def test_an_evaluation_is_made_again_when_its_own_code_changes(monkeypatch):
-    import qebias.study as study_module
-
-    study, real = resolve("smoke"), study_module.code_digest
-
-    def key():
-        return study_module.key_evaluate(
-            study, "compressed", *study.main, 0, next(iter(study.profile.evaluate))
-        )
-
-    before, sources = key(), []
-
-    def digest_of(source):
-        sources.append(source)
-        return real(source) + ("!" if source.startswith("def evaluate(") else "")
-
-    monkeypatch.setattr(study_module, "code_digest", digest_of)
-    study_module._code_of_functions.cache_clear()
-    assert key() != before and any("def _enhance_all(" in s and "def _realism(" in s for s in sources)
-    study_module._code_of_functions.cache_clear()
-
-
-def test_an_empty_name_for_what_is_written_is_refused(tmp_path):
-    for command in (
-        ["compress", "x.png", "--level", "37", "-o", ""],
-        ["study", "smoke", "--out", ""],
-        ["score", "--images", ".", "-o", ""],
-    ):
-        done = subprocess.run([*QEBIAS, *command], cwd=tmp_path, capture_output=True, text=True)
-        assert (
-            done.returncode == 2
-            and "the name is empty: name a place" in done.stderr
-            and not list(tmp_path.iterdir())
-        )
+def test_every_study_notebook_is_an_item_and_has_its_question_as_title():
+    known = {item.notebook: item for item in items().values()}
+    found = {p.stem for p in STUDY.glob("*.ipynb")}
+    assert found == set(known)
+    for name, item in known.items():
+        first = nbformat.read(STUDY / f"{name}.ipynb", 4).cells[0].source.splitlines()[0]
+        assert first == f"# {item.question}"

@@ -1,4 +1,4 @@
-"Weight files: every row of the table can be placed, is checked, and fails in one line; nothing touches the network by itself"
+"Weight files: every row can be placed, is checked, and fails in one line; no network unless asked"
 
 import dataclasses
 import hashlib

@@ -13,8 +13,8 @@ from typing import ClassVar
 import numpy as np
 from PIL import Image, features
 from PIL.JpegImagePlugin import JpegImageFile
-from .base import Codec, CodecError, checked_picture, file_bytes, register, whole_level
 
+from .base import Codec, CodecError, checked_picture, file_bytes, register, whole_level
 from ..core import as_rgb, one_line, package_versions, require_size
 
 # %% ../../nbs/data/01_codecs.jpeg.ipynb #e114751b

@@ -1,0 +1,48 @@
+"Readers of files that lie in a folder of their own, as the harness calls them: with the path of one file"
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+
+from qebias.claims import read_claims
+from qebias.networks import load_network
+from qebias.pairs import Pixels
+from qebias.study.profile import load_profile
+from qebias.training import read_checkpoint, read_stats
+
+
+def placed(path, name):
+    "A folder that holds the file under the name that its reader looks for"
+    folder = Path(path).parent / "case-folder"
+    shutil.rmtree(folder, ignore_errors=True)
+    (folder / name).parent.mkdir(parents=True)
+    shutil.copy(path, folder / name)
+    return folder
+
+
+def manifest(path):
+    folder = placed(path, "manifest.json")
+    (folder / "pixels.bin").write_bytes(bytes(2 * 3 * 12 * 10))
+    store = Pixels(folder)
+    return [np.asarray(store[i]).sum() for i in range(len(store))]
+
+
+def checkpoint(path):
+    return read_checkpoint(placed(path, "checkpoint/last.pt"))
+
+
+def stats(path):
+    return read_stats(path)
+
+
+def profile(path):
+    return load_profile(str(path))
+
+
+def claims(path):
+    return read_claims(path)
+
+
+def model(path):
+    return load_network(path)
