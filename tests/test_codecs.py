@@ -1047,9 +1047,10 @@ def test_bpgenc_is_offered_pictures_of_any_size(programs, tmp_path):
     from qebias import files
     from qebias.core import write_png
 
+    programs()
     for height, width in ((1, 1), (7, 300)):
-        write_png(tmp_path / f"{height}.png", picture(height, width))
-    picked, _ = files.pick([tmp_path])
+        write_png(tmp_path / "small" / f"{height}.png", picture(height, width))
+    picked, _ = files.pick([tmp_path / "small"])
     assert files._large_enough(picked, BpgEnc(37, "jctvc"), False, files.Done()) == picked
     with pytest.raises(QebiasError, match="has a side below 9 pixels, which BPG cannot code"):
         files._large_enough(picked, Bpg(37), False, files.Done())
