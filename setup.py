@@ -12,7 +12,9 @@ setup(
     author=cfg["author"], author_email=cfg["author_email"], license="Apache-2.0", url=cfg["git_url"],
     classifiers=["Development Status :: 3 - Alpha", "Intended Audience :: Science/Research", "Programming Language :: Python :: 3"],
     packages=find_packages(include=[f"{cfg['lib_path']}*"]), include_package_data=True,
-    install_requires=cfg["requirements"].split(), extras_require={"dev": cfg["dev_requirements"].split(), "slurm": cfg["slurm_requirements"].split()},
+    package_data={cfg["lib_path"]: ["pretrained/*.safetensors"]},
+    install_requires=cfg["requirements"].split(),
+    extras_require={name: cfg[f"{name}_requirements"].split() for name in ("dev", "docs", "backends", "slurm")},
     long_description=Path("README.md").read_text(encoding="utf-8"), long_description_content_type="text/markdown",
     entry_points={"console_scripts": cfg["console_scripts"].split(), "nbdev": [f"{cfg['lib_path']}={cfg['lib_path']}._modidx:d"]},
 )

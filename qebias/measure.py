@@ -8,7 +8,7 @@ __all__ = ['FEW', 'SOME', 'OWN', 'VERSIONS', 'Cell', 'Column', 'of_set', 'measur
            'Judged', 'judged', 'measure_realism', 'relativistic_scores', 'auc_resampled', 'measure_psi', 'column',
            'columns', 'identity', 'measure']
 
-# %% ../nbs/measurement/25_measure.ipynb #6aa3108f
+# %% ../nbs/measurement/25_measure.ipynb #d29cac7c
 import functools
 import importlib
 from collections.abc import Callable, Sequence
@@ -18,12 +18,15 @@ import numpy as np
 import torch
 
 from .core import QebiasError, as_rgb
+from .discriminators import ConditionalDiscriminator
 from .features import _FILE_WEIGHTS, Psi
 from .generators.core import evaluating
 from qebias.metrics import (
     EXTRACTORS,
     METRICS,
+    Metric,
     features,
+    find_metric,
     frechet_resampled,
     metric,
     weight_files,
@@ -32,7 +35,7 @@ from .stats import DRAWS, resample_name, resamples
 from .weights import find
 from .weights import identity as digest_of_weights
 
-# %% ../nbs/measurement/25_measure.ipynb #24b3f38b
+# %% ../nbs/measurement/25_measure.ipynb #3c3a5d9f
 @dataclass(frozen=True, eq=False)
 class Cell:
     "The pictures of one evaluation, in three domains, and what judges them"
@@ -42,8 +45,8 @@ class Cell:
     compressed: Sequence[np.ndarray]  # the same pictures, compressed
     enhanced: Sequence[np.ndarray]  # the same pictures, enhanced
     bpp: Sequence[float]  # bits per pixel of the compressed ones
-    discriminator: torch.nn.Module | None = None  # the row's own; takes images (N, 3 or 6, side, side)
-    conditional: bool = False  # whether it takes `cat[image, compressed]`
+    discriminator: torch.nn.Module | None = None  # the row's own, or its bare network
+    conditional: bool = False  # of a bare network: whether it takes `cat[image, compressed]`
     gan: str = "vanilla"  # or "relativistic": how it was trained
     patch: int = 128  # side in px of the patches that it judges
     device: str = "cpu"  # where networks run
@@ -227,7 +230,7 @@ def cut(rgb: np.ndarray, side: int) -> list:
     corners = [(y, x) for y in range(0, height - side + 1, side) for x in range(0, width - side + 1, side)]
     return [rgb[y : y + side, x : x + side] for y, x in corners]
 
-# %% ../nbs/measurement/25_measure.ipynb #bdd66146
+# %% ../nbs/measurement/25_measure.ipynb #498f9a4b
 _CENTRES = np.arange(-40, 40 + 1 / 64, 1 / 64)  # of the histograms of logits
 
 
@@ -245,13 +248,13 @@ def judged(cell: Cell, batch: int = 16) -> dict:  # domain -> Judged
     "The logits of the cell's discriminator on all patches of the three domains"
     found = {"raw": [], "compressed": [], "enhanced": []}
     network = cell.discriminator.to(cell.device)
+    if not isinstance(network, ConditionalDiscriminator):
+        network = ConditionalDiscriminator(network, cell.conditional)
     with torch.no_grad(), evaluating(network):
         for _, *pictures in cell.triples():
             domains = [_as_batch(cut(rgb, cell.patch), cell.device) for rgb in pictures]
             for domain, images in zip(found, domains):
-                found[domain].append(
-                    _logits(network, images, domains[1] if cell.conditional else None, batch)
-                )
+                found[domain].append(_logits(network, images, domains[1], batch))
     return {domain: _summary(logits) for domain, logits in found.items()}
 
 
@@ -259,14 +262,12 @@ def _as_batch(patches, device):
     return torch.tensor(np.stack(patches), device=device).permute(0, 3, 1, 2).float() / 255
 
 
-def _logits(network, images, condition, batch):
-    "Logits (patches, outputs), with the compressed patches as condition where there is one"
+def _logits(network, images, compressed, batch):
+    "Logits (patches, outputs) of patches, the compressed ones beside them for a condition"
     found = []
     for start in range(0, len(images), batch):
-        x = images[start : start + batch]
-        if condition is not None:
-            x = torch.cat([x, condition[start : start + batch]], 1)
-        found.append(network(x).float().reshape(len(x), -1).double().cpu())
+        logits = network(images[start : start + batch], compressed[start : start + batch])
+        found.append(logits.float().flatten(1).double().cpu())
     logits = torch.cat(found).numpy()
     if not np.isfinite(logits).all():
         raise QebiasError("the discriminator's logits are not finite: its training has diverged")
@@ -369,7 +370,7 @@ def _evenly(patches):
         return patches
     return [patches[i] for i in np.linspace(0, len(patches) - 1, SOME).astype(int)]
 
-# %% ../nbs/measurement/25_measure.ipynb #9f8d27b8
+# %% ../nbs/measurement/25_measure.ipynb #5895aef7
 OWN = {
     "bpp": Column(measure_bpp),
     "residual": Column(measure_residual),
@@ -402,6 +403,8 @@ def column(name: str) -> Column:
 
 
 def _distance_column(name):
+    if ":" in name:
+        find_metric(name)
     if name not in METRICS or not METRICS[name].distance:
         known = ", ".join(m.name for m in METRICS.values() if m.distance)
         raise QebiasError(f"{name!r} is no distance of Eq. 1: there are {known}")
@@ -420,8 +423,10 @@ def _foreign_column(name):
         raise QebiasError(
             f"no column is called {name!r}: name a metric, distance:NAME or module:name"
         ) from None
+    if isinstance(found, Metric):
+        return column(find_metric(name).name)
     if not isinstance(found, Column):
-        raise QebiasError(f"{name} is a {type(found).__name__}: make it a qebias.measure.Column")
+        raise QebiasError(f"{name} is a {type(found).__name__}: make it a Column or a Metric")
     return found
 
 # %% ../nbs/measurement/25_measure.ipynb #bf28261c

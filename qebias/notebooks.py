@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PARENT', 'EVENTS', 'JOB', 'LARGEST', 'parameters', 'check_parameters', 'execute', 'announce', 'follow_parent', 'tell',
-           'main', 'publish', 'clean', 'mathml', 'to_html', 'readme', 'picture', 'write_readme']
+           'main', 'publish', 'clean', 'mathml', 'to_html', 'readme', 'absolute_links', 'picture', 'write_readme']
 
 # %% ../nbs/tools/10_notebooks.ipynb #adb67d51
 import argparse
@@ -20,6 +20,7 @@ import time
 from pathlib import Path
 
 from .core import QebiasError, atomic, project_root, require
+from .site import build_site, repository  # noqa: F401, the command calls it from here
 
 # %% ../nbs/tools/10_notebooks.ipynb #0e88ccf7
 _TYPES = {"str": str, "int": int, "float": (int, float), "bool": bool, "list": list, "dict": dict}
@@ -302,7 +303,7 @@ def to_html(
 
 # %% ../nbs/tools/10_notebooks.ipynb #3c3c6b34
 def readme() -> str:
-    "The README's text, made from `nbs/index.ipynb`"
+    "The README's text, made from `nbs/index.ipynb`; its links are absolute, so that it reads well where only the text is shown"
     nbconvert, nbformat = require("nbconvert", "the README"), require("nbformat", "the README")
     book = nbformat.read(project_root() / "nbs" / "index.ipynb", 4)
     book.cells = [
@@ -314,9 +315,24 @@ def readme() -> str:
     body, _ = exporter.from_notebook_node(book)
     return (
         "<!-- made from nbs/index.ipynb, do not edit: python -c 'from qebias.notebooks import write_readme; write_readme()' -->\n\n"
-        + body.strip()
+        + absolute_links(body.strip())
         + "\n"
     )
+
+
+def absolute_links(
+    text: str,  # Markdown whose links are relative to nbs/
+) -> str:
+    "Pages are linked where the repository shows them, pictures where it serves them"
+    home = repository()
+    raw = home.replace("https://github.com", "https://raw.githubusercontent.com")
+
+    def one(match):
+        place = os.path.normpath(f"nbs/{match[2]}")
+        base = f"{raw}/main" if match[1].startswith("!") else f"{home}/blob/main"
+        return f"{match[1]}({base}/{place})"
+
+    return re.sub(r"(!?\[[^\[\]]*\])\((?!https?:|#)([^)\s]+)\)", one, text)
 
 
 def picture(

@@ -8,6 +8,7 @@ import os
 import re
 import time
 import weakref
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,16 +16,18 @@ import pandas as pd
 import pytest
 from PIL import Image, ImageFilter
 
-from qebias import bias, figures
-from qebias.bias import Pictures, audit, difference, load_judge, measure, realism
+from qebias import audit as pages
+from qebias.audit import Pictures, audit
+from qebias.bias import deviation
 from qebias.codecs import Bpg
 from qebias.core import QebiasError, read_rgb, write_png
-from qebias.discriminators import Judge, UNetSN, VGGStyle
+from qebias.discriminators import ConditionalDiscriminator, UNetSN, VGGStyle
 from qebias.generators.arcnn import ARCNN
-from qebias.metrics import metric
+from qebias.measure import Cell, measure
+from qebias.metrics import METRICS, metric
 from qebias.networks import save_network
 
-QUICK = dict(distances=["nlpd"], metrics=["psnr"], patch=64, n=50)
+QUICK = dict(distances=["rmse"], metrics=["psnr"], patch=64)
 
 
 def jpeg(rgb, quality=20):
@@ -105,18 +108,13 @@ def test_a_decoded_picture_goes_before_the_bitstream_beside_it(three):
     found = audit(*folders(three), **QUICK)
     name, _, compressed, _ = found.pictures["worst"]
     assert np.array_equal(compressed, read_rgb(three / "compressed" / f"{name}.png"))
-    assert any("3 compressed bitstreams lie beside lossless pictures" in note for note in found.notes)
+    assert found.facts["formats"]["compressed"] == {".png": 3}
 
 
-@pytest.mark.parametrize("first,second", [("png", "bmp"), ("jpg", "webp")])
-def test_two_pictures_of_one_name_are_no_match(three, first, second):
-    (three / "enhanced" / "p01.png").unlink()
-    for suffix in (first, second):
-        Image.fromarray(np.zeros((64, 64, 3), np.uint8)).save(three / "enhanced" / f"p01.{suffix}")
-    with pytest.raises(
-        QebiasError, match=r"1 of 3 images do not match: p01: p01\.\w+ and p01\.\w+ have one name"
-    ):
-        audit(*folders(three), **QUICK)
+def test_of_two_pictures_of_one_name_the_lossless_one_counts(three):
+    (three / "enhanced" / "p01.jpg").write_bytes((three / "compressed" / "p01.jpg").read_bytes())
+    found = audit(*folders(three), **QUICK)
+    assert found.facts["images"] == 3 and found.facts["formats"]["enhanced"] == {".png": 3}
 
 
 BREAK = {
@@ -130,10 +128,9 @@ BREAK = {
         r / "raw" / "p01.png", np.zeros((64, 60, 3), np.uint8)
     ),
     "no picture that can be read": lambda r: (r / "enhanced" / "p01.png").write_bytes(b"no picture"),
-    "p01.png: ": lambda r: (r / "enhanced" / "p01.png").write_bytes(
+    "p01.png": lambda r: (r / "enhanced" / "p01.png").write_bytes(
         (r / "enhanced" / "p01.png").read_bytes()[:900]
     ),
-    "more than 8 bit": lambda r: Image.fromarray(np.zeros((64, 64), np.uint16)).save(r / "raw" / "p01.png"),
     "transparent in places": lambda r: Image.fromarray(np.zeros((64, 64, 4), np.uint8)).save(
         r / "enhanced" / "p01.png"
     ),
@@ -175,7 +172,7 @@ def test_many_mismatches_are_counted_not_listed(tmp_path):
         (root / "enhanced" / f"p{i:02}.png").unlink()
     with pytest.raises(
         QebiasError,
-        match=r"6 of 8 images do not match: p00: missing in enhanced; p01: .*; p02: .*; and 3 more: mend",
+        match=r"6 of 8 images do not match: p00: missing in enhanced; p01: .*; p02: .*; and 3 more: correct",
     ):
         audit(*folders(root), **QUICK)
 
@@ -185,7 +182,7 @@ def test_nothing_to_measure_is_fatal_in_any_case(three, tmp_path, skip):
     (tmp_path / "empty").mkdir()
     raw, compressed, enhanced = folders(three)
     for wrong, words in (
-        (tmp_path / "empty", r"empty \(enhanced\) holds no pictures"),
+        (tmp_path / "empty", "enhanced: .*empty holds no pictures"),
         (tmp_path / "none", r"none \(enhanced\) does not exist"),
         (raw / "p00.png", r"p00.png \(enhanced\) is a file"),
     ):
@@ -217,7 +214,9 @@ def test_nothing_to_measure_is_fatal_in_any_case(three, tmp_path, skip):
         (dict(patch=16), "patch is 16"),
         (dict(judge=object(), discriminator="x"), "exclude each other"),
         (dict(enhanced=[]), "do not mix them"),
-        (dict(patch=65), "nlpd needs images of at least 65x65 px, and p00 is 64x64"),
+        (dict(distances=["fd_nss"]), "fd_nss needs images of at least 96x96 px, and p00 is 64x64"),
+        (dict(distances=["nlpd"]), "'nlpd' is no distance"),
+        (dict(level=95), "between 0 and 1"),
         (dict(metrics=["niqe"]), "niqe"),
     ],
 )
@@ -259,7 +258,7 @@ def test_remarks_on_the_pictures(tmp_path):
     ],
 )
 def test_folders_are_called_by_as_little_as_tells_them_apart(paths, short):
-    assert tuple(bias._short(dict(zip(bias.DOMAINS, paths))).values()) == short
+    assert tuple(pages.short_names(dict(zip(pages.DOMAINS, paths))).values()) == short
 
 
 # --- the numbers
@@ -270,25 +269,19 @@ def test_the_numbers_are_those_of_measure_and_metric(eleven, report):
     raw, compressed, enhanced = (
         [read_rgb(next(folder.glob(f"{name}.*"))) for name in names] for folder in folders(eleven)
     )
-    m = measure("nlpd", raw, compressed, enhanced, names)
+    rms = lambda a, b: np.mean([np.sqrt(((x.astype(float) - y) ** 2).mean()) for x, y in zip(a, b)])
+    sides = rms(compressed, enhanced), rms(raw, enhanced), rms(compressed, raw)
     rows = report.frame.set_index(["what", "name", "domain"])
-    deviation = rows.loc[("deviation", "nlpd", "")]
-    assert (
-        deviation.value == m.deviation
-        and (deviation.low, deviation.high) == m.interval(n=50)
-        and (deviation.unit, deviation.n) == ("image", 11)
-    )
-    assert [rows.loc[("distance", "nlpd", side)].value for side in ("CE", "RE", "CR")] == list(m.s)
-    assert rows.loc[("distance", "nlpd", "CE")].low == pytest.approx(
-        np.quantile(m.draws(50)[:, 0], 0.025), rel=1e-12
-    )
+    own = rows.loc[("deviation", "rmse", "")]
+    assert own.value == pytest.approx(deviation(*sides)) and (own.unit, own.n) == ("image", 11)
+    assert own.low < own.value < own.high
+    assert [rows.loc[("distance", "rmse", side)].value for side in ("CE", "RE", "CR")] == pytest.approx(sides)
     psnr = metric("psnr")
     gain = np.array([psnr(e, r) - psnr(c, r) for r, c, e in zip(raw, compressed, enhanced)])
     row = rows.loc[("quality", "psnr", "enhanced - compressed")]
     assert row.value == pytest.approx(gain.mean())
-    assert [row.low, row.high] == pytest.approx(
-        np.quantile(bias._resample(11, 50, 0) @ gain / 11, [0.025, 0.975])
-    )
+    half = (row.high - row.low) / 2
+    assert half == pytest.approx(2.228 * gain.std(ddof=1) / 11**0.5, rel=0.25)
     assert rows.loc[("difference", "pixels", "RE")].value == pytest.approx(
         np.mean([np.abs(r.astype(float) - e).mean() for r, e in zip(raw, enhanced)]), rel=1e-6
     )
@@ -305,7 +298,7 @@ def test_the_worst_and_the_median_by_their_pixels(eleven, report):
     for name, r, c, e in report.pictures.values():
         apart = lambda a, b: np.sqrt(((a.astype(float) - b) ** 2).mean())
         assert table.deviation[name] == pytest.approx(
-            bias.deviation(apart(c, e), apart(r, e), apart(c, r)), rel=1e-4
+            deviation(apart(c, e), apart(r, e), apart(c, r)), rel=1e-4
         )
 
 
@@ -338,58 +331,70 @@ def test_pictures_are_not_gathered_in_memory(eleven):
         Pictures([lambda f=f: load(f) for f in sorted(folder.iterdir())], [(64, 64)] * 11)
         for folder in folders(eleven)
     ]
-    assert measure("nlpd", *sets, [f"p{i}" for i in range(11)]).n == 11 and len(alive) == 33 and most <= 6
-    del sets
-    alive.clear()
-    most = 0
-    sets = [
-        Pictures([lambda f=f: load(f) for f in sorted(folder.iterdir())], [(64, 64)] * 11)
-        for folder in folders(eleven)
-    ]
-    realism(Judge(UNetSN(width=4), False), *sets, [f"p{i}" for i in range(11)], patch=32)
+    cell = Cell([f"p{i:02}" for i in range(11)], *sets, [1] * 11, UNetSN(width=4), patch=32)
+    assert len(measure("distance:rmse", cell)) == 33 and len(measure("realism", cell)) > 33
     gc.unfreeze()
-    assert len(alive) < 99 and most <= 6
+    assert len(alive) == 99 and most <= 6
 
 
-def test_a_cache_spares_raw_and_compressed_and_changes_nothing(eleven, report, monkeypatch):
-    calls, real = [], bias.metric
-    monkeypatch.setattr(
-        bias,
-        "metric",
-        lambda name, device="cpu": (
-            lambda compute: lambda *images: (calls.append(name), compute(*images))[1]
-        )(real(name, device)),
-    )
+def test_a_cache_spares_what_only_raw_and_compressed_decide(eleven, report, monkeypatch):
+    calls, real = [], pages.measure
+    monkeypatch.setattr(pages, "measure", lambda column, cell: calls.append(column) or real(column, cell))
     cache = {}
     first = audit(*folders(eleven), cache=cache, **QUICK)
-    assert calls.count("nlpd") == 33 and calls.count("psnr") == 22 and first.frame.equals(report.frame)
+    assert calls.count("distance:rmse") == 4 and calls.count("psnr") == 2
+    pd.testing.assert_frame_equal(first.frame, report.frame)
     calls.clear()
     other = [soft(soft(read_rgb(f))) for f in sorted((eleven / "enhanced").iterdir())]
     arrays = [[read_rgb(f) for f in sorted(folder.iterdir())] for folder in folders(eleven)[:2]]
-    second = audit(*arrays, other, names=[f"p{i:02}" for i in range(11)], cache=cache, **QUICK)
-    assert calls.count("nlpd") == 22 and calls.count("psnr") == 11
-    assert (
-        difference(second.measured["nlpd"], first.measured["nlpd"])[0]
-        == second.measured["nlpd"].deviation - first.measured["nlpd"].deviation
-    )
-    assert all(np.size(value) < 1000 for value in cache.values())
+    audit(*arrays, other, names=[f"p{i:02}" for i in range(11)], cache=cache, **QUICK)
+    assert calls.count("distance:rmse") == 1 and calls.count("psnr") == 1  # the controls are known
 
 
-def test_a_metric_that_is_a_distance_too_is_computed_once(eleven, monkeypatch):
-    calls, real = [], bias.metric
-    monkeypatch.setattr(
-        bias,
-        "metric",
-        lambda name, device="cpu": (
-            lambda compute: lambda *images: (calls.append(name), compute(*images))[1]
-        )(real(name, device)),
-    )
-    found = audit(*folders(eleven), distances=["nlpd"], metrics=["nlpd"], n=20)
-    assert len(calls) == 33
+def test_a_metric_that_is_a_distance_too_is_measured_once(eleven, monkeypatch):
+    calls, real = [], pages.measure
+    monkeypatch.setattr(pages, "measure", lambda column, cell: calls.append(column) or real(column, cell))
+    monkeypatch.setitem(METRICS, "far", replace(METRICS["rmse"], name="far"))
+    found = audit(*folders(eleven), distances=["far"], metrics=["far"], controls=False)
+    assert calls.count("distance:far") == 1 and "far" not in calls
     rows = found.frame.set_index(["what", "domain"])["value"]
-    assert rows["quality", "enhanced"] == pytest.approx(rows["distance", "RE"]) and rows[
-        "quality", "compressed"
-    ] == pytest.approx(rows["distance", "CR"])
+    assert rows["quality", "enhanced"] == pytest.approx(rows["distance", "RE"])
+    assert rows["quality", "compressed"] == pytest.approx(rows["distance", "CR"])
+
+
+def test_controls_stand_beside_every_deviation(report):
+    rows = report.frame[report.frame["what"] == "control"]
+    assert list(rows["domain"]) == ["control:noise4", "control:noise8", "control:unsharp"]
+    assert rows["value"].to_numpy() == pytest.approx([-100, -100, -120], abs=25)
+    assert "grey noise of 8 levels, which restores nothing" in report.verdict
+
+
+def test_exchanged_and_shifted_pictures_are_named(eleven):
+    names = [f"p{i:02}" for i in range(11)]
+    raw, compressed, enhanced = (
+        [read_rgb(f) for f in sorted(folder.iterdir())] for folder in folders(eleven)
+    )
+    mixed = list(enhanced)
+    mixed[2], mixed[5] = mixed[5], mixed[2]
+    notes = " | ".join(audit(raw, compressed, mixed, names=names, **QUICK).notes)
+    assert "2 enhanced pictures seem to be exchanged: p02 looks like p05, p05 looks like p02" in notes
+    moved = [np.roll(e, 1, 1) if i == 3 else e for i, e in enumerate(enhanced)]
+    notes = " | ".join(audit(raw, compressed, moved, names=names, **QUICK).notes)
+    assert "1 enhanced pictures are shifted against raw: p03 by +0 rows and -1 columns" in notes
+    assert not audit(raw, compressed, enhanced, names=names, **QUICK).notes
+
+
+def test_a_method_outside_the_triangle_does_not_lean(eleven):
+    raw, compressed, _ = ([read_rgb(f) for f in sorted(folder.iterdir())] for folder in folders(eleven))
+    black = audit(raw, compressed, [np.zeros_like(rgb) for rgb in raw], **QUICK)
+    assert "outside the triangle" in black.verdict and "lean towards" not in black.verdict
+    assert "times as far from raw as the compressed ones" in black.verdict
+
+
+def test_a_small_set_says_so(three):
+    found = audit(*folders(three), **QUICK)
+    assert any("3 pictures say little about others" in note for note in found.notes)
+    assert "only 3 images, which says little about other pictures" in found.verdict
 
 
 def test_progress_counts_up_to_the_end(eleven):
@@ -398,17 +403,21 @@ def test_progress_counts_up_to_the_end(eleven):
     def tell(stage, done, total):
         seen.setdefault(stage, []).append((done, total))
 
-    audit(*folders(eleven), judge=Judge(UNetSN(width=4), False), progress=tell, **{**QUICK, "patch": 32})
-    assert list(seen) == ["reading", "realism scores", "nlpd", "quality metrics", "intervals"]
+    audit(
+        *folders(eleven),
+        judge=ConditionalDiscriminator(UNetSN(width=4), False),
+        progress=tell,
+        **{**QUICK, "patch": 32},
+    )
+    assert list(seen) == ["reading", "measuring"]
     for steps in seen.values():
         assert [done for done, _ in steps] == sorted(done for done, _ in steps) and steps[-1][0] == steps[-1][
             1
         ]
-    assert seen["nlpd"][-1] == (33, 33)
 
 
 def test_bars_go_to_standard_error(capsys):
-    tell = bias.bars()
+    tell = pages.bars()
     for k in range(3):
         tell("reading", k + 1, 3)
     out = capsys.readouterr()
@@ -418,10 +427,9 @@ def test_bars_go_to_standard_error(capsys):
 def test_without_weights_what_is_missing_is_listed_with_its_reason(eleven, monkeypatch, tmp_path):
     for variable in ("QEBIAS_WEIGHTS", "TORCH_HOME", "XDG_CACHE_HOME"):
         monkeypatch.setenv(variable, str(tmp_path))
-    found = audit(*folders(eleven), metrics=["psnr"], n=20)
-    assert set(found.measured) == {"nlpd"} and {"lpips-alex", "fd_alex", "fid", "fd_nss"} == set(
-        found.reasons
-    )
+    found = audit(*folders(eleven), metrics=["psnr"], controls=False)
+    measured = found.frame[found.frame["what"] == "deviation"]["name"]
+    assert set(measured) == {"rmse"} and {"lpips-alex", "fd_alex", "fid", "fd_nss"} <= set(found.reasons)
     assert (
         "fd_nss needs images of at least 96x96 px, and p00 is 64x64" in found.reasons["fd_nss"]
         and "LPIPS_v0.1_alex" in found.reasons["lpips-alex"] + found.reasons["fd_alex"]
@@ -437,12 +445,13 @@ def test_one_image_and_identical_ones(three):
     assert (
         list(found.pictures) == ["worst"]
         and found.frame[["low", "high"]].isna().all(axis=None)
-        and "without an interval" in found.verdict
+        and "no interval" in found.verdict
         and "all this on a single image, which" in found.verdict
     )
     for images, value in ((compressed, -100), (raw, 100)):
         found = audit(raw * 1, compressed, images, **QUICK)
-        assert found.measured["nlpd"].deviation == pytest.approx(value) and len(found.notes) == 1
+        own = found.frame[found.frame["what"] == "deviation"]["value"].item()
+        assert own == pytest.approx(value) and len(found.notes) == 2
 
 
 # --- the judge
@@ -471,18 +480,22 @@ def test_a_discriminator_file_says_how_it_judges(three, tmp_path, conditional, g
     file = judge_file(tmp_path / "d.safetensors", net, conditional=conditional, gan=gan, patch=32)
     found = audit(*folders(three), file, distances=[], metrics=[])
     arrays = [[read_rgb(f) for f in sorted(folder.iterdir())] for folder in folders(three)]
-    direct = realism(Judge(net, conditional), *arrays, ["p00", "p01", "p02"], patch=32, gan=gan)
-    assert (
-        np.allclose(found.realism["score"], direct["score"], atol=1e-5)
-        and found.facts["judge"]["method"] == "mine"
-    )
-    assert list(found.frame.query("what == 'realism'")["domain"]) == [
-        "raw",
-        "enhanced",
-        "enhanced - raw",
-        "compressed",
-        "compressed - raw",
+    more = dict(conditional=conditional, gan=gan, patch=32)
+    cell = Cell(["p00", "p01", "p02"], *arrays, [1] * 3, net, **more)
+    direct = [line for line in measure("realism", cell) if line[1] == "score:raw" and line[0][:1] != "~"]
+    rows = found.frame.query("what == 'realism'").set_index("domain")["value"]
+    assert rows["raw"] == pytest.approx(np.mean([line[2] for line in direct]), abs=1e-5)
+    assert found.facts["judge"] == {
+        "class": kind.__name__,
+        "conditional": conditional,
+        "gan": gan,
+        "patch": 32,
+    }
+    assert list(rows.index) == [
+        *("raw", "enhanced", "enhanced - raw", "AUC raw, enhanced"),
+        *("compressed", "compressed - raw", "AUC raw, compressed"),
     ]
+    assert rows["enhanced - raw"] == pytest.approx(rows["enhanced"] - rows["raw"])
     assert "the discriminator" in found.verdict
 
 
@@ -495,22 +508,22 @@ def test_other_files_are_no_judges(three, tmp_path):
     )
     with pytest.raises(
         QebiasError,
-        match=r"generator\.safetensors holds a ARCNN, which is no discriminator: give the discriminator\.safetensors",
+        match=r"generator\.safetensors does not say how it was trained \(conditional, gan, patch\)",
     ) as error:
         audit("nowhere", "nowhere", "nowhere", tmp_path / "generator.safetensors")
     assert "\n" not in str(error.value)
     file = judge_file(tmp_path / "d.safetensors", UNetSN(3, 4), gan="vanilla")
     with pytest.raises(QebiasError, match=r"does not say how it was trained \(conditional, patch\)"):
-        load_judge(file)
+        audit("nowhere", "nowhere", "nowhere", file)
     (tmp_path / "t.safetensors").write_text("text")
     for name, words in (
         ("t.safetensors", "not a whole safetensors file"),
         ("none.safetensors", "does not exist"),
     ):
         with pytest.raises(QebiasError, match=words):
-            load_judge(tmp_path / name)
+            audit("nowhere", "nowhere", "nowhere", tmp_path / name)
     large = judge_file(tmp_path / "l.safetensors", UNetSN(3, 4), conditional=False, gan="vanilla", patch=128)
-    with pytest.raises(QebiasError, match="p00 has 64x64 px, and a realism score needs 128x128"):
+    with pytest.raises(QebiasError, match="64x64 px has no patch of 128 px"):
         audit(*folders(three), large, **QUICK)
 
 
@@ -522,7 +535,7 @@ def test_a_metric_that_one_picture_has_no_value_of_is_left_out_unless_it_was_ask
     monkeypatch.setattr(
         "qebias.metrics.psnr", lambda enhanced, raw: NAN if np.array_equal(enhanced, flat) else 30.0
     )
-    with pytest.raises(QebiasError, match="p01: psnr has no value for this image, but nan"):
+    with pytest.raises(QebiasError, match="p01: psnr has no value"):
         audit(*folders(three), **QUICK)
     found = audit(*folders(three), **QUICK | {"metrics": None})
     assert (
@@ -530,7 +543,7 @@ def test_a_metric_that_one_picture_has_no_value_of_is_left_out_unless_it_was_ask
         and {"ssim", "nlpd"} <= set(found.images["metric"])
         and "psnr" not in set(found.frame["name"])
     )
-    assert "p01: psnr has no value" in figures.audit_page(found, tmp_path / "report").read_text()
+    assert "p01: psnr has no value" in pages.audit_page(found, tmp_path / "report").read_text()
 
 
 def table(deviations=(), quality=(), realism=None, unit="image", n=24):
@@ -545,7 +558,7 @@ def table(deviations=(), quality=(), realism=None, unit="image", n=24):
 
 
 NAN = float("nan")
-TO_C, TO_R, OPEN = ("nlpd", -71.2, -80, -60), ("fd_nss", 30, 10, 50), ("lpips-alex", -3, -9, 4)
+TO_C, TO_R, OPEN = ("rmse", -71.2, -80, -60), ("fd_nss", 30, 10, 50), ("lpips-alex", -3, -9, 4)
 
 
 @pytest.mark.parametrize(
@@ -553,28 +566,32 @@ TO_C, TO_R, OPEN = ("nlpd", -71.2, -80, -60), ("fd_nss", 30, 10, 50), ("lpips-al
     [
         (
             [TO_C],
-            "lean towards the compressed ones: nearer to the compressed than to the raw by NLPD (−71 %)",
+            "lean towards the compressed ones: nearer to the compressed than to the raw by RMS error (−71 %)",
             "includes",
         ),
-        ([TO_C, ("fid", -40, -50, -30)], "by NLPD (−71 %) and FID (−40 %), 0 % being midway.", "includes"),
+        (
+            [TO_C, ("fid", -40, -50, -30)],
+            "by RMS error (−71 %) and FID (−40 %), 0 % being midway.",
+            "includes",
+        ),
         (
             [TO_C, OPEN],
-            "lean towards the compressed ones: nearer to the compressed than to the raw by NLPD (−71 %), 0 % being midway, while by LPIPS (−3 %) the interval includes 0 %",
+            "lean towards the compressed ones: nearer to the compressed than to the raw by RMS error (−71 %), 0 % being midway, while by LPIPS (−3 %) the interval includes 0 %",
             "disagree",
         ),
         ([TO_R], "lean towards the raw ones", "compressed ones:"),
         (
             [TO_C, TO_R, OPEN],
-            "The distances disagree: by NLPD (−71 %) the enhanced images are nearer to the compressed than to the raw ones, by the Fréchet distance of scene statistics (+30 %) nearer to the raw ones, while by LPIPS",
+            "The distances disagree: by RMS error (−71 %) the enhanced images are nearer to the compressed than to the raw ones, by the Fréchet distance of scene statistics (+30 %) nearer to the raw ones, while by LPIPS",
             "lean",
         ),
         ([OPEN], "cannot be told: by LPIPS (−3 %) the interval includes 0 %", "towards"),
-        ([("nlpd", -50, NAN, NAN)], "cannot be told from a single unit", "includes"),
+        ([("rmse", -50, NAN, NAN)], "cannot be told from one image", "includes"),
         ([], "nothing can be said about a bias", "%"),
     ],
 )
 def test_the_first_sentence_says_no_more_than_the_intervals(deviations, words, never):
-    text = bias._verdict(table(deviations), 24)
+    text = pages.verdict(table(deviations), 24)
     first = text.split(". ")[0] + "."
     assert words in first and never not in first and "only" not in first
 
@@ -582,18 +599,18 @@ def test_the_first_sentence_says_no_more_than_the_intervals(deviations, words, n
 @pytest.mark.parametrize(
     "images,words",
     [
-        (1, "on patches of a single image, which says little"),
-        (9, "on patches of only 9 images, which says little"),
+        (1, "on a single image, which says little"),
+        (9, "on only 9 images, which says little"),
         (10, None),
     ],
 )
 def test_few_images_are_named_in_the_sentence(images, words):
-    text = bias._verdict(table([TO_C], unit="patch" if images < 10 else "image", n=40), images)
+    text = pages.verdict(table([TO_C], unit="patch" if images < 10 else "image", n=40), images)
     assert (words in text) if words else "says little" not in text
 
 
 def test_the_second_sentence():
-    text = bias._verdict(
+    text = pages.verdict(
         table(
             [TO_C],
             [
@@ -608,54 +625,53 @@ def test_the_second_sentence():
     assert text.endswith(
         " Compared with the compressed images the enhanced ones are better by PSNR and NIQE, worse by LPIPS, and not told apart by SSIM."
     )
-    assert bias._verdict(table([TO_C]), 24).endswith(" No quality metric was measured.")
-    assert "are better by PSNR (means of 3 images, without intervals)." in bias._verdict(
-        table([TO_C], [("psnr", 0.3, NAN, NAN)]), 3
-    )
+    assert pages.verdict(table([TO_C]), 24).endswith(" No quality metric was measured.")
     scores = lambda low, high: [
         ("raw", 0.7, 0.6, 0.8),
         ("enhanced", 0.4, 0.3, 0.5),
         ("enhanced - raw", -0.3, low, high),
         ("compressed", 0.5, 0.4, 0.6),
+        ("AUC raw, enhanced", 0.9, 0.8, 1.0),
     ]
     assert (
         "takes the enhanced images for less real than the raw ones (scores: raw 0.70, enhanced 0.40, compressed 0.50)."
-        in bias._verdict(table([TO_C], realism=scores(-0.4, -0.2)), 24)
+        in pages.verdict(table([TO_C], realism=scores(-0.4, -0.2)), 24)
     )
     near = [
         ("raw", 0.486, 0.48, 0.49),
         ("enhanced", 0.484, 0.48, 0.49),
         ("enhanced - raw", -0.002, -0.003, -0.001),
         ("compressed", 0.486, 0.48, 0.49),
+        ("AUC raw, enhanced", 0.55, 0.5, 0.6),
     ]
-    assert "gives enhanced and raw images nearly the same score" in bias._verdict(
+    assert "is at chance (AUC 0.55), so its scores say nothing" in pages.verdict(
         table([TO_C], realism=near), 24
     )
-    assert "does not tell enhanced from raw beyond the noise" in bias._verdict(
+    assert "does not tell enhanced from raw beyond the noise" in pages.verdict(
         table([TO_C], realism=scores(-0.4, 0.1)), 24
     )
 
 
-def test_a_verdict_is_two_sentences(report):
+def test_a_verdict_is_whole_sentences(report):
     for text in (
         report.verdict,
-        bias._verdict(table(), 3),
-        bias._verdict(table([TO_C, TO_R, OPEN], [("psnr", 1, NAN, NAN)], unit="patch"), 3),
+        pages.verdict(table(), 3),
+        pages.verdict(table([TO_C, TO_R, OPEN], [("psnr", 1, NAN, NAN)]), 3),
     ):
-        assert len(re.findall(r"\.(?=\s|$)", text)) == 2 and text.endswith(".") and "nan" not in text
+        assert len(re.findall(r"\.(?=\s|$)", text)) in (2, 3) and text.endswith(".") and "nan" not in text
 
 
 def test_every_distance_and_metric_has_a_short_name():
-    assert set(bias.DISTANCES) | {m.name for m in bias.METRICS.values() if m.kind != "set"} <= set(bias.SHORT)
+    assert set(METRICS) <= set(pages.SHORT)
 
 
 def test_the_text_for_a_terminal(three):
     (three / "enhanced" / "p02.png").unlink()
-    found = audit(*folders(three), on_mismatch="skip", metrics=["psnr"], distances=["nlpd"], patch=64, n=20)
+    found = audit(*folders(three), on_mismatch="skip", **QUICK)
     assert (
         found.text().startswith(found.verdict)
         and "skipped: p02: missing in enhanced" in found.text()
-        and "nlpd" in found.text()
+        and "rmse" in found.text()
         and "nan" not in found.text()
     )
 
@@ -690,7 +706,12 @@ class Page(html.parser.HTMLParser):
 
 
 def judged(root):
-    return audit(*folders(root), judge=Judge(UNetSN(6, 4), True), gan="vanilla", **{**QUICK, "patch": 32})
+    return audit(
+        *folders(root),
+        judge=ConditionalDiscriminator(UNetSN(6, 4), True),
+        gan="vanilla",
+        **{**QUICK, "patch": 32},
+    )
 
 
 PAGES = {
@@ -705,7 +726,7 @@ PAGES = {
 @pytest.mark.parametrize("name", PAGES)
 def test_a_page_is_whole_and_asks_for_nothing(eleven, three, tmp_path, name):
     found = PAGES[name](eleven, three)
-    text = figures.audit_page(found, tmp_path / "report").read_text()
+    text = pages.audit_page(found, tmp_path / "report").read_text()
     page = Page(text)
     assert (
         not page.asks
@@ -730,7 +751,7 @@ def test_a_page_is_whole_and_asks_for_nothing(eleven, three, tmp_path, name):
 def test_what_the_page_must_say(eleven, tmp_path):
     found = judged(eleven)
     found.skipped["p99"], found.reasons["fid"] = "missing in raw", "weights & <more>"
-    text = figures.audit_page(found, tmp_path / "report").read_text()
+    text = pages.audit_page(found, tmp_path / "report").read_text()
     for words in (
         "p99: missing in raw",
         "weights &amp; &lt;more&gt;",
@@ -738,7 +759,6 @@ def test_what_the_page_must_say(eleven, tmp_path):
         "Realism scores",
         "an extrapolation",
         "Quality",
-        "seed 0",
         "cpu, fp32",
         "64x64 px (11)",
         "qebias",
@@ -755,7 +775,7 @@ def test_what_the_page_must_say(eleven, tmp_path):
 )
 def test_a_page_shows_no_home_and_no_broken_path(monkeypatch, home, shown):
     monkeypatch.setenv("HOME", home)
-    assert figures._no_home("in /home/me/x, see https://a/b") == shown
+    assert pages.no_home("in /home/me/x, see https://a/b") == shown
 
 
 def test_names_do_no_harm(three, tmp_path):
@@ -763,26 +783,26 @@ def test_names_do_no_harm(three, tmp_path):
         for f in folder.glob("p00.*"):
             f.rename(f.with_name(f"<img src=x>$\\alpha$&{f.suffix}"))
     found = audit(*folders(three), title="<script>alert(1)</script>", **QUICK)
-    text = figures.audit_page(found, tmp_path / "r").read_text()
+    text = pages.audit_page(found, tmp_path / "r").read_text()
     assert "<script" not in text and "<img src=x>" not in text and len(Page(text).images) == 5
 
 
 def test_a_failure_leaves_the_earlier_page_and_nothing_half_written(report, tmp_path, monkeypatch):
-    page = figures.audit_page(report, tmp_path / "report")
+    page = pages.audit_page(report, tmp_path / "report")
     before = page.read_bytes()
 
     def fail(*args, **more):
         raise RuntimeError("disk on fire")
 
-    monkeypatch.setattr(figures, "_audit_origin", fail)
+    monkeypatch.setattr(pages, "origin_table", fail)
     with pytest.raises(RuntimeError):
-        figures.audit_page(report, tmp_path / "report")
+        pages.audit_page(report, tmp_path / "report")
     with pytest.raises(RuntimeError):
-        figures.audit_page(report, tmp_path / "new" / "report")
+        pages.audit_page(report, tmp_path / "new" / "report")
     monkeypatch.undo()
     monkeypatch.setattr(os, "replace", fail)
     with pytest.raises(RuntimeError):
-        figures.audit_page(report, tmp_path / "report")
+        pages.audit_page(report, tmp_path / "report")
     assert (
         page.read_bytes() == before
         and sorted(p.name for p in tmp_path.iterdir() if p.name != "new") == ["report.html"]
@@ -791,24 +811,20 @@ def test_a_failure_leaves_the_earlier_page_and_nothing_half_written(report, tmp_
 
 
 def test_a_page_takes_the_place_of_an_earlier_page_only(report, tmp_path):
-    assert (
-        figures.audit_page(report, tmp_path)
-        == tmp_path / "audit.html"
-        == figures.audit_page(report, tmp_path)
-    )
+    assert pages.audit_page(report, tmp_path) == tmp_path / "audit.html" == pages.audit_page(report, tmp_path)
     (tmp_path / "mine.html").write_text("<html>mine</html>")
     with pytest.raises(QebiasError, match="mine.html is there already and is no earlier audit"):
-        figures.audit_page(report, tmp_path / "mine")
+        pages.audit_page(report, tmp_path / "mine")
     assert (tmp_path / "mine.html").read_text() == "<html>mine</html>"
     (tmp_path / "d.html").mkdir()
     assert (
-        figures.audit_target(tmp_path / "d.html") == tmp_path / "d.html" / "audit.html"
-        and figures.audit_target(tmp_path / "new" / "deep") == tmp_path / "new" / "deep.html"
+        pages.audit_target(tmp_path / "d.html") == tmp_path / "d.html" / "audit.html"
+        and pages.audit_target(tmp_path / "new" / "deep") == tmp_path / "new" / "deep.html"
     )
     with pytest.raises(QebiasError, match="name it report.html"):
-        figures.audit_target(tmp_path / "report.pdf")
+        pages.audit_target(tmp_path / "report.pdf")
     with pytest.raises(QebiasError, match="mine.html is a file, no folder"):
-        figures.audit_target(tmp_path / "mine.html" / "x")
+        pages.audit_target(tmp_path / "mine.html" / "x")
 
 
 # --- the Kodak set
@@ -829,5 +845,5 @@ def test_kodak_a_new_users_two_methods(kodak, tmp_path):
     print(f"{time.process_time() - start:.0f} s of a processor for two audits")
     for name, r in found.items():
         assert "lean towards the compressed ones" in r.verdict or "disagree" in r.verdict
-        assert r.measured["nlpd"].interval()[1] < 0 and r.facts["images"] == 24 and not r.skipped
-        assert len(figures.audit_page(r, tmp_path / name).read_bytes()) < 3_000_000
+        assert r.facts["images"] == 24 and not r.skipped
+        assert len(pages.audit_page(r, tmp_path / name).read_bytes()) < 3_000_000

@@ -1,6 +1,7 @@
 "The columns of the results table: what they measure, that they are resampled rightly, and their versions"
 
 import json
+import os
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -9,10 +10,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image, ImageFilter
 
 from qebias import controls as c
 from qebias import measure as m
-from qebias.core import QebiasError
+from qebias.codecs import Jpeg
+from qebias.core import QebiasError, read_rgb
+from qebias.discriminators import ConditionalDiscriminator, UNetSN, VGGStyle
 from qebias.measure import Cell, columns, identity, measure
 from qebias.metrics import METRICS, available, frechet_distance, frechet_resampled, psnr
 from qebias.stats import COLUMNS, Results, deviation_of, estimate, resamples
@@ -164,6 +168,10 @@ def test_a_conditional_discriminator_sees_the_compressed_picture():
     lines = points(measure("realism", a_cell(discriminator=SeesCondition(), conditional=True)))
     assert lines["score:compressed"]["a"] == pytest.approx(1 / (1 + np.e), rel=1e-6)
     assert lines["auc:raw-compressed"][""] == 1
+    whole = ConditionalDiscriminator(SeesCondition(), True, "edges")
+    mapped = points(measure("realism", a_cell(discriminator=whole)))
+    assert mapped["score:compressed"]["a"] == pytest.approx(1 / (1 + np.e), rel=1e-6)
+    assert mapped["score:raw"]["a"] > lines["score:raw"]["a"]  # the map enlarges what differs
 
 
 @pytest.mark.parametrize("dense", [False, True])
@@ -220,6 +228,39 @@ def test_the_interval_of_a_relativistic_difference_has_the_right_width():
     assert told == pytest.approx(true, rel=0.15)
 
 
+@pytest.mark.parametrize("conditional", [False, True])
+@pytest.mark.parametrize("network", ["VGGStyle", "UNetSN"])
+def test_the_papers_discriminators(network, conditional):
+    channels, torch_seed = 6 if conditional else 3, torch.manual_seed(0)
+    build = {"VGGStyle": lambda: VGGStyle(channels, 4, 64), "UNetSN": lambda: UNetSN(channels, 4)}[network]
+    judge = build().train()
+    cell = a_cell(
+        discriminator=judge, conditional=conditional, gan="vanilla" if network == "UNetSN" else "relativistic"
+    )
+    before = {name: value.clone() for name, value in judge.state_dict().items()}
+    found = points(measure("realism", cell))
+    assert judge.training and torch_seed is not None  # its mode comes back, and nothing in it has moved
+    assert all(torch.equal(before[name], value) for name, value in judge.state_dict().items())
+    assert all(0 < v < 1 for q, of in found.items() for v in of.values() if q.startswith("score"))
+    again = points(measure("realism", a_cell(discriminator=judge, conditional=conditional, gan=cell.gan)))
+    assert again == found
+
+
+def test_kodak_photographs_a_blurred_jpeg_leans_to_compressed():
+    folder = Path(os.environ.get("QEBIAS_DATA", "")) / "kodak24"
+    if not folder.is_dir():
+        pytest.skip("needs QEBIAS_DATA with kodak24")
+    raw = [read_rgb(path)[:192, :192] for path in sorted(folder.glob("*.png"))[:12]]
+    compressed = [Jpeg(20).decode(Jpeg(20).encode(rgb)) for rgb in raw]
+    blurred = [np.asarray(Image.fromarray(c).filter(ImageFilter.GaussianBlur(0.7))) for c in compressed]
+    cell = Cell([f"k{i:02}" for i in range(12)], raw, compressed, blurred, [1] * 12)
+    found = results(measure("distance:fd_nss", cell) + measure("bpp", cell))
+    told = estimate(
+        deviation_of(*(found.values(quantity=f"{side}:fd_nss", **AT) for side in ("ce", "re", "cr")))
+    )
+    assert told.high < 0
+
+
 def test_auc_against_its_definition():
     generator = np.random.default_rng(0)
     high, low = ([generator.integers(0, 6, k).astype(float) + up for k in (3, 5, 2)] for up in (1, 0))
@@ -266,7 +307,7 @@ def test_columns_that_are_none():
         ("nonsense", "no column is called"),
         ("distance:nlpd", "is no distance of Eq. 1"),
         ("distance:psnr", "is no distance of Eq. 1"),
-        ("json:loads", "make it a qebias.measure.Column"),
+        ("json:loads", "make it a Column or a Metric"),
         ("no_such_module:x", "no column is called"),
     ):
         with pytest.raises(QebiasError, match=words):
@@ -284,6 +325,25 @@ def test_a_column_from_outside(tmp_path, monkeypatch):
     monkeypatch.delitem(sys.modules, "my_columns", raising=False)
     assert identity("my_columns:column") == {"column": "my_columns:column", "version": 3}
     assert points(measure("my_columns:column", a_cell()))["brightness"]["b"] == ENHANCED[0].mean()
+
+
+def test_a_metric_and_a_distance_from_outside(tmp_path, monkeypatch):
+    (tmp_path / "far.py").write_text(
+        "import numpy as np\n"
+        "from qebias.metrics import Metric\n"
+        "def furthest(a, b): return float(np.abs(a.astype(int) - b).max())\n"
+        "row = Metric('furthest', 'Furthest', 'lower', 'full-reference', 1, (0, 255),\n"
+        "             function='far:furthest', distance='pair', version=4)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "far", raising=False)
+    try:
+        assert identity("far:row")["metric"] == identity("distance:far:row")["metric"] == 4
+        expected = float(np.abs(ENHANCED[1].astype(int) - RAW[1]).max())
+        assert points(measure("far:row", a_cell()))["far:row"]["a"] == expected
+        assert points(measure("distance:far:row", a_cell()))["re:far:row"]["a"] == expected
+    finally:
+        METRICS.pop("far:row", None)
 
 
 def test_an_identity_knows_versions_and_weights():

@@ -81,7 +81,8 @@ def test_every_named_metric_without_its_files_is_refused_at_once_and_says_why(no
         )
     assert time.perf_counter() - start < 2
     usable, reasons = available()
-    assert usable == ["psnr", "ssim", "nlpd", "fd_nss"] and list(reasons) == need
+    assert usable == [name for name in METRICS if name not in need] and list(reasons) == need
+    assert {"psnr", "ssim", "nlpd", "fd_nss"} <= set(usable)
     with pytest.raises(MissingWeights):
         score([], ["psnr", "musiq"])
 
@@ -799,3 +800,28 @@ def test_fid(fake, no_network, photo):
     fake("pt_inception-2015-12-05-6726825d.pth", state)
     with pytest.raises(QebiasError, match="pt_inception-2015-12-05-6726825d.pth does not fit"):
         features("inception")
+
+
+def test_a_metric_from_outside_is_one_row(tmp_path, monkeypatch):
+    (tmp_path / "my_metrics.py").write_text(
+        "from qebias.metrics import Metric\n"
+        "def brightness(enhanced): return enhanced.mean()\n"
+        "row = Metric('brightness', 'Brightness', 'higher', 'no-reference', 1, (0, 255), function='my_metrics:brightness')\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(metrics, "METRICS", dict(METRICS))
+    grey = np.full((8, 8, 3), 77, np.uint8)
+    assert metric("my_metrics:row")(grey) == 77
+    assert metrics.metric_name("my_metrics:row") == "my_metrics:row"
+    assert score([("a", grey, None)], ["my_metrics:row"]).value.item() == 77
+    for name in ("my_metrics:brightness", "my_metrics:none", "no_such_module:row"):
+        with pytest.raises(QebiasError, match="no metric is called"):
+            metric(name)
+
+
+@pytest.mark.parametrize("name", list(METRICS))
+def test_every_row_says_where_it_is_computed(name):
+    entry = METRICS[name]
+    assert bool(entry.function) != bool(entry.build)
+    assert callable(metrics._named(entry.function or entry.build))
+    assert entry.version >= 1

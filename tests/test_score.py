@@ -10,6 +10,7 @@ import textwrap
 import threading
 import time
 import weakref
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -269,7 +270,7 @@ def test_a_journal_spares_what_is_known_and_nothing_else(pairs, monkeypatch, tmp
     )  # content counts, names do not
     score([("i2", pairs[2][1], pairs[1][2])], ["psnr"], journal=journal)
     assert len(calls) == 6
-    monkeypatch.setattr(metrics, "package_versions", lambda names: {"pyiqa": "another"})
+    monkeypatch.setitem(METRICS, "psnr", replace(METRICS["psnr"], version=2))
     score(pairs, ["psnr"], journal=journal)
     assert len(calls) == 11
 
@@ -400,11 +401,11 @@ def test_statistics_are_kept_per_set_and_extractor(tmp_path, pairs, monkeypatch)
     calls = []
     real = metrics._nss
 
-    def counting(device, purpose):
-        extract = real(device, purpose)
+    def counting(purpose, device):
+        extract = real(purpose, device)
         return lambda view: calls.append(1) or extract(view)
 
-    monkeypatch.setitem(metrics._EXTRACT, "nss", (counting, "fd_nss"))
+    monkeypatch.setattr(metrics, "_nss", counting)
     first = statistics(tmp_path / "e", "fd_nss", cache=tmp_path / "c")
     again = statistics(tmp_path / "e", "fd_nss", cache=tmp_path / "c")
     assert len(calls) == 5 and all(

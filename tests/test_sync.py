@@ -11,9 +11,7 @@ import nbformat
 import pytest
 from test_notebooks import NOTEBOOKS
 
-from qebias.claims import claims_markdown
-from qebias.notebooks import picture, readme
-from qebias.runner import map_markdown, published, tally
+from qebias.notebooks import readme
 
 
 @pytest.fixture(scope="module")
@@ -59,20 +57,9 @@ def test_notebooks_are_clean(root, exported):
 def test_readme_is_made_from_the_index(root):
     text = (root / "README.md").read_text()
     assert text == readme()
-    shown = re.findall(r"!\[[^]]+\]\(([^)]+)\)", text)
-    assert shown and all((root / name).read_bytes().startswith(b"\x89PNG") for name in shown)
-    assert (root / "nbs/images/fig1.png").read_bytes() == picture(root / "nbs/study/01_fig1_teaser.ipynb")
-
-
-def test_readme_shows_the_published_verdicts(root):
-    text = (root / "README.md").read_text()
-    assert map_markdown() in text
-    for name in ("demo", "photos"):
-        rows = published(name)
-        assert claims_markdown(rows, ("claim", "paper", "ours", "interval", "verdict")) in text, name
-        assert tally(rows) in text and next(r["scale"] for r in rows if r["notebook"] == "obs1") in text, (
-            name
-        )  # the flavour's rows have their own
+    assert len(text.encode()) <= 12_000
+    shown = re.findall(r"!\[[^]]+\]\((?:https://raw.githubusercontent.com/qebias/qebias/main/)([^)]+)\)", text)
+    assert len(shown) >= 3 and all((root / name).is_file() for name in shown)
 
 
 def test_readme_holds_the_two_commands_word_for_word(root):

@@ -7,7 +7,7 @@ __all__ = ['Number', 'Positive', 'MERGED', 'ROW_NAME', 'Setting', 'merged', 'Row
            'check_rows', 'near', 'rows_of', 'derived_row', 'settings_of', 'start_of', 'profiles', 'load_profile',
            'set_value', 'steps_of', 'check_profile', 'row_specs', 'complaint', 'stored_profile']
 
-# %% ../../nbs/tools/20_study.profile.ipynb #c46140e0
+# %% ../../nbs/tools/20_study.profile.ipynb #d00a0779
 import difflib
 import re
 from pathlib import Path
@@ -19,7 +19,7 @@ from ..codecs import codec as make_codec
 from ..core import QebiasError, project_root, read_yaml
 from ..methods import Method, method, preset
 
-# %% ../../nbs/tools/20_study.profile.ipynb #602287c9
+# %% ../../nbs/tools/20_study.profile.ipynb #3fb30d51
 Number = Annotated[int, Field(strict=True)]  # 037 and 1:30 are text in YAML 1.2, and true is no number
 Positive = Annotated[int, Field(gt=0, strict=True)]
 
@@ -73,7 +73,7 @@ def merged(settings) -> dict:  # field -> value; what is not set is left out
             found[name] = {**found.get(name, {}), **value} if name in MERGED else value
     return found
 
-# %% ../../nbs/tools/20_study.profile.ipynb #870cbd62
+# %% ../../nbs/tools/20_study.profile.ipynb #abd915ff
 class RowSpec(BaseModel):
     "A row of a profile that is derived from another: what differs stands beside `of`"
 
@@ -96,7 +96,7 @@ class Row(BaseModel):
     seeds: tuple[int, ...]
     differs: tuple[Setting, ...] = ()  # from the most general to the most particular
 
-# %% ../../nbs/tools/20_study.profile.ipynb #b309d2c5
+# %% ../../nbs/tools/20_study.profile.ipynb #34217479
 ROW_NAME = r"[A-Za-z0-9][\w.+@-]*"
 
 
@@ -185,7 +185,7 @@ class Profile(BaseModel):
         check_rows(self)
         return self
 
-# %% ../../nbs/tools/20_study.profile.ipynb #32d8c032
+# %% ../../nbs/tools/20_study.profile.ipynb #5c69c6a3
 def check_sets(profile: Profile):
     "Pictures, codecs and levels of a profile that cannot be meant; raises `ValueError`"
     p = profile
@@ -261,7 +261,7 @@ def near(name: str, known) -> str:
         return f": did you mean {close[0]}? There are {', '.join(known)}"
     return f": there are {', '.join(known)}"
 
-# %% ../../nbs/tools/20_study.profile.ipynb #394c6805
+# %% ../../nbs/tools/20_study.profile.ipynb #755261dc
 def rows_of(profile: Profile) -> list[Row]:
     "The rows of a profile in order: methods as they are, then derived ones; raises `ValueError`, `QebiasError`"
     found = {}
@@ -312,13 +312,13 @@ def settings_of(profile: Profile, row: Row) -> dict:
     found = [profile.training[n] for n in dict.fromkeys(names) if n in profile.training]
     return merged([*found, *row.differs])
 
-# %% ../../nbs/tools/20_study.profile.ipynb #3fc49d09
+# %% ../../nbs/tools/20_study.profile.ipynb #42daeb82
 def start_of(profile: Profile, row: Row) -> str:
     "The row whose generator a row starts from: the method's own, or what is set; empty for fresh weights"
     found = settings_of(profile, row).get("start", row.method.stage1) or ""
     return "" if found == "none" else found
 
-# %% ../../nbs/tools/20_study.profile.ipynb #409c310a
+# %% ../../nbs/tools/20_study.profile.ipynb #22df285f
 def profiles() -> dict[str, Path]:
     "The profiles of the checkout: name -> path"
     return {p.stem: p for p in sorted((project_root() / "nbs" / "study" / "profiles").glob("*.yaml"))}
@@ -418,7 +418,7 @@ def complaint(error: dict) -> str:
         message = f"{message}, not {error.get('input')!r:.80}"
     return f"{key}: {message}" if key else message
 
-# %% ../../nbs/tools/20_study.profile.ipynb #48d89305
+# %% ../../nbs/tools/20_study.profile.ipynb #557221e0
 def stored_profile(profile: Profile) -> dict:
     "A profile as a file holds it, so that reading it gives the same profile"
     values = profile.model_dump(mode="json", exclude_defaults=True)

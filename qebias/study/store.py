@@ -6,7 +6,7 @@
 __all__ = ['MARKER', 'FORMAT', 'LARGE', 'claim_folder', 'parts_of', 'finish', 'content_of', 'read_result', 'faults',
            'require_whole', 'Store', 'folder_bytes', 'prunable', 'prune']
 
-# %% ../../nbs/tools/21_study.store.ipynb #d0ea1ba3
+# %% ../../nbs/tools/21_study.store.ipynb #37ce1930
 import os
 import shutil
 from pathlib import Path
@@ -17,7 +17,7 @@ from ..core import QebiasError, file_digest, read_json, write_json
 MARKER = "qebias.json"  # says that a folder is ours
 FORMAT = 1  # of a run folder
 
-# %% ../../nbs/tools/21_study.store.ipynb #ca45e572
+# %% ../../nbs/tools/21_study.store.ipynb #7e34cad0
 def claim_folder(folder: Path):
     "Make a folder a study's own, or find that it is; raises `QebiasError` for one that holds somebody else's files"
     marker = Path(folder) / MARKER
@@ -39,7 +39,7 @@ def claim_folder(folder: Path):
         )
     write_json(marker, {"qebias": "study", "format": FORMAT})
 
-# %% ../../nbs/tools/21_study.store.ipynb #ec87f38d
+# %% ../../nbs/tools/21_study.store.ipynb #64adaf66
 def parts_of(
     folder,  # of a result
     names,  # of its parts, relative to it
@@ -70,7 +70,7 @@ def content_of(result: dict) -> str:
 
     return digest({name: part["sha256"] for name, part in result["parts"].items()}, 32)
 
-# %% ../../nbs/tools/21_study.store.ipynb #f8956f2b
+# %% ../../nbs/tools/21_study.store.ipynb #61f28f31
 LARGE = 256 * 1024 * 1024  # bytes; half a second to hash
 
 
@@ -123,7 +123,7 @@ def require_whole(folder, result: dict):
     if wrong:
         raise QebiasError(f"{Path(folder) / wrong[0]}: run the same command again, and it is made anew")
 
-# %% ../../nbs/tools/21_study.store.ipynb #8fd343c2
+# %% ../../nbs/tools/21_study.store.ipynb #b910ab4c
 class Store(NamedTuple):
     "The results of a run folder, and the names that lead to them"
 
@@ -177,7 +177,7 @@ def folder_bytes(folder: Path) -> int:
     "The size of all files below a folder"
     return sum(p.stat().st_size for p in Path(folder).rglob("*") if p.is_file())
 
-# %% ../../nbs/tools/21_study.store.ipynb #6673c09f
+# %% ../../nbs/tools/21_study.store.ipynb #1b60e8e3
 def prunable(
     store: Store,
     wanted: set,  # folders that settings refer to, relative to the root

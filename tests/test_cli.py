@@ -1,0 +1,312 @@
+"The command line as people know it: help, suggestions, lists, models, signals, and nothing heavy before its time"
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from qebias import pretrained
+from qebias.cli import STOPPED, listed
+from qebias.core import write_png
+from qebias.generators.dncnn import DnCNN
+from qebias.networks import network_spec, save_network
+
+QEBIAS = [sys.executable, "-c", "import sys; sys.argv[0] = 'qebias'; from qebias.cli import main; main()"]
+
+
+def sh(*args, cwd=None, env=None):
+    done = subprocess.run(
+        [*QEBIAS, *map(str, args)], capture_output=True, text=True, cwd=cwd, env=os.environ | (env or {})
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.fixture()
+def model(tmp_path):
+    "A network that adds ten grey levels"
+    net = DnCNN(4, 3)
+    for p in net.parameters():
+        torch.nn.init.zeros_(p)
+    torch.nn.init.constant_(net.layers[-1].bias, 10 / 255)
+    path = tmp_path / "models" / "jpeg.safetensors"
+    path.parent.mkdir()
+    card = {"codec": "jpeg", "levels": [8, 90], "aim": "fidelity", "reaches": "ten levels more"}
+    save_network(path, net, network_spec(DnCNN, width=4, depth=3), {"card": card})
+    return path
+
+
+@pytest.fixture()
+def photo(tmp_path):
+    "A photograph of 90 x 70 pixels as JPEG of quality 20"
+    rgb = np.random.default_rng(0).integers(60, 180, (7, 9, 3), np.uint8).repeat(10, 0).repeat(10, 1)
+    Image.fromarray(rgb).save(tmp_path / "photo.jpg", quality=20)
+    return tmp_path / "photo.jpg"
+
+
+@pytest.mark.parametrize(
+    "args", [("-h",), ("--help",), ("enhance", "-h"), ("study", "--help"), ("train", "-h")]
+)
+def test_help_is_help_and_fast(args):
+    code, out, err = sh(*args)
+    assert code == 0 and out.startswith("Usage: qebias") and not err
+
+
+def test_choices_are_shown():
+    out = sh("enhance", "-h")[1]
+    assert "fp32|bf16" in out and "torch|onnxruntime|openvino" in out
+    assert "generator|discriminator" in sh("convert", "-h")[1]
+
+
+def test_completion_can_be_had():
+    code, out, err = sh(
+        "--show-completion", "bash", env={"_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"}
+    )
+    assert code == 0 and "_QEBIAS_COMPLETE" in out
+
+
+@pytest.mark.parametrize(
+    "args",
+    [("-h",), ("enhance", "-h"), ("study", "-h"), ("--version",), ("enhance", "--list-models"), ("data",)],
+)
+def test_what_needs_no_network_imports_no_torch(args):
+    code = (
+        "import sys; sys.argv = ['qebias', *sys.argv[1:]]\nfrom qebias.cli import main\n"
+        "try: main()\nexcept SystemExit: pass\n"
+        "print([m for m in ('torch', 'torchvision', 'pyiqa', 'pandas', 'matplotlib') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *args], capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == "[]", done.stdout[-500:] + done.stderr[-500:]
+
+
+@pytest.mark.parametrize(
+    "args, what",
+    [
+        (("enhanc", "x"), "Did you mean 'enhance'"),
+        (("enhance", "x", "--modle", "y"), "No such option: --modle. Did you mean --model?"),
+        (("enhance", "x", "-o", "y", "--backend", "tensorrt"), "is not one of"),
+        (("enhance", "x"), "Missing option '-o'"),
+    ],
+)
+def test_did_you_mean(args, what):
+    code, out, err = sh(*args)
+    assert code == 2 and what in err and err.startswith("qebias: ") and len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "given, found",
+    [
+        (None, []),
+        ([], []),
+        (["tab5,tab4"], ["tab5", "tab4"]),
+        (["tab5", "tab4"], ["tab5", "tab4"]),
+        (["tab5, tab4", "fig1", "tab4"], ["tab5", "tab4", "fig1"]),
+        ([",,"], []),
+    ],
+)
+def test_lists_by_commas_and_by_repetition(given, found):
+    assert listed(given) == found
+
+
+def test_metrics_take_lists():
+    code, out, err = sh("metrics", "psnr,ssim", "nlpd", "--check")
+    assert code == 0 and all(name in out for name in ("psnr", "ssim", "nlpd"))
+
+
+# ---------------------------------------------------------------- enhance
+
+
+def test_a_photo_without_a_model_gets_the_one_that_fits(tmp_path, model, photo):
+    code = (
+        "import sys, qebias.pretrained as p; from pathlib import Path\n"
+        f"p.HOME = Path({str(model.parent)!r}); sys.argv = ['qebias', *sys.argv[1:]]\n"
+        "from qebias.cli import main; main()"
+    )
+    command = [sys.executable, "-c", code, "enhance", str(photo), "-o", str(tmp_path / "out")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "photo.jpg: JPEG of quality 20, model jpeg" in done.stdout
+    (written,) = [p for p in (tmp_path / "out").iterdir() if p.suffix == ".png"]
+    before, after = (np.asarray(Image.open(p).convert("RGB")).astype(int) for p in (photo, written))
+    assert np.array_equal(after, np.minimum(before + 10, 255))
+
+
+def test_a_fine_photo_passes_through(tmp_path, model, photo, monkeypatch):
+    monkeypatch.setattr(pretrained, "HOME", model.parent)
+    pretrained.models.cache_clear()
+    Image.open(photo).save(tmp_path / "fine.jpg", quality=95)
+    said = []
+    choose = pretrained.chooser(say=said.append)
+    x = torch.rand(1, 3, 8, 8)
+    assert torch.equal(choose(tmp_path / "fine.jpg")(x), x) and not torch.equal(choose(photo)(x), x)
+    assert "JPEG of quality 95, good enough: it passes through" in said[0]
+    pretrained.models.cache_clear()
+
+
+def test_a_model_by_file_and_weights_from_elsewhere(tmp_path, model, photo):
+    from qebias.networks import load_state
+
+    assert sh("enhance", photo, "-o", tmp_path / "a", "--model", model)[0] == 0
+    torch.save({"params_ema": load_state(model)}, tmp_path / "theirs.pth")
+    assert sh("enhance", photo, "-o", tmp_path / "b", "--model", tmp_path / "theirs.pth")[0] == 0
+    assert sh("convert", tmp_path / "theirs.pth", "-o", tmp_path / "c.safetensors")[0] == 0
+    assert sh("enhance", photo, "-o", tmp_path / "c", "--model", tmp_path / "c.safetensors")[0] == 0
+    pngs = [(tmp_path / f / "photo.png").read_bytes() for f in "abc"]
+    assert pngs[0] == pngs[1] == pngs[2]
+
+
+def test_a_stranger_s_class_is_not_imported(tmp_path, photo):
+    from safetensors.torch import save_file
+
+    header = json.dumps({"spec": {"class": "this:Zen"}, "provenance": {}})
+    save_file({"a": torch.ones(1)}, tmp_path / "this.safetensors", {"qebias": header})
+    code, out, err = sh("enhance", photo, "-o", tmp_path / "o", "--model", tmp_path / "this.safetensors")
+    assert code == 1 and "the module 'this' would be imported" in err and "--trust" in err
+    assert "Beautiful is better" not in out + err and not (tmp_path / "o").exists()
+
+
+def test_another_engine_gives_the_same_picture(tmp_path, model, photo):
+    for module in ("onnxscript", "onnxruntime"):
+        pytest.importorskip(module)
+    assert sh("enhance", photo, "-o", tmp_path / "a", "--model", model)[0] == 0
+    args = ("--model", model, "--backend", "onnxruntime")
+    assert sh("enhance", photo, "-o", tmp_path / "b", *args)[0] == 0
+    a, b = (np.asarray(Image.open(tmp_path / f / "photo.png")).astype(int) for f in "ab")
+    assert np.abs(a - b).max() <= 1
+
+
+def test_export_onnx_and_weights(tmp_path, model):
+    for module in ("onnxscript", "onnxruntime"):
+        pytest.importorskip(module)
+    code, out, err = sh("export", model, "--onnx", "-o", tmp_path / "m.onnx")
+    assert code == 0 and "grey levels off PyTorch" in out, err
+    assert (tmp_path / "m.onnx").stat().st_size > 1000
+    assert sh("export", model, "-o", tmp_path / "m.pth")[0] == 0
+    assert sh("export", model, "--onnx", "-o", tmp_path / "m.pt")[0] == 1
+
+
+@pytest.mark.slow
+def test_twelve_megapixels(tmp_path, model):
+    "First line within two seconds of processor time, below 1.5 GB, progress on the way"
+    rgb = np.random.default_rng(0).integers(0, 256, (300, 400, 3), np.uint8).repeat(10, 0).repeat(10, 1)
+    Image.fromarray(rgb).save(tmp_path / "large.jpg", quality=30)
+    command = [
+        *QEBIAS,
+        "enhance",
+        str(tmp_path / "large.jpg"),
+        "-o",
+        str(tmp_path / "o"),
+        "--model",
+        str(model),
+    ]
+    start = time.monotonic()
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    first = child.stdout.readline()
+    waited = time.monotonic() - start
+    assert first.startswith("enhancing 1 input") and waited < 2
+    child.stdout.read()
+    usage = os.wait4(child.pid, 0)[2]
+    assert usage.ru_maxrss < 1.5 * 2**20, usage.ru_maxrss
+    assert Image.open(tmp_path / "o" / "large.png").size == (4000, 3000)
+
+
+# ---------------------------------------------------------------- signals
+
+WAITING = """
+import sys, time
+sys.argv = ["qebias", "methods"]
+import qebias.cli as cli
+{patch}
+cli.main()
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "patch",
+    [
+        "cli.app = lambda standalone_mode: (print('on', flush=True), time.sleep(60))",
+        # one that does not listen: the second line of defence
+        "def deaf(standalone_mode):\n    print('on', flush=True)\n    while True:\n"
+        "        try: time.sleep(60)\n        except KeyboardInterrupt: pass\ncli.app = deaf",
+        # one that waits for a thread at its end
+        "import threading\ndef threads(standalone_mode):\n    threading.Thread(target=time.sleep, args=(60,)).start()\n"
+        "    print('on', flush=True)\n    time.sleep(60)\ncli.app = threads",
+    ],
+    ids=["listens", "deaf", "threads"],
+)
+def test_both_signals_end_a_command_within_two_seconds_in_the_same_words(number, patch):
+    child = subprocess.Popen(
+        [sys.executable, "-c", WAITING.format(patch=patch)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert child.stdout.readline() == "on\n"
+    start = time.monotonic()
+    child.send_signal(number)
+    _, err = child.communicate(timeout=20)
+    assert time.monotonic() - start < 2.5  # of a machine that has other work as well
+    assert child.returncode == 128 + number
+    assert set(err.splitlines()) == {f"qebias: {STOPPED}"}
+
+
+def test_a_stopped_enhancement_leaves_nothing_half_written(tmp_path, model):
+    folder = tmp_path / "many"
+    for i in range(40):
+        write_png(folder / f"{i}.png", np.full((400, 600, 3), i, np.uint8))
+    command = [*QEBIAS, "enhance", str(folder), "-o", str(tmp_path / "o"), "--model", str(model)]
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert any(line.startswith("[1/40]") for line in child.stdout)  # ends with the command, whatever happens
+    child.send_signal(signal.SIGTERM)
+    _, err = child.communicate(timeout=20)
+    assert child.returncode == 143 and STOPPED in err
+    written = sorted(
+        p for p in (tmp_path / "o").iterdir() if p.suffix == ".png" and not p.name.startswith(".")
+    )
+    assert written and all(Image.open(p).size == (600, 400) and Image.open(p).load() for p in written)
+
+
+# ---------------------------------------------------------------- train
+
+
+def test_train_ends_with_the_path_of_the_weights(tmp_path):
+    for i in range(4):
+        rgb = np.random.default_rng(i).integers(0, 256, (8, 9, 3), np.uint8).repeat(12, 0).repeat(12, 1)
+        write_png(tmp_path / "photos" / f"{i}.png", rgb)
+    tiny = [
+        f"--set={k}" for k in ("iterations=2", "pretraining=3", "batch=2", "patch=48", "psi=random-w4-s0")
+    ]
+    args = ("train", "photos", "--method", "realesrgan+both", "--codec", "jpeg", "--level", 20, *tiny)
+    code, out, err = sh(*args, "--set=device=cpu", "-o", "run", cwd=tmp_path)
+    assert code == 0, err
+    last = out.splitlines()[-1]
+    assert last == "weights: run/training/generator.safetensors"
+    assert (tmp_path / "run/training/generator.safetensors").exists()
+    assert "to go" in out and "dB compressed" in out
+    assert json.loads((tmp_path / "run/result.json").read_text())["method"] == "realesrgan+both"
+    code, out, err = sh("train", "photos", "--method", "realesrgn", "--level", 20, cwd=tmp_path)
+    assert code == 1 and "realesrgn" in err and len(err.splitlines()) == 1
+
+
+def test_documented_commands_exist():
+    text = Path(__file__).parents[1].joinpath("nbs/tools/60_cli.ipynb").read_text()
+    for command in (
+        "study",
+        "train",
+        "compress",
+        "enhance",
+        "score",
+        "audit",
+        "convert",
+        "export",
+        "methods",
+    ):
+        assert f"def {command}(" in text

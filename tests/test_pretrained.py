@@ -1,0 +1,204 @@
+"Models that come along: the quality of a file, the choice, the recipe"
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from qebias import pretrained
+from qebias.codecs import Bpg, Jpeg
+from qebias.core import QebiasError
+from qebias.generators.dncnn import DnCNN
+from qebias.networks import load_network, network_spec, save_network
+
+
+@pytest.fixture(scope="module")
+def scene():
+    return np.random.default_rng(0).integers(0, 256, (10, 12, 3), np.uint8).repeat(16, 0).repeat(16, 1)
+
+
+def store(folder, name, codec="jpeg", levels=(8, 90), aim="fidelity"):
+    card = {"codec": codec, "levels": list(levels), "aim": aim}
+    path = folder / f"{name}.safetensors"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_network(path, DnCNN(4, 3), network_spec(DnCNN, width=4, depth=3), {"card": card})
+    return path
+
+
+@pytest.mark.parametrize("quality", range(1, 101, 9))
+def test_the_quality_of_a_jpeg_is_in_its_tables(tmp_path, scene, quality):
+    (tmp_path / "a.dat").write_bytes(Jpeg(quality).encode(scene))
+    assert pretrained.quality_of(tmp_path / "a.dat") == ("jpeg", quality)
+    Image.fromarray(scene).save(tmp_path / "b.jpg", quality=quality, progressive=True, subsampling=0)
+    assert pretrained.quality_of(tmp_path / "b.jpg") == ("jpeg", quality)
+    Image.fromarray(scene[..., 0]).save(tmp_path / "grey.jpg", quality=quality)
+    assert pretrained.quality_of(tmp_path / "grey.jpg") == ("jpeg", quality)
+
+
+@pytest.mark.parametrize("qp", [0, 22, 27, 32, 37, 42, 47, 51])
+def test_the_qp_of_a_bpg_is_in_its_slice(tmp_path, scene, qp):
+    (tmp_path / "a.dat").write_bytes(Bpg(qp).encode(scene))
+    assert pretrained.quality_of(tmp_path / "a.dat") == ("bpg", qp)
+
+
+def test_other_formats_say_nothing(tmp_path, scene):
+    Image.fromarray(scene).save(tmp_path / "a.png")
+    assert pretrained.quality_of(tmp_path / "a.png") is None
+    with pytest.raises(QebiasError, match="a.png is neither JPEG nor BPG"):
+        pretrained.model_for(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("codec", [Jpeg(20), Bpg(37)])
+def test_damaged_files_are_one_line(tmp_path, scene, codec):
+    data, random = codec.encode(scene), np.random.default_rng(0)
+    path = tmp_path / "a.dat"
+    for keep in [*range(5, 60), 0.5]:
+        path.write_bytes(data[: keep if isinstance(keep, int) else len(data) // 2])
+        one_line(path)
+    for _ in range(200):
+        damaged = bytearray(data)
+        damaged[random.integers(min(len(data), 300))] = random.integers(256)
+        path.write_bytes(damaged)
+        one_line(path)
+
+
+def one_line(path):
+    try:
+        found = pretrained.quality_of(path)
+        assert found is None or found[0] in ("jpeg", "bpg")
+    except QebiasError as error:
+        assert "a.dat" in str(error) and "\n" not in str(error)
+
+
+def test_the_table_is_the_folder(tmp_path):
+    store(tmp_path / "m", "jpeg")
+    store(tmp_path / "m", "bpg-perceptual", "bpg", (27, 47), "perceptual")
+    found = pretrained.models(tmp_path / "m")
+    assert {m.name: (m.codec, m.levels, m.aim) for m in found.values()} == {
+        "jpeg": ("jpeg", (8, 90), "fidelity"),
+        "bpg-perceptual": ("bpg", (27, 47), "perceptual"),
+    }
+    lines = pretrained.list_models(tmp_path / "m")
+    assert lines[0].split() == ["model", "for", "aim", "reaches"] and len(lines) == 3
+
+
+def test_each_file_gets_the_model_that_fits(tmp_path, scene):
+    folder = tmp_path / "m"
+    for name in ("jpeg", "jpeg-perceptual"):
+        store(folder, name, aim="perceptual" if "-" in name else "fidelity")
+    store(folder, "bpg", "bpg", (27, 47))
+    files = {"a.jpg": Jpeg(20), "b.bpg": Bpg(37), "c.jpg": Jpeg(95), "d.bpg": Bpg(20)}
+    for name, codec in files.items():
+        (tmp_path / name).write_bytes(codec.encode(scene))
+    found = {name: pretrained.model_for(tmp_path / name, folder=folder) for name in files}
+    assert {k: (m.name, helping) for k, (m, _, helping) in found.items()} == {
+        "a.jpg": ("jpeg", True),
+        "b.bpg": ("bpg", True),
+        "c.jpg": ("jpeg", False),
+        "d.bpg": ("bpg", False),
+    }
+    assert found["a.jpg"][1] == "JPEG of quality 20" and found["b.bpg"][1] == "BPG of QP 37"
+    assert pretrained.model_for(tmp_path / "a.jpg", True, folder)[0].name == "jpeg-perceptual"
+    with pytest.raises(QebiasError, match="no perceptual model for bpg"):
+        pretrained.model_for(tmp_path / "b.bpg", True, folder)
+
+
+def test_a_foreign_file_in_the_folder_is_named(tmp_path):
+    (tmp_path / "bad.safetensors").write_bytes(b"no model")
+    with pytest.raises(QebiasError, match="bad.safetensors is no model file"):
+        pretrained.models(tmp_path)
+
+
+def test_a_discriminator_is_no_generator(tmp_path):
+    from qebias.discriminators import UNetSN
+
+    save_network(tmp_path / "d.safetensors", UNetSN(3, 4), network_spec(UNetSN, width=4), {})
+    with pytest.raises(QebiasError, match="which is no generator"):
+        pretrained.chooser(tmp_path / "d.safetensors")
+
+
+def test_patches_are_those_of_the_whole_picture():
+    "A window of 96 pixels gives a patch the numbers that compressing the whole picture gives it"
+    raw = np.random.default_rng(0).integers(0, 256, (12, 16, 3), np.uint8).repeat(16, 0).repeat(16, 1)
+    recipe = pretrained.RECIPES["jpeg"]._replace(levels=(30, 30))
+    patches = pretrained.JpegPatches([raw], recipe)
+    whole = Jpeg(30).decode(Jpeg(30).encode(raw))
+    tried = 0
+    for seed in range(40):
+        a, b = patches(np.random.default_rng(seed))
+        places = [
+            (y, x)
+            for y in range(0, raw.shape[0] - 63, 8)
+            for x in range(0, raw.shape[1] - 63, 8)
+            if np.array_equal(raw[y : y + 64, x : x + 64], a)
+        ]
+        wholes = [whole[y : y + 64, x : x + 64] for y, x in places]
+        tried += any(np.array_equal(w, b) for w in wholes)
+    assert tried > 20  # the others are 4:4:4
+
+
+def test_qualities_are_drawn_from_the_whole_range():
+    random = np.random.default_rng(0)
+    drawn = [pretrained.draw_quality((8, 95), random) for _ in range(2000)]
+    assert min(drawn) == 8 and max(drawn) == 95 and 20 < np.median(drawn) < 35
+
+
+def test_a_training_goes_on_from_its_checkpoint(tmp_path, scene):
+    first = pretrained.pretrain("jpeg", tmp_path, 0.01, [scene], progress=lambda line: None)
+    before = torch.load(tmp_path / "last.pt", weights_only=True)["step"]
+    again = pretrained.pretrain("jpeg", tmp_path, 0.03, [scene], "noise", progress=lambda line: None)
+    after = torch.load(tmp_path / "last.pt", weights_only=True)["step"]
+    assert 0 < before < after and first == again
+    card = pretrained.read_card(again)
+    assert card["data"] == "noise" and f"{after:,} steps" in card["training"]
+    assert {"codec", "levels", "aim", "licence", "fails"} <= set(card)
+    assert load_network(again).residual_input and again.stat().st_size < 2e6
+    with pytest.raises(QebiasError, match="belongs to another training"):
+        pretrained.pretrain("jpeg", tmp_path, 0.03, [scene], seed=1)
+
+
+def test_a_fresh_model_begins_as_the_identity(tmp_path, scene):
+    path = pretrained.pretrain("jpeg", tmp_path, 0, [scene], progress=lambda line: None)
+    x = torch.rand(1, 3, 16, 16)
+    with torch.no_grad():
+        assert torch.equal(load_network(path)(x), x)
+
+
+@pytest.mark.parametrize("name", ["jpeg-perceptual", "bpg-perceptual"])
+def test_a_perceptual_one_starts_from_the_other(tmp_path, scene, name):
+    start = pretrained.pretrain(name.split("-")[0], tmp_path / "f", 0, [scene[:96, :96]], progress=print)
+    path = pretrained.pretrain(
+        name,
+        tmp_path / "p",
+        0.01,
+        [scene[:96, :96]],
+        init=start,
+        psi="random-w4-s0",
+        progress=lambda line: None,
+    )
+    assert pretrained.read_card(path)["aim"] == "perceptual"
+    with pytest.raises(QebiasError, match="starts from"):
+        pretrained.pretrain(name, tmp_path / "q", 0.01, [scene])
+
+
+def test_what_ships_is_small_and_says_what_it_is():
+    files = list(pretrained.HOME.glob("*.safetensors"))
+    assert sum(f.stat().st_size for f in files) < 8e6
+    for model in pretrained.models().values():
+        assert model.path.stat().st_size < 2e6
+        assert model.card["data"] and model.card["licence"] and model.card["reaches"] and model.card["fails"]
+
+
+def test_the_table_needs_no_torch():
+    code = "import sys, qebias.pretrained as p; p.list_models(); print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
+def test_models_go_into_the_wheel():
+    text = Path(__file__).parents[1].joinpath("setup.py").read_text()
+    assert "pretrained/*.safetensors" in text

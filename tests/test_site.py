@@ -1,0 +1,178 @@
+"The site: the paper's map and its inverse by links alone, names in prose, a build without a warning"
+
+import re
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote
+
+import pytest
+from conftest import ROOT
+
+from qebias import site
+from qebias.core import QebiasError
+
+ITEMS = [*(f"eq-{k}" for k in range(1, 10)), "obs-1", "obs-2"]
+ITEMS += [*(f"tab-{k}" for k in range(1, 6)), *(f"fig-{k}" for k in range(1, 11))]
+
+
+def test_the_map_has_every_item_of_the_paper():
+    items = site.paper_map()
+    assert [i.id for i in items] == ITEMS
+    for item in items:
+        assert item.notebooks and item.functions and item.tests, item.title
+
+
+def test_a_name_that_does_not_exist_is_refused(tmp_path):
+    for name in ("settings.ini",):
+        shutil.copy(ROOT / name, tmp_path)
+    for folder in ("docs", "nbs", "qebias", "tests"):
+        (tmp_path / folder).symlink_to(ROOT / folder)
+    (tmp_path / "docs").unlink()
+    shutil.copytree(ROOT / "docs", tmp_path / "docs")
+    page = tmp_path / "docs" / "map.yaml"
+    good = page.read_text()
+    for old, new, words in (
+        ("qebias.bias.deviation", "qebias.bias.no", "names qebias.bias.no, which the package does not have"),
+        (
+            "measurement/10_bias.ipynb",
+            "measurement/no.ipynb",
+            "names nbs/measurement/no.ipynb, which does not exist",
+        ),
+        ("::test_the_papers_fifteen", "::test_no", "test_no, which does not exist"),
+    ):
+        page.write_text(good.replace(old, new))
+        with pytest.raises(QebiasError, match=re.escape(words)):
+            site.paper_map(tmp_path)
+
+
+def test_every_public_function_has_an_entry_with_its_arguments():
+    every = site.modules()
+    assert {"qebias.losses", "qebias.generators.rrdb", "qebias.site"} <= set(every)
+    for module in every.values():
+        page = site.module_page(module, [], ROOT)
+        for symbol in module.symbols:
+            assert f"({site.label(f'{symbol.module}.{symbol.name}')})=" in page
+            assert all(f"- **{a.name}**" in page for a in symbol.arguments)
+
+
+def test_labels_are_told_apart_without_case():
+    labels = [site.label(f"{s.module}.{s.name}").lower() for m in site.modules().values() for s in m.symbols]
+    assert len(labels) == len(set(labels))
+
+
+def test_every_notebook_and_page_is_in_the_contents():
+    listed = {p for pages in site.chapters(ROOT).values() for p in pages}
+    there = {p.relative_to(ROOT / "nbs").with_suffix("").as_posix() for p in (ROOT / "nbs").rglob("*.ipynb")}
+    missing = {p for p in there if not p.startswith("study/run/") and ".ipynb_checkpoints" not in p} - listed
+    assert missing == {"index"}
+
+
+# --- the built site
+
+
+class Links(HTMLParser):
+    "Links, pictures, scripts and anchors of a page"
+
+    def __init__(self, text):
+        super().__init__()
+        self.links, self.loaded, self.anchors = [], [], set()
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        found = dict(attributes)
+        if found.get("id"):
+            self.anchors.add(found["id"])
+        if tag == "a" and found.get("href"):
+            self.links.append(found["href"])
+        if tag in ("img", "script") and found.get("src"):
+            self.loaded.append(found["src"])
+        if tag == "link" and found.get("rel") in ("stylesheet", "preload", "icon"):
+            self.loaded.append(found["href"])
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    "The site, built into a folder of its own; without Sphinx there is none"
+    pytest.importorskip("sphinx_book_theme")
+    pytest.importorskip("myst_nb")
+    return site.build_site(tmp_path_factory.mktemp("site")).parent
+
+
+@pytest.fixture(scope="module")
+def pages(built):
+    return {
+        p.relative_to(built).as_posix(): Links(p.read_text(encoding="utf-8")) for p in built.rglob("*.html")
+    }
+
+
+def resolve(page, link):
+    "(page, anchor) of the site that a link leads to, or None"
+    place, _, anchor = link.partition("#")
+    if re.match(r"[a-z]+:|//", place):
+        return None
+    target = page if not place else str((Path("/") / Path(page).parent / unquote(place)).resolve())[1:]
+    return target.lstrip("/"), unquote(anchor)
+
+
+def test_it_builds_without_a_warning(pages):
+    assert {"index.html", "search.html", "pages/map.html", "api/qebias.losses.html"} <= set(pages)
+    assert len(pages) > 80
+
+
+def test_every_link_of_the_site_leads_somewhere(built, pages):
+    broken = []
+    for name, page in pages.items():
+        for link in [*page.links, *page.loaded]:
+            found = resolve(name, link.partition("?")[0])
+            if not found or name in ("search.html", "genindex.html"):
+                continue
+            target, anchor = found
+            known = pages[target].anchors if target in pages else {anchor}
+            if not (built / target).exists() or (anchor and anchor not in known):
+                broken.append(f"{name}: {link}")
+    assert broken == []
+
+
+def test_it_asks_the_network_for_no_script_and_no_style(pages):
+    pytest.importorskip("mathjax")
+    asked = {s for page in pages.values() for s in page.loaded if re.match(r"https?:|//", s)}
+    assert {s for s in asked if not s.startswith(("https://colab.", "https://mybinder.org/badge"))} == set()
+
+
+def test_from_each_item_of_the_paper_to_its_code_and_back_by_links_alone(built, pages):
+    "Item -> function -> item, and item -> notebook -> item"
+    home = pages["pages/map.html"]
+    counted = 0
+    for item in site.paper_map():
+        for function in item.functions:
+            module = ".".join(w for w in function.split(".")[:-1])
+            entry = f"api/{module}.html"
+            anchor = re.sub(r"[._]+", "-", site.label(function).lower())
+            assert ("pages/map.html", entry, anchor) and any(
+                resolve("pages/map.html", link) == (entry, anchor) for link in home.links
+            ), (item.title, function, anchor)
+            assert any(resolve(entry, link) == ("pages/map.html", item.id) for link in pages[entry].links)
+            counted += 1
+        for notebook in item.notebooks:
+            book = notebook.replace(".ipynb", ".html")
+            assert any(resolve("pages/map.html", link) == (book, "") for link in home.links)
+            assert any(resolve(book, link) == ("pages/map.html", item.id) for link in pages[book].links)
+            counted += 1
+    assert counted >= 2 * len(ITEMS)
+
+
+def test_hidden_cells_are_not_shown_and_names_are_linked(built, pages):
+    text = (built / "measurement" / "30_figures.html").read_text(encoding="utf-8")
+    assert "mkdtemp" in text and "rmtree" not in text  # it stands in a hidden cell
+    assert any("api/qebias.figures.html#" in link for link in pages["measurement/30_figures.html"].links)
+
+
+def test_code_of_the_study_is_folded(built):
+    text = (built / "study" / "01_fig1_teaser.html").read_text(encoding="utf-8")
+    assert "tag_hide-input" in text and "<details" in text
+
+
+def test_search_knows_the_words_of_notebooks_and_functions(built):
+    index = (built / "searchindex.js").read_text(encoding="utf-8").lower()
+    assert '"hing' in index and "qebias.losses" in index
