@@ -399,6 +399,8 @@ def check_profile(values: dict, where: str = "profile") -> Profile:
     except ValidationError as error:
         complaints = [complaint(found) for found in error.errors()[:3]]
         raise QebiasError(f"{where}: " + "; ".join(complaints)) from None
+    except QebiasError as error:  # a row's, which knows no file
+        raise QebiasError(f"{where}: {error}") from None
 
 
 def row_specs(rows, where: str) -> dict:
@@ -428,7 +430,7 @@ def complaint(error: dict) -> str:
         return f"unknown key {key}{near(steps[-1], fields)}"
     message = error["msg"].removeprefix("Value error, ")
     if error["type"].endswith("_type") or error["type"].endswith("_parsing"):
-        message = f"{message}, not {error.get('input')!r}"
+        message = f"{message}, not {error.get('input')!r:.80}"
     return f"{key}: {message}" if key else message
 
 # %% ../../nbs/tools/20_study.profile.ipynb #fad478de
