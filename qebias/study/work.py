@@ -49,7 +49,19 @@ def config_of(study: Study, row: Row, seed: int):
     return train_config(method, networks=p.networks, divergence=divergence, **networks, **run)
 
 
-OF_GANS = ["g_init_iterations", "d_lr", "d_schedule", "d_betas", "d_init_iterations", "d_iterations", "projection", "joint", "second_fake", "gan", "conditional"]
+OF_GANS = [
+    "g_init_iterations",
+    "d_lr",
+    "d_schedule",
+    "d_betas",
+    "d_init_iterations",
+    "d_iterations",
+    "projection",
+    "joint",
+    "second_fake",
+    "gan",
+    "conditional",
+]
 
 
 def rates_of(method, told: dict) -> dict:
