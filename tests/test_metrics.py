@@ -571,7 +571,9 @@ def test_placing_hashing_and_failure_of_each_metrics_files(name, fake, no_networ
         path.unlink()
         path.write_bytes(content)
     assert available([name]) == ([name], {})
-    words = f"metric '{name}' cannot load .*fetch the file again|is no readable weight file .*: fetch it again"
+    words = (
+        f"metric '{name}' cannot load .*fetch the file again|is no readable weight file .*: fetch it again"
+    )
     with pytest.raises(QebiasError, match=words) as error:
         build(name)
     assert "\n" not in str(error.value)

@@ -306,7 +306,10 @@ def what_failed(study: Study, names: list, progress: Progress) -> str:
     ended = f"{progress.ended} of {progress.total} are done and kept"
     if not failed:
         lines = (study.folder / "logs.txt").read_text(encoding="utf-8", errors="replace").strip().splitlines()
-        errors = [line.strip() for line in lines if "rror" in line] or lines[-1:] or ["it said nothing"]
+        stripped = [line.strip() for line in lines]
+        told = [line.removeprefix("message: ") for line in stripped if line.startswith("message: ")]
+        errors = [line for line in told if line != "None"] or [line for line in stripped if "rror" in line]
+        errors = errors or stripped[-1:] or ["it said nothing"]
         return f"Snakemake stopped, {ended}: {errors[0]} (see {study.folder}/logs.txt)"
     what = "; ".join(f"{job}: {text}" for job, text in failed.items())
     return f"{len(failed)} job{'s' * (len(failed) > 1)} failed, {ended}: {what}"
