@@ -39,12 +39,12 @@ from .networks import load_discriminator
 from .pictures import find_pictures, read_rgb8
 from .stats import COLUMNS, Estimate, Results, combine, deviation_of, difference, estimate
 
-# %% ../nbs/measurement/40_audit.ipynb #43954ce4
+# %% ../nbs/measurement/40_audit.ipynb #3edbc929
 DOMAINS = "raw", "compressed", "enhanced"
 
 
 class Pictures:
-    "Images of one domain that are read when they are asked for, one at a time: a set need not fit into memory"
+    "Images of one domain, read when they are asked for: a set need not fit into memory"
 
     def __init__(
         self,
@@ -75,7 +75,7 @@ class Found(NamedTuple):
     notes: list  # remarks
     facts: dict  # what the page says about the folders
 
-# %% ../nbs/measurement/40_audit.ipynb #c12ea88f
+# %% ../nbs/measurement/40_audit.ipynb #3d1924d5
 def match(
     folders: dict,  # domain -> folder
 ) -> Found:
@@ -108,9 +108,8 @@ def match(
         words = "what a codec has touched is not raw, and the base of the triangles is too short"
         notes.append(f"{lossy} of the raw pictures are JPEG, BPG, AVIF or WebP files: {words}")
     found = {domain: len(pictures) for domain, pictures in listed.items()}
-    return Found(
-        loads, problems, notes, {"folders": short_names(folders), "found": found, "formats": formats}
-    )
+    facts = {"folders": short_names(folders), "found": found, "formats": formats}
+    return Found(loads, problems, notes, facts)
 
 
 def short_names(folders: dict) -> dict:
@@ -312,7 +311,7 @@ def look_all(loads: dict, progress: Callable | None) -> tuple:  # (name -> Look,
     wrong = {name: one for name, one in found.items() if isinstance(one, str)}
     return {name: one for name, one in found.items() if name not in wrong}, wrong
 
-# %% ../nbs/measurement/40_audit.ipynb #d0bb203c
+# %% ../nbs/measurement/40_audit.ipynb #739888f0
 SHOWN_CONTROLS = "noise4", "noise8", "unsharp"
 AT = dict(dataset="audit", codec="", level=0)
 
@@ -339,16 +338,15 @@ def large_enough(names: list, asked, side: Callable, looks: dict, reasons: dict)
         if min(height, width) >= side(what):
             kept.append(what)
             continue
-        reasons[what] = (
-            f"{what} needs images of at least {side(what)}x{side(what)} px, and {name} is {width}x{height}"
-        )
+        least = f"{side(what)}x{side(what)}"
+        reasons[what] = f"{what} needs images of at least {least} px, and {name} is {width}x{height}"
         if asked is not None:
             raise QebiasError(reasons[what])
     return kept
 
 
 class Lines:
-    "The table of an audit while it grows; what was measured on the same pictures before is taken from a cache"
+    "The table of an audit while it grows; what was measured on the same pictures is taken from a cache"
 
     def __init__(self, pictures: Set, patch: int, device: str, cache: dict, progress: Callable | None):
         self.pictures, self.patch, self.device = pictures, patch, device
@@ -396,7 +394,7 @@ class Lines:
         table = pd.DataFrame(self.lines, columns=["picture", "quantity", "value", "unit", "row"])
         return Results(table.assign(**AT, trained_on="", seed=0)[COLUMNS])
 
-# %% ../nbs/measurement/40_audit.ipynb #25ea4d6a
+# %% ../nbs/measurement/40_audit.ipynb #b435e2b8
 def measure_all(lines: Lines, distances: list, metrics: list, strict: tuple, controls: bool, reasons: dict):
     "All distances of the method and of the controls, and all metrics; what fails is a reason, or an error"
     rows = ["enhanced", *(PREFIX + name for name in SHOWN_CONTROLS if controls)]
@@ -418,15 +416,14 @@ def measure_all(lines: Lines, distances: list, metrics: list, strict: tuple, con
             if must:
                 raise
             reasons[name] = str(error)
-            lines.lines = [
-                line for line in lines.lines if line[1] != name and not line[1].endswith(f":{name}")
-            ]
+            of_it = (name, f"ce:{name}", f"re:{name}", f"cr:{name}")
+            lines.lines = [line for line in lines.lines if line[1] not in of_it]
 
 
 def _domains_of(name):
     return DOMAINS if METRICS[name].kind == "no-reference" else ("compressed", "enhanced")
 
-# %% ../nbs/measurement/40_audit.ipynb #70783dda
+# %% ../nbs/measurement/40_audit.ipynb #1c8d7b26
 def numbers(results: Results, looks: dict, distances: list, metrics: list, level: float) -> pd.DataFrame:
     "Every number of an audit with its interval: what, name, domain, value, low, high, unit, n"
     rows = []
@@ -445,7 +442,8 @@ def numbers(results: Results, looks: dict, distances: list, metrics: list, level
             enter("distance", name, domain, values)
         enter("deviation", name, "", deviation_of(*sides))
         enter("deviation on roots", name, "", deviation_of(*(combine(np.sqrt, values) for values in sides)))
-        for row in (PREFIX + control for control in SHOWN_CONTROLS):
+        for kind in SHOWN_CONTROLS:
+            row = PREFIX + kind
             sides = [of(row, f"{side}:{name}") for side in ("ce", "re", "cr")]
             if not sides[0].missing:
                 enter("control", name, row, deviation_of(*sides))
@@ -468,7 +466,7 @@ def numbers(results: Results, looks: dict, distances: list, metrics: list, level
             enter("realism", "discriminator", f"AUC raw, {domain}", of("enhanced", f"auc:raw-{domain}"))
     return pd.DataFrame(rows, columns=["what", "name", "domain", "value", "low", "high", "unit", "n"])
 
-# %% ../nbs/measurement/40_audit.ipynb #890bc0ec
+# %% ../nbs/measurement/40_audit.ipynb #dc889987
 SHORT = {
     "rmse": "RMS error",
     "nlpd": "NLPD",
@@ -540,9 +538,11 @@ def leaning(frame: pd.DataFrame, images: int) -> str:
         nearer = f"nearer to the {one} than to the {other} by {words[one]}, 0 % being midway"
         text = f"The enhanced images lean towards the {one} ones: {nearer}{aside}"
     elif words["open"] and rows[["low", "high"]].isna().all(axis=None):
-        text = f"To which side the enhanced images lean cannot be told from one image: {words['open']}, no interval"
+        cannot = "To which side the enhanced images lean cannot be told from one image"
+        text = f"{cannot}: {words['open']}, no interval"
     elif words["open"]:
-        text = f"To which side the enhanced images lean cannot be told: by {words['open']} the interval includes 0 %"
+        cannot = "To which side the enhanced images lean cannot be told"
+        text = f"{cannot}: by {words['open']} the interval includes 0 %"
     else:
         text = ""
     return (f"{text}{few_words(images)}. " if text else "") + outside_words(frame, words["outside"])
@@ -561,12 +561,11 @@ def outside_words(frame: pd.DataFrame, names: str) -> str:
     if not names:
         return ""
     worst = from_raw(frame).max()
-    further = (
-        f"up to {worst:.1f} times as far from raw as the compressed ones"
-        if worst > 1
-        else "no further from raw"
-    )
-    return f"By {names} they lie outside the triangle, {further}: that is no leaning but another kind of picture. "
+    further = "no further from raw"
+    if worst > 1:
+        further = f"up to {worst:.1f} times as far from raw as the compressed ones"
+    other = "that is no leaning but another kind of picture"
+    return f"By {names} they lie outside the triangle, {further}: {other}. "
 
 # %% ../nbs/measurement/40_audit.ipynb #a4e47c88
 def quality_words(frame: pd.DataFrame, images: int) -> str:
@@ -833,7 +832,7 @@ def audit_target(
         raise QebiasError(f"{ground} cannot be written: name another page with -o")
     return page
 
-# %% ../nbs/measurement/40_audit.ipynb #1ba04ce8
+# %% ../nbs/measurement/40_audit.ipynb #8bf86517
 ABOUT = {
     "rmse": "Root of the mean squared difference of pixels.",
     "lpips-alex": "LPIPS: differences of learned features at the same place. The mean over pairs of images.",
@@ -876,7 +875,8 @@ def triangle_of(report: AuditReport, name: str) -> Shown:
     first = lines[0]
     told = with_interval(first["value"], first["low"], first["high"], percent)
     label = METRICS[name].label
-    alt = f"Triangle by {label}: CE {number(first['ce'])}, RE {number(first['re'])}, CR {number(first['cr'])}; {told}"
+    lengths = ", ".join(f"{side.upper()} {number(first[side])}" for side in ("ce", "re", "cr"))
+    alt = f"Triangle by {label}: {lengths}; {told}"
     return drawn(triangle(lines, label), alt, ABOUT.get(name, ""))
 
 # %% ../nbs/measurement/40_audit.ipynb #33410d22
@@ -985,7 +985,7 @@ def signed(value: float) -> str:
     text = number(value)
     return text if value <= 0 or text == "0" else f"+{text}"
 
-# %% ../nbs/measurement/40_audit.ipynb #e34daa86
+# %% ../nbs/measurement/40_audit.ipynb #b749a640
 def realism_part(report: AuditReport) -> tuple:  # (words, figures, Table)
     "What the discriminator says"
     judge = report.facts["judge"]
@@ -1001,7 +1001,8 @@ def realism_part(report: AuditReport) -> tuple:  # (words, figures, Table)
         f"{beside} the compressed image beside what it judges."
     )
     if judge["conditional"]:
-        words += " The score of compressed images, beside themselves, is an extrapolation: training never showed it twins."
+        twins = "is an extrapolation: training never showed it twins"
+        words += f" The score of compressed images, beside themselves, {twins}."
     told = ", ".join(f"{row.domain} {row.value:.2f}" for row in rows)
     figure = drawn(realism_differences(pd.DataFrame(gaps)), f"Mean realism scores: {told}")
     table = [[row.domain.replace(" - ", f" {MINUS} "), number(row.value), interval_text(row)] for row in rows]
@@ -1045,10 +1046,11 @@ def origin_table(report: AuditReport) -> Table:
     ]
     return Table(["item", "as it was"], rows, (1,))
 
-# %% ../nbs/measurement/40_audit.ipynb #7c5aeff3
+# %% ../nbs/measurement/40_audit.ipynb #5e730c56
 STYLE = """
 :root { color-scheme: light }
-body { font: 16px/1.55 system-ui, sans-serif; max-width: 64rem; margin: 2rem auto; padding: 0 1rem; color: #1b1b1b; background: #fff; overflow-wrap: anywhere }
+body { font: 16px/1.55 system-ui, sans-serif; max-width: 64rem; margin: 2rem auto; padding: 0 1rem }
+body { color: #1b1b1b; background: #fff; overflow-wrap: anywhere }
 h1 { line-height: 1.2; margin-bottom: .2rem }
 h2 { margin-top: 2.6rem; border-bottom: 1px solid #ccc; padding-bottom: .2rem }
 h3 { margin: 1.6rem 0 .3rem }
@@ -1060,23 +1062,32 @@ img { width: 100%; height: auto; display: block }
 figcaption { font-size: .85rem; color: #444 }
 .wide { overflow-x: auto }
 table { border-collapse: collapse; font-size: .9rem; margin: .6rem 0 }
-th, td { text-align: left; padding: .3rem .7rem .3rem 0; border-bottom: 1px solid #ddd; vertical-align: top; overflow-wrap: normal }
+th, td { text-align: left; padding: .3rem .7rem .3rem 0; border-bottom: 1px solid #ddd }
+th, td { vertical-align: top; overflow-wrap: normal }
 thead th { border-bottom: 2px solid #888 }
 .n { text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums }
 th[scope=row] { font-weight: 600 }
 .small, .small table { font-size: .82rem; color: #333 }
 a { color: #0b3a6b }
-@media print { body { margin: 0; max-width: none; font-size: 11pt } h2, h3 { break-after: avoid } figure, tr { break-inside: avoid } .wide { overflow: visible } details, .csv { display: none } }
+@media print {
+  body { margin: 0; max-width: none; font-size: 11pt }
+  h2, h3 { break-after: avoid }
+  figure, tr { break-inside: avoid }
+  .wide { overflow: visible }
+  details, .csv { display: none }
+}
 """
 
-# %% ../nbs/measurement/40_audit.ipynb #6cf04cd3
+# %% ../nbs/measurement/40_audit.ipynb #88a65189
 TEMPLATE = """<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8">{{ mark | safe }}
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>Audit: {{ facts.title }}</title><style>{{ style | safe }}</style></head><body>
 {%- macro table(t) %}
 <div class="wide"><table><thead><tr>
-{%- for h in t.head %}<th scope="col"{% if loop.index0 and loop.index0 not in t.plain %} class="n"{% endif %}>{{ h }}</th>{% endfor -%}
+{%- for h in t.head %}
+<th scope="col"{% if loop.index0 and loop.index0 not in t.plain %} class="n"{% endif %}>{{ h }}</th>
+{%- endfor %}
 </tr></thead><tbody>
 {%- for row in t.rows %}<tr>
 {%- for cell in row %}
@@ -1095,44 +1106,62 @@ TEMPLATE = """<!DOCTYPE html>
 {%- endmacro %}
 <h1>Audit: {{ facts.title }}</h1>
 <p>{{ facts.images }} image{{ "s" if facts.images != 1 }}
-{%- if facts.folders %}; raw: {{ facts.folders.raw }}, compressed: {{ facts.folders.compressed }}, enhanced: {{ facts.folders.enhanced }}{% endif %}</p>
+{%- if facts.folders %}; raw: {{ facts.folders.raw }}, compressed: {{ facts.folders.compressed }},
+enhanced: {{ facts.folders.enhanced }}{% endif %}</p>
 <p class="verdict">{{ report.verdict }}</p>
-{% if report.notes %}<div class="warn"><ul>{% for note in report.notes %}<li>{{ note }}</li>{% endfor %}</ul></div>{% endif %}
+{% if report.notes %}<div class="warn"><ul>
+{%- for note in report.notes %}<li>{{ note }}</li>{% endfor %}</ul></div>{% endif %}
 {% if report.skipped %}<div class="warn"><p>{{ report.skipped | length }} images were left out:</p><ul>
 {%- for name, why in report.skipped.items() %}<li>{{ name }}: {{ why }}</li>{% endfor %}</ul></div>{% endif %}
 <h2>Nearer to compressed, or to raw?</h2>
-<p>C is compressed, R raw, E enhanced; the sides are distances, drawn to scale within each triangle. The deviation (Eq. 1 of the paper on enhancement bias, CVPR 2024) says where E stands over the base:
-−100 % straight above compressed, 0 % midway, +100 % straight above raw; beyond that E is outside, further from one corner than the corners are apart. 0 % is no ideal: by the RMS error the best possible enhancer has about −60 %.
-The small marks are controls: the compressed pictures with noise, or sharpened, which restores nothing. A deviation counts only as far as they do not reach it.</p>
+<p>C is compressed, R raw, E enhanced; the sides are distances, drawn to scale within each
+triangle. The deviation (Eq. 1 of the paper on enhancement bias, CVPR 2024) says where
+E stands over the base:
+−100 % straight above compressed, 0 % midway, +100 % straight above raw; beyond that E
+is outside, further from one corner than the corners are apart. 0 % is no ideal: by the
+RMS error the best possible enhancer has about −60 %.
+The small marks are controls: the compressed pictures with noise, or sharpened, which restores
+nothing. A deviation counts only as far as they do not reach it.</p>
 {{ grid(triangles) }}
 {% if distances.rows %}{{ table(distances) }}{% else %}<p>No distance was measured.</p>{% endif %}
-<p>A Fréchet distance of few images is too large in all three domains alike: compare it between methods on the same images, not with numbers from elsewhere. Whether the method was trained on these images, this page cannot know.</p>
+<p>A Fréchet distance of few images is too large in all three domains alike: compare it
+between methods on the same images, not with numbers from elsewhere. Whether the method
+was trained on these images, this page cannot know.</p>
 <h2>Residuals</h2>
-<p>What the images differ by, on one scale for both images: where the enhanced image differs less from compressed than from raw, it has kept what the codec did. Images are ordered by Eq. 1 on their pixels (root mean squares).</p>
+<p>What the images differ by, on one scale for both images: where the enhanced image differs
+less from compressed than from raw, it has kept what the codec did. Images are ordered
+by Eq. 1 on their pixels (root mean squares).</p>
 {% for one in telling %}<h3>{{ one.words }}: {{ one.name }}</h3>
-<p>Mean |difference| of the whole image, in grey levels: compressed to enhanced {{ number(one.row.CE) }}, raw to enhanced {{ number(one.row.RE) }}, compressed to raw {{ number(one.row.CR) }}; deviation of the pixels {{ percent(one.row.deviation) }}.</p>
+<p>Mean |difference| of the whole image, in grey levels: compressed to enhanced {{ number(one.row.CE) }},
+raw to enhanced {{ number(one.row.RE) }}, compressed to raw {{ number(one.row.CR) }}; deviation
+of the pixels {{ percent(one.row.deviation) }}.</p>
 {{ grid(one.figures) }}
 {% endfor %}
-{% if realism %}<h2>Realism scores</h2><p>{{ realism[0] }}</p>{{ grid(realism[1]) }}{{ table(realism[2]) }}{% endif %}
+{% if realism %}<h2>Realism scores</h2><p>{{ realism[0] }}</p>
+{{ grid(realism[1]) }}{{ table(realism[2]) }}{% endif %}
 <h2>Quality</h2>
-{% if quality.rows %}<p>Means over the images; ↑ higher is better, ↓ lower is better. Metrics without a reference score raw images too.</p>
+{% if quality.rows %}<p>Means over the images; ↑ higher is better, ↓ lower is better. Metrics
+without a reference score raw images too.</p>
 {{ table(quality) }}{% else %}<p>No quality metric was measured.</p>{% endif %}
 {% if reasons %}<h2>Not measured</h2><p>{{ reasons | join(", ") }}.</p>
 <details class="small"><summary>Why, and what would help</summary><ul>
-{%- for name, why in reasons.items() %}<li><b>{{ name }}</b>: {{ why }}</li>{% endfor %}</ul></details>{% endif %}
+{%- for name, why in reasons.items() %}<li><b>{{ name }}</b>: {{ why }}</li>{% endfor %}</ul>
+</details>{% endif %}
 <h2>Every image</h2>
-<details><summary>{{ facts.images }} images, the most biased first (differences in grey levels)</summary>{{ table(images) }}</details>
-<p class="csv"><a download="audit.csv" href="data:text/csv;charset=utf-8;base64,{{ csv }}">All numbers of this page as CSV</a></p>
+<details><summary>{{ facts.images }} images, the most biased first (differences in grey
+levels)</summary>{{ table(images) }}</details>
+<p class="csv"><a download="audit.csv" href="data:text/csv;charset=utf-8;base64,{{ csv }}">All
+numbers of this page as CSV</a></p>
 <h2>Where the numbers come from</h2><div class="small">{{ table(origin) }}</div>
 </body></html>
 """
 
-# %% ../nbs/measurement/40_audit.ipynb #d2932cc1
+# %% ../nbs/measurement/40_audit.ipynb #15cb2fae
 def audit_page(
     report: AuditReport,
     path,  # see `audit_target`
 ) -> Path:  # of the page that was written
-    "Write an audit as one self-contained page, whole or not at all; raises `QebiasError` where the place is taken"
+    "Write an audit as one self-contained page, whole or not at all; raises `QebiasError`"
     page = audit_target(path)
     names = dict.fromkeys(report.frame[report.frame["what"] == "deviation"]["name"])
     reasons = {METRICS[name].label: no_home(why) for name, why in report.reasons.items()}

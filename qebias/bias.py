@@ -49,7 +49,7 @@ def causal_chain(
     raw,  # (n,) probabilities of the raw values
     codec,  # (n, m) p(compressed | raw), rows sum to 1
     enhancer,  # (m, n) p(enhanced | compressed)
-    leak: float = 0.0,  # probability with which the enhancer gives the raw value itself, which Fig. 5 rules out
+    leak: float = 0.0,  # how probably the enhancer gives the raw value itself, which Fig. 5 rules out
 ) -> np.ndarray:  # (n, m, n) the joint distribution of raw, compressed and enhanced
     "The graph of Fig. 5 for images of few values"
     raw, codec, enhancer = (np.asarray(x, float) for x in (raw, codec, enhancer))

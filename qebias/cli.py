@@ -44,7 +44,7 @@ COMMANDS = (
 
 
 def _place(text) -> Path:
-    "A place to write to; an empty name, as an unset variable of the shell gives it, would be the current folder"
+    "A place to write to; an empty name, as an unset variable gives it, would be the current folder"
     if not str(text):
         raise typer.BadParameter("the name is empty: name a place")
     return Path(text)

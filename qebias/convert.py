@@ -151,7 +151,7 @@ def _unknown(state):
     first = state.get("conv_first.weight")
     if first is not None and "conv_hr.weight" in state and first.dim() == 4 and first.shape[1] != 48:
         scale = {3: 4, 12: 2}.get(first.shape[1], "another")
-        return f"an RRDBNet that enlarges (scale {scale}): only scale 1 keeps the size, with 48 channels at its input"
+        return f"an RRDBNet that enlarges (scale {scale}): only scale 1, with 48 channels at its input, keeps the size"
     names = ", ".join(list(state)[:3])
     return f"no network of this package has its {len(state)} tensors ({names}, ...)"
 
@@ -248,7 +248,8 @@ def export_weights(
     growth = getattr(getattr(net, "body", [None])[0], "rdb1", None)
     if growth is not None and growth.conv1.out_channels != 32:
         raise QebiasError(
-            f"{model} has a growth of {growth.conv1.out_channels} channels, and other programs build RRDBNet with 32: "
+            f"{model} has a growth of {growth.conv1.out_channels} channels, "
+            "and other programs build RRDBNet with 32: "
             "train with growth 32, or write it as ONNX"
         )
     state = {k: v.detach().cpu().contiguous().clone() for k, v in net.state_dict().items()}

@@ -119,7 +119,7 @@ def export_onnx(
     about: Mapping = {},  # goes into the file's metadata: specification, provenance
     sizes=SIZES,  # on which it is held against PyTorch
 ) -> float:  # the largest difference in grey levels
-    "Write a generator as ONNX with free height and width, checked before it gets its name; raises `QebiasError`"
+    "Write a generator as ONNX with free height and width, once it is checked; raises `QebiasError`"
     generator = generator.to("cpu")
     program = onnx_program(generator, about)
     with atomic(Path(path)) as tmp:
@@ -190,7 +190,7 @@ def compiled(
     threads=None,  # as many as PyTorch uses if left out
     path=None,  # an ONNX file that `export_onnx` made of this generator; made anew if left out
 ) -> nn.Module:  # a generator for `enhance`; with backend torch the same one
-    "A generator run by another engine; raises `QebiasError` for an engine that is unknown, absent, or without the precision"
+    "A generator run by another engine; raises `QebiasError` for one that is unknown, absent, or unfit"
     if backend not in BACKENDS:
         raise QebiasError(f"backend {backend!r} is not known: there are {', '.join(BACKENDS)}")
     if backend == "torch":
@@ -201,8 +201,8 @@ def compiled(
         raise QebiasError("the backend onnxruntime computes in fp32: leave --precision out, or use openvino")
     if precision == "bf16" and not getattr(generator, "residual_input", False):
         raise QebiasError(
-            f"{type(generator).__name__} makes the whole picture itself, and OpenVINO in bf16 takes it up to 2.5 grey "
-            "levels off: use --backend torch, which keeps its ends in fp32, or --precision fp32"
+            f"{type(generator).__name__} makes the whole picture itself, and OpenVINO in bf16 takes it "
+            "up to 2.5 grey levels off: use --backend torch, which keeps its ends in fp32, or --precision fp32"
         )
     needed(backend, f"the backend {backend}")
     generator, threads = generator.to("cpu").float(), threads or torch.get_num_threads()

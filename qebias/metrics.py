@@ -557,7 +557,7 @@ def _window(x, size, sigma):
 
 
 def _ssim(x, y):
-    "SSIM of two luminances in 0..255, over the windows that lie inside; its contrast term is not allowed below zero"
+    "SSIM of two luminances in 0..255, over the windows that lie inside; its contrast is never below zero"
     mx, my, xx, yy, xy = (_window(z, 11, 1.5)[..., 5:-5, 5:-5] for z in (x, y, x * x, y * y, x * y))
     c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
     contrast = (2 * (xy - mx * my) + c2) / (xx - mx * mx + (yy - my * my) + c2)
@@ -633,7 +633,7 @@ def _shapes(device):
 
 
 def _fit(x):
-    "Shape, and scale to the left and to the right, of the asymmetric generalised Gaussian of every row of x (n, pixels)"
+    "Shape, left and right scale of the asymmetric generalised Gaussian of every row of x (n, pixels)"
     left, right = x.clamp(max=0).square().sum(1), x.clamp(min=0).square().sum(1)
     low, high = (left / (x < 0).sum(1)).sqrt(), (right / (x > 0).sum(1)).sqrt()
     ratio = low / high
@@ -673,7 +673,7 @@ def _half(x):
 
 
 def _block_statistics(luma):
-    "NIQE's 36 statistics of every whole block of 96 pixels, along the rows; a side that has no pixel gives NaN"
+    "NIQE's 36 statistics of every whole block of 96 pixels, by rows; a side that has no pixel gives NaN"
     rows, columns = (side // 96 for side in luma.shape[2:])
     luma, scales = luma[..., : rows * 96, : columns * 96].contiguous(), []
     for side in (96, 48):
@@ -688,7 +688,7 @@ def _block_statistics(luma):
 
 
 def _niqe_distance(rows, mean, cov):
-    "Distance of an image's blocks from the pristine model; NaN where fewer than two blocks have any variation"
+    "Distance of an image's blocks from the pristine model; NaN where fewer than two blocks vary"
     whole = rows[~rows.isnan().any(1)]
     if len(whole) < 2:
         return math.nan
@@ -704,7 +704,7 @@ def _niqe(purpose, device="cpu"):
 # %% ../nbs/measurement/00_metrics.ipynb #826da23c
 def metric(
     name: str,  # a name in `METRICS` of kind full-reference or no-reference
-    device="cpu",  # where the network runs; values on a GPU differ in the last digits, so use one device for a table
+    device="cpu",  # where the network runs; a GPU differs in the last digits: use one device for a table
 ):  # function (enhanced, raw=None) -> float, both uint8 (H, W, 3); `QebiasError` where an image has no value
     "A metric of Table 3, ready to use; raises `MissingWeights` at once where a file is not on this machine"
     entry, compute = _ready(name), _built(name, device)
@@ -758,7 +758,8 @@ def _loaded(name, build):
             raise
         except Exception as error:
             raise QebiasError(
-                f"metric '{name}' cannot load {' or '.join(METRICS[name].weights)} ({type(error).__name__}: {' '.join(str(error).split())[:150]}): fetch the file again"
+                f"metric '{name}' cannot load {' or '.join(METRICS[name].weights)} "
+                f"({type(error).__name__}: {' '.join(str(error).split())[:150]}): fetch the file again"
             ) from None
 
 # %% ../nbs/measurement/00_metrics.ipynb #7adca6c7
@@ -771,7 +772,8 @@ def _checked(entry, enhanced, raw):
         images.append(as_rgb(raw, "the raw image"))
         if images[0].shape != images[1].shape:
             raise QebiasError(
-                f"{entry.name} compares images of one size, not {images[0].shape[:2]} and {images[1].shape[:2]}"
+                f"{entry.name} compares images of one size, "
+                f"not {images[0].shape[:2]} and {images[1].shape[:2]}"
             )
     _big_enough(entry.name, images[0], entry.min_side)
     return images
@@ -793,7 +795,7 @@ def frechet_distance(
     a,  # features (n, d), one row an image, patch or block; n >= 2
     b,  # features (m, d)
 ) -> float:  # the squared Fréchet distance of the two Gaussians, as FID has it
-    "Fréchet distance of two sets of features, exact also for n << d; raises `QebiasError` for what is not two finite sets of equal width"
+    "Fréchet distance of two sets of features, exact also for n << d; refuses other than two finite sets"
     a, b = (_rows(x, name) for x, name in ((a, "the first set"), (b, "the second set")))
     if a.shape[1] != b.shape[1]:
         raise QebiasError(
@@ -806,17 +808,19 @@ def _rows(x, name):
     x = np.asarray(x, np.float64)
     if x.ndim != 2 or len(x) < 2:
         raise QebiasError(
-            f"{name} has shape {x.shape}: a Fréchet distance takes features (n, d) of at least 2 images, patches or blocks"
+            f"{name} has shape {x.shape}: a Fréchet distance takes features (n, d) "
+            "of at least 2 images, patches or blocks"
         )
     if not np.isfinite(x).all():
         raise QebiasError(
-            f"{name} has {(~np.isfinite(x)).any(1).sum()} of {len(x)} rows with NaN or infinity: leave them out on purpose"
+            f"{name} has {(~np.isfinite(x)).any(1).sum()} of {len(x)} rows "
+            "with NaN or infinity: leave them out on purpose"
         )
     return x
 
 
 def _moments(x, times=None):
-    "Mean, and a factor F of the covariance F'F with as few rows as possible; row i counts `times[i]` > 0 times"
+    "Mean, and a factor F of the covariance F'F with few rows; row i counts `times[i]` > 0 times"
     times = np.ones(len(x)) if times is None else times
     mean = times @ x / times.sum()
     factor = (x - mean) * np.sqrt(times / (times.sum() - 1))[:, None]
@@ -950,7 +954,7 @@ EXTRACTORS = {
 
 
 def features(
-    name: str,  # `nss` (36 a block of 96 px), `alex` (256 an image), `inception` (2048 an image) or `inception-256` (2048 a patch)
+    name: str,  # `nss` (36 a block of 96 px), `alex` (256 an image), `inception` (2048), `inception-256`
     device="cpu",  # where the network runs
 ):  # function: uint8 (H, W, 3) -> float64 (k, d); rows of `nss` and of patches go along the image's rows
     "An extractor for `frechet_distance`; raises `MissingWeights` at once where a file is not on this machine"
@@ -986,7 +990,10 @@ def _few(name, n, d):
         else (d + 1, "blocks" if name == "fd_nss" else "images")
     )
     if n < least:
-        return f"{name} of {n} {what} is biased upwards (its covariance needs {least}): compare it only with values of sets of the same size"
+        return (
+            f"{name} of {n} {what} is biased upwards (its covariance needs {least}): "
+            "compare it only with values of sets of the same size"
+        )
 
 
 @dataclass(frozen=True)
@@ -1004,7 +1011,7 @@ def statistics(
     device="cpu",  # where the network runs
     cache=None,  # folder that keeps statistics, one file per (set, extractor); None keeps nothing
 ) -> Gaussian:
-    "Mean and covariance of a set's features; rows without value are left out; raises `QebiasError`, which names the image"
+    "Mean and covariance of a set's features, rows without value left out; an error names the image"
     if _ready(name).kind != "set":
         raise QebiasError(f"{name} is a value of one image: use score")
     images = _listed(images)
@@ -1112,7 +1119,7 @@ _LARGE = {"ahiq", "clipiqa", "dists", "hyperiqa", "musiq", "pi", "topiq_fr"}  # 
 
 @contextlib.contextmanager
 def _pool(workers, names, device):
-    "Threads that take an image each, and how many images may be under way; on a CPU each computes with one thread"
+    "Threads that take an image each, and how many may be under way; on a CPU each has one thread"
     cpu, large, before = (
         torch.device(device).type == "cpu",
         not _LARGE.isdisjoint(names),
@@ -1141,15 +1148,15 @@ def _version(name, device):
 
 # %% ../nbs/measurement/00_metrics.ipynb #0ac2873c
 def score(
-    images,  # iterable of (name, enhanced, raw): each uint8 (H, W, 3), floats in [0, 1], a path, or a function that loads one; raw may be None
+    images,  # iterable of (name, enhanced, raw or None): arrays, paths, or functions that load one
     names,  # names in `METRICS`
     device="cpu",  # where networks run
-    errors="keep",  # `keep`: what cannot be computed is an empty cell with its reason; `raise`: it is an error
+    errors="keep",  # `keep`: what cannot be computed is an empty cell; `raise`: it is an error
     journal=None,  # file that keeps values as they come, for a run that goes on after a kill
     workers=None,  # images at once; one a CPU thread if left out
     progress=None,  # called with each image's name when it is done
-):  # pandas: image (empty for the value of a set), metric, value; `attrs["empty"]`: dicts image, metric, reason; `attrs["notes"]`: warnings
-    "Score images by several metrics in one pass, as a long table; raises `QebiasError`, which names the image"
+):  # pandas: image ("" for a set), metric, value; `attrs`: empty (image, metric, reason), notes
+    "Score images by several metrics in one pass, as a long table; an error names the image"
     pandas, names = require("pandas", "tables of scores"), list(dict.fromkeys(names))
     if errors not in ("keep", "raise"):
         raise QebiasError(f"errors is 'keep' or 'raise', not {errors!r}")
@@ -1356,7 +1363,7 @@ def _files(name):
 
 # %% ../nbs/measurement/00_metrics.ipynb #ca4e1d99
 def checklist(names=None) -> list:  # lines
-    "Of each metric: its files, where they are looked for, whether they are there and right, their size and address"
+    "Of each metric: its files, where they are looked for, whether they are right, size and address"
     lines = []
     for name in names or METRICS:
         if name not in METRICS:
@@ -1377,7 +1384,7 @@ def checklist(names=None) -> list:  # lines
                 )
                 lines += [
                     f"  {'or ' if i else ''}{row['file']}: {row['state']}, {_hash(row)}, {size}",
-                    f"    {row['path'] if row['path'] else 'looked for as ' + ', '.join(map(str, row['places']))}",
+                    f"    {row['path'] or 'looked for as ' + ', '.join(map(str, row['places']))}",
                     f"    {row['url'] or row['note']}",
                 ]
     return lines

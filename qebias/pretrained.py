@@ -101,13 +101,14 @@ def card_markdown(
 # %% ../nbs/method/40_pretrained.ipynb #af008475
 LUMA = (
     "16 11 10 16 24 40 51 61 12 12 14 19 26 58 60 55 14 13 16 24 40 57 69 56 14 17 22 29 51 87 80 62 "
-    "18 22 37 56 68 109 103 77 24 35 55 64 81 104 113 92 49 64 78 87 103 121 120 101 72 92 95 98 112 100 103 99"
+    "18 22 37 56 68 109 103 77 24 35 55 64 81 104 113 92 "
+    "49 64 78 87 103 121 120 101 72 92 95 98 112 100 103 99"
 )  # the luma table of Annex K.1, row by row
 
 
 @functools.cache
 def _scaled():
-    "The luma table at each quality 1..100, as libjpeg rounds it, sorted: the order of entries does not matter"
+    "The luma table at each quality 1..100, as libjpeg rounds it, sorted: their order does not matter"
     base = np.array(LUMA.split(), int)
     tables = {}
     for quality in range(1, 101):
@@ -527,7 +528,7 @@ def _averaged(trainer, state):
 
 
 def _start_at_the_input(generator):
-    "The last convolution at zero: the residual network begins as the identity, and never has to unlearn noise"
+    "The last convolution at zero: the network begins as the identity, with no noise to unlearn"
     import torch
 
     *_, last = (m for m in generator.modules() if isinstance(m, torch.nn.Conv2d))
@@ -589,9 +590,10 @@ def finish(
         "aim": "perceptual" if recipe.start else "fidelity",
         "data": data,
         "licence": "Apache-2.0, as the package",
-        "training": f"{recipe.method}, {state['step']:,} steps of {recipe.batch} patches of {recipe.patch} pixels, "
+        "training": f"{recipe.method}, {state['step']:,} steps of {recipe.batch} patches "
+        f"of {recipe.patch} pixels, "
         f"{state['seconds'] / 60:.0f} minutes of one thread, bf16",
-        "fails": "text and drawings, noise that a camera left, pictures that were scaled after they were compressed",
+        "fails": "text and drawings, a camera's noise, pictures that were scaled after they were compressed",
     }
     path = Path(folder) / f"{name}.safetensors"
     save_network(path, generator, config.generator, {"card": card, "config": config, **provenance()})
@@ -639,7 +641,8 @@ def gains_text(rows: list) -> list:  # lines, one a level
         found = [row["gain"] for row in rows if row["level"] == level]
         least = min((row for row in rows if row["level"] == level), key=lambda row: row["gain"])
         lines.append(
-            f"{level}: {np.mean(found):+.2f} dB, from {least['gain']:+.2f} ({least['picture']}) to {max(found):+.2f}"
+            f"{level}: {np.mean(found):+.2f} dB, "
+            f"from {least['gain']:+.2f} ({least['picture']}) to {max(found):+.2f}"
         )
     return lines
 

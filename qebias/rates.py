@@ -30,7 +30,8 @@ class Curve:
         bpp, value = (np.asarray(x, np.float64) for x in (self.bpp, self.value))
         if bpp.ndim != 1 or bpp.shape != value.shape or len(self.levels) not in (0, len(bpp)):
             raise QebiasError(
-                f"a curve needs as many rates as values (and levels): {self.name or 'this one'} has {bpp.shape}, {value.shape} and {len(self.levels)}"
+                f"a curve needs as many rates as values (and levels): {self.name or 'this one'} has "
+                f"{bpp.shape}, {value.shape} and {len(self.levels)}"
             )
         order = np.argsort(bpp, kind="stable")
         for name, sorted in (
@@ -69,7 +70,8 @@ def _flaw(curve, better, method):
     "Why no BD-BR can be made of a curve; empty if it can"
     name = curve.name or "the curve"
     for i in np.flatnonzero(~(np.isfinite(curve.bpp) & np.isfinite(curve.value))):
-        return f"{name} has no finite value or rate at {f'level {curve.levels[i]}' if curve.levels else curve.point(i)}"
+        where = f"level {curve.levels[i]}" if curve.levels else curve.point(i)
+        return f"{name} has no finite value or rate at {where}"
     for i in np.flatnonzero(curve.bpp <= 0):
         return f"{name} has a rate without a logarithm at {curve.point(i)}"
     if len(curve) < POINTS[method]:
@@ -118,7 +120,7 @@ def bd_br(
     better="higher",  # or `lower`: which values of the metric are good
     method="cubic",  # interpolation: `cubic` (the paper's [5]) or `pchip`
 ) -> BDRate:
-    "Bjøntegaard delta bit rate of `test` against `anchor` (Tab. 4), empty with a reason where there is none; raises `QebiasError` for an unknown word"
+    "Bjøntegaard delta bit rate of `test` against `anchor` (Tab. 4), or the reason why there is none"
     for word, known, what in ((better, _SIGN, "direction"), (method, POINTS, "interpolation")):
         if word not in known:
             raise QebiasError(f"no {what} is called {word!r}: there are {', '.join(known)}")

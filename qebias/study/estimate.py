@@ -8,7 +8,7 @@ __all__ = ['RATES', 'SECONDS', 'BYTES', 'PICTURE', 'VGG_BLOCKS', 'REPAIRS', 'psi
            'published_count', 'pixels', 'Load', 'estimate', 'load_of', 'dry_run', 'load_table', 'hours', 'room',
            'assumptions']
 
-# %% ../../nbs/tools/28_study.estimate.ipynb #0a461bd9
+# %% ../../nbs/tools/28_study.estimate.ipynb #fb0c30ea
 import functools
 import json
 import re
@@ -38,7 +38,7 @@ SECONDS = {
 BYTES = {"raw": 3.0, "compressed": 3.1, "enhanced": 1.5}  # a pixel: uint8, uint8 with its bitstream, a PNG
 PICTURE = 2.8e6  # pixels of a picture of DIV2K or Flickr2K, about
 
-# %% ../../nbs/tools/28_study.estimate.ipynb #674a89b4
+# %% ../../nbs/tools/28_study.estimate.ipynb #19eae3af
 VGG_BLOCKS = {1: 2, 2: 2, 3: 4, 4: 4, 5: 4}  # convolutions in each block of VGG-19
 
 
@@ -60,7 +60,7 @@ def psi_macs(
         before = channels
     return total
 
-# %% ../../nbs/tools/28_study.estimate.ipynb #5cd81b5c
+# %% ../../nbs/tools/28_study.estimate.ipynb #51e7a785
 def costs_path():
     "Where counted operations are kept"
     return project_root() / "nbs" / "study" / "costs.json"
@@ -140,7 +140,7 @@ def write_costs(studies: list):
                 found[digest(list(spec))] = counted_cost(*spec)
     write_json(costs_path(), dict(sorted(found.items())))
 
-# %% ../../nbs/tools/28_study.estimate.ipynb #3e1430ba
+# %% ../../nbs/tools/28_study.estimate.ipynb #c1448810
 def published_count(study: Study, dataset: str) -> int:
     "How many pictures a published data set has, whether or not it is here; 0 for any other"
     spec = study.profile.train if dataset == "train" else study.profile.evaluate[dataset]
@@ -167,7 +167,7 @@ def pixels(study: Study, dataset: str) -> int | None:
         return None
     return total
 
-# %% ../../nbs/tools/28_study.estimate.ipynb #e11dd504
+# %% ../../nbs/tools/28_study.estimate.ipynb #92b10fc3
 class Load(NamedTuple):
     "What the jobs of one kind are estimated to cost"
 
@@ -222,7 +222,7 @@ def load_of(study: Study, job, n: float) -> Load:
         room = BYTES["enhanced"] * n
     return Load(1, bytes=room, **{"gpu" if device == "cuda" else "cpu": start + seconds})
 
-# %% ../../nbs/tools/28_study.estimate.ipynb #e13633ac
+# %% ../../nbs/tools/28_study.estimate.ipynb #c33ff0f2
 def dry_run(
     study: Study,
     only=(),  # items; all if empty

@@ -9,7 +9,7 @@ __all__ = ['KINDS', 'KEY_OF', 'Item', 'items', 'default_items', 'Job', 'Study', 
            'key_enhance', 'key_measure', 'column_keys', 'key_bank', 'key_table', 'key_item', 'Todo', 'todo', 'plan',
            'wanted_folders', 'raw_key']
 
-# %% ../../nbs/tools/22_study.keys.ipynb #7f3f448f
+# %% ../../nbs/tools/22_study.keys.ipynb #f98dca6c
 import functools
 from collections import Counter
 from pathlib import Path
@@ -21,7 +21,7 @@ from ..datasets import load_dataset, own_split, split_by_content
 from .profile import Profile, Row, check_profile, load_profile, rows_of, start_of, stored_profile
 from .store import Store, content_of, faults, read_result
 
-# %% ../../nbs/tools/22_study.keys.ipynb #70073c40
+# %% ../../nbs/tools/22_study.keys.ipynb #70cd39f1
 class Item(NamedTuple):
     "A study notebook, and what it is about"
 
@@ -49,7 +49,7 @@ def default_items() -> list[str]:
     "What a profile draws that names no items: all that is of the paper"
     return [name for name, item in items().items() if item.paper]
 
-# %% ../../nbs/tools/22_study.keys.ipynb #1bf3a572
+# %% ../../nbs/tools/22_study.keys.ipynb #de7b0c2d
 class Job(NamedTuple):
     "One job: its readable name leads to its result"
 
@@ -124,7 +124,7 @@ class Study:
         "The levels whose pairs a training reads"
         return self.profile.codecs[codec] if level == "all" else [int(level)]
 
-# %% ../../nbs/tools/22_study.keys.ipynb #978d46aa
+# %% ../../nbs/tools/22_study.keys.ipynb #c1d6a2d5
 def pairs_name(dataset: str, codec: str, level) -> str:
     "The name of a data set compressed at one level"
     return f"compress/{dataset}/{codec}-{level}"
@@ -242,7 +242,7 @@ def jobs(
         made.append(Job("item", f"item/{item}", {"item": item}, ("table",)))
     return {job.name: job for job in made}
 
-# %% ../../nbs/tools/22_study.keys.ipynb #9a5f6cbd
+# %% ../../nbs/tools/22_study.keys.ipynb #c8ffa404
 def images(study: Study, dataset: str, on_error: str = "raise") -> list:
     "The raw pictures of `train`, or of an evaluation set; raises `QebiasError`"
     p = study.profile
@@ -278,7 +278,7 @@ def codec_identity(codec) -> dict:
     described = {k: v for k, v in codec.describe().items() if k != "versions"}
     return {**described, "version": getattr(codec, "version", 1)}
 
-# %% ../../nbs/tools/22_study.keys.ipynb #b604d619
+# %% ../../nbs/tools/22_study.keys.ipynb #6999524a
 class Keys:
     "The keys of a study's jobs; each is computed once"
 
@@ -327,6 +327,8 @@ class Keys:
             found = [] if result is None else faults(self.folder(name), result, deep)
             if result is not None and self.jobs[name].kind == "compress":
                 found += self.raw_faults(result["raw"], deep)
+            if result is not None and self.jobs[name].kind == "measure":
+                found += self.column_faults(result["columns"], deep)
             self.wrong[name, deep] = found
         return self.wrong[name, deep]
 
@@ -339,6 +341,16 @@ class Keys:
             self.wrong["raw", key, deep] = found
         return self.wrong["raw", key, deep]
 
+    def column_faults(self, columns: dict, deep: bool) -> list[str]:
+        "What is wrong with the columns of a cell"
+        wrong = []
+        for column, key in columns.items():
+            folder = self.study.store.folder("column", key)
+            result = read_result(folder, key)
+            found = ["is missing"] if result is None else faults(folder, result, deep)
+            wrong += [f"column {column}: {fault}" for fault in found]
+        return wrong
+
     def part(self, name: str, part: str) -> str:
         "The recorded digest of one part of a result"
         return self.result(name)["parts"][part]["sha256"]
@@ -349,7 +361,7 @@ class Keys:
             self.raw[dataset] = raw_identity(self.study, dataset)
         return self.raw[dataset]
 
-# %% ../../nbs/tools/22_study.keys.ipynb #2d33ff65
+# %% ../../nbs/tools/22_study.keys.ipynb #c7cc88e6
 def key_compress(keys: Keys, job: Job) -> str:
     "The raw pictures' bytes, and the codec"
     from qebias.pairs import FORMAT
@@ -440,7 +452,7 @@ KEY_OF = {
     "item": key_item,
 }
 
-# %% ../../nbs/tools/22_study.keys.ipynb #114d45cb
+# %% ../../nbs/tools/22_study.keys.ipynb #9a3ef036
 class Todo(NamedTuple):
     "A job that is to be done, and why"
 

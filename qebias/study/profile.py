@@ -7,7 +7,7 @@ __all__ = ['Number', 'Positive', 'MERGED', 'ROW_NAME', 'Setting', 'merged', 'Row
            'check_rows', 'near', 'rows_of', 'derived_row', 'settings_of', 'start_of', 'profiles', 'load_profile',
            'set_value', 'steps_of', 'check_profile', 'row_specs', 'complaint', 'stored_profile']
 
-# %% ../../nbs/tools/20_study.profile.ipynb #7ba447da
+# %% ../../nbs/tools/20_study.profile.ipynb #3933033f
 import difflib
 import re
 from pathlib import Path
@@ -17,9 +17,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from ..codecs import codec as make_codec
 from ..core import QebiasError, project_root, read_yaml
-from ..methods import Method, method, preset
+from ..methods import METHODS, Method, method, preset
 
-# %% ../../nbs/tools/20_study.profile.ipynb #b02d460d
+# %% ../../nbs/tools/20_study.profile.ipynb #01aec4d6
 Number = Annotated[int, Field(strict=True)]  # 037 and 1:30 are text in YAML 1.2, and true is no number
 Positive = Annotated[int, Field(gt=0, strict=True)]
 
@@ -49,8 +49,9 @@ class Setting(BaseModel):
     projection: str | None = None  # the fixed map before the discriminator
     joint: bool | None = None  # the discriminator sees raw and enhanced patches in one batch
     second_fake: bool | None = None  # compressed patches are shown to the discriminator as fakes too
+    g_init_iterations: Annotated[int, Field(ge=0, strict=True)] | None = None  # of the generator alone, first
     d_init_iterations: Annotated[int, Field(ge=0, strict=True)] | None = (
-        None  # of the discriminator alone, first
+        None  # of the discriminator alone, then
     )
     d_iterations: Positive | None = None  # of the discriminator for one of the generator
     usm: bool | None = None  # pixels and features of the sharpened raw picture are aimed at
@@ -73,7 +74,7 @@ def merged(settings) -> dict:  # field -> value; what is not set is left out
             found[name] = {**found.get(name, {}), **value} if name in MERGED else value
     return found
 
-# %% ../../nbs/tools/20_study.profile.ipynb #2dd58d24
+# %% ../../nbs/tools/20_study.profile.ipynb #30ed587d
 class RowSpec(BaseModel):
     "A row of a profile that is derived from another: what differs stands beside `of`"
 
@@ -96,7 +97,7 @@ class Row(BaseModel):
     seeds: tuple[int, ...]
     differs: tuple[Setting, ...] = ()  # from the most general to the most particular
 
-# %% ../../nbs/tools/20_study.profile.ipynb #162ea0cc
+# %% ../../nbs/tools/20_study.profile.ipynb #837d62fc
 ROW_NAME = r"[A-Za-z0-9][\w.+@-]*"
 
 
@@ -185,7 +186,7 @@ class Profile(BaseModel):
         check_rows(self)
         return self
 
-# %% ../../nbs/tools/20_study.profile.ipynb #8f2356a1
+# %% ../../nbs/tools/20_study.profile.ipynb #7d613d79
 def check_sets(profile: Profile):
     "Pictures, codecs and levels of a profile that cannot be meant; raises `ValueError`"
     p = profile
@@ -226,10 +227,9 @@ def check_rows(profile: Profile):
         if name not in known_classes:
             raise ValueError(f"networks: no row uses a {name}{near(name, classes)}")
     for name in p.training:
-        if name not in ("fidelity", "adversarial") and name not in rows:
-            raise ValueError(
-                f"training: {name} is no stage and no row{near(name, ['fidelity', 'adversarial', *rows])}"
-            )
+        known = ["fidelity", "adversarial", *rows, *METHODS]
+        if name not in known:
+            raise ValueError(f"training: {name} is no stage, no method and no row{near(name, set(known))}")
     places = {codec for codec in p.codecs} | {
         f"{codec}-{level}" for codec, levels in p.codecs.items() for level in levels
     }
@@ -261,7 +261,7 @@ def near(name: str, known) -> str:
         return f": did you mean {close[0]}? There are {', '.join(known)}"
     return f": there are {', '.join(known)}"
 
-# %% ../../nbs/tools/20_study.profile.ipynb #2e345848
+# %% ../../nbs/tools/20_study.profile.ipynb #38433e79
 def rows_of(profile: Profile) -> list[Row]:
     "The rows of a profile in order: methods as they are, then derived ones; raises `ValueError`, `QebiasError`"
     found = {}
@@ -312,13 +312,13 @@ def settings_of(profile: Profile, row: Row) -> dict:
     found = [profile.training[n] for n in dict.fromkeys(names) if n in profile.training]
     return merged([*found, *row.differs])
 
-# %% ../../nbs/tools/20_study.profile.ipynb #47325964
+# %% ../../nbs/tools/20_study.profile.ipynb #ee8048aa
 def start_of(profile: Profile, row: Row) -> str:
     "The row whose generator a row starts from: the method's own, or what is set; empty for fresh weights"
     found = settings_of(profile, row).get("start", row.method.stage1) or ""
     return "" if found == "none" else found
 
-# %% ../../nbs/tools/20_study.profile.ipynb #402903d6
+# %% ../../nbs/tools/20_study.profile.ipynb #1dd25b7c
 def profiles() -> dict[str, Path]:
     "The profiles of the checkout: name -> path"
     return {p.stem: p for p in sorted((project_root() / "nbs" / "study" / "profiles").glob("*.yaml"))}
@@ -416,7 +416,7 @@ def complaint(error: dict) -> str:
         message = f"{message}, not {error.get('input')!r}"
     return f"{key}: {message}" if key else message
 
-# %% ../../nbs/tools/20_study.profile.ipynb #32a5a525
+# %% ../../nbs/tools/20_study.profile.ipynb #b6d32ca9
 def stored_profile(profile: Profile) -> dict:
     "A profile as a file holds it, so that reading it gives the same profile"
     values = profile.model_dump(mode="json", exclude_defaults=True)
