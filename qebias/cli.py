@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['app', 'COMMANDS', 'STOPPED', 'PATIENCE', 'listed', 'main', 'study', 'compress', 'Bar', 'enhance', 'score', 'audit',
-           'metrics', 'data', 'methods', 'train', 'convert', 'export']
+           'metrics', 'data', 'docs', 'methods', 'train', 'convert', 'export']
 
 # %% ../nbs/tools/60_cli.ipynb #1440ae84
 import difflib
@@ -40,6 +40,7 @@ COMMANDS = (
     "metrics",
     "methods",
     "data",
+    "docs",
 )
 
 
@@ -247,25 +248,36 @@ def compress(
         ),
     ],
     codec: Annotated[str, typer.Option(help="bpg, jpeg, avif, or bpgenc for an installed libbpg")] = "bpg",
-    flavour: Annotated[str | None, typer.Option(help="Of bpg: jctvc (default) or x265")] = None,
+    encoder: Annotated[
+        Literal["jctvc", "x265"] | None, typer.Option(help="Of bpg [default: jctvc, as libbpg's]")
+    ] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes [default: all processors]")] = None,
+    skip: Annotated[
+        bool, typer.Option("--skip", help="Go on past a picture that cannot be read; said at the end")
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace files in the folder that are not from here")
+    ] = False,
 ):
     "Compress pictures: write the bitstreams and what they decode to, print bpp and PSNR."
     from qebias import codecs, files
 
-    if flavour and codec != "bpg":
-        raise QebiasError(f"--flavour belongs to bpg, not to {codec}: leave it out")
+    if encoder and codec != "bpg":
+        raise QebiasError(f"--encoder belongs to bpg, not to {codec}: leave it out")
+    options = {"encoder": encoder} if encoder else {}
+    bar = Bar()
     rows = files.compress_files(
-        images, codecs.codec(codec, level, **({"flavour": flavour} if flavour else {})), out, workers
+        images, codecs.codec(codec, level, **options), out, workers, overwrite, skip, report=bar
     )
-    width = max(len("image"), *(len(r[0]) for r in rows))
+    bar.clear()
+    width = max([len("image"), *(len(row[0]) for row in rows)])
     print(f"{'image':{width}s}  {'bytes':>9s}  {'bpp':>7s}  {'PSNR (dB)':>9s}")
     for name, size, bpp, psnr in rows:
         print(f"{name:{width}s}  {size:9d}  {bpp:7.4f}  {psnr:9.2f}")
     if len(rows) > 1:
-        print(
-            f"{'mean':{width}s}  {'':9s}  {sum(r[2] for r in rows) / len(rows):7.4f}  {sum(r[3] for r in rows) / len(rows):9.2f}"
-        )
+        bpp, psnr = (sum(row[i] for row in rows) / len(rows) for i in (2, 3))
+        print(f"{'mean':{width}s}  {'':9s}  {bpp:7.4f}  {psnr:9.2f}")
+    _finished(rows)
 
 # %% ../nbs/tools/60_cli.ipynb #490ad16f
 def _device(name):
@@ -415,18 +427,42 @@ def score(
     ] = None,
     journal: Annotated[
         Path | None,
-        typer.Option(
-            help="File that keeps values between runs [default: beside the table, until that is complete]"
-        ),
+        typer.Option(help="File that keeps values between runs [default: beside the table]"),
     ] = None,
+    suffix: Annotated[
+        str, typer.Option(help="What the pictures' names have behind the raw ones': _out for NAME_out.png")
+    ] = "",
+    skip: Annotated[
+        bool, typer.Option("--skip", help="Leave out pictures that cannot be read or have no counterpart")
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace a table that is not from here")
+    ] = False,
 ):
     "Score a folder of pictures. Started again after a stop, it does only what is missing."
     from qebias import files
 
-    table = files.score_files(images, raw, listed(metric), out, device, workers, journal)
+    bar = Bar()
+    table = files.score_files(
+        images,
+        raw,
+        listed(metric),
+        out,
+        device,
+        workers,
+        journal,
+        progress=False,
+        overwrite=overwrite,
+        skip=skip,
+        suffix=suffix,
+        report=bar,
+    )
+    bar.clear()
     print(*files.summary(table), "", f"{out}: {len(table)} rows", sep="\n")
     if metric and (empty := table.attrs["empty"]):
         raise QebiasError(f"{out} has {len(empty)} empty cells, first: {empty[0]['reason']}")
+    if table.attrs.get("failed"):
+        raise typer.Exit(1)
 
 # %% ../nbs/tools/60_cli.ipynb #419fbf69
 @app.command()
@@ -574,6 +610,19 @@ def data(
         + ", ".join(map(str, [folder] if folder else datasets.data_folders()))
         + "; fetch one with qebias data NAME --download"
     )
+
+# %% ../nbs/tools/60_cli.ipynb #d0c5b17e
+@app.command()
+def docs(
+    out: Annotated[
+        Path | None,
+        typer.Option("-o", "--out", metavar="PATH", help="Folder for the pages [default: _docs/html]"),
+    ] = None,
+):
+    "Build the site: the study's pages, the library's, the API, the map of the paper."
+    from qebias.site import build_site
+
+    print(f"site: {build_site(out)}")
 
 # %% ../nbs/tools/60_cli.ipynb #4d8652e3
 @app.command()

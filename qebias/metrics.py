@@ -37,10 +37,11 @@ from qebias.core import (
     file_digest,
     in_order,
     read_rgb,
+    reading,
     require,
     threads,
 )
-from .weights import download, find, find_any, identity, state
+from .weights import download, find, find_any, identity, load_restricted, state, tensors
 
 # %% ../nbs/measurement/00_metrics.ipynb #d75084e0
 @dataclass(frozen=True)
@@ -316,13 +317,22 @@ def weight_files(
     return tuple(_find(file, f"metric '{name}'") for file in METRICS[name].weights)
 
 # %% ../nbs/measurement/00_metrics.ipynb #56e601f4
+def _squares(enhanced, raw) -> float:
+    "Sum of squared differences; exact, since they are whole numbers, so that bands give what the whole would"
+    rows = max(2**20 // enhanced.shape[1], 1)
+    total = 0.0
+    for top in range(0, len(enhanced), rows):
+        error = np.subtract(enhanced[top : top + rows], raw[top : top + rows], dtype=np.float64).ravel()
+        total += float(error @ error)
+    return total
+
+
 def psnr(
     enhanced,  # uint8 (H, W, 3)
     raw,  # uint8 (H, W, 3)
 ) -> float:  # dB, at most 80
     "Peak signal-to-noise ratio over RGB, as pyiqa defines it"
-    error = np.subtract(enhanced, raw, dtype=np.float64).ravel()
-    return float(-10 * np.log10(error @ error / error.size / 255**2 + 1e-8))
+    return float(-10 * np.log10(_squares(enhanced, raw) / enhanced.size / 255**2 + 1e-8))
 
 
 def rmse(
@@ -355,13 +365,14 @@ def _arch(name):
         return require(f"pyiqa.archs.{name}", "metrics")
 
 
-def _state(file, purpose, trusted=False):
-    "The tensors of a checked file, without the prefix that a parallel training leaves"
+def _state(file, purpose):
+    "The tensors of a checked file, of which nothing is executed"
     path = _find(file, purpose)
     if path.suffix == ".safetensors":
-        return require("safetensors.torch").load_file(path)
-    tensors = torch.load(path, map_location="cpu", weights_only=not trusted)
-    return {key.removeprefix("module."): value for key, value in tensors.items()}
+        return tensors(path)
+    with reading(path, "weight file", "fetch it again"):
+        found = load_restricted(path)
+    return {key.removeprefix("module."): value for key, value in found.items()}
 
 
 def _fill(net, state, what):
@@ -430,7 +441,7 @@ def _whole(module, network, file, key=None, timm=None, **options):
     "A builder for a network whose file holds all of it"
 
     def build(purpose, device="cpu"):
-        arch, state = _arch(module), _state(file, purpose, trusted=True)
+        arch, state = _arch(module), _state(file, purpose)
         swap = _swapped(arch, timm=SimpleNamespace(create_model=_bare)) if timm else contextlib.nullcontext()
         with swap, contextlib.redirect_stdout(io.StringIO()):
             net = getattr(arch, network)(pretrained=False, **options)
@@ -448,7 +459,7 @@ def _bare(name, pretrained=False, **options):
 
 def _ahiq(purpose, device="cpu"):
     files = {"resnet50": METRICS["ahiq"].weights[0], "vit_base_patch8_224": METRICS["ahiq"].weights[1]}
-    heads, arch = _state(METRICS["ahiq"].weights[2], purpose, trusted=True), _arch("ahiq_arch")
+    heads, arch = _state(METRICS["ahiq"].weights[2], purpose), _arch("ahiq_arch")
 
     def filled(name, pretrained=False):
         return _fill(_bare(name), _state(files[name], purpose), files[name])

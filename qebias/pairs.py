@@ -28,6 +28,7 @@ from qebias.core import (
     locked,
     provenance,
     read_json,
+    reading,
     seed_for,
     sweep,
     threads,
@@ -94,13 +95,14 @@ class Pixels:
         content = {k: v for k, v in self.manifest.items() if k != "digest"}
         if self.manifest.get("digest") != digest(content):
             raise QebiasError(f"{self.folder}/manifest.json is damaged: build it again")
-        file, expected = self.folder / "pixels.bin", self.manifest["bytes"]
-        size = file.stat().st_size if file.is_file() else 0
-        if size != expected:
-            raise QebiasError(f"{file} is damaged, {size} bytes instead of {expected}: build it again")
-        flat = np.asarray(np.memmap(file, np.uint8, "r"))
-        shapes = [(e["offset"], e["height"], e["width"]) for e in self.manifest["images"]]
-        self.views = [flat[at : at + 3 * h * w].reshape(h, w, 3) for at, h, w in shapes]
+        with reading(self.folder / "manifest.json", "manifest", "build it again"):
+            file, expected = self.folder / "pixels.bin", self.manifest["bytes"]
+            size = file.stat().st_size if file.is_file() else 0
+            if size != expected:
+                raise QebiasError(f"{file} is damaged, {size} bytes instead of {expected}: build it again")
+            flat = np.asarray(np.memmap(file, np.uint8, "r"))
+            shapes = [(e["offset"], e["height"], e["width"]) for e in self.manifest["images"]]
+            self.views = [flat[at : at + 3 * h * w].reshape(h, w, 3) for at, h, w in shapes]
         self.checked = set()  # numbers of pictures that were found to be what was written
 
     def __len__(self):

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FILES', 'WeightFile', 'MissingWeights', 'places', 'find', 'find_any', 'state', 'status', 'identity', 'tensors',
-           'download']
+           'load_restricted', 'download']
 
 # %% ../nbs/foundations/10_weights.ipynb #c312af16
 import contextlib
@@ -365,7 +365,7 @@ def tensors(
         if Path(path).suffix == ".safetensors":
             tensors_header(path)
             return require("safetensors.torch", "weights").load_file(path)
-        state = _unpickled(torch, path)
+        state = load_restricted(path)
         inside = [key for key in _WRAPPERS if isinstance(state, dict) and isinstance(state.get(key), dict)]
         state = state[inside[0]] if inside else state
         if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
@@ -373,8 +373,11 @@ def tensors(
         return {str(key).removeprefix("module."): value for key, value in state.items()}
 
 
-def _unpickled(torch, path):
-    "What torch's restricted reader finds; its own message would tell how to do without it"
+def load_restricted(
+    path,  # a .pth or .pt file
+):  # what it holds: tensors, numbers, and lists and dicts of them
+    "Read a checkpoint by torch's restricted reader, which executes nothing; raises `ValueError` for anything else"
+    torch = require("torch", "weights")  # whose own message would tell how to do without the restriction
     try:
         with torch.serialization.safe_globals(_numbers()):
             return torch.load(path, map_location="cpu", weights_only=True)

@@ -205,6 +205,7 @@ def _x265(planes, qp, encoder, more="") -> list:
             encoder.options = {**_PRESET, "x265-params": params}
             packed = np.concatenate([p.ravel() for p in planes]).reshape(-1, width)
             frame = av.VideoFrame.from_ndarray(packed, format="yuv420p")
+            del packed
             frame.pts = 0
             stream = b"".join(bytes(packet) for packet in [*encoder.encode(frame), *encoder.encode(None)])
         except (av.FFmpegError, ValueError) as error:
@@ -555,10 +556,10 @@ class Bpg(Codec):
                 (0, max(16, -(-side // 8) * 8) // scale - have)
                 for side, have in zip((height, width), plane.shape)
             ]
-            return np.pad(plane, sides, "edge")
+            return np.pad(plane, sides, "edge") if any(more for _, more in sides) else plane
 
-        y, cb, cr = rgb_to_420(rgb)
-        return _pack(_x265((pad(y, 1), pad(cb, 2), pad(cr, 2)), self.qp, self.encoder), width, height)
+        planes = [pad(plane, scale) for plane, scale in zip(rgb_to_420(rgb), (1, 2, 2))]
+        return _pack(_x265(planes, self.qp, self.encoder), width, height)
 
     def decode(
         self,

@@ -8,7 +8,7 @@ __all__ = ['RATES', 'SECONDS', 'BYTES', 'PICTURE', 'VGG_BLOCKS', 'REPAIRS', 'psi
            'published_count', 'pixels', 'Load', 'estimate', 'load_of', 'dry_run', 'load_table', 'hours', 'room',
            'assumptions']
 
-# %% ../../nbs/tools/28_study.estimate.ipynb #fb0c30ea
+# %% ../../nbs/tools/28_study.estimate.ipynb #d449c2a0
 import functools
 import json
 import re
@@ -18,6 +18,7 @@ from ..core import QebiasError, digest, project_root, read_json, write_json
 from ..datasets import COLLECTIONS
 from .keys import Keys, Study, images, todo
 from .preflight import cluster, problems
+from .profile import foreign_of
 from .results import source_name
 from .runner import summary
 
@@ -38,7 +39,7 @@ SECONDS = {
 BYTES = {"raw": 3.0, "compressed": 3.1, "enhanced": 1.5}  # a pixel: uint8, uint8 with its bitstream, a PNG
 PICTURE = 2.8e6  # pixels of a picture of DIV2K or Flickr2K, about
 
-# %% ../../nbs/tools/28_study.estimate.ipynb #19eae3af
+# %% ../../nbs/tools/28_study.estimate.ipynb #a5a6a9ac
 VGG_BLOCKS = {1: 2, 2: 2, 3: 4, 4: 4, 5: 4}  # convolutions in each block of VGG-19
 
 
@@ -60,7 +61,7 @@ def psi_macs(
         before = channels
     return total
 
-# %% ../../nbs/tools/28_study.estimate.ipynb #51e7a785
+# %% ../../nbs/tools/28_study.estimate.ipynb #804c89e3
 def costs_path():
     "Where counted operations are kept"
     return project_root() / "nbs" / "study" / "costs.json"
@@ -140,7 +141,7 @@ def write_costs(studies: list):
                 found[digest(list(spec))] = counted_cost(*spec)
     write_json(costs_path(), dict(sorted(found.items())))
 
-# %% ../../nbs/tools/28_study.estimate.ipynb #c1448810
+# %% ../../nbs/tools/28_study.estimate.ipynb #cf5aedbe
 def published_count(study: Study, dataset: str) -> int:
     "How many pictures a published data set has, whether or not it is here; 0 for any other"
     spec = study.profile.train if dataset == "train" else study.profile.evaluate[dataset]
@@ -167,7 +168,7 @@ def pixels(study: Study, dataset: str) -> int | None:
         return None
     return total
 
-# %% ../../nbs/tools/28_study.estimate.ipynb #92b10fc3
+# %% ../../nbs/tools/28_study.estimate.ipynb #4b7cd18a
 class Load(NamedTuple):
     "What the jobs of one kind are estimated to cost"
 
@@ -214,6 +215,8 @@ def load_of(study: Study, job, n: float) -> Load:
     row = job.cell["row"]
     if row not in study.rows:
         return Load(1, cpu=start, bytes=BYTES["enhanced"] * n)
+    if foreign_of(p, study.rows[row]):
+        return Load(1, cpu=start)  # not known without importing its classes
     if job.kind == "train":
         seconds = training_macs(study, row) / RATES[device, p.precision]
         room = 4 * 5 * cost_of(study, row).weights  # a checkpoint: weights, average, and two moments
@@ -222,7 +225,7 @@ def load_of(study: Study, job, n: float) -> Load:
         room = BYTES["enhanced"] * n
     return Load(1, bytes=room, **{"gpu" if device == "cuda" else "cpu": start + seconds})
 
-# %% ../../nbs/tools/28_study.estimate.ipynb #c33ff0f2
+# %% ../../nbs/tools/28_study.estimate.ipynb #b8290a08
 def dry_run(
     study: Study,
     only=(),  # items; all if empty
@@ -239,7 +242,7 @@ def dry_run(
     lines = [f"before it can run: {line}" for line in missing]
     head = f"{study.profile.name} in {study.folder}: "
     try:
-        waiting = todo(Keys(study, only))
+        waiting = todo(Keys(study, only, imports=False))
     except QebiasError as error:
         return [head + f"cannot be planned yet ({error})", *lines]
     if not waiting:

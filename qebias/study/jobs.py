@@ -6,7 +6,7 @@
 __all__ = ['SERVER', 'EVENTS', 'PARENT', 'tell', 'follow_parent', 'register_engine', 'set_threads', 'run_job', 'parsed', 'serve',
            'warm', 'attend', 'exit_code', 'end_with', 'become', 'ask', 'main']
 
-# %% ../../nbs/tools/24_study.jobs.ipynb #b8fb7d2f
+# %% ../../nbs/tools/24_study.jobs.ipynb #ef7a4e4d
 import argparse
 import contextlib
 import json
@@ -22,7 +22,7 @@ SERVER = "QEBIAS_SERVER"  # names the socket of the warm process
 EVENTS = "QEBIAS_EVENTS"  # names the file that jobs report to
 PARENT = "QEBIAS_STUDY_PROCESS"  # names the process of the study
 
-# %% ../../nbs/tools/24_study.jobs.ipynb #311cb2f8
+# %% ../../nbs/tools/24_study.jobs.ipynb #6d47e011
 def tell(
     job: str,  # its name
     state: str,  # "start", "at", "done" or "failed"
@@ -55,7 +55,7 @@ def follow_parent():
 
     threading.Thread(target=watch, daemon=True).start()
 
-# %% ../../nbs/tools/24_study.jobs.ipynb #b3a3366c
+# %% ../../nbs/tools/24_study.jobs.ipynb #cc2c26fb
 def register_engine():
     "Teach papermill to run cells in this process, as the engine `here`"
     import nbformat
@@ -82,7 +82,7 @@ def register_engine():
 
     papermill_engines.register("here", Here)
 
-# %% ../../nbs/tools/24_study.jobs.ipynb #f321a1a4
+# %% ../../nbs/tools/24_study.jobs.ipynb #48bfa3b9
 def set_threads(threads: int):
     "Let the numerical libraries of this process use so many threads"
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
@@ -120,7 +120,7 @@ def parsed(argv: list[str]):
     parser.add_argument("--threads", type=int, help="of its numerical libraries")
     return parser.parse_args(argv)
 
-# %% ../../nbs/tools/24_study.jobs.ipynb #d5bb6cf7
+# %% ../../nbs/tools/24_study.jobs.ipynb #ea0f98da
 def serve(path: str):
     "Import what jobs need, listen at a socket, and fork for each that comes"
     import matplotlib
@@ -204,7 +204,7 @@ def become(request: dict, streams):
         sys.stderr.flush()
         os._exit(code)
 
-# %% ../../nbs/tools/24_study.jobs.ipynb #fa5aa223
+# %% ../../nbs/tools/24_study.jobs.ipynb #82b69fbd
 def ask(path: str, argv: list[str]) -> int:
     "Hand a job to the warm process, and wait for its exit code"
     with socket.socket(socket.AF_UNIX) as connection:
@@ -231,6 +231,6 @@ def main(argv=None) -> int:
     register_engine()
     return run_job(argv)
 
-# %% ../../nbs/tools/24_study.jobs.ipynb #f5b79e1e
+# %% ../../nbs/tools/24_study.jobs.ipynb #1e412807
 if __name__ == "__main__" and "__file__" in globals():
     sys.exit(main())

@@ -9,7 +9,7 @@ __all__ = ['KINDS', 'KEY_OF', 'Item', 'items', 'default_items', 'Job', 'Study', 
            'key_enhance', 'key_measure', 'column_keys', 'key_bank', 'key_table', 'key_item', 'Todo', 'todo', 'plan',
            'wanted_folders', 'raw_key']
 
-# %% ../../nbs/tools/22_study.keys.ipynb #f98dca6c
+# %% ../../nbs/tools/22_study.keys.ipynb #6a759dae
 import functools
 from collections import Counter
 from pathlib import Path
@@ -18,10 +18,19 @@ from typing import NamedTuple
 from ..codecs import codec as make_codec
 from ..core import QebiasError, digest, file_digest, project_root, read_json, read_yaml, write_json
 from ..datasets import load_dataset, own_split, split_by_content
-from .profile import Profile, Row, check_profile, load_profile, rows_of, start_of, stored_profile
+from qebias.study.profile import (
+    Profile,
+    Row,
+    check_profile,
+    foreign_of,
+    load_profile,
+    rows_of,
+    start_of,
+    stored_profile,
+)
 from .store import Store, content_of, faults, read_result
 
-# %% ../../nbs/tools/22_study.keys.ipynb #70cd39f1
+# %% ../../nbs/tools/22_study.keys.ipynb #be4df4d6
 class Item(NamedTuple):
     "A study notebook, and what it is about"
 
@@ -49,7 +58,7 @@ def default_items() -> list[str]:
     "What a profile draws that names no items: all that is of the paper"
     return [name for name, item in items().items() if item.paper]
 
-# %% ../../nbs/tools/22_study.keys.ipynb #de7b0c2d
+# %% ../../nbs/tools/22_study.keys.ipynb #e3f8281b
 class Job(NamedTuple):
     "One job: its readable name leads to its result"
 
@@ -124,7 +133,7 @@ class Study:
         "The levels whose pairs a training reads"
         return self.profile.codecs[codec] if level == "all" else [int(level)]
 
-# %% ../../nbs/tools/22_study.keys.ipynb #c1d6a2d5
+# %% ../../nbs/tools/22_study.keys.ipynb #7205b81f
 def pairs_name(dataset: str, codec: str, level) -> str:
     "The name of a data set compressed at one level"
     return f"compress/{dataset}/{codec}-{level}"
@@ -242,7 +251,7 @@ def jobs(
         made.append(Job("item", f"item/{item}", {"item": item}, ("table",)))
     return {job.name: job for job in made}
 
-# %% ../../nbs/tools/22_study.keys.ipynb #c8ffa404
+# %% ../../nbs/tools/22_study.keys.ipynb #09c1a5b5
 def images(study: Study, dataset: str, on_error: str = "raise") -> list:
     "The raw pictures of `train`, or of an evaluation set; raises `QebiasError`"
     p = study.profile
@@ -278,12 +287,17 @@ def codec_identity(codec) -> dict:
     described = {k: v for k, v in codec.describe().items() if k != "versions"}
     return {**described, "version": getattr(codec, "version", 1)}
 
-# %% ../../nbs/tools/22_study.keys.ipynb #6999524a
+# %% ../../nbs/tools/22_study.keys.ipynb #1b2c83cb
 class Keys:
     "The keys of a study's jobs; each is computed once"
 
-    def __init__(self, study: Study, only=()):
-        self.study = study
+    def __init__(
+        self,
+        study: Study,
+        only=(),  # items; all if empty
+        imports: bool = True,  # whether classes of other modules may be imported; without, their jobs have no key
+    ):
+        self.study, self.imports = study, imports
         self.jobs = jobs(study, only)
         self.raw = {}
         self.known = {}
@@ -294,9 +308,15 @@ class Keys:
         "What names the result of a job; None while an input is still to be made"
         if name not in self.known:
             inputs = [self.content(need) for need in self.jobs[name].needs]
-            waits = any(found is None for found in inputs)
+            waits = any(found is None for found in inputs) or self.unknown(self.jobs[name])
             self.known[name] = None if waits else KEY_OF[self.jobs[name].kind](self, self.jobs[name])
         return self.known[name]
+
+    def unknown(self, job: Job) -> bool:
+        "Is a job's key known only to who imports a class of another module?"
+        if self.imports or job.kind != "train":
+            return False
+        return bool(foreign_of(self.study.profile, self.study.rows[job.cell["row"]]))
 
     def result(self, name: str) -> dict | None:
         "The result of a job, if it is there; it may have lost a part"
@@ -361,7 +381,7 @@ class Keys:
             self.raw[dataset] = raw_identity(self.study, dataset)
         return self.raw[dataset]
 
-# %% ../../nbs/tools/22_study.keys.ipynb #c7cc88e6
+# %% ../../nbs/tools/22_study.keys.ipynb #d60e9886
 def key_compress(keys: Keys, job: Job) -> str:
     "The raw pictures' bytes, and the codec"
     from qebias.pairs import FORMAT
@@ -452,7 +472,7 @@ KEY_OF = {
     "item": key_item,
 }
 
-# %% ../../nbs/tools/22_study.keys.ipynb #9a3ef036
+# %% ../../nbs/tools/22_study.keys.ipynb #41b82f06
 class Todo(NamedTuple):
     "A job that is to be done, and why"
 
@@ -470,7 +490,8 @@ def todo(
         wrong = keys.faults(name, deep)
         if keys.result(name) is None:
             waits = [need for need in job.needs if keys.content(need) is None]
-            found[name] = Todo(job, f"waits for {waits[0]}" if waits else "has not been made")
+            why = f"waits for {waits[0]}" if waits else "has not been made"
+            found[name] = Todo(job, "has a class of another module" if keys.unknown(job) else why)
         elif wrong:
             found[name] = Todo(job, wrong[0])
     return found

@@ -7,7 +7,7 @@ __all__ = ['resolve', 'absolute', 'folder_spec', 'folder_name', 'require_folder'
            'light_checks', 'heavy_checks', 'codec_works', 'measures_there', 'psi_there', 'pictures_there',
            'device_there', 'networks_fit', 'shown', 'images_fit']
 
-# %% ../../nbs/tools/25_study.preflight.ipynb #85b25bfb
+# %% ../../nbs/tools/25_study.preflight.ipynb #db06f137
 import functools
 import importlib.util
 import os
@@ -20,7 +20,7 @@ from ..core import QebiasError, project_root
 from .keys import Study, codec_of, images, items
 from .profile import check_profile, load_profile, near, stored_profile
 
-# %% ../../nbs/tools/25_study.preflight.ipynb #4bcf3aea
+# %% ../../nbs/tools/25_study.preflight.ipynb #49e2e1de
 def resolve(
     profile: str,  # a profile's name or a YAML file
     changes=(),  # `key=value` texts
@@ -89,7 +89,7 @@ def require_folder(study: Study):
             f"{folder}: Snakemake cannot work in a folder with braces in its name: choose another with --out"
         )
 
-# %% ../../nbs/tools/25_study.preflight.ipynb #e27abc01
+# %% ../../nbs/tools/25_study.preflight.ipynb #232ea40f
 class Cluster(NamedTuple):
     "Where jobs run that do not run here"
 
@@ -129,7 +129,7 @@ def cluster(
         )
     return Cluster(executor, jobs, folder)
 
-# %% ../../nbs/tools/25_study.preflight.ipynb #7a5123b6
+# %% ../../nbs/tools/25_study.preflight.ipynb #d80c1932
 def preflight(study: Study, only=(), on: Cluster | None = None):
     "Say before anything runs what would be missing or impossible later; raises `QebiasError`"
     for check in [*light_checks(study, only), *heavy_checks(study, on)]:
@@ -205,7 +205,7 @@ def device_there(study: Study):
 
     as_device(study.profile.device)
 
-# %% ../../nbs/tools/25_study.preflight.ipynb #cfdfc9ef
+# %% ../../nbs/tools/25_study.preflight.ipynb #ab03e9da
 def networks_fit(study: Study):
     "Build each combination of networks on no device, and show it a patch's shape; raises `QebiasError`"
     import json

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['Number', 'Positive', 'MERGED', 'ROW_NAME', 'Setting', 'merged', 'RowSpec', 'Row', 'Profile', 'check_sets',
-           'check_rows', 'near', 'rows_of', 'derived_row', 'settings_of', 'start_of', 'profiles', 'load_profile',
-           'set_value', 'steps_of', 'check_profile', 'row_specs', 'complaint', 'stored_profile']
+           'check_rows', 'near', 'rows_of', 'derived_row', 'settings_of', 'start_of', 'foreign_of', 'profiles',
+           'load_profile', 'set_value', 'steps_of', 'check_profile', 'row_specs', 'complaint', 'stored_profile']
 
-# %% ../../nbs/tools/20_study.profile.ipynb #3933033f
+# %% ../../nbs/tools/20_study.profile.ipynb #4a362a55
 import difflib
 import re
 from pathlib import Path
@@ -19,7 +19,7 @@ from ..codecs import codec as make_codec
 from ..core import QebiasError, project_root, read_yaml
 from ..methods import METHODS, Method, method, preset
 
-# %% ../../nbs/tools/20_study.profile.ipynb #01aec4d6
+# %% ../../nbs/tools/20_study.profile.ipynb #6c3ad38c
 Number = Annotated[int, Field(strict=True)]  # 037 and 1:30 are text in YAML 1.2, and true is no number
 Positive = Annotated[int, Field(gt=0, strict=True)]
 
@@ -74,7 +74,7 @@ def merged(settings) -> dict:  # field -> value; what is not set is left out
             found[name] = {**found.get(name, {}), **value} if name in MERGED else value
     return found
 
-# %% ../../nbs/tools/20_study.profile.ipynb #30ed587d
+# %% ../../nbs/tools/20_study.profile.ipynb #c9ae3b9a
 class RowSpec(BaseModel):
     "A row of a profile that is derived from another: what differs stands beside `of`"
 
@@ -97,7 +97,7 @@ class Row(BaseModel):
     seeds: tuple[int, ...]
     differs: tuple[Setting, ...] = ()  # from the most general to the most particular
 
-# %% ../../nbs/tools/20_study.profile.ipynb #837d62fc
+# %% ../../nbs/tools/20_study.profile.ipynb #bea5815f
 ROW_NAME = r"[A-Za-z0-9][\w.+@-]*"
 
 
@@ -186,7 +186,7 @@ class Profile(BaseModel):
         check_rows(self)
         return self
 
-# %% ../../nbs/tools/20_study.profile.ipynb #7d613d79
+# %% ../../nbs/tools/20_study.profile.ipynb #01a0ced2
 def check_sets(profile: Profile):
     "Pictures, codecs and levels of a profile that cannot be meant; raises `ValueError`"
     p = profile
@@ -230,9 +230,13 @@ def check_rows(profile: Profile):
         known = ["fidelity", "adversarial", *rows, *METHODS]
         if name not in known:
             raise ValueError(f"training: {name} is no stage, no method and no row{near(name, set(known))}")
-    places = {codec for codec in p.codecs} | {
-        f"{codec}-{level}" for codec, levels in p.codecs.items() for level in levels
-    }
+    for row in rows.values():
+        for name in foreign_of(p, row):
+            if name not in p.trust:
+                raise ValueError(
+                    f"{row.name}: {name} would be imported, and its code run: say trust: [{name!r}] if you know it"
+                )
+    places = set(p.codecs) | {f"{codec}-{level}" for codec, levels in p.codecs.items() for level in levels}
     for row in rows.values():
         first = start_of(p, row)
         if first == row.name:
@@ -261,7 +265,7 @@ def near(name: str, known) -> str:
         return f": did you mean {close[0]}? There are {', '.join(known)}"
     return f": there are {', '.join(known)}"
 
-# %% ../../nbs/tools/20_study.profile.ipynb #38433e79
+# %% ../../nbs/tools/20_study.profile.ipynb #1cfda17e
 def rows_of(profile: Profile) -> list[Row]:
     "The rows of a profile in order: methods as they are, then derived ones; raises `ValueError`, `QebiasError`"
     found = {}
@@ -312,13 +316,24 @@ def settings_of(profile: Profile, row: Row) -> dict:
     found = [profile.training[n] for n in dict.fromkeys(names) if n in profile.training]
     return merged([*found, *row.differs])
 
-# %% ../../nbs/tools/20_study.profile.ipynb #ee8048aa
+# %% ../../nbs/tools/20_study.profile.ipynb #f5573ae1
 def start_of(profile: Profile, row: Row) -> str:
     "The row whose generator a row starts from: the method's own, or what is set; empty for fresh weights"
     found = settings_of(profile, row).get("start", row.method.stage1) or ""
     return "" if found == "none" else found
 
-# %% ../../nbs/tools/20_study.profile.ipynb #1dd25b7c
+# %% ../../nbs/tools/20_study.profile.ipynb #69c41ffc
+def foreign_of(profile: Profile, row: Row) -> list[str]:
+    "The classes of other modules that a row's training would import, `module:name` each"
+    told = settings_of(profile, row)
+    named = [path.split(":")[1] for path in (row.method.network, row.method.discriminator) if path]
+    specs = [profile.networks.get(name, {}) for name in named]
+    specs += [told.get("generator", {}), told.get("discriminator", {})]
+    found = [spec["class"] for spec in specs if "class" in spec]
+    found += [term["function"] for term in told.get("terms", []) if "function" in term]
+    return [name for name in dict.fromkeys(found) if not str(name).startswith("qebias.")]
+
+# %% ../../nbs/tools/20_study.profile.ipynb #781f674c
 def profiles() -> dict[str, Path]:
     "The profiles of the checkout: name -> path"
     return {p.stem: p for p in sorted((project_root() / "nbs" / "study" / "profiles").glob("*.yaml"))}
@@ -384,6 +399,8 @@ def check_profile(values: dict, where: str = "profile") -> Profile:
     except ValidationError as error:
         complaints = [complaint(found) for found in error.errors()[:3]]
         raise QebiasError(f"{where}: " + "; ".join(complaints)) from None
+    except QebiasError as error:  # a row's, which knows no file
+        raise QebiasError(f"{where}: {error}") from None
 
 
 def row_specs(rows, where: str) -> dict:
@@ -413,10 +430,10 @@ def complaint(error: dict) -> str:
         return f"unknown key {key}{near(steps[-1], fields)}"
     message = error["msg"].removeprefix("Value error, ")
     if error["type"].endswith("_type") or error["type"].endswith("_parsing"):
-        message = f"{message}, not {error.get('input')!r}"
+        message = f"{message}, not {error.get('input')!r:.80}"
     return f"{key}: {message}" if key else message
 
-# %% ../../nbs/tools/20_study.profile.ipynb #b6d32ca9
+# %% ../../nbs/tools/20_study.profile.ipynb #fad478de
 def stored_profile(profile: Profile) -> dict:
     "A profile as a file holds it, so that reading it gives the same profile"
     values = profile.model_dump(mode="json", exclude_defaults=True)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TEMPLATE', 'OWN', 'closing_lines', 'weight_lines', 'write_report', 'page', 'require_publishable', 'publish_study']
 
-# %% ../../nbs/tools/29_study.report.ipynb #1877361d
+# %% ../../nbs/tools/29_study.report.ipynb #b13e6109
 from pathlib import Path
 
 from ..core import QebiasError, atomic, project_root
@@ -13,7 +13,7 @@ from .keys import Study, items
 from .profile import load_profile, profiles, stored_profile
 from .results import Results, load, publish_results
 
-# %% ../../nbs/tools/29_study.report.ipynb #12bff9e9
+# %% ../../nbs/tools/29_study.report.ipynb #366f1bc7
 def closing_lines(study: Study, only=()) -> list[str]:
     "What is printed when a study has ended: verdicts, scale, and where everything lies"
     from qebias.claims import claims_text, tally
@@ -39,7 +39,7 @@ def weight_lines(study: Study) -> list[str]:
             lines.append(f"weights of {row.name}, seed {row.seeds[0]}: {folder / 'generator.safetensors'}")
     return lines
 
-# %% ../../nbs/tools/29_study.report.ipynb #0a440464
+# %% ../../nbs/tools/29_study.report.ipynb #d10e61b6
 def write_report(study: Study) -> Path:  # of the page to open
     "Write `report/index.html`, and one page an item beside it"
     from qebias.notebooks import to_html
@@ -129,7 +129,7 @@ small { opacity: .75; }
 </html>
 """
 
-# %% ../../nbs/tools/29_study.report.ipynb #0197ea80
+# %% ../../nbs/tools/29_study.report.ipynb #93ec0bed
 OWN = ("train", "evaluate", "holdout")  # pictures may be others than the checkout's profile names
 
 

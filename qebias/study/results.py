@@ -7,7 +7,7 @@ __all__ = ['CROP', 'CURVES', 'Results', 'load', 'middle', 'crop_of', 'training_c
            'training_identities', 'publish_results', 'joined', 'published_profile', 'without_path', 'write_crops',
            'controls_of']
 
-# %% ../../nbs/tools/27_study.results.ipynb #2d65078b
+# %% ../../nbs/tools/27_study.results.ipynb #c8dd0116
 import functools
 import re
 from pathlib import Path
@@ -30,7 +30,7 @@ from .profile import Profile, check_profile, stored_profile
 
 CROP = 128  # side of a published crop in px
 
-# %% ../../nbs/tools/27_study.results.ipynb #29666616
+# %% ../../nbs/tools/27_study.results.ipynb #66f786be
 class Results:
     "What a study found"
 
@@ -120,7 +120,7 @@ def load(
         raise QebiasError(f"{folder} has no table yet: qebias study {study.profile.name} makes it")
     return Results(study.profile, pd.read_parquet(named / "table.parquet"), study.folder, study)
 
-# %% ../../nbs/tools/27_study.results.ipynb #e8e34c59
+# %% ../../nbs/tools/27_study.results.ipynb #d795466a
 CURVES = ["row", "codec", "level", "seed", "iteration", "quantity", "value"]
 
 
@@ -167,7 +167,7 @@ def training_curves(study: Study, points: int = 60):
         frames.append(frame.assign(**job.cell)[CURVES])
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=CURVES)
 
-# %% ../../nbs/tools/27_study.results.ipynb #96fe8eee
+# %% ../../nbs/tools/27_study.results.ipynb #d9b8b15d
 def source_name(spec: str) -> str:
     "A data set's name without the path that it has on this machine"
     kind, _, path = spec.partition(":")
@@ -197,7 +197,7 @@ def scale_line(profile: Profile, table) -> str:
         f"patches of {profile.patch} px; psi {profile.psi}; {many} seeds a row; {profile.device} {profile.precision}"
     )
 
-# %% ../../nbs/tools/27_study.results.ipynb #b72355e5
+# %% ../../nbs/tools/27_study.results.ipynb #dc6f5c36
 def crop_path(place: Path, dataset: str, codec: str, level: int, row: str, picture: str) -> Path:
     "Where a published crop lies"
     plain = re.sub(r"[^\w.+@-]", "-", row)

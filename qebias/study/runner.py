@@ -7,7 +7,7 @@ __all__ = ['snakemake_command', 'job_environment', 'Progress', 'duration', 'run'
            'started_process', 'warm_process', 'end_group', 'what_failed', 'cluster_mark', 'queued', 'cancel', 'verify',
            'prune_study']
 
-# %% ../../nbs/tools/26_study.runner.ipynb #bab2ca4f
+# %% ../../nbs/tools/26_study.runner.ipynb #f8f7b4a1
 import collections
 import contextlib
 import getpass
@@ -37,7 +37,7 @@ from .keys import KINDS, Keys, Study, Todo, todo, wanted_folders
 from .preflight import Cluster
 from .store import MARKER, claim_folder, prunable, prune
 
-# %% ../../nbs/tools/26_study.runner.ipynb #c0866ac1
+# %% ../../nbs/tools/26_study.runner.ipynb #6c9b1cd8
 def snakemake_command(
     study: Study,
     names: list,  # of the jobs whose results are wanted
@@ -86,7 +86,7 @@ def job_environment(study: Study) -> dict[str, str]:
     environment[EVENTS] = str(study.folder / "events" / "events.jsonl")
     return environment
 
-# %% ../../nbs/tools/26_study.runner.ipynb #a1cd5397
+# %% ../../nbs/tools/26_study.runner.ipynb #01b32603
 class Progress:
     "Turns files of events into lines of text"
 
@@ -154,7 +154,7 @@ def duration(seconds: float) -> str:
         return f"{seconds // 60} min {seconds % 60} s"
     return f"{seconds // 3600} h {seconds % 3600 // 60} min"
 
-# %% ../../nbs/tools/26_study.runner.ipynb #eccf10d1
+# %% ../../nbs/tools/26_study.runner.ipynb #6bc38b4e
 def run(
     study: Study,
     only=(),  # items; all if empty
@@ -294,7 +294,7 @@ def end_group(child):
         except subprocess.TimeoutExpired:
             continue
 
-# %% ../../nbs/tools/26_study.runner.ipynb #768ee270
+# %% ../../nbs/tools/26_study.runner.ipynb #b02db077
 def what_failed(study: Study, names: list, progress: Progress) -> str:
     "The jobs that failed and what they said, or that they said nothing"
     failed = dict(progress.failures)
@@ -311,7 +311,7 @@ def what_failed(study: Study, names: list, progress: Progress) -> str:
     what = "; ".join(f"{job}: {text}" for job, text in failed.items())
     return f"{len(failed)} job{'s' * (len(failed) > 1)} failed, {ended}: {what}"
 
-# %% ../../nbs/tools/26_study.runner.ipynb #fd8376d1
+# %% ../../nbs/tools/26_study.runner.ipynb #f13297d8
 def cluster_mark(study: Study) -> str:
     "How the names of this study's jobs on a cluster begin"
     return f"qebias-{digest(str(study.folder), 8)}"
@@ -346,7 +346,7 @@ def cancel(study: Study, show):
         f"jobs {', '.join(numbers)} on the cluster do not end: see squeue, and start again when they have"
     )
 
-# %% ../../nbs/tools/26_study.runner.ipynb #40309e87
+# %% ../../nbs/tools/26_study.runner.ipynb #73e76961
 def verify(study: Study, show=print) -> int:  # how many results have a fault
     "Read every part of every result that the profile means, and report"
     keys = Keys(study)

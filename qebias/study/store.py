@@ -6,7 +6,7 @@
 __all__ = ['MARKER', 'FORMAT', 'LARGE', 'claim_folder', 'parts_of', 'finish', 'content_of', 'read_result', 'faults',
            'require_whole', 'Store', 'folder_bytes', 'prunable', 'prune']
 
-# %% ../../nbs/tools/21_study.store.ipynb #34a7468b
+# %% ../../nbs/tools/21_study.store.ipynb #4bc3efe5
 import os
 import shutil
 from pathlib import Path
@@ -17,7 +17,7 @@ from ..core import QebiasError, file_digest, read_json, write_json
 MARKER = "qebias.json"  # says that a folder is ours
 FORMAT = 1  # of a run folder
 
-# %% ../../nbs/tools/21_study.store.ipynb #810559c6
+# %% ../../nbs/tools/21_study.store.ipynb #f3ca0452
 def claim_folder(folder: Path):
     "Make a folder a study's own, or find that it is; raises `QebiasError` for one that holds somebody else's files"
     marker = Path(folder) / MARKER
@@ -39,7 +39,7 @@ def claim_folder(folder: Path):
         )
     write_json(marker, {"qebias": "study", "format": FORMAT})
 
-# %% ../../nbs/tools/21_study.store.ipynb #5845696c
+# %% ../../nbs/tools/21_study.store.ipynb #cc69baab
 def parts_of(
     folder,  # of a result
     names,  # of its parts, relative to it
@@ -70,7 +70,7 @@ def content_of(result: dict) -> str:
 
     return digest({name: part["sha256"] for name, part in result["parts"].items()}, 32)
 
-# %% ../../nbs/tools/21_study.store.ipynb #623e0a4c
+# %% ../../nbs/tools/21_study.store.ipynb #5bf725ee
 LARGE = 256 * 1024 * 1024  # bytes; half a second to hash
 
 
@@ -123,7 +123,7 @@ def require_whole(folder, result: dict):
     if wrong:
         raise QebiasError(f"{Path(folder) / wrong[0]}: run the same command again, and it is made anew")
 
-# %% ../../nbs/tools/21_study.store.ipynb #3b4ac352
+# %% ../../nbs/tools/21_study.store.ipynb #42e31320
 class Store(NamedTuple):
     "The results of a run folder, and the names that lead to them"
 
@@ -177,7 +177,7 @@ def folder_bytes(folder: Path) -> int:
     "The size of all files below a folder"
     return sum(p.stat().st_size for p in Path(folder).rglob("*") if p.is_file())
 
-# %% ../../nbs/tools/21_study.store.ipynb #1ae02328
+# %% ../../nbs/tools/21_study.store.ipynb #60e16cf8
 def prunable(
     store: Store,
     wanted: set,  # folders that settings refer to, relative to the root

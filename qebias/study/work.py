@@ -9,7 +9,7 @@ __all__ = ['TABLE', 'OF_GANS', 'WORK', 'config_of', 'rates_of', 'enhancer_identi
            'discriminator_of', 'on_one_input', 'write_records', 'table', 'gathered', 'cell_frames', 'item', 'bank',
            'bank_identity', 'bank_pictures']
 
-# %% ../../nbs/tools/23_study.work.ipynb #24575b91
+# %% ../../nbs/tools/23_study.work.ipynb #89f49ddf
 from pathlib import Path
 
 from ..core import QebiasError, atomic, digest, provenance, read_rgb, write_png
@@ -28,7 +28,7 @@ from .store import content_of, finish, read_result, require_whole
 
 TABLE = ["dataset", "picture", "codec", "level", "row", "trained_on", "seed", "quantity", "value", "unit"]
 
-# %% ../../nbs/tools/23_study.work.ipynb #298e4f3b
+# %% ../../nbs/tools/23_study.work.ipynb #712152d2
 def config_of(study: Study, row: Row, seed: int):
     "The resolved training of a row: the method's own, changed by the profile; raises `QebiasError`"
     from qebias.methods import derive, train_config
@@ -49,7 +49,19 @@ def config_of(study: Study, row: Row, seed: int):
     return train_config(method, networks=p.networks, divergence=divergence, **networks, **run)
 
 
-OF_GANS = ["g_init_iterations", "d_lr", "d_schedule", "d_betas", "d_init_iterations", "d_iterations", "projection", "joint", "second_fake", "gan", "conditional"]
+OF_GANS = [
+    "g_init_iterations",
+    "d_lr",
+    "d_schedule",
+    "d_betas",
+    "d_init_iterations",
+    "d_iterations",
+    "projection",
+    "joint",
+    "second_fake",
+    "gan",
+    "conditional",
+]
 
 
 def rates_of(method, told: dict) -> dict:
@@ -104,7 +116,7 @@ def column_identity(study: Study, column: str) -> dict:
         found["patch"] = study.profile.patch
     return found
 
-# %% ../../nbs/tools/23_study.work.ipynb #d56ef6ee
+# %% ../../nbs/tools/23_study.work.ipynb #6f4cac11
 def taken(keys: Keys, job: Job) -> Path | None:
     "The folder of a job's result where it is there and whole; its name leads to it then"
     if keys.result(job.name) is None or keys.faults(job.name, deep=True):
@@ -146,7 +158,7 @@ def do(
         return folder
     return WORK[job.kind](keys, job, **options)
 
-# %% ../../nbs/tools/23_study.work.ipynb #beb043b0
+# %% ../../nbs/tools/23_study.work.ipynb #1f0db194
 def compress(keys: Keys, job: Job, workers: int | None = None, progress=True) -> Path:
     "Code a data set at one level, beside the store of its raw pictures"
     from qebias.pairs import build_pairs
@@ -192,7 +204,7 @@ def pairs_at(keys: Keys, dataset: str, codec: str, level):
     result = keys.result(pairs_name(dataset, codec, level))
     return Pairs(folder, raw=keys.study.store.folder("raw", result["raw"]))
 
-# %% ../../nbs/tools/23_study.work.ipynb #d606cda7
+# %% ../../nbs/tools/23_study.work.ipynb #05cd1a38
 def train(keys: Keys, job: Job, progress=None) -> Path:
     "Train a row, from the checkpoint where there is one"
     from qebias.pairs import JoinedPairs
@@ -234,7 +246,7 @@ def never_evaluated(keys: Keys, trained, codec: str, level):
                 "remove them from one, or let --raw divide one folder"
             )
 
-# %% ../../nbs/tools/23_study.work.ipynb #0e009a98
+# %% ../../nbs/tools/23_study.work.ipynb #b90f2aa7
 def enhance(keys: Keys, job: Job, progress=None) -> Path:
     "Enhance a data set with a row's generator, or with a control"
     from qebias import controls
@@ -288,7 +300,7 @@ def enhanced_pictures(keys: Keys, job: Job, names: list, compressed: list) -> li
     folder = keys.folder(needed[0])
     return [read_rgb(folder / f"{name}.png") for name in names]
 
-# %% ../../nbs/tools/23_study.work.ipynb #02ef258f
+# %% ../../nbs/tools/23_study.work.ipynb #fd1f00fe
 def measure(keys: Keys, job: Job, progress=None) -> Path:
     "Measure a cell: each column that is not there yet, then the list of them all"
     from qebias.measure import measure as measured
@@ -400,7 +412,7 @@ def write_records(path: Path, records: list):
     with atomic(path) as tmp:
         frame.to_parquet(tmp, index=False)
 
-# %% ../../nbs/tools/23_study.work.ipynb #4ad0b8d7
+# %% ../../nbs/tools/23_study.work.ipynb #9a601565
 def table(keys: Keys, job: Job, progress=None) -> Path:
     "Put all columns together"
     key, folder = place_of(keys, job)
@@ -449,7 +461,7 @@ def cell_frames(keys: Keys, job: Job) -> list:
         frames.append(values.assign(**where)[TABLE])
     return frames
 
-# %% ../../nbs/tools/23_study.work.ipynb #575e12a8
+# %% ../../nbs/tools/23_study.work.ipynb #b466e167
 def item(keys: Keys, job: Job, progress=None) -> Path:
     "Execute an item's notebook, with its figures, on the table"
     from qebias.core import project_root
