@@ -66,7 +66,7 @@ class Pictures:
             raise QebiasError(f"picture {i} has changed its size while it was being measured: run again")
         return last[1]
 
-
+# %% ../nbs/measurement/40_audit.ipynb #2265b2ed
 class Found(NamedTuple):
     "Which pictures there are"
 
@@ -111,7 +111,7 @@ def match(
     facts = {"folders": short_names(folders), "found": found, "formats": formats}
     return Found(loads, problems, notes, facts)
 
-
+# %% ../nbs/measurement/40_audit.ipynb #d769d137
 def short_names(folders: dict) -> dict:
     "Folders by as few last parts of their paths as tell them apart"
     parts = {d: Path(os.path.abspath(Path(folder).expanduser())).parts for d, folder in folders.items()}
@@ -150,7 +150,7 @@ class Look(NamedTuple):
     small: tuple  # of raw, compressed, enhanced: 24 x 24 grey levels
     shifts: tuple  # (rows, columns) by which compressed and enhanced are off raw
 
-
+# %% ../nbs/measurement/40_audit.ipynb #596cb02b
 def look(loads) -> Look | str:
     "Look at one name in its three domains; a text says what is wrong"
     try:
@@ -172,12 +172,12 @@ def look(loads) -> Look | str:
         tuple(shift(images[domain], raw) for domain in ("compressed", "enhanced")),
     )
 
-
+# %% ../nbs/measurement/40_audit.ipynb #d6f2becd
 def thumbnail(rgb: np.ndarray) -> np.ndarray:
     "24 x 24 grey levels of a picture"
     return np.asarray(Image.fromarray(rgb).convert("L").resize((24, 24), Image.Resampling.BOX), float)
 
-
+# %% ../nbs/measurement/40_audit.ipynb #af5991ee
 def shift(
     image: np.ndarray,  # uint8 (H, W, 3)
     raw: np.ndarray,  # of the same size
@@ -219,14 +219,14 @@ def exchanged(
             found[names[i]] = names[j]
     return found
 
-
+# %% ../nbs/measurement/40_audit.ipynb #b5b90767
 def some(names, most: int = 3) -> str:
     "A few names, and how many more"
     names = list(names)
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
 
-
+# %% ../nbs/measurement/40_audit.ipynb #10b690a7
 def remarks(looks: dict) -> list:
     "What a person would want to know about the pictures before reading a number"
     lines = []
@@ -269,7 +269,7 @@ class Set(NamedTuple):
     notes: list
     facts: dict
 
-
+# %% ../nbs/measurement/40_audit.ipynb #1107bb56
 def gather(folders: dict, names, on_mismatch: str, progress: Callable | None) -> Set:
     "Find, look, and complain or skip"
     arrays = [not isinstance(images, (str, os.PathLike)) for images in folders.values()]
@@ -299,7 +299,7 @@ def gather(folders: dict, names, on_mismatch: str, progress: Callable | None) ->
     notes = [*found.notes, *remarks(looks)]
     return Set(list(looks), domains, looks, problems, notes, found.facts | facts)
 
-
+# %% ../nbs/measurement/40_audit.ipynb #34a22801
 def look_all(loads: dict, progress: Callable | None) -> tuple:  # (name -> Look, name -> what is wrong)
     "Look at all of them, a few at a time"
     found = {}
@@ -329,7 +329,7 @@ def choose(asked, known: list, what: str) -> tuple:  # (names to measure, {name:
         weight_files(name)
     return list(dict.fromkeys(asked)), {}
 
-
+# %% ../nbs/measurement/40_audit.ipynb #9defed6e
 def large_enough(names: list, asked, side: Callable, looks: dict, reasons: dict) -> list:
     "Leave out what the smallest picture is too small for, or refuse it where it was asked for"
     name, (height, width) = min(((n, one.shape) for n, one in looks.items()), key=lambda x: min(x[1]))
@@ -344,7 +344,7 @@ def large_enough(names: list, asked, side: Callable, looks: dict, reasons: dict)
             raise QebiasError(reasons[what])
     return kept
 
-
+# %% ../nbs/measurement/40_audit.ipynb #654491ed
 class Lines:
     "The table of an audit while it grows; what was measured on the same pictures is taken from a cache"
 
@@ -419,7 +419,7 @@ def measure_all(lines: Lines, distances: list, metrics: list, strict: tuple, con
             of_it = (name, f"ce:{name}", f"re:{name}", f"cr:{name}")
             lines.lines = [line for line in lines.lines if line[1] not in of_it]
 
-
+# %% ../nbs/measurement/40_audit.ipynb #9c260bb3
 def _domains_of(name):
     return DOMAINS if METRICS[name].kind == "no-reference" else ("compressed", "enhanced")
 
@@ -493,7 +493,7 @@ def listed(words: list) -> str:
     "Words with commas and a last `and`"
     return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
-
+# %% ../nbs/measurement/40_audit.ipynb #cc4be8a0
 def whole_percent(value: float) -> str:
     "A percentage without decimals"
     return f"{round(value):+d} %".replace("-", MINUS) if round(value) else "0 %"
@@ -507,14 +507,14 @@ def from_raw(frame: pd.DataFrame) -> pd.Series:
     sides = frame[frame["what"] == "distance"].pivot(index="name", columns="domain", values="value")
     return sides["RE"] / sides["CR"] if len(sides) else pd.Series(dtype=float)
 
-
+# %% ../nbs/measurement/40_audit.ipynb #9849baba
 def side_of(row, ratio: float) -> str:
     "To which side a deviation leans, beyond its interval; or that it is outside the triangle"
     if abs(row.value) > 100.5 or ratio > FAR:
         return "outside"
     return "compressed" if row.high < 0 else "raw" if row.low > 0 else "open"
 
-
+# %% ../nbs/measurement/40_audit.ipynb #33bd94be
 def leaning(frame: pd.DataFrame, images: int) -> str:
     "The first sentence: to which side"
     rows = frame[frame["what"] == "deviation"]
@@ -547,7 +547,7 @@ def leaning(frame: pd.DataFrame, images: int) -> str:
         text = ""
     return (f"{text}{few_words(images)}. " if text else "") + outside_words(frame, words["outside"])
 
-
+# %% ../nbs/measurement/40_audit.ipynb #2ff255ba
 def few_words(images: int) -> str:
     "That a set is too small, where it is"
     if images >= FEW:
@@ -555,7 +555,7 @@ def few_words(images: int) -> str:
     some = "a single image" if images == 1 else f"only {images} images"
     return f", all this on {some}, which says little about other pictures"
 
-
+# %% ../nbs/measurement/40_audit.ipynb #f339e092
 def outside_words(frame: pd.DataFrame, names: str) -> str:
     "That a method has left the triangle, and how far it is from raw"
     if not names:
@@ -584,7 +584,7 @@ def quality_words(frame: pd.DataFrame, images: int) -> str:
         return "no quality metric was measured"
     return f"compared with the compressed images the enhanced ones are {', '.join(told)}"
 
-
+# %% ../nbs/measurement/40_audit.ipynb #054be8e7
 def realism_words(frame: pd.DataFrame) -> str:
     "What the discriminator says, if it says anything"
     rows = frame[frame["what"] == "realism"].set_index("domain")
@@ -602,7 +602,7 @@ def realism_words(frame: pd.DataFrame) -> str:
     )
     return f"; the discriminator {side} (scores: {scores})"
 
-
+# %% ../nbs/measurement/40_audit.ipynb #aa37acf7
 def control_words(frame: pd.DataFrame) -> str:
     "What noise would score by the same distances"
     rows = frame[(frame["what"] == "control") & (frame["domain"] == f"{PREFIX}noise8")]
@@ -613,7 +613,7 @@ def control_words(frame: pd.DataFrame) -> str:
     )
     return f" For scale: grey noise of 8 levels, which restores nothing, has {noise}."
 
-
+# %% ../nbs/measurement/40_audit.ipynb #aefb938f
 def verdict(frame: pd.DataFrame, images: int) -> str:
     "Three sentences in plain words"
     quality = quality_words(frame, images) + realism_words(frame)
@@ -741,7 +741,7 @@ def _check(on_mismatch, judge, discriminator, patch, level, device):
         where = "not known or not on this machine: pass cpu, or cuda where there is one"
         raise QebiasError(f"device {str(device)!r} is {where}") from None
 
-
+# %% ../nbs/measurement/40_audit.ipynb #a926a48e
 def _discriminator(file, judge, gan, patch):
     "The discriminator that scores, and what is known of its training"
     if file is not None:
@@ -755,14 +755,14 @@ def _discriminator(file, judge, gan, patch):
     known = {"class": type(network).__name__, "conditional": getattr(judge, "conditional", None)}
     return judge, known | {"gan": gan, "patch": patch}
 
-
+# %% ../nbs/measurement/40_audit.ipynb #11313d9e
 def single_scores(results: Results, metrics: list) -> pd.DataFrame:
     "Scores of single images: image, metric, domain, value"
     table = results.table[results.table["quantity"].isin(metrics)]
     table = table.rename(columns={"picture": "image", "quantity": "metric", "row": "domain"})
     return table[["image", "metric", "domain", "value"]].reset_index(drop=True)
 
-
+# %% ../nbs/measurement/40_audit.ipynb #bbfb7b21
 def pixel_deviations(looks: dict) -> pd.DataFrame:
     "Mean differences of each image and Eq. 1 on their root mean squares, the most biased first"
     rows = []
@@ -772,7 +772,7 @@ def pixel_deviations(looks: dict) -> pd.DataFrame:
     table = pd.DataFrame(rows, columns=["image", "CE", "RE", "CR", "deviation"])
     return table.sort_values("deviation", kind="stable", ignore_index=True)
 
-
+# %% ../nbs/measurement/40_audit.ipynb #54570ab3
 def telling(pictures: Set, pixels: pd.DataFrame) -> dict:
     "The worst and the median image, by the deviation of their pixels"
     order = list(pixels["image"][pixels["deviation"].notna()])
@@ -785,7 +785,7 @@ def telling(pictures: Set, pixels: pd.DataFrame) -> dict:
         found[role] = (name, *(pictures.domains[domain][i] for domain in DOMAINS))
     return found
 
-
+# %% ../nbs/measurement/40_audit.ipynb #8d5ed1f0
 def bars() -> Callable:
     "A `progress` that draws bars on standard error"
     from tqdm import tqdm
@@ -850,7 +850,7 @@ class Shown(NamedTuple):
     alt: str
     words: str = ""  # below it
 
-
+# %% ../nbs/measurement/40_audit.ipynb #4e708ee5
 def embedded(kind: str, data: bytes, width: int, alt: str, words: str = "") -> Shown:
     "Bytes of a picture as part of the page"
     return Shown(f"data:{kind};base64,{base64.b64encode(data).decode()}", width, alt, words)
@@ -861,7 +861,7 @@ def drawn(figure, alt: str, words: str = "") -> Shown:
     figure.set_dpi(190)
     return embedded(*figure.image(), round(96 * figure.get_size_inches()[0]), alt, words)
 
-
+# %% ../nbs/measurement/40_audit.ipynb #146d9186
 def triangle_of(report: AuditReport, name: str) -> Shown:
     "The triangle by one distance, the controls beside the method"
     lines = []
@@ -891,7 +891,7 @@ def telling_square(raw: np.ndarray, compressed: np.ndarray, side: int) -> tuple:
     top, left = np.unravel_index(int(sums.argmax()), sums.shape)
     return int(top), int(left), height, width
 
-
+# %% ../nbs/measurement/40_audit.ipynb #e4bc37e1
 def marked(rgb: np.ndarray, box: tuple, longest: int = 300) -> tuple:  # (JPEG, its width)
     "The whole picture, small, with the square drawn in"
     image = Image.fromarray(rgb)
@@ -904,7 +904,7 @@ def marked(rgb: np.ndarray, box: tuple, longest: int = 300) -> tuple:  # (JPEG, 
     image.save(data, "JPEG", quality=85)
     return data.getvalue(), image.width
 
-
+# %% ../nbs/measurement/40_audit.ipynb #a8d04447
 def telling_pictures(report: AuditReport, side: int = 160) -> list:  # dicts: words, name, row, figures
     "The worst and the median image with their residuals, on one scale"
     boxes = {role: telling_square(raw, comp, side) for role, (_, raw, comp, _) in report.pictures.items()}
@@ -938,14 +938,14 @@ class Table(NamedTuple):
     rows: list  # lists of texts
     plain: tuple = ()  # positions of columns of words
 
-
+# %% ../nbs/measurement/40_audit.ipynb #191a5b83
 def interval_text(row, write=number) -> str:
     "An interval as the page writes it"
     if not np.isfinite([row.low, row.high]).all():
         return "none"
     return f"[{write(row.low)}, {write(row.high)}]"
 
-
+# %% ../nbs/measurement/40_audit.ipynb #33f55278
 def distance_table(report: AuditReport) -> Table:
     "The sides, the deviation, and the controls' deviations"
     frame = report.frame
@@ -963,7 +963,7 @@ def distance_table(report: AuditReport) -> Table:
     level = f"{100 * report.facts['level']:g} % interval"
     return Table(["distance", "CE", "RE", "CR", "deviation", level, "on roots", *labels], rows)
 
-
+# %% ../nbs/measurement/40_audit.ipynb #75984516
 def quality_table(report: AuditReport) -> Table:
     "Metrics of enhanced and compressed images, and their difference"
     frame = report.frame[report.frame["what"] == "quality"]
@@ -979,7 +979,7 @@ def quality_table(report: AuditReport) -> Table:
         rows.append([label, *means, signed(change.value), interval_text(change, signed), word])
     return Table(["metric", *DOMAINS, "enhanced − compressed", "interval", "enhanced is"], rows, (6,))
 
-
+# %% ../nbs/measurement/40_audit.ipynb #c937ac4c
 def signed(value: float) -> str:
     "A number with its sign"
     text = number(value)
@@ -1008,7 +1008,7 @@ def realism_part(report: AuditReport) -> tuple:  # (words, figures, Table)
     table = [[row.domain.replace(" - ", f" {MINUS} "), number(row.value), interval_text(row)] for row in rows]
     return words, [figure], Table(["domain", "score", "interval"], table)
 
-
+# %% ../nbs/measurement/40_audit.ipynb #740e4d23
 def image_table(report: AuditReport) -> Table:
     "A row an image, the most biased first"
     shown = report.images[report.images["domain"] != "raw"]
@@ -1021,7 +1021,7 @@ def image_table(report: AuditReport) -> Table:
         rows.append([row.image, deviation, number(row.CE), number(row.RE), number(row.CR), *values])
     return Table(["image", "pixel deviation", "CE", "RE", "CR", *(f"{m}, {d}" for m, d in columns)], rows)
 
-
+# %% ../nbs/measurement/40_audit.ipynb #21fa1536
 def origin_table(report: AuditReport) -> Table:
     "The data and the machine"
     facts, origin = report.facts, report.facts["provenance"]
@@ -1187,7 +1187,7 @@ def audit_page(
         tmp.write_text(text.replace(" %", "\N{NO-BREAK SPACE}%"), encoding="utf-8", errors="replace")
     return page
 
-
+# %% ../nbs/measurement/40_audit.ipynb #e6b0f3a4
 def no_home(text: str) -> str:
     "Without the places of this machine, which are nobody else's business"
     for place, name in ((os.environ.get("QEBIAS_WEIGHTS"), "QEBIAS_WEIGHTS"), (os.path.expanduser("~"), "~")):

@@ -56,14 +56,14 @@ def causal_chain(
     given = (1 - leak) * enhancer[None] + leak * np.eye(len(raw))[:, None]
     return raw[:, None, None] * codec[:, :, None] * given
 
-
+# %% ../nbs/measurement/10_bias.ipynb #f1fb457f
 def dependence(
     joint: np.ndarray,  # as `causal_chain` gives it
 ) -> tuple:  # (bits without a condition, bits given the compressed value)
     "Mutual information of raw and enhanced, and the same under the condition (Eq. 3)"
     return mutual_information(joint.sum(1)), mutual_information(joint.transpose(1, 0, 2))
 
-
+# %% ../nbs/measurement/10_bias.ipynb #1ebd6083
 def mutual_information(
     p: np.ndarray,  # (..., a, b) probabilities that sum to 1
 ) -> float:  # bits

@@ -50,7 +50,7 @@ def _place(text) -> Path:
         raise typer.BadParameter("the name is empty: name a place")
     return Path(text)
 
-
+# %% ../nbs/tools/60_cli.ipynb #14523959
 def listed(
     values,  # of an option that may be repeated, each perhaps several with commas between them; None if left out
 ) -> list:
@@ -58,7 +58,7 @@ def listed(
     parts = [part.strip() for value in values or () for part in str(value).split(",")]
     return list(dict.fromkeys(part for part in parts if part))
 
-
+# %% ../nbs/tools/60_cli.ipynb #05c4c4b0
 def _version(value: bool):
     if not value:
         return
@@ -67,7 +67,7 @@ def _version(value: bool):
     print(f"qebias {qebias.__version__}")
     raise typer.Exit()
 
-
+# %% ../nbs/tools/60_cli.ipynb #6359feab
 @app.callback()
 def _options(
     version: Annotated[
@@ -91,7 +91,7 @@ def _end():
     print(_line(STOPPED), file=sys.stderr, flush=True)
     os._exit(128 + _SIGNALS[0])
 
-
+# %% ../nbs/tools/60_cli.ipynb #113f2f53
 def _stop(number, frame):
     "Answer a signal: KeyboardInterrupt once, and an end if that is not enough"
     if not _SIGNALS and "study" not in sys.argv[1:2]:
@@ -101,7 +101,7 @@ def _stop(number, frame):
     _SIGNALS.append(number)
     raise KeyboardInterrupt
 
-
+# %% ../nbs/tools/60_cli.ipynb #a799ee09
 def _listen():
     "Signals that mean stop"
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -117,7 +117,7 @@ def _misused(error) -> str:
         what = f"No such option: {error.option_name}. Did you mean {near[0]}?"
     return what if what.endswith("?") else f"{what}."
 
-
+# %% ../nbs/tools/60_cli.ipynb #20ed0fa1
 def main():
     "The entry point: whatever a user can fix is one line on standard error and a non-zero exit"
     _listen()
@@ -292,7 +292,7 @@ def _device(name):
 def _say(line):
     print(line, flush=True)
 
-
+# %% ../nbs/tools/60_cli.ipynb #c930d578
 def _list_models(value: bool):
     if not value:
         return
@@ -301,7 +301,7 @@ def _list_models(value: bool):
     print(*list_models(), sep="\n")
     raise typer.Exit()
 
-
+# %% ../nbs/tools/60_cli.ipynb #af60765d
 class Bar:
     "How far a command is, in one line that is written anew, where a terminal is"
 
@@ -390,7 +390,7 @@ def enhance(
     bar.clear()
     _finished(found)
 
-
+# %% ../nbs/tools/60_cli.ipynb #67e47357
 def _finished(done):
     "The summary of a command over files, and exit 1 where some were left out"
     for line in getattr(done, "lines", list)():
@@ -733,7 +733,7 @@ def convert(
     sizes = ", ".join(f"{k} {v}" for k, v in spec["kwargs"].items())
     print(f"{out}: {spec['class'].split(':')[1]}" + (f", {sizes}" if sizes else ""))
 
-
+# %% ../nbs/tools/60_cli.ipynb #36251b5b
 @app.command()
 def export(
     model: Annotated[

@@ -41,7 +41,7 @@ def needed(
             "pip install onnx onnxscript onnxruntime openvino"
         ) from None
 
-
+# %% ../nbs/method/25_export.ipynb #4bb72d31
 @contextlib.contextmanager
 def _quiet():
     "The exporter tells each of its steps on standard output, and warns of its own innards"
@@ -85,7 +85,7 @@ def onnx_program(
     program.model.metadata_props["qebias"] = json.dumps(about, sort_keys=True, default=_plain)
     return program
 
-
+# %% ../nbs/method/25_export.ipynb #6ff83043
 def _arguments(generator):
     "Names of the arguments of a network's forward"
     return inspect.signature(generator.forward).parameters
@@ -112,7 +112,7 @@ def difference(
         worst = max(worst, 255 * float(gap))
     return worst
 
-
+# %% ../nbs/method/25_export.ipynb #8a5f3dae
 def export_onnx(
     generator: nn.Module,  # a network of this package, or one that PyTorch can follow
     path,  # file to write, atomically, by custom NAME.onnx
@@ -143,7 +143,7 @@ def _onnxruntime(path, threads):
     session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     return lambda x: session.run(None, {"compressed": x})[0]
 
-
+# %% ../nbs/method/25_export.ipynb #631c7a9e
 def _openvino(path, threads, precision):
     "A function of an array (N, 3, H, W), run by OpenVINO"
     openvino = needed("openvino", "the backend openvino")

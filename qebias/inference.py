@@ -99,7 +99,7 @@ def _source(x):
         ], lambda rows, columns: torch.tensor(rgb[rows][:, columns]).permute(2, 0, 1)[None].contiguous() / 255
     return *x.shape[2:], lambda rows, columns: x[..., rows, :][..., columns]
 
-
+# %% ../nbs/method/20_inference.ipynb #ed977426
 def _probes(source, side, count, grid):
     "The windows of the greatest contrast, of a lattice that covers the picture and starts on the grid"
     height, width, take = source
@@ -119,7 +119,7 @@ def _probes(source, side, count, grid):
     ]
     return [take(*places[i]) for i in sorted(range(len(places)), key=lambda i: -contrast[i])[:count]]
 
-
+# %% ../nbs/method/20_inference.ipynb #7a7479ba
 def _measured(generator, tile, grid, source):
     "The halo for this picture: on windows of growing size, up to twice the tile"
     side = max(PROBE // grid, 5) * grid
@@ -144,7 +144,7 @@ def _grid(generator, tile):
     silent = not any(hasattr(generator, name) for name in ("multiple", "grid", "reach"))
     return min(grid_of(generator), tile) if silent and tile else grid_of(generator)
 
-
+# %% ../nbs/method/20_inference.ipynb #253247ee
 def tiling(
     generator: nn.Module,  # its `multiple`, `grid`, `reach` and `halo` decide
     tile=None,  # side of a tile in pixels, rounded down to the network's grid; None = no tiles
@@ -212,7 +212,7 @@ def _windows(sizes, tile, halo, grid):
         for columns in spans(sizes[1]):
             yield tuple(zip(rows, columns))
 
-
+# %% ../nbs/method/20_inference.ipynb #36db2a16
 def _padded(size, multiple):
     "The pixel numbers of an axis after `pad_to_multiple`"
     return (
@@ -221,7 +221,7 @@ def _padded(size, multiple):
         .numpy()
     )
 
-
+# %% ../nbs/method/20_inference.ipynb #8bee62e0
 @contextlib.contextmanager
 def _precise_ends(generator, precision):
     "In bf16: the first and the last convolution in fp32, where the network makes the whole picture itself"
@@ -252,7 +252,7 @@ def _precise_ends(generator, precision):
         for hook in hooks:
             hook.remove()
 
-
+# %% ../nbs/method/20_inference.ipynb #42625201
 def _layout(device, precision, exact):
     "How a piece lies in memory: channels last wherever that is faster"
     if exact or device.type == "cuda" and precision == "fp32":
@@ -295,7 +295,7 @@ def tile_for(
     "A tile that keeps a photograph of any size within a gigabyte, for who has no wish of their own"
     return TILE if height * width > LARGE else None
 
-
+# %% ../nbs/method/20_inference.ipynb #90c8c32a
 def _plan(generator, tile, halo, x, device):
     "The plan, which may stand in place of the tile; whole against the caller's wish is said"
     if isinstance(tile, Tiling):
@@ -307,7 +307,7 @@ def _plan(generator, tile, halo, x, device):
         warnings.warn(f"{type(generator).__name__} takes {plan}", stacklevel=3)
     return plan
 
-
+# %% ../nbs/method/20_inference.ipynb #22d37c08
 def enhance_tensor(
     generator: nn.Module,  # moved to the device
     x: torch.Tensor,  # compressed pictures, float (N, 3, H, W) in [0, 1], any size from 1 x 1 on
@@ -333,7 +333,7 @@ def enhance_tensor(
     _run(generator, _source(x), plan, device, precision, put, exact, progress)
     return enhanced
 
-
+# %% ../nbs/method/20_inference.ipynb #5aa925d5
 def enhance(
     generator: nn.Module,  # a network from this package or any that keeps the shape of (N, 3, H, W)
     rgb: np.ndarray,  # the compressed picture, uint8 (H, W, 3), any size from 1 x 1 on

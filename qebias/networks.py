@@ -72,7 +72,7 @@ def build(
             f"{name} cannot be built: {(str(error) or type(error).__name__).splitlines()[0]}"
         ) from None
 
-
+# %% ../nbs/networks/30_networks.ipynb #6cba7ce1
 def _find(name):
     "The subclass of nn.Module that `module:Class` names"
     if not isinstance(name, str) or not re.fullmatch(r"\w+(\.\w+)*:\w+", name):
@@ -142,7 +142,7 @@ def counted(
     "How many numbers stand in the group: of blocks, of layers"
     return len({match[1] for name in shapes if (match := re.match(pattern, name))})
 
-
+# %% ../nbs/networks/30_networks.ipynb #62a35948
 def sizes_of(
     name: str,  # one of `NETWORKS`
     shapes: Mapping,  # name of a tensor -> its shape
@@ -174,7 +174,7 @@ def _dncnn(shapes):
     norm = any(k.endswith("running_mean") for k in shapes)
     return _plain_layers(shapes) | {"norm": norm}
 
-
+# %% ../nbs/networks/30_networks.ipynb #65ed5c26
 def _cbdnet(shapes):
     return {"width": shapes["enc0.0.weight"][0], "estimator": shapes["estimator.0.weight"][0]}
 
@@ -187,7 +187,7 @@ def _rdn(shapes):
         "growth": shapes["rdbs.0.layers.0.conv.weight"][0],
     }
 
-
+# %% ../nbs/networks/30_networks.ipynb #24a71f19
 def _rbqe(shapes):
     return {
         "width": shapes["first.0.weight"][0],
@@ -195,7 +195,7 @@ def _rbqe(shapes):
         "attention": "last.0.conv.weight" in shapes,
     }
 
-
+# %% ../nbs/networks/30_networks.ipynb #3eef7089
 def _mprnet(shapes):
     width = shapes["shallow1.0.weight"][0]
     return {
@@ -206,7 +206,7 @@ def _mprnet(shapes):
         "reduction": width // shapes["shallow1.1.attention.squeeze.weight"][0],
     }
 
-
+# %% ../nbs/networks/30_networks.ipynb #024021fa
 def _rrdbnet(shapes):
     return {
         "width": shapes["conv_first.weight"][0],
@@ -278,7 +278,7 @@ def _open(path):
             f"{path} is not a whole safetensors file ({why}): pass a generator.safetensors"
         ) from None
 
-
+# %% ../nbs/networks/30_networks.ipynb #ece3ab41
 def read_header(
     path,  # a file that `save_network` wrote
 ) -> dict:  # spec, provenance
@@ -338,7 +338,7 @@ def checked_spec(
             )
     return dict(spec)
 
-
+# %% ../nbs/networks/30_networks.ipynb #06f6eac0
 def _trusted(name, trust):
     "Raise unless a class from elsewhere was asked for by its caller"
     module = name.partition(":")[0]
@@ -371,7 +371,7 @@ def load_network(
         raise QebiasError(f"{path}: {error}") from None
     return net.eval()
 
-
+# %% ../nbs/networks/30_networks.ipynb #7e5fa98b
 def _halo(stored):
     "A header's halo, or a `QebiasError`"
     try:

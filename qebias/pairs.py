@@ -207,7 +207,7 @@ def _raw_store(images: list, folder: Path, workers: int, progress: bool) -> Pixe
             writer.close(key=key)
         return Pixels(folder)
 
-
+# %% ../nbs/data/20_pairs.ipynb #7c5754c5
 def _require_names(images):
     if not images:
         raise QebiasError("no pictures to make pairs of: give at least one")
@@ -291,7 +291,7 @@ class Pairs:
         for i in range(len(self)):
             self.stream(i)
 
-
+# %% ../nbs/data/20_pairs.ipynb #0335da60
 def _bytes_digest(data):
     return array_digest(np.frombuffer(data, np.uint8))
 
@@ -328,11 +328,11 @@ def build_pairs(
             _compress(store, codec, tmp, workers, progress, made_of)
         return Pairs(folder, store.folder)
 
-
+# %% ../nbs/data/20_pairs.ipynb #7c66066a
 def _digests(coded):
     return coded, array_digest(coded.decoded), _bytes_digest(coded.data)
 
-
+# %% ../nbs/data/20_pairs.ipynb #d742fe4c
 def _compress(raw, codec, folder, workers, progress, made_of):
     "Write the compressed side of a store"
     entries = raw.manifest["images"]

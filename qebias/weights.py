@@ -61,7 +61,7 @@ def _torchvision(file, used_by, about, note):
         about,
     )
 
-
+# %% ../nbs/foundations/10_weights.ipynb #a67bf769
 def _pyiqa(file, used_by, note, bytes=None, sha256=None, about="", package=""):
     sha256 = file[-12:-4] if sha256 is None else sha256
     return WeightFile(file, "pyiqa", bytes, sha256, _PYIQA + file, used_by, note, about, package)
@@ -70,7 +70,7 @@ def _pyiqa(file, used_by, note, bytes=None, sha256=None, about="", package=""):
 def _at_hand(file, bytes, sha256, used_by, note):
     return WeightFile(file, "checkpoints", bytes, sha256, None, used_by, note + "; no public address")
 
-
+# %% ../nbs/foundations/10_weights.ipynb #d90340ac
 def _timm(name, used_by, about):
     url = f"https://huggingface.co/timm/{name}/resolve/main/model.safetensors"
     return WeightFile(
@@ -193,7 +193,7 @@ def _entry(file):
         + f": there are {', '.join(FILES)}"
     )
 
-
+# %% ../nbs/foundations/10_weights.ipynb #cdc98944
 def _cache(library):
     "The folder where torch's hub or Hugging Face's hub keeps files, by their own variables"
     env = lambda name, default: os.environ.get(name) or default
@@ -206,7 +206,7 @@ def _cache(library):
 def _expanded(path):
     return Path(os.path.expanduser(path))  # as torch does; Path's own fails for a user without a home
 
-
+# %% ../nbs/foundations/10_weights.ipynb #6585789f
 def _in_package(entry):
     "Where an installed package carries a file, without importing it"
     top, _, inside = entry.package.partition("/")
@@ -216,7 +216,7 @@ def _in_package(entry):
             return [Path(folder) / inside for folder in spec.submodule_search_locations]
     return []
 
-
+# %% ../nbs/foundations/10_weights.ipynb #3ae43b44
 def places(
     file: str,  # a name in `FILES`
 ) -> list:  # paths, in the order in which `find` tries them
@@ -272,7 +272,7 @@ def find(
 
 _PIP = {"lpips": "lpips", "DISTS_pytorch": "dists-pytorch"}  # what a package is called by pip
 
-
+# %% ../nbs/foundations/10_weights.ipynb #5fb1701b
 def _missing(entry, looked, purpose):
     facts = [
         f"{entry.bytes} bytes"
@@ -337,7 +337,7 @@ def state(
         note=entry.note,
     )
 
-
+# %% ../nbs/foundations/10_weights.ipynb #22c55c79
 def status() -> list:  # dicts
     "The state of every file of the table"
     return [state(file) for file in FILES]
@@ -372,7 +372,7 @@ def tensors(
             raise ValueError("it holds something other than named tensors")
         return {str(key).removeprefix("module."): value for key, value in state.items()}
 
-
+# %% ../nbs/foundations/10_weights.ipynb #51b191b4
 def load_restricted(
     path,  # a .pth or .pt file
 ):  # what it holds: tensors, numbers, and lists and dicts of them
@@ -385,7 +385,7 @@ def load_restricted(
         asked = re.search(r"GLOBAL ([\w.]+)", str(error))
         raise ValueError(f"it asks for {asked[1]}" if asked else "it holds more than tensors") from None
 
-
+# %% ../nbs/foundations/10_weights.ipynb #3ded546a
 def _numbers():
     "numpy's numbers, which checkpoints keep beside their tensors"
     np = require("numpy")
@@ -420,7 +420,7 @@ def download(
             raise QebiasError(f"what {entry.url} sent is not {file}: {fault}; nothing was kept")
     return target
 
-
+# %% ../nbs/foundations/10_weights.ipynb #dd6f8b5a
 def _retrieve(entry, path, progress):
     "Let pooch write an address's content to `path`"
     pooch = require("pooch", "downloads")

@@ -36,7 +36,7 @@ def tell(
     with open(path, "a", encoding="utf-8") as events:
         events.write(line)
 
-
+# %% ../../nbs/tools/24_study.jobs.ipynb #349d43e3
 def follow_parent():
     "End this process soon after the study that started it has ended"
     host, _, pid = os.environ.get(PARENT, "").rpartition(":")
@@ -90,7 +90,7 @@ def set_threads(threads: int):
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(threads)
 
-
+# %% ../../nbs/tools/24_study.jobs.ipynb #8892e6e0
 def run_job(argv: list[str]) -> int:  # an exit code
     "Run one job's notebook here"
     from qebias.core import QebiasError
@@ -109,7 +109,7 @@ def run_job(argv: list[str]) -> int:  # an exit code
     tell(args.job, "done")
     return 0
 
-
+# %% ../../nbs/tools/24_study.jobs.ipynb #b9ab31fa
 def parsed(argv: list[str]):
     "The words of a job's command"
     parser = argparse.ArgumentParser(prog="python -m qebias.study.jobs", description="Run one job of a study")
@@ -135,7 +135,7 @@ def serve(path: str):
         connection, _ = listener.accept()
         threading.Thread(target=attend, args=(connection,), daemon=True).start()
 
-
+# %% ../../nbs/tools/24_study.jobs.ipynb #245a072e
 def warm():
     "Import what nearly every job imports"
     import IPython  # noqa: F401
@@ -150,7 +150,7 @@ def warm():
     torch.set_num_threads(1)
     register_engine()
 
-
+# %% ../../nbs/tools/24_study.jobs.ipynb #1a65a070
 def attend(connection: socket.socket):
     "Fork for one job, and tell its command how it ended"
     with connection:
@@ -169,13 +169,13 @@ def attend(connection: socket.socket):
             connection.sendall(json.dumps(code).encode())
             connection.shutdown(socket.SHUT_RDWR)  # another fork may hold the connection open
 
-
+# %% ../../nbs/tools/24_study.jobs.ipynb #5abde14e
 def exit_code(status: int) -> int:
     "As a shell would see it: 128 and the signal for a process that was killed"
     code = os.waitstatus_to_exitcode(status)
     return code if code >= 0 else 128 - code
 
-
+# %% ../../nbs/tools/24_study.jobs.ipynb #4d94a8a8
 def end_with(connection: socket.socket, pid: int):
     "End a fork whose command has gone"
     with contextlib.suppress(OSError):
@@ -184,7 +184,7 @@ def end_with(connection: socket.socket, pid: int):
             time.sleep(2)
             os.kill(pid, signal.SIGKILL)
 
-
+# %% ../../nbs/tools/24_study.jobs.ipynb #f02eabe5
 def become(request: dict, streams):
     "In the fork: be the job, and leave with its exit code"
     code = 1
@@ -216,7 +216,7 @@ def ask(path: str, argv: list[str]) -> int:
             answer += chunk
     return json.loads(answer) if answer else 137
 
-
+# %% ../../nbs/tools/24_study.jobs.ipynb #5f3d229b
 def main(argv=None) -> int:
     "One job, as Snakemake starts it"
     argv = list(sys.argv[1:] if argv is None else argv)

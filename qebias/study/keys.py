@@ -40,7 +40,7 @@ class Item(NamedTuple):
     question: str  # its title
     profile: str  # whose results the committed notebook shows
 
-
+# %% ../../nbs/tools/22_study.keys.ipynb #dc6e1db4
 @functools.cache
 def items() -> dict[str, Item]:
     "Every item by its name, in the order of reading; raises `QebiasError`"
@@ -53,7 +53,7 @@ def items() -> dict[str, Item]:
         found[name] = Item(name, **{field: record[field] for field in Item._fields[1:]})
     return found
 
-
+# %% ../../nbs/tools/22_study.keys.ipynb #c5e98e7d
 def default_items() -> list[str]:
     "What a profile draws that names no items: all that is of the paper"
     return [name for name, item in items().items() if item.paper]
@@ -70,7 +70,7 @@ class Job(NamedTuple):
 
 KINDS = ("compress", "train", "enhance", "measure", "bank", "table", "item")  # in the order of the graph
 
-
+# %% ../../nbs/tools/22_study.keys.ipynb #d24ae223
 class Study:
     "A profile, a run folder, and the jobs that both make"
 
@@ -143,7 +143,7 @@ def train_name(row: str, codec: str, level, seed: int) -> str:
     "The name of a training"
     return f"train/{codec}-{level}/{row}/seed-{seed}"
 
-
+# %% ../../nbs/tools/22_study.keys.ipynb #82f89f95
 def enhanced_name(row: str, codec: str, level, seed: int, dataset: str) -> str:
     "The name of a data set's enhanced pictures"
     return f"enhance/{dataset}/{codec}-{level}/{row}/seed-{seed}"
@@ -153,7 +153,7 @@ def measured_name(row: str, codec: str, level, seed: int, dataset: str) -> str:
     "The name of what was measured on them"
     return f"measure/{dataset}/{codec}-{level}/{row}/seed-{seed}"
 
-
+# %% ../../nbs/tools/22_study.keys.ipynb #b26ce84a
 def compress_jobs(study: Study) -> list[Job]:
     "Every data set at every level"
     found = []
@@ -163,7 +163,7 @@ def compress_jobs(study: Study) -> list[Job]:
             found.append(Job("compress", pairs_name(dataset, codec, level), cell))
     return found
 
-
+# %% ../../nbs/tools/22_study.keys.ipynb #c6ef8679
 def train_jobs(study: Study) -> list[Job]:
     "Every training that a row of the grid needs, once"
     found = {}
@@ -177,7 +177,7 @@ def train_jobs(study: Study) -> list[Job]:
                 found[job.name] = job
     return list(found.values())
 
-
+# %% ../../nbs/tools/22_study.keys.ipynb #0d082dd3
 def train_job(study: Study, row: Row, codec: str, level, seed: int) -> Job:
     "One training; it needs its pairs, and the generator that it starts from"
     needs = [pairs_name("train", codec, one) for one in study.trained_levels(codec, level)]
@@ -187,7 +187,7 @@ def train_job(study: Study, row: Row, codec: str, level, seed: int) -> Job:
     cell = {"row": row.name, "codec": codec, "level": str(level), "seed": seed}
     return Job("train", train_name(row.name, codec, level, seed), cell, tuple(needs))
 
-
+# %% ../../nbs/tools/22_study.keys.ipynb #566bb9e4
 def enhance_jobs(study: Study) -> list[Job]:
     "Every row on every evaluation set, and the controls"
     found = []
@@ -202,7 +202,7 @@ def enhance_jobs(study: Study) -> list[Job]:
         found.append(Job("enhance", name, place, tuple(needs)))
     return found
 
-
+# %% ../../nbs/tools/22_study.keys.ipynb #96c6bfbf
 def measure_jobs(study: Study) -> list[Job]:
     "What is measured on each set of pictures"
     found = []
@@ -217,7 +217,7 @@ def measure_jobs(study: Study) -> list[Job]:
         found.append(Job("measure", name, place, tuple(needs)))
     return found
 
-
+# %% ../../nbs/tools/22_study.keys.ipynb #204ea674
 def evaluations(study: Study) -> list[dict]:
     "Row, codec, level, seed and data set of everything that is looked at"
     from qebias.controls import ROWS
@@ -236,7 +236,7 @@ def evaluations(study: Study) -> list[dict]:
                     ]
     return found
 
-
+# %% ../../nbs/tools/22_study.keys.ipynb #48bdbff0
 def jobs(
     study: Study,
     only=(),  # items; all if empty
@@ -267,7 +267,7 @@ def images(study: Study, dataset: str, on_error: str = "raise") -> list:
         return split_by_content(found, p.holdout)[0 if dataset == "train" else 1]
     return found
 
-
+# %% ../../nbs/tools/22_study.keys.ipynb #79dc2e63
 def raw_identity(study: Study, dataset: str) -> list:
     "Name and content of each raw picture, in an order of their own"
     found = []
@@ -281,7 +281,7 @@ def codec_of(study: Study, codec: str, level: int):
     options = {"encoder": study.profile.encoder} if codec == "bpg" else {}
     return make_codec(codec, level, **options)
 
-
+# %% ../../nbs/tools/22_study.keys.ipynb #2fd59688
 def codec_identity(codec) -> dict:
     "What decides a codec's pictures: its parameters and its version; those of libraries are provenance"
     described = {k: v for k, v in codec.describe().items() if k != "versions"}
@@ -391,7 +391,7 @@ def key_compress(keys: Keys, job: Job) -> str:
     made_of = {"raw": keys.raw_of(cell["dataset"]), "codec": codec_identity(codec), "store": FORMAT}
     return digest(made_of, 24)
 
-
+# %% ../../nbs/tools/22_study.keys.ipynb #2a993bcb
 def key_train(keys: Keys, job: Job) -> str:
     "The configuration, the content of the pairs, and the generator that the training starts from"
     from qebias.study.work import config_of
@@ -404,7 +404,7 @@ def key_train(keys: Keys, job: Job) -> str:
     joined = digest(pairs) if job.cell["level"] == "all" else pairs[0]
     return digest({"config": config.identity(), "pairs": joined, "init": init})
 
-
+# %% ../../nbs/tools/22_study.keys.ipynb #17dbfff3
 def key_enhance(keys: Keys, job: Job) -> str:
     "The generator, or the control, and the compressed pictures"
     from qebias.study.work import enhancer_identity
@@ -414,12 +414,12 @@ def key_enhance(keys: Keys, job: Job) -> str:
     pairs = keys.content(job.needs[0])
     return digest({"generator": generator, "pairs": pairs, "by": enhancer_identity(job.cell["row"])}, 24)
 
-
+# %% ../../nbs/tools/22_study.keys.ipynb #bf506527
 def key_measure(keys: Keys, job: Job) -> str:
     "All columns of a cell; each is stored under a key of its own as well"
     return digest(sorted(column_keys(keys, job).values()), 24)
 
-
+# %% ../../nbs/tools/22_study.keys.ipynb #5790f6d7
 def column_keys(keys: Keys, job: Job) -> dict[str, str]:
     "What names each column of a cell"
     from qebias.study.work import column_identity, columns_of
@@ -436,7 +436,7 @@ def column_keys(keys: Keys, job: Job) -> dict[str, str]:
         found[column] = digest(made_of, 24)
     return found
 
-
+# %% ../../nbs/tools/22_study.keys.ipynb #5378d159
 def key_bank(keys: Keys, job: Job) -> str:
     "The bank's settings, and the pictures"
     from qebias.study.work import bank_identity
@@ -450,7 +450,7 @@ def key_table(keys: Keys, job: Job) -> str:
     "The columns that it consists of, and what the cells are called"
     return digest({need: keys.content(need) for need in job.needs}, 24)
 
-
+# %% ../../nbs/tools/22_study.keys.ipynb #abad3f95
 def key_item(keys: Keys, job: Job) -> str:
     "The notebook's cells, the table, the claims, and how the profile calls itself"
     root = project_root() / "nbs" / "study"
@@ -479,7 +479,7 @@ class Todo(NamedTuple):
     job: Job
     why: str
 
-
+# %% ../../nbs/tools/22_study.keys.ipynb #5e68d1b9
 def todo(
     keys: Keys,
     deep: bool = False,  # hash large parts too
@@ -496,13 +496,13 @@ def todo(
             found[name] = Todo(job, wrong[0])
     return found
 
-
+# %% ../../nbs/tools/22_study.keys.ipynb #39c27e1d
 def plan(study: Study, only=()) -> Counter:
     "How many jobs of each kind there are to do; changes nothing"
     counts = Counter(item.job.kind for item in todo(Keys(study, only)).values())
     return Counter({kind: counts[kind] for kind in KINDS if counts[kind]})
 
-
+# %% ../../nbs/tools/22_study.keys.ipynb #2d24267d
 def wanted_folders(study: Study) -> set[str]:
     "The results that the profile refers to, relative to the run folder: all others can be pruned"
     from qebias.study.work import column_folders
@@ -518,7 +518,7 @@ def wanted_folders(study: Study) -> set[str]:
         found.add(f"results/raw/{raw_key(keys.raw_of(dataset))}")
     return found
 
-
+# %% ../../nbs/tools/22_study.keys.ipynb #4b211405
 def raw_key(raw: list) -> str:
     "What names a store of raw pictures"
     from qebias.pairs import FORMAT

@@ -65,7 +65,7 @@ class Setting(BaseModel):
 
 MERGED = ("schedule", "d_schedule", "weights", "divergence")  # mappings whose parts are set one by one
 
-
+# %% ../../nbs/tools/20_study.profile.ipynb #e8eac689
 def merged(settings) -> dict:  # field -> value; what is not set is left out
     "Settings from the most general to the most particular, as one"
     found = {}
@@ -85,7 +85,7 @@ class RowSpec(BaseModel):
     seeds: list[int] | None = None  # the profile's if left out
     differs: Setting = Setting()
 
-
+# %% ../../nbs/tools/20_study.profile.ipynb #b9c90326
 class Row(BaseModel):
     "A row of a study, resolved: the method that it is, where it stands, and what is set for it alone"
 
@@ -209,7 +209,7 @@ def check_sets(profile: Profile):
         for level in levels:
             make_codec(name, level)
 
-
+# %% ../../nbs/tools/20_study.profile.ipynb #d1ff559a
 def check_rows(profile: Profile):
     "Rows and settings of a profile that cannot be meant; raises `ValueError` or `QebiasError`"
     p = profile
@@ -256,7 +256,7 @@ def check_rows(profile: Profile):
             if name not in rows:
                 raise ValueError(f"{key}: {name} is no row of the profile{near(name, rows)}")
 
-
+# %% ../../nbs/tools/20_study.profile.ipynb #dd64ad1e
 def near(name: str, known) -> str:
     "The end of a message about an unknown name: the neighbour, or all there are"
     known = sorted(known)
@@ -287,7 +287,7 @@ def rows_of(profile: Profile) -> list[Row]:
         found[name] = derived_row(profile, name, spec, found)
     return list(found.values())
 
-
+# %% ../../nbs/tools/20_study.profile.ipynb #e1b7aed0
 def derived_row(profile: Profile, name: str, spec: RowSpec, known: dict) -> Row:
     "A row from the one that it is `of`; raises `ValueError` where there is none"
     parent = known.get(spec.of)
@@ -309,7 +309,7 @@ def derived_row(profile: Profile, name: str, spec: RowSpec, known: dict) -> Row:
         differs=(*parent.differs, spec.differs),
     )
 
-
+# %% ../../nbs/tools/20_study.profile.ipynb #1b6bc450
 def settings_of(profile: Profile, row: Row) -> dict:
     "What is set for a row: of its stage, of the rows that it comes from, its own; as `merged` gives it"
     names = [row.method.stage, row.method.plain, row.method.base, row.method.name, row.name]
@@ -338,7 +338,7 @@ def profiles() -> dict[str, Path]:
     "The profiles of the checkout: name -> path"
     return {p.stem: p for p in sorted((project_root() / "nbs" / "study" / "profiles").glob("*.yaml"))}
 
-
+# %% ../../nbs/tools/20_study.profile.ipynb #4fc939bc
 def load_profile(
     name: str,  # a profile's name, or the path of a YAML file
     changes=(),  # `key=value` texts; a dot reaches into a mapping, the value is read as YAML
@@ -357,7 +357,7 @@ def load_profile(
         set_value(values, change)
     return check_profile({"name": path.stem, **values}, f"profile {path.stem}")
 
-
+# %% ../../nbs/tools/20_study.profile.ipynb #ba576195
 def set_value(
     values: dict,  # changed in place
     change: str,  # `key=value`
@@ -373,7 +373,7 @@ def set_value(
             raise QebiasError(f"--set {change!r}: {step} holds no keys")
     values[last] = read_yaml(text, f"--set {key.strip()}")
 
-
+# %% ../../nbs/tools/20_study.profile.ipynb #f3d4414e
 def steps_of(values: dict, key: str) -> tuple[list, str]:
     "The steps of a dotted key, where a name that is there may hold dots of its own"
     steps = []
@@ -387,7 +387,7 @@ def steps_of(values: dict, key: str) -> tuple[list, str]:
         values = values.get(step) if inside else None
     return steps, rest
 
-
+# %% ../../nbs/tools/20_study.profile.ipynb #45ebd1a0
 def check_profile(values: dict, where: str = "profile") -> Profile:
     "Make a `Profile`, or say in one line which key is wrong and why; raises `QebiasError`"
     for key in values:
@@ -402,7 +402,7 @@ def check_profile(values: dict, where: str = "profile") -> Profile:
     except QebiasError as error:  # a row's, which knows no file
         raise QebiasError(f"{where}: {error}") from None
 
-
+# %% ../../nbs/tools/20_study.profile.ipynb #94d6ff67
 def row_specs(rows, where: str) -> dict:
     "Rows as a file writes them, `{of: ..., weights: ...}`, as `RowSpec` takes them; raises `QebiasError`"
     if not isinstance(rows, dict):
@@ -419,7 +419,7 @@ def row_specs(rows, where: str) -> dict:
         found[str(name)] = {**own, "differs": {**own.get("differs", {}), **differs}}
     return found
 
-
+# %% ../../nbs/tools/20_study.profile.ipynb #d8c06ec4
 def complaint(error: dict) -> str:
     "One of pydantic's errors as a line of ours"
     steps = [str(step) for step in error["loc"] if step != "differs"]

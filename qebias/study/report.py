@@ -25,7 +25,7 @@ def closing_lines(study: Study, only=()) -> list[str]:
     lines += weight_lines(study)
     return lines
 
-
+# %% ../../nbs/tools/29_study.report.ipynb #5f65afe6
 def weight_lines(study: Study) -> list[str]:
     "Where the trained generators lie, one line a row at the main codec and level"
     from qebias.study.keys import train_name
@@ -59,7 +59,7 @@ def write_report(study: Study) -> Path:  # of the page to open
         tmp.write_text(page(study, found, pages), encoding="utf-8")
     return folder / "index.html"
 
-
+# %% ../../nbs/tools/29_study.report.ipynb #f6df555f
 def page(study: Study, found: Results, pages: list) -> str:
     "The report's first page"
     import jinja2
@@ -150,7 +150,7 @@ def require_publishable(study: Study):
             "give it a profile and a name of its own before --publish"
         )
 
-
+# %% ../../nbs/tools/29_study.report.ipynb #ca899bde
 def publish_study(study: Study) -> list[Path]:
     "Publish the results, and the executed notebooks that show this profile; returns what was written"
     import json

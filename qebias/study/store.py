@@ -51,7 +51,7 @@ def parts_of(
         found[name] = {"bytes": path.stat().st_size, "sha256": file_digest(path)}
     return found
 
-
+# %% ../../nbs/tools/21_study.store.ipynb #8469d27c
 def finish(
     folder,  # of the result; its parts lie there
     key: str,  # what decides it
@@ -63,7 +63,7 @@ def finish(
     write_json(Path(folder) / "result.json", result)
     return result
 
-
+# %% ../../nbs/tools/21_study.store.ipynb #c9a6874d
 def content_of(result: dict) -> str:
     "One digest for the content of all parts of a result"
     from qebias.core import digest
@@ -98,7 +98,7 @@ def read_result(folder, key: str | None = None) -> dict | None:
             return None
     return result
 
-
+# %% ../../nbs/tools/21_study.store.ipynb #c54c92a4
 def faults(
     folder,
     result: dict,  # as `read_result` gives it
@@ -116,7 +116,7 @@ def faults(
             wrong.append(f"{name} is damaged")
     return wrong
 
-
+# %% ../../nbs/tools/21_study.store.ipynb #d6d2b47e
 def require_whole(folder, result: dict):
     "Hash all parts before they are used; raises `QebiasError` that names the first that is not what was written"
     wrong = faults(folder, result, deep=True)
@@ -172,7 +172,7 @@ class Store(NamedTuple):
                 found[path.relative_to(self.root).as_posix()] = folder_bytes(path)
         return found
 
-
+# %% ../../nbs/tools/21_study.store.ipynb #78f661e6
 def folder_bytes(folder: Path) -> int:
     "The size of all files below a folder"
     return sum(p.stat().st_size for p in Path(folder).rglob("*") if p.is_file())
