@@ -39,12 +39,12 @@ from .networks import load_discriminator
 from .pictures import find_pictures, read_rgb8
 from .stats import COLUMNS, Estimate, Results, combine, deviation_of, difference, estimate
 
-# %% ../nbs/measurement/40_audit.ipynb #43954ce4
+# %% ../nbs/measurement/40_audit.ipynb #3edbc929
 DOMAINS = "raw", "compressed", "enhanced"
 
 
 class Pictures:
-    "Images of one domain that are read when they are asked for, one at a time: a set need not fit into memory"
+    "Images of one domain, read when they are asked for: a set need not fit into memory"
 
     def __init__(
         self,
@@ -66,7 +66,7 @@ class Pictures:
             raise QebiasError(f"picture {i} has changed its size while it was being measured: run again")
         return last[1]
 
-
+# %% ../nbs/measurement/40_audit.ipynb #2265b2ed
 class Found(NamedTuple):
     "Which pictures there are"
 
@@ -75,7 +75,7 @@ class Found(NamedTuple):
     notes: list  # remarks
     facts: dict  # what the page says about the folders
 
-# %% ../nbs/measurement/40_audit.ipynb #c12ea88f
+# %% ../nbs/measurement/40_audit.ipynb #3d1924d5
 def match(
     folders: dict,  # domain -> folder
 ) -> Found:
@@ -108,11 +108,10 @@ def match(
         words = "what a codec has touched is not raw, and the base of the triangles is too short"
         notes.append(f"{lossy} of the raw pictures are JPEG, BPG, AVIF or WebP files: {words}")
     found = {domain: len(pictures) for domain, pictures in listed.items()}
-    return Found(
-        loads, problems, notes, {"folders": short_names(folders), "found": found, "formats": formats}
-    )
+    facts = {"folders": short_names(folders), "found": found, "formats": formats}
+    return Found(loads, problems, notes, facts)
 
-
+# %% ../nbs/measurement/40_audit.ipynb #d769d137
 def short_names(folders: dict) -> dict:
     "Folders by as few last parts of their paths as tell them apart"
     parts = {d: Path(os.path.abspath(Path(folder).expanduser())).parts for d, folder in folders.items()}
@@ -151,7 +150,7 @@ class Look(NamedTuple):
     small: tuple  # of raw, compressed, enhanced: 24 x 24 grey levels
     shifts: tuple  # (rows, columns) by which compressed and enhanced are off raw
 
-
+# %% ../nbs/measurement/40_audit.ipynb #596cb02b
 def look(loads) -> Look | str:
     "Look at one name in its three domains; a text says what is wrong"
     try:
@@ -173,12 +172,12 @@ def look(loads) -> Look | str:
         tuple(shift(images[domain], raw) for domain in ("compressed", "enhanced")),
     )
 
-
+# %% ../nbs/measurement/40_audit.ipynb #d6f2becd
 def thumbnail(rgb: np.ndarray) -> np.ndarray:
     "24 x 24 grey levels of a picture"
     return np.asarray(Image.fromarray(rgb).convert("L").resize((24, 24), Image.Resampling.BOX), float)
 
-
+# %% ../nbs/measurement/40_audit.ipynb #af5991ee
 def shift(
     image: np.ndarray,  # uint8 (H, W, 3)
     raw: np.ndarray,  # of the same size
@@ -220,14 +219,14 @@ def exchanged(
             found[names[i]] = names[j]
     return found
 
-
+# %% ../nbs/measurement/40_audit.ipynb #b5b90767
 def some(names, most: int = 3) -> str:
     "A few names, and how many more"
     names = list(names)
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
 
-
+# %% ../nbs/measurement/40_audit.ipynb #10b690a7
 def remarks(looks: dict) -> list:
     "What a person would want to know about the pictures before reading a number"
     lines = []
@@ -270,7 +269,7 @@ class Set(NamedTuple):
     notes: list
     facts: dict
 
-
+# %% ../nbs/measurement/40_audit.ipynb #1107bb56
 def gather(folders: dict, names, on_mismatch: str, progress: Callable | None) -> Set:
     "Find, look, and complain or skip"
     arrays = [not isinstance(images, (str, os.PathLike)) for images in folders.values()]
@@ -300,7 +299,7 @@ def gather(folders: dict, names, on_mismatch: str, progress: Callable | None) ->
     notes = [*found.notes, *remarks(looks)]
     return Set(list(looks), domains, looks, problems, notes, found.facts | facts)
 
-
+# %% ../nbs/measurement/40_audit.ipynb #34a22801
 def look_all(loads: dict, progress: Callable | None) -> tuple:  # (name -> Look, name -> what is wrong)
     "Look at all of them, a few at a time"
     found = {}
@@ -312,7 +311,7 @@ def look_all(loads: dict, progress: Callable | None) -> tuple:  # (name -> Look,
     wrong = {name: one for name, one in found.items() if isinstance(one, str)}
     return {name: one for name, one in found.items() if name not in wrong}, wrong
 
-# %% ../nbs/measurement/40_audit.ipynb #d0bb203c
+# %% ../nbs/measurement/40_audit.ipynb #739888f0
 SHOWN_CONTROLS = "noise4", "noise8", "unsharp"
 AT = dict(dataset="audit", codec="", level=0)
 
@@ -330,7 +329,7 @@ def choose(asked, known: list, what: str) -> tuple:  # (names to measure, {name:
         weight_files(name)
     return list(dict.fromkeys(asked)), {}
 
-
+# %% ../nbs/measurement/40_audit.ipynb #9defed6e
 def large_enough(names: list, asked, side: Callable, looks: dict, reasons: dict) -> list:
     "Leave out what the smallest picture is too small for, or refuse it where it was asked for"
     name, (height, width) = min(((n, one.shape) for n, one in looks.items()), key=lambda x: min(x[1]))
@@ -339,16 +338,15 @@ def large_enough(names: list, asked, side: Callable, looks: dict, reasons: dict)
         if min(height, width) >= side(what):
             kept.append(what)
             continue
-        reasons[what] = (
-            f"{what} needs images of at least {side(what)}x{side(what)} px, and {name} is {width}x{height}"
-        )
+        least = f"{side(what)}x{side(what)}"
+        reasons[what] = f"{what} needs images of at least {least} px, and {name} is {width}x{height}"
         if asked is not None:
             raise QebiasError(reasons[what])
     return kept
 
-
+# %% ../nbs/measurement/40_audit.ipynb #654491ed
 class Lines:
-    "The table of an audit while it grows; what was measured on the same pictures before is taken from a cache"
+    "The table of an audit while it grows; what was measured on the same pictures is taken from a cache"
 
     def __init__(self, pictures: Set, patch: int, device: str, cache: dict, progress: Callable | None):
         self.pictures, self.patch, self.device = pictures, patch, device
@@ -396,7 +394,7 @@ class Lines:
         table = pd.DataFrame(self.lines, columns=["picture", "quantity", "value", "unit", "row"])
         return Results(table.assign(**AT, trained_on="", seed=0)[COLUMNS])
 
-# %% ../nbs/measurement/40_audit.ipynb #25ea4d6a
+# %% ../nbs/measurement/40_audit.ipynb #b435e2b8
 def measure_all(lines: Lines, distances: list, metrics: list, strict: tuple, controls: bool, reasons: dict):
     "All distances of the method and of the controls, and all metrics; what fails is a reason, or an error"
     rows = ["enhanced", *(PREFIX + name for name in SHOWN_CONTROLS if controls)]
@@ -418,15 +416,14 @@ def measure_all(lines: Lines, distances: list, metrics: list, strict: tuple, con
             if must:
                 raise
             reasons[name] = str(error)
-            lines.lines = [
-                line for line in lines.lines if line[1] != name and not line[1].endswith(f":{name}")
-            ]
+            of_it = (name, f"ce:{name}", f"re:{name}", f"cr:{name}")
+            lines.lines = [line for line in lines.lines if line[1] not in of_it]
 
-
+# %% ../nbs/measurement/40_audit.ipynb #9c260bb3
 def _domains_of(name):
     return DOMAINS if METRICS[name].kind == "no-reference" else ("compressed", "enhanced")
 
-# %% ../nbs/measurement/40_audit.ipynb #70783dda
+# %% ../nbs/measurement/40_audit.ipynb #1c8d7b26
 def numbers(results: Results, looks: dict, distances: list, metrics: list, level: float) -> pd.DataFrame:
     "Every number of an audit with its interval: what, name, domain, value, low, high, unit, n"
     rows = []
@@ -445,7 +442,8 @@ def numbers(results: Results, looks: dict, distances: list, metrics: list, level
             enter("distance", name, domain, values)
         enter("deviation", name, "", deviation_of(*sides))
         enter("deviation on roots", name, "", deviation_of(*(combine(np.sqrt, values) for values in sides)))
-        for row in (PREFIX + control for control in SHOWN_CONTROLS):
+        for kind in SHOWN_CONTROLS:
+            row = PREFIX + kind
             sides = [of(row, f"{side}:{name}") for side in ("ce", "re", "cr")]
             if not sides[0].missing:
                 enter("control", name, row, deviation_of(*sides))
@@ -468,7 +466,7 @@ def numbers(results: Results, looks: dict, distances: list, metrics: list, level
             enter("realism", "discriminator", f"AUC raw, {domain}", of("enhanced", f"auc:raw-{domain}"))
     return pd.DataFrame(rows, columns=["what", "name", "domain", "value", "low", "high", "unit", "n"])
 
-# %% ../nbs/measurement/40_audit.ipynb #890bc0ec
+# %% ../nbs/measurement/40_audit.ipynb #dc889987
 SHORT = {
     "rmse": "RMS error",
     "nlpd": "NLPD",
@@ -495,7 +493,7 @@ def listed(words: list) -> str:
     "Words with commas and a last `and`"
     return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
-
+# %% ../nbs/measurement/40_audit.ipynb #cc4be8a0
 def whole_percent(value: float) -> str:
     "A percentage without decimals"
     return f"{round(value):+d} %".replace("-", MINUS) if round(value) else "0 %"
@@ -509,14 +507,14 @@ def from_raw(frame: pd.DataFrame) -> pd.Series:
     sides = frame[frame["what"] == "distance"].pivot(index="name", columns="domain", values="value")
     return sides["RE"] / sides["CR"] if len(sides) else pd.Series(dtype=float)
 
-
+# %% ../nbs/measurement/40_audit.ipynb #9849baba
 def side_of(row, ratio: float) -> str:
     "To which side a deviation leans, beyond its interval; or that it is outside the triangle"
     if abs(row.value) > 100.5 or ratio > FAR:
         return "outside"
     return "compressed" if row.high < 0 else "raw" if row.low > 0 else "open"
 
-
+# %% ../nbs/measurement/40_audit.ipynb #33bd94be
 def leaning(frame: pd.DataFrame, images: int) -> str:
     "The first sentence: to which side"
     rows = frame[frame["what"] == "deviation"]
@@ -540,14 +538,16 @@ def leaning(frame: pd.DataFrame, images: int) -> str:
         nearer = f"nearer to the {one} than to the {other} by {words[one]}, 0 % being midway"
         text = f"The enhanced images lean towards the {one} ones: {nearer}{aside}"
     elif words["open"] and rows[["low", "high"]].isna().all(axis=None):
-        text = f"To which side the enhanced images lean cannot be told from one image: {words['open']}, no interval"
+        cannot = "To which side the enhanced images lean cannot be told from one image"
+        text = f"{cannot}: {words['open']}, no interval"
     elif words["open"]:
-        text = f"To which side the enhanced images lean cannot be told: by {words['open']} the interval includes 0 %"
+        cannot = "To which side the enhanced images lean cannot be told"
+        text = f"{cannot}: by {words['open']} the interval includes 0 %"
     else:
         text = ""
     return (f"{text}{few_words(images)}. " if text else "") + outside_words(frame, words["outside"])
 
-
+# %% ../nbs/measurement/40_audit.ipynb #2ff255ba
 def few_words(images: int) -> str:
     "That a set is too small, where it is"
     if images >= FEW:
@@ -555,18 +555,17 @@ def few_words(images: int) -> str:
     some = "a single image" if images == 1 else f"only {images} images"
     return f", all this on {some}, which says little about other pictures"
 
-
+# %% ../nbs/measurement/40_audit.ipynb #f339e092
 def outside_words(frame: pd.DataFrame, names: str) -> str:
     "That a method has left the triangle, and how far it is from raw"
     if not names:
         return ""
     worst = from_raw(frame).max()
-    further = (
-        f"up to {worst:.1f} times as far from raw as the compressed ones"
-        if worst > 1
-        else "no further from raw"
-    )
-    return f"By {names} they lie outside the triangle, {further}: that is no leaning but another kind of picture. "
+    further = "no further from raw"
+    if worst > 1:
+        further = f"up to {worst:.1f} times as far from raw as the compressed ones"
+    other = "that is no leaning but another kind of picture"
+    return f"By {names} they lie outside the triangle, {further}: {other}. "
 
 # %% ../nbs/measurement/40_audit.ipynb #a4e47c88
 def quality_words(frame: pd.DataFrame, images: int) -> str:
@@ -585,7 +584,7 @@ def quality_words(frame: pd.DataFrame, images: int) -> str:
         return "no quality metric was measured"
     return f"compared with the compressed images the enhanced ones are {', '.join(told)}"
 
-
+# %% ../nbs/measurement/40_audit.ipynb #054be8e7
 def realism_words(frame: pd.DataFrame) -> str:
     "What the discriminator says, if it says anything"
     rows = frame[frame["what"] == "realism"].set_index("domain")
@@ -603,7 +602,7 @@ def realism_words(frame: pd.DataFrame) -> str:
     )
     return f"; the discriminator {side} (scores: {scores})"
 
-
+# %% ../nbs/measurement/40_audit.ipynb #aa37acf7
 def control_words(frame: pd.DataFrame) -> str:
     "What noise would score by the same distances"
     rows = frame[(frame["what"] == "control") & (frame["domain"] == f"{PREFIX}noise8")]
@@ -614,7 +613,7 @@ def control_words(frame: pd.DataFrame) -> str:
     )
     return f" For scale: grey noise of 8 levels, which restores nothing, has {noise}."
 
-
+# %% ../nbs/measurement/40_audit.ipynb #aefb938f
 def verdict(frame: pd.DataFrame, images: int) -> str:
     "Three sentences in plain words"
     quality = quality_words(frame, images) + realism_words(frame)
@@ -742,7 +741,7 @@ def _check(on_mismatch, judge, discriminator, patch, level, device):
         where = "not known or not on this machine: pass cpu, or cuda where there is one"
         raise QebiasError(f"device {str(device)!r} is {where}") from None
 
-
+# %% ../nbs/measurement/40_audit.ipynb #a926a48e
 def _discriminator(file, judge, gan, patch):
     "The discriminator that scores, and what is known of its training"
     if file is not None:
@@ -756,14 +755,14 @@ def _discriminator(file, judge, gan, patch):
     known = {"class": type(network).__name__, "conditional": getattr(judge, "conditional", None)}
     return judge, known | {"gan": gan, "patch": patch}
 
-
+# %% ../nbs/measurement/40_audit.ipynb #11313d9e
 def single_scores(results: Results, metrics: list) -> pd.DataFrame:
     "Scores of single images: image, metric, domain, value"
     table = results.table[results.table["quantity"].isin(metrics)]
     table = table.rename(columns={"picture": "image", "quantity": "metric", "row": "domain"})
     return table[["image", "metric", "domain", "value"]].reset_index(drop=True)
 
-
+# %% ../nbs/measurement/40_audit.ipynb #bbfb7b21
 def pixel_deviations(looks: dict) -> pd.DataFrame:
     "Mean differences of each image and Eq. 1 on their root mean squares, the most biased first"
     rows = []
@@ -773,7 +772,7 @@ def pixel_deviations(looks: dict) -> pd.DataFrame:
     table = pd.DataFrame(rows, columns=["image", "CE", "RE", "CR", "deviation"])
     return table.sort_values("deviation", kind="stable", ignore_index=True)
 
-
+# %% ../nbs/measurement/40_audit.ipynb #54570ab3
 def telling(pictures: Set, pixels: pd.DataFrame) -> dict:
     "The worst and the median image, by the deviation of their pixels"
     order = list(pixels["image"][pixels["deviation"].notna()])
@@ -786,7 +785,7 @@ def telling(pictures: Set, pixels: pd.DataFrame) -> dict:
         found[role] = (name, *(pictures.domains[domain][i] for domain in DOMAINS))
     return found
 
-
+# %% ../nbs/measurement/40_audit.ipynb #8d5ed1f0
 def bars() -> Callable:
     "A `progress` that draws bars on standard error"
     from tqdm import tqdm
@@ -833,7 +832,7 @@ def audit_target(
         raise QebiasError(f"{ground} cannot be written: name another page with -o")
     return page
 
-# %% ../nbs/measurement/40_audit.ipynb #1ba04ce8
+# %% ../nbs/measurement/40_audit.ipynb #8bf86517
 ABOUT = {
     "rmse": "Root of the mean squared difference of pixels.",
     "lpips-alex": "LPIPS: differences of learned features at the same place. The mean over pairs of images.",
@@ -851,7 +850,7 @@ class Shown(NamedTuple):
     alt: str
     words: str = ""  # below it
 
-
+# %% ../nbs/measurement/40_audit.ipynb #4e708ee5
 def embedded(kind: str, data: bytes, width: int, alt: str, words: str = "") -> Shown:
     "Bytes of a picture as part of the page"
     return Shown(f"data:{kind};base64,{base64.b64encode(data).decode()}", width, alt, words)
@@ -862,7 +861,7 @@ def drawn(figure, alt: str, words: str = "") -> Shown:
     figure.set_dpi(190)
     return embedded(*figure.image(), round(96 * figure.get_size_inches()[0]), alt, words)
 
-
+# %% ../nbs/measurement/40_audit.ipynb #146d9186
 def triangle_of(report: AuditReport, name: str) -> Shown:
     "The triangle by one distance, the controls beside the method"
     lines = []
@@ -876,7 +875,8 @@ def triangle_of(report: AuditReport, name: str) -> Shown:
     first = lines[0]
     told = with_interval(first["value"], first["low"], first["high"], percent)
     label = METRICS[name].label
-    alt = f"Triangle by {label}: CE {number(first['ce'])}, RE {number(first['re'])}, CR {number(first['cr'])}; {told}"
+    lengths = ", ".join(f"{side.upper()} {number(first[side])}" for side in ("ce", "re", "cr"))
+    alt = f"Triangle by {label}: {lengths}; {told}"
     return drawn(triangle(lines, label), alt, ABOUT.get(name, ""))
 
 # %% ../nbs/measurement/40_audit.ipynb #33410d22
@@ -891,7 +891,7 @@ def telling_square(raw: np.ndarray, compressed: np.ndarray, side: int) -> tuple:
     top, left = np.unravel_index(int(sums.argmax()), sums.shape)
     return int(top), int(left), height, width
 
-
+# %% ../nbs/measurement/40_audit.ipynb #e4bc37e1
 def marked(rgb: np.ndarray, box: tuple, longest: int = 300) -> tuple:  # (JPEG, its width)
     "The whole picture, small, with the square drawn in"
     image = Image.fromarray(rgb)
@@ -904,7 +904,7 @@ def marked(rgb: np.ndarray, box: tuple, longest: int = 300) -> tuple:  # (JPEG, 
     image.save(data, "JPEG", quality=85)
     return data.getvalue(), image.width
 
-
+# %% ../nbs/measurement/40_audit.ipynb #a8d04447
 def telling_pictures(report: AuditReport, side: int = 160) -> list:  # dicts: words, name, row, figures
     "The worst and the median image with their residuals, on one scale"
     boxes = {role: telling_square(raw, comp, side) for role, (_, raw, comp, _) in report.pictures.items()}
@@ -938,14 +938,14 @@ class Table(NamedTuple):
     rows: list  # lists of texts
     plain: tuple = ()  # positions of columns of words
 
-
+# %% ../nbs/measurement/40_audit.ipynb #191a5b83
 def interval_text(row, write=number) -> str:
     "An interval as the page writes it"
     if not np.isfinite([row.low, row.high]).all():
         return "none"
     return f"[{write(row.low)}, {write(row.high)}]"
 
-
+# %% ../nbs/measurement/40_audit.ipynb #33f55278
 def distance_table(report: AuditReport) -> Table:
     "The sides, the deviation, and the controls' deviations"
     frame = report.frame
@@ -963,7 +963,7 @@ def distance_table(report: AuditReport) -> Table:
     level = f"{100 * report.facts['level']:g} % interval"
     return Table(["distance", "CE", "RE", "CR", "deviation", level, "on roots", *labels], rows)
 
-
+# %% ../nbs/measurement/40_audit.ipynb #75984516
 def quality_table(report: AuditReport) -> Table:
     "Metrics of enhanced and compressed images, and their difference"
     frame = report.frame[report.frame["what"] == "quality"]
@@ -979,13 +979,13 @@ def quality_table(report: AuditReport) -> Table:
         rows.append([label, *means, signed(change.value), interval_text(change, signed), word])
     return Table(["metric", *DOMAINS, "enhanced − compressed", "interval", "enhanced is"], rows, (6,))
 
-
+# %% ../nbs/measurement/40_audit.ipynb #c937ac4c
 def signed(value: float) -> str:
     "A number with its sign"
     text = number(value)
     return text if value <= 0 or text == "0" else f"+{text}"
 
-# %% ../nbs/measurement/40_audit.ipynb #e34daa86
+# %% ../nbs/measurement/40_audit.ipynb #b749a640
 def realism_part(report: AuditReport) -> tuple:  # (words, figures, Table)
     "What the discriminator says"
     judge = report.facts["judge"]
@@ -1001,13 +1001,14 @@ def realism_part(report: AuditReport) -> tuple:  # (words, figures, Table)
         f"{beside} the compressed image beside what it judges."
     )
     if judge["conditional"]:
-        words += " The score of compressed images, beside themselves, is an extrapolation: training never showed it twins."
+        twins = "is an extrapolation: training never showed it twins"
+        words += f" The score of compressed images, beside themselves, {twins}."
     told = ", ".join(f"{row.domain} {row.value:.2f}" for row in rows)
     figure = drawn(realism_differences(pd.DataFrame(gaps)), f"Mean realism scores: {told}")
     table = [[row.domain.replace(" - ", f" {MINUS} "), number(row.value), interval_text(row)] for row in rows]
     return words, [figure], Table(["domain", "score", "interval"], table)
 
-
+# %% ../nbs/measurement/40_audit.ipynb #740e4d23
 def image_table(report: AuditReport) -> Table:
     "A row an image, the most biased first"
     shown = report.images[report.images["domain"] != "raw"]
@@ -1020,7 +1021,7 @@ def image_table(report: AuditReport) -> Table:
         rows.append([row.image, deviation, number(row.CE), number(row.RE), number(row.CR), *values])
     return Table(["image", "pixel deviation", "CE", "RE", "CR", *(f"{m}, {d}" for m, d in columns)], rows)
 
-
+# %% ../nbs/measurement/40_audit.ipynb #21fa1536
 def origin_table(report: AuditReport) -> Table:
     "The data and the machine"
     facts, origin = report.facts, report.facts["provenance"]
@@ -1045,10 +1046,11 @@ def origin_table(report: AuditReport) -> Table:
     ]
     return Table(["item", "as it was"], rows, (1,))
 
-# %% ../nbs/measurement/40_audit.ipynb #7c5aeff3
+# %% ../nbs/measurement/40_audit.ipynb #5e730c56
 STYLE = """
 :root { color-scheme: light }
-body { font: 16px/1.55 system-ui, sans-serif; max-width: 64rem; margin: 2rem auto; padding: 0 1rem; color: #1b1b1b; background: #fff; overflow-wrap: anywhere }
+body { font: 16px/1.55 system-ui, sans-serif; max-width: 64rem; margin: 2rem auto; padding: 0 1rem }
+body { color: #1b1b1b; background: #fff; overflow-wrap: anywhere }
 h1 { line-height: 1.2; margin-bottom: .2rem }
 h2 { margin-top: 2.6rem; border-bottom: 1px solid #ccc; padding-bottom: .2rem }
 h3 { margin: 1.6rem 0 .3rem }
@@ -1060,23 +1062,32 @@ img { width: 100%; height: auto; display: block }
 figcaption { font-size: .85rem; color: #444 }
 .wide { overflow-x: auto }
 table { border-collapse: collapse; font-size: .9rem; margin: .6rem 0 }
-th, td { text-align: left; padding: .3rem .7rem .3rem 0; border-bottom: 1px solid #ddd; vertical-align: top; overflow-wrap: normal }
+th, td { text-align: left; padding: .3rem .7rem .3rem 0; border-bottom: 1px solid #ddd }
+th, td { vertical-align: top; overflow-wrap: normal }
 thead th { border-bottom: 2px solid #888 }
 .n { text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums }
 th[scope=row] { font-weight: 600 }
 .small, .small table { font-size: .82rem; color: #333 }
 a { color: #0b3a6b }
-@media print { body { margin: 0; max-width: none; font-size: 11pt } h2, h3 { break-after: avoid } figure, tr { break-inside: avoid } .wide { overflow: visible } details, .csv { display: none } }
+@media print {
+  body { margin: 0; max-width: none; font-size: 11pt }
+  h2, h3 { break-after: avoid }
+  figure, tr { break-inside: avoid }
+  .wide { overflow: visible }
+  details, .csv { display: none }
+}
 """
 
-# %% ../nbs/measurement/40_audit.ipynb #6cf04cd3
+# %% ../nbs/measurement/40_audit.ipynb #88a65189
 TEMPLATE = """<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8">{{ mark | safe }}
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>Audit: {{ facts.title }}</title><style>{{ style | safe }}</style></head><body>
 {%- macro table(t) %}
 <div class="wide"><table><thead><tr>
-{%- for h in t.head %}<th scope="col"{% if loop.index0 and loop.index0 not in t.plain %} class="n"{% endif %}>{{ h }}</th>{% endfor -%}
+{%- for h in t.head %}
+<th scope="col"{% if loop.index0 and loop.index0 not in t.plain %} class="n"{% endif %}>{{ h }}</th>
+{%- endfor %}
 </tr></thead><tbody>
 {%- for row in t.rows %}<tr>
 {%- for cell in row %}
@@ -1095,44 +1106,62 @@ TEMPLATE = """<!DOCTYPE html>
 {%- endmacro %}
 <h1>Audit: {{ facts.title }}</h1>
 <p>{{ facts.images }} image{{ "s" if facts.images != 1 }}
-{%- if facts.folders %}; raw: {{ facts.folders.raw }}, compressed: {{ facts.folders.compressed }}, enhanced: {{ facts.folders.enhanced }}{% endif %}</p>
+{%- if facts.folders %}; raw: {{ facts.folders.raw }}, compressed: {{ facts.folders.compressed }},
+enhanced: {{ facts.folders.enhanced }}{% endif %}</p>
 <p class="verdict">{{ report.verdict }}</p>
-{% if report.notes %}<div class="warn"><ul>{% for note in report.notes %}<li>{{ note }}</li>{% endfor %}</ul></div>{% endif %}
+{% if report.notes %}<div class="warn"><ul>
+{%- for note in report.notes %}<li>{{ note }}</li>{% endfor %}</ul></div>{% endif %}
 {% if report.skipped %}<div class="warn"><p>{{ report.skipped | length }} images were left out:</p><ul>
 {%- for name, why in report.skipped.items() %}<li>{{ name }}: {{ why }}</li>{% endfor %}</ul></div>{% endif %}
 <h2>Nearer to compressed, or to raw?</h2>
-<p>C is compressed, R raw, E enhanced; the sides are distances, drawn to scale within each triangle. The deviation (Eq. 1 of the paper on enhancement bias, CVPR 2024) says where E stands over the base:
-−100 % straight above compressed, 0 % midway, +100 % straight above raw; beyond that E is outside, further from one corner than the corners are apart. 0 % is no ideal: by the RMS error the best possible enhancer has about −60 %.
-The small marks are controls: the compressed pictures with noise, or sharpened, which restores nothing. A deviation counts only as far as they do not reach it.</p>
+<p>C is compressed, R raw, E enhanced; the sides are distances, drawn to scale within each
+triangle. The deviation (Eq. 1 of the paper on enhancement bias, CVPR 2024) says where
+E stands over the base:
+−100 % straight above compressed, 0 % midway, +100 % straight above raw; beyond that E
+is outside, further from one corner than the corners are apart. 0 % is no ideal: by the
+RMS error the best possible enhancer has about −60 %.
+The small marks are controls: the compressed pictures with noise, or sharpened, which restores
+nothing. A deviation counts only as far as they do not reach it.</p>
 {{ grid(triangles) }}
 {% if distances.rows %}{{ table(distances) }}{% else %}<p>No distance was measured.</p>{% endif %}
-<p>A Fréchet distance of few images is too large in all three domains alike: compare it between methods on the same images, not with numbers from elsewhere. Whether the method was trained on these images, this page cannot know.</p>
+<p>A Fréchet distance of few images is too large in all three domains alike: compare it
+between methods on the same images, not with numbers from elsewhere. Whether the method
+was trained on these images, this page cannot know.</p>
 <h2>Residuals</h2>
-<p>What the images differ by, on one scale for both images: where the enhanced image differs less from compressed than from raw, it has kept what the codec did. Images are ordered by Eq. 1 on their pixels (root mean squares).</p>
+<p>What the images differ by, on one scale for both images: where the enhanced image differs
+less from compressed than from raw, it has kept what the codec did. Images are ordered
+by Eq. 1 on their pixels (root mean squares).</p>
 {% for one in telling %}<h3>{{ one.words }}: {{ one.name }}</h3>
-<p>Mean |difference| of the whole image, in grey levels: compressed to enhanced {{ number(one.row.CE) }}, raw to enhanced {{ number(one.row.RE) }}, compressed to raw {{ number(one.row.CR) }}; deviation of the pixels {{ percent(one.row.deviation) }}.</p>
+<p>Mean |difference| of the whole image, in grey levels: compressed to enhanced {{ number(one.row.CE) }},
+raw to enhanced {{ number(one.row.RE) }}, compressed to raw {{ number(one.row.CR) }}; deviation
+of the pixels {{ percent(one.row.deviation) }}.</p>
 {{ grid(one.figures) }}
 {% endfor %}
-{% if realism %}<h2>Realism scores</h2><p>{{ realism[0] }}</p>{{ grid(realism[1]) }}{{ table(realism[2]) }}{% endif %}
+{% if realism %}<h2>Realism scores</h2><p>{{ realism[0] }}</p>
+{{ grid(realism[1]) }}{{ table(realism[2]) }}{% endif %}
 <h2>Quality</h2>
-{% if quality.rows %}<p>Means over the images; ↑ higher is better, ↓ lower is better. Metrics without a reference score raw images too.</p>
+{% if quality.rows %}<p>Means over the images; ↑ higher is better, ↓ lower is better. Metrics
+without a reference score raw images too.</p>
 {{ table(quality) }}{% else %}<p>No quality metric was measured.</p>{% endif %}
 {% if reasons %}<h2>Not measured</h2><p>{{ reasons | join(", ") }}.</p>
 <details class="small"><summary>Why, and what would help</summary><ul>
-{%- for name, why in reasons.items() %}<li><b>{{ name }}</b>: {{ why }}</li>{% endfor %}</ul></details>{% endif %}
+{%- for name, why in reasons.items() %}<li><b>{{ name }}</b>: {{ why }}</li>{% endfor %}</ul>
+</details>{% endif %}
 <h2>Every image</h2>
-<details><summary>{{ facts.images }} images, the most biased first (differences in grey levels)</summary>{{ table(images) }}</details>
-<p class="csv"><a download="audit.csv" href="data:text/csv;charset=utf-8;base64,{{ csv }}">All numbers of this page as CSV</a></p>
+<details><summary>{{ facts.images }} images, the most biased first (differences in grey
+levels)</summary>{{ table(images) }}</details>
+<p class="csv"><a download="audit.csv" href="data:text/csv;charset=utf-8;base64,{{ csv }}">All
+numbers of this page as CSV</a></p>
 <h2>Where the numbers come from</h2><div class="small">{{ table(origin) }}</div>
 </body></html>
 """
 
-# %% ../nbs/measurement/40_audit.ipynb #d2932cc1
+# %% ../nbs/measurement/40_audit.ipynb #15cb2fae
 def audit_page(
     report: AuditReport,
     path,  # see `audit_target`
 ) -> Path:  # of the page that was written
-    "Write an audit as one self-contained page, whole or not at all; raises `QebiasError` where the place is taken"
+    "Write an audit as one self-contained page, whole or not at all; raises `QebiasError`"
     page = audit_target(path)
     names = dict.fromkeys(report.frame[report.frame["what"] == "deviation"]["name"])
     reasons = {METRICS[name].label: no_home(why) for name, why in report.reasons.items()}
@@ -1158,7 +1187,7 @@ def audit_page(
         tmp.write_text(text.replace(" %", "\N{NO-BREAK SPACE}%"), encoding="utf-8", errors="replace")
     return page
 
-
+# %% ../nbs/measurement/40_audit.ipynb #e6b0f3a4
 def no_home(text: str) -> str:
     "Without the places of this machine, which are nobody else's business"
     for place, name in ((os.environ.get("QEBIAS_WEIGHTS"), "QEBIAS_WEIGHTS"), (os.path.expanduser("~"), "~")):

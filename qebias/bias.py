@@ -49,21 +49,21 @@ def causal_chain(
     raw,  # (n,) probabilities of the raw values
     codec,  # (n, m) p(compressed | raw), rows sum to 1
     enhancer,  # (m, n) p(enhanced | compressed)
-    leak: float = 0.0,  # probability with which the enhancer gives the raw value itself, which Fig. 5 rules out
+    leak: float = 0.0,  # how probably the enhancer gives the raw value itself, which Fig. 5 rules out
 ) -> np.ndarray:  # (n, m, n) the joint distribution of raw, compressed and enhanced
     "The graph of Fig. 5 for images of few values"
     raw, codec, enhancer = (np.asarray(x, float) for x in (raw, codec, enhancer))
     given = (1 - leak) * enhancer[None] + leak * np.eye(len(raw))[:, None]
     return raw[:, None, None] * codec[:, :, None] * given
 
-
+# %% ../nbs/measurement/10_bias.ipynb #f1fb457f
 def dependence(
     joint: np.ndarray,  # as `causal_chain` gives it
 ) -> tuple:  # (bits without a condition, bits given the compressed value)
     "Mutual information of raw and enhanced, and the same under the condition (Eq. 3)"
     return mutual_information(joint.sum(1)), mutual_information(joint.transpose(1, 0, 2))
 
-
+# %% ../nbs/measurement/10_bias.ipynb #1ebd6083
 def mutual_information(
     p: np.ndarray,  # (..., a, b) probabilities that sum to 1
 ) -> float:  # bits

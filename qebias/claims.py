@@ -95,7 +95,7 @@ class Claim(BaseModel):
     paper: str  # a place in paper.csv, or words
     grade: Literal["paper", "stand-in", "could not fail", "hypothesis"]
 
-
+# %% ../nbs/tools/00_claims.ipynb #af16df80
 class Claims(BaseModel):
     "What `claims.yaml` holds"
 
@@ -144,7 +144,7 @@ class Statement:
         "What is measured, whatever the threshold: two statements with the same number count once"
         return self.claim.contrast, self.rows, self.quantities, self.distance, self.claim.group, self.place
 
-
+# %% ../nbs/tools/00_claims.ipynb #c91ca9d6
 def label(name: str) -> str:
     "A row or a metric in prose"
     if name in METRICS:
@@ -154,7 +154,7 @@ def label(name: str) -> str:
     except QebiasError:
         return name
 
-
+# %% ../nbs/tools/00_claims.ipynb #d0ec8e89
 def fill(text: str, names: dict) -> str:
     "A text with its <names> replaced"
 
@@ -166,7 +166,7 @@ def fill(text: str, names: dict) -> str:
 
     return re.sub(r"<([a-z]+(?::[a-z]+)?)>", one, text)
 
-
+# %% ../nbs/tools/00_claims.ipynb #b6dbeb77
 def _shown(value, how):
     if how == "label":
         return label(value)
@@ -194,7 +194,7 @@ def replacements(
         found += [dict(zip(names, chosen)) for chosen in itertools.product(*choices)]
     return found
 
-
+# %% ../nbs/tools/00_claims.ipynb #020e2078
 def _choices(value, groups, results):
     values = value if isinstance(value, list) else [value]
     found = []
@@ -205,7 +205,7 @@ def _choices(value, groups, results):
             found += groups.get(x, [x])
     return list(dict.fromkeys(found))
 
-
+# %% ../nbs/tools/00_claims.ipynb #2c8d3f79
 def _matching(pattern, results):
     "The rows that a pattern means; models that were trained elsewhere only where it says so"
     rows = fnmatch.filter(results.table["row"].unique(), pattern)
@@ -229,11 +229,11 @@ def statements(
                     found.append(_statement(claim, names | {"distance": distance}, place, claims, results))
     return found
 
-
+# %% ../nbs/tools/00_claims.ipynb #8ea4b841
 def _measured(results, claim, distance):
     return f"re:{distance}" in results.known["quantity"]
 
-
+# %% ../nbs/tools/00_claims.ipynb #f27e12b7
 def _statement(claim, names, place, claims, results):
     dataset, codec, level = place
     names = names | {"set": "Flickr2K" if "flickr" in dataset.lower() else "DIV2K"}
@@ -253,7 +253,7 @@ def _statement(claim, names, place, claims, results):
         return replace(here, missing=f"no such row or codec in this study ({claim.where})")
     return here
 
-
+# %% ../nbs/tools/00_claims.ipynb #ee1fb9aa
 def _side(side, quantities):
     if side != "better":
         return side
@@ -300,7 +300,7 @@ def _places(claim, names, results, main, sets):
         found = [place for place in everywhere if _relation(results, row, place, claim.where)]
     return found or [("", codec, level)]
 
-
+# %% ../nbs/tools/00_claims.ipynb #705079e1
 def _relation(results, row, place, wanted):
     "Whether a row that was tested at a place was trained where a statement means"
     dataset, codec, level = place
@@ -345,7 +345,7 @@ def number(
         return share(own, other)
     return difference(own, other)
 
-
+# %% ../nbs/tools/00_claims.ipynb #1f33cc8a
 def _without_controls(statement, results):
     "Why a distance that says nothing alone cannot be used; empty where it can"
     if not statement.distance or not METRICS[statement.distance].beside_controls:
@@ -357,7 +357,7 @@ def _without_controls(statement, results):
         return f"{statement.distance} says nothing without controls: evaluate {PREFIX}noise4"
     return ""
 
-
+# %% ../nbs/tools/00_claims.ipynb #429991a6
 def _of_row(statement, row, results):
     "A row's own number: its quantity, a difference or ratio of two, its deviation, its BD-rate"
     dataset, codec, level = statement.place
@@ -374,7 +374,7 @@ def _of_row(statement, row, results):
         return found[0]
     return (ratio if contrast == "ratio" else difference)(*found)
 
-
+# %% ../nbs/tools/00_claims.ipynb #0a56c686
 def better(quantity: str) -> str:
     "Whether higher or lower values of a quantity are good"
     name = quantity.partition(":")[2] or quantity
@@ -383,7 +383,7 @@ def better(quantity: str) -> str:
 
 _GROUPS = {"mean": np.mean, "lowest": np.min, "highest": np.max}
 
-
+# %% ../nbs/tools/00_claims.ipynb #29cd0087
 def _of_group(statement, rows, results):
     "The number of the row that is compared with, or of a list of them"
     if isinstance(rows, str):
@@ -395,7 +395,7 @@ def _of_group(statement, rows, results):
     join = _GROUPS[statement.claim.group or "mean"]
     return combine(lambda *arrays: join(arrays, axis=0), *values)
 
-
+# %% ../nbs/tools/00_claims.ipynb #2f763a52
 def _highest_gap(statement, results):
     "The gap to the other rows at the level where it is highest"
     dataset, codec, _ = statement.place
@@ -432,12 +432,12 @@ def controls(
         return f"{', '.join(passing)} pass" + ("es" if len(passing) == 1 else "")
     return "none passes" if measured else ""
 
-
+# %% ../nbs/tools/00_claims.ipynb #23e570f1
 def _beyond(found, statement):
     threshold = statement.claim.threshold
     return found.low > threshold if statement.side == "above" else found.high < threshold
 
-
+# %% ../nbs/tools/00_claims.ipynb #2901f708
 def _further_from_raw(statement, results, certainly):
     "For a deviation that is said to rise: whether the distance to raw rises as well"
     if statement.claim.contrast != "deviation difference" or statement.side != "above":
@@ -497,7 +497,7 @@ def smallest_effect(statement: Statement, effects: dict) -> float:
             return effect
     return 0.0
 
-
+# %% ../nbs/tools/00_claims.ipynb #3f555ad4
 def at_chance(statement: Statement, results: Results) -> bool:
     "Whether a statement on scores rests on a discriminator that does not tell raw from enhanced"
     if not any(quantity.startswith("score:") for quantity in statement.quantities):
@@ -531,7 +531,7 @@ def judge(
         _correct([row for row in rows if row["item"] == item])
     return [_finished(row, sets, main) for row in rows]
 
-
+# %% ../nbs/tools/00_claims.ipynb #24448f80
 def _main(results, dataset, codec, level):
     places = results.places()
     if not places:
@@ -546,7 +546,7 @@ def _main(results, dataset, codec, level):
         raise QebiasError(f"the table of results has nothing of {dataset or sets[0]}, {codec} {level}")
     return fitting[0], sets
 
-
+# %% ../nbs/tools/00_claims.ipynb #58851939
 def _row(statement, results, effects):
     found = estimate(number(statement, results), LEVEL)
     control = controls(statement, results) if found.low is not None else ""
@@ -562,7 +562,7 @@ def _row(statement, results, effects):
         "p": found.p_value(statement.claim.threshold),
     }
 
-
+# %% ../nbs/tools/00_claims.ipynb #39e2e7a1
 def _count_once(rows):
     "Mark the first statement of every number; the others repeat it"
     seen = set()
@@ -570,7 +570,7 @@ def _count_once(rows):
         row["counted"] = row["statement"].number not in seen and row["estimate"].low is not None
         seen.add(row["statement"].number)
 
-
+# %% ../nbs/tools/00_claims.ipynb #e012ab53
 def _correct(rows):
     "Holm's correction over the decidable, distinct numbers of an item; a repeated one takes its first's"
     able = [row for row in rows if not row["chance"] and not row["estimate"].few_seeds]
@@ -629,7 +629,7 @@ def _finished(row, sets, main):
         "quantity": " - ".join(statement.quantities) or f"deviation by {statement.distance}",
     }
 
-
+# %% ../nbs/tools/00_claims.ipynb #6d8b4ce4
 def unit_of(statement: Statement, found: Estimate) -> str:
     "The unit of a statement's number"
     if statement.claim.contrast in ("deviation difference", "BD-rate"):
@@ -647,7 +647,7 @@ def signed(value: float, digits: int = 3) -> str:
     hidden = value != 0 and abs(value) < 0.5 * 10**-digits
     return f"{value:+.1e}" if hidden else f"{value:+.{digits}f}"
 
-
+# %% ../nbs/tools/00_claims.ipynb #5d048a1f
 def claim_row(row: dict) -> dict:
     "A row of `judge` as strings; the interval is always there"
     if row["value"] is None:
@@ -660,7 +660,7 @@ def claim_row(row: dict) -> dict:
         ours = f"{signed(row['value'], digits)} {interval} {row['unit']}".rstrip()
     return {name: str(row.get(name, "")) for name in COLUMNS} | {"ours": ours}
 
-
+# %% ../nbs/tools/00_claims.ipynb #0e837c04
 def folded(rows: list) -> list:
     "Three or more statements of one item and one reason why they were not measured, as one line"
 
@@ -679,7 +679,7 @@ def folded(rows: list) -> list:
             lines.append(row | {"statement": words, "paper": "-"})
     return lines
 
-
+# %% ../nbs/tools/00_claims.ipynb #1c3aa752
 def claims_markdown(rows: list, columns=COLUMNS) -> str:
     "The verdicts as a Markdown table, `folded`"
     lines = [list(columns), ["---"] * len(columns)]
@@ -688,7 +688,7 @@ def claims_markdown(rows: list, columns=COLUMNS) -> str:
         lines.append([cells[name].replace("|", "\\|") for name in columns])
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
-
+# %% ../nbs/tools/00_claims.ipynb #d95f6e43
 def claims_text(rows: list, columns=COLUMNS[:5], widest: int = 64) -> str:
     "The verdicts for a terminal, `folded`: aligned columns, long statements cut"
     table = [[name.upper() for name in columns]]

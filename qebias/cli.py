@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['app', 'COMMANDS', 'STOPPED', 'PATIENCE', 'listed', 'main', 'study', 'compress', 'Bar', 'enhance', 'score', 'audit',
-           'metrics', 'data', 'methods', 'train', 'convert', 'export']
+           'metrics', 'data', 'docs', 'methods', 'train', 'convert', 'export']
 
 # %% ../nbs/tools/60_cli.ipynb #1440ae84
 import difflib
@@ -40,16 +40,17 @@ COMMANDS = (
     "metrics",
     "methods",
     "data",
+    "docs",
 )
 
 
 def _place(text) -> Path:
-    "A place to write to; an empty name, as an unset variable of the shell gives it, would be the current folder"
+    "A place to write to; an empty name, as an unset variable gives it, would be the current folder"
     if not str(text):
         raise typer.BadParameter("the name is empty: name a place")
     return Path(text)
 
-
+# %% ../nbs/tools/60_cli.ipynb #14523959
 def listed(
     values,  # of an option that may be repeated, each perhaps several with commas between them; None if left out
 ) -> list:
@@ -57,7 +58,7 @@ def listed(
     parts = [part.strip() for value in values or () for part in str(value).split(",")]
     return list(dict.fromkeys(part for part in parts if part))
 
-
+# %% ../nbs/tools/60_cli.ipynb #05c4c4b0
 def _version(value: bool):
     if not value:
         return
@@ -66,7 +67,7 @@ def _version(value: bool):
     print(f"qebias {qebias.__version__}")
     raise typer.Exit()
 
-
+# %% ../nbs/tools/60_cli.ipynb #6359feab
 @app.callback()
 def _options(
     version: Annotated[
@@ -90,7 +91,7 @@ def _end():
     print(_line(STOPPED), file=sys.stderr, flush=True)
     os._exit(128 + _SIGNALS[0])
 
-
+# %% ../nbs/tools/60_cli.ipynb #113f2f53
 def _stop(number, frame):
     "Answer a signal: KeyboardInterrupt once, and an end if that is not enough"
     if not _SIGNALS and "study" not in sys.argv[1:2]:
@@ -100,7 +101,7 @@ def _stop(number, frame):
     _SIGNALS.append(number)
     raise KeyboardInterrupt
 
-
+# %% ../nbs/tools/60_cli.ipynb #a799ee09
 def _listen():
     "Signals that mean stop"
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -116,7 +117,7 @@ def _misused(error) -> str:
         what = f"No such option: {error.option_name}. Did you mean {near[0]}?"
     return what if what.endswith("?") else f"{what}."
 
-
+# %% ../nbs/tools/60_cli.ipynb #20ed0fa1
 def main():
     "The entry point: whatever a user can fix is one line on standard error and a non-zero exit"
     _listen()
@@ -247,25 +248,36 @@ def compress(
         ),
     ],
     codec: Annotated[str, typer.Option(help="bpg, jpeg, avif, or bpgenc for an installed libbpg")] = "bpg",
-    flavour: Annotated[str | None, typer.Option(help="Of bpg: jctvc (default) or x265")] = None,
+    encoder: Annotated[
+        Literal["jctvc", "x265"] | None, typer.Option(help="Of bpg [default: jctvc, as libbpg's]")
+    ] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes [default: all processors]")] = None,
+    skip: Annotated[
+        bool, typer.Option("--skip", help="Go on past a picture that cannot be read; said at the end")
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace files in the folder that are not from here")
+    ] = False,
 ):
     "Compress pictures: write the bitstreams and what they decode to, print bpp and PSNR."
     from qebias import codecs, files
 
-    if flavour and codec != "bpg":
-        raise QebiasError(f"--flavour belongs to bpg, not to {codec}: leave it out")
+    if encoder and codec != "bpg":
+        raise QebiasError(f"--encoder belongs to bpg, not to {codec}: leave it out")
+    options = {"encoder": encoder} if encoder else {}
+    bar = Bar()
     rows = files.compress_files(
-        images, codecs.codec(codec, level, **({"flavour": flavour} if flavour else {})), out, workers
+        images, codecs.codec(codec, level, **options), out, workers, overwrite, skip, report=bar
     )
-    width = max(len("image"), *(len(r[0]) for r in rows))
+    bar.clear()
+    width = max([len("image"), *(len(row[0]) for row in rows)])
     print(f"{'image':{width}s}  {'bytes':>9s}  {'bpp':>7s}  {'PSNR (dB)':>9s}")
     for name, size, bpp, psnr in rows:
         print(f"{name:{width}s}  {size:9d}  {bpp:7.4f}  {psnr:9.2f}")
     if len(rows) > 1:
-        print(
-            f"{'mean':{width}s}  {'':9s}  {sum(r[2] for r in rows) / len(rows):7.4f}  {sum(r[3] for r in rows) / len(rows):9.2f}"
-        )
+        bpp, psnr = (sum(row[i] for row in rows) / len(rows) for i in (2, 3))
+        print(f"{'mean':{width}s}  {'':9s}  {bpp:7.4f}  {psnr:9.2f}")
+    _finished(rows)
 
 # %% ../nbs/tools/60_cli.ipynb #490ad16f
 def _device(name):
@@ -280,7 +292,7 @@ def _device(name):
 def _say(line):
     print(line, flush=True)
 
-
+# %% ../nbs/tools/60_cli.ipynb #c930d578
 def _list_models(value: bool):
     if not value:
         return
@@ -289,7 +301,7 @@ def _list_models(value: bool):
     print(*list_models(), sep="\n")
     raise typer.Exit()
 
-
+# %% ../nbs/tools/60_cli.ipynb #af60765d
 class Bar:
     "How far a command is, in one line that is written anew, where a terminal is"
 
@@ -378,7 +390,7 @@ def enhance(
     bar.clear()
     _finished(found)
 
-
+# %% ../nbs/tools/60_cli.ipynb #67e47357
 def _finished(done):
     "The summary of a command over files, and exit 1 where some were left out"
     for line in getattr(done, "lines", list)():
@@ -415,18 +427,42 @@ def score(
     ] = None,
     journal: Annotated[
         Path | None,
-        typer.Option(
-            help="File that keeps values between runs [default: beside the table, until that is complete]"
-        ),
+        typer.Option(help="File that keeps values between runs [default: beside the table]"),
     ] = None,
+    suffix: Annotated[
+        str, typer.Option(help="What the pictures' names have behind the raw ones': _out for NAME_out.png")
+    ] = "",
+    skip: Annotated[
+        bool, typer.Option("--skip", help="Leave out pictures that cannot be read or have no counterpart")
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace a table that is not from here")
+    ] = False,
 ):
     "Score a folder of pictures. Started again after a stop, it does only what is missing."
     from qebias import files
 
-    table = files.score_files(images, raw, listed(metric), out, device, workers, journal)
+    bar = Bar()
+    table = files.score_files(
+        images,
+        raw,
+        listed(metric),
+        out,
+        device,
+        workers,
+        journal,
+        progress=False,
+        overwrite=overwrite,
+        skip=skip,
+        suffix=suffix,
+        report=bar,
+    )
+    bar.clear()
     print(*files.summary(table), "", f"{out}: {len(table)} rows", sep="\n")
     if metric and (empty := table.attrs["empty"]):
         raise QebiasError(f"{out} has {len(empty)} empty cells, first: {empty[0]['reason']}")
+    if table.attrs.get("failed"):
+        raise typer.Exit(1)
 
 # %% ../nbs/tools/60_cli.ipynb #419fbf69
 @app.command()
@@ -575,6 +611,19 @@ def data(
         + "; fetch one with qebias data NAME --download"
     )
 
+# %% ../nbs/tools/60_cli.ipynb #d0c5b17e
+@app.command()
+def docs(
+    out: Annotated[
+        Path | None,
+        typer.Option("-o", "--out", metavar="PATH", help="Folder for the pages [default: _docs/html]"),
+    ] = None,
+):
+    "Build the site: the study's pages, the library's, the API, the map of the paper."
+    from qebias.site import build_site
+
+    print(f"site: {build_site(out)}")
+
 # %% ../nbs/tools/60_cli.ipynb #4d8652e3
 @app.command()
 def methods():
@@ -684,7 +733,7 @@ def convert(
     sizes = ", ".join(f"{k} {v}" for k, v in spec["kwargs"].items())
     print(f"{out}: {spec['class'].split(':')[1]}" + (f", {sizes}" if sizes else ""))
 
-
+# %% ../nbs/tools/60_cli.ipynb #36251b5b
 @app.command()
 def export(
     model: Annotated[

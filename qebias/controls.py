@@ -22,7 +22,7 @@ def identity(
     "The compressed picture as it is"
     return compressed.copy()
 
-
+# %% ../nbs/measurement/26_controls.ipynb #0ce15848
 def grey_noise(
     compressed: np.ndarray,  # uint8 (H, W, 3)
     name: str,  # of the picture: its noise is a function of it
@@ -33,7 +33,7 @@ def grey_noise(
     noise = generator.normal(0, sd, compressed.shape[:2])
     return eight_bit(compressed + noise[..., None])
 
-
+# %% ../nbs/measurement/26_controls.ipynb #eb9846f7
 def unsharp(
     compressed: np.ndarray,  # uint8 (H, W, 3)
     radius: float = 1.0,  # of the Gaussian, in px
@@ -43,7 +43,7 @@ def unsharp(
     x = compressed.astype(float)
     return eight_bit(x + amount * (x - gaussian_filter(x, (radius, radius, 0))))
 
-
+# %% ../nbs/measurement/26_controls.ipynb #b97a699f
 def other_residual(
     compressed: np.ndarray,  # uint8 (H, W, 3)
     raw_of_other: np.ndarray,  # uint8: another picture
@@ -56,7 +56,7 @@ def other_residual(
     columns = np.arange(width) % residual.shape[1]
     return eight_bit(compressed + residual[np.ix_(rows, columns)])
 
-
+# %% ../nbs/measurement/26_controls.ipynb #233efe7a
 def eight_bit(x: np.ndarray) -> np.ndarray:
     "Grey levels, rounded and clipped to uint8"
     return np.rint(x).clip(0, 255).astype(np.uint8)
@@ -70,7 +70,7 @@ class Control:
     label: str  # as tables show it
     version: int = 1  # of its arithmetic
 
-
+# %% ../nbs/measurement/26_controls.ipynb #7739ea49
 def _each(function):
     "A control of single pictures as one of a set"
 
@@ -79,7 +79,7 @@ def _each(function):
 
     return make
 
-
+# %% ../nbs/measurement/26_controls.ipynb #aa88d0b7
 def _next_residual(names, raw, compressed):
     order = sorted(range(len(names)), key=lambda i: names[i])
     following = {i: order[(k + 1) % len(order)] for k, i in enumerate(order)}

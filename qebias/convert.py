@@ -50,7 +50,7 @@ def read_pickle(
             ) from None
         raise QebiasError(f"{path} is no whole file of weights ({type(error).__name__})") from None
 
-
+# %% ../nbs/networks/35_convert.ipynb #74a59fa4
 def unwrapped(
     found,  # what a file holds
     part="generator",  # or "discriminator", where a file holds both
@@ -126,7 +126,7 @@ def fitting(
         return None
     return spec
 
-
+# %% ../nbs/networks/35_convert.ipynb #94ee849c
 def recognised(
     state: Mapping,  # name -> tensor, as `unwrapped` gives it
 ) -> tuple:  # spec, state under our names
@@ -145,13 +145,13 @@ def recognised(
                 return spec, ours
     raise QebiasError(_unknown(state))
 
-
+# %% ../nbs/networks/35_convert.ipynb #644685f1
 def _unknown(state):
     "Why no network fits"
     first = state.get("conv_first.weight")
     if first is not None and "conv_hr.weight" in state and first.dim() == 4 and first.shape[1] != 48:
         scale = {3: 4, 12: 2}.get(first.shape[1], "another")
-        return f"an RRDBNet that enlarges (scale {scale}): only scale 1 keeps the size, with 48 channels at its input"
+        return f"an RRDBNet that enlarges (scale {scale}): only scale 1, with 48 channels at its input, keeps the size"
     names = ", ".join(list(state)[:3])
     return f"no network of this package has its {len(state)} tensors ({names}, ...)"
 
@@ -172,13 +172,13 @@ def load_any(
         return load_network(path, trust)
     return _from_elsewhere(path, part)[0]
 
-
+# %% ../nbs/networks/35_convert.ipynb #7df138bc
 def is_safetensors(path) -> bool:
     "Whether a file begins as safetensors do: a length, then JSON; its name is not asked"
     with open(path, "rb") as file:
         return file.read(9)[8:] == b"{"
 
-
+# %% ../nbs/networks/35_convert.ipynb #af9d5380
 def _from_elsewhere(path, part):
     "(network, spec) of foreign weights"
     try:
@@ -210,7 +210,7 @@ def widened(
         wide = build(spec)
     return load_weights(wide, state).eval(), spec
 
-
+# %% ../nbs/networks/35_convert.ipynb #b92862b3
 def convert(
     path,  # weights from elsewhere
     out,  # model file to write
@@ -248,7 +248,8 @@ def export_weights(
     growth = getattr(getattr(net, "body", [None])[0], "rdb1", None)
     if growth is not None and growth.conv1.out_channels != 32:
         raise QebiasError(
-            f"{model} has a growth of {growth.conv1.out_channels} channels, and other programs build RRDBNet with 32: "
+            f"{model} has a growth of {growth.conv1.out_channels} channels, "
+            "and other programs build RRDBNet with 32: "
             "train with growth 32, or write it as ONNX"
         )
     state = {k: v.detach().cpu().contiguous().clone() for k, v in net.state_dict().items()}

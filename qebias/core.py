@@ -53,7 +53,7 @@ def _absent(module):
     except (ImportError, ValueError):
         return True
 
-
+# %% ../nbs/foundations/00_core.ipynb #aca1442b
 def require(
     module: str,  # name of the module to import, for instance `"av"`
     purpose: str = "",  # what it is needed for, as words of the message
@@ -116,7 +116,7 @@ def atomic(
     finally:
         tmp.unlink(missing_ok=True)
 
-
+# %% ../nbs/foundations/00_core.ipynb #4e135a0c
 def _cut(name):
     "So much of a name as leaves room for more in the 255 bytes that a file system allows"
     return name.encode(errors="surrogateescape")[:160].decode(errors="ignore")
@@ -176,7 +176,7 @@ def write_json(
     with atomic(path) as tmp:
         tmp.write_text(json.dumps(value, indent=1, default=_plain, allow_nan=False) + "\n", encoding="utf-8")
 
-
+# %% ../nbs/foundations/00_core.ipynb #92b9dbf8
 def _plain(value):
     "What JSON does not know: paths, numpy scalars and arrays, sets, pydantic models"
     if isinstance(value, Path):
@@ -234,7 +234,7 @@ def reading(
     except Exception as error:
         raise QebiasError(f"{path} is no readable {kind} ({one_line(error)}): {remedy}") from None
 
-
+# %% ../nbs/foundations/00_core.ipynb #d732a104
 def one_line(
     error,  # an exception
     longest: int = 200,  # characters to keep
@@ -269,14 +269,14 @@ def _whole(text):
         raise ValueError(f"a number of {len(text):,} digits")
     return int(text)
 
-
+# %% ../nbs/foundations/00_core.ipynb #1e963e4b
 def _finite(text):
     "A number that a float can hold"
     if len(text) > 400 or not math.isfinite(float(text)):
         raise ValueError(f"{text[:20]} is no number")
     return float(text)
 
-
+# %% ../nbs/foundations/00_core.ipynb #c767a78b
 def _object(pairs):
     "A JSON object without a name that occurs twice"
     found = dict(pairs)
@@ -285,7 +285,7 @@ def _object(pairs):
         raise ValueError(f"{counted.most_common(1)[0][0][:80]!r} occurs twice")
     return found
 
-
+# %% ../nbs/foundations/00_core.ipynb #4662f345
 def _flat_enough(value):
     "Raise where lists and tables are nested too deep"
     level = [value]
@@ -316,7 +316,7 @@ def parse_json(
         _flat_enough(value)
         return value
 
-
+# %% ../nbs/foundations/00_core.ipynb #4c5641aa
 def read_json(
     path,
     limit: int = 2**26,  # bytes
@@ -324,7 +324,7 @@ def read_json(
     "Read a JSON file; a missing, broken or hostile one is a `QebiasError` that names it"
     return parse_json(contents(path, "JSON file", limit), str(path))
 
-
+# %% ../nbs/foundations/00_core.ipynb #36daf70d
 def read_lines(
     path,  # a file of JSON objects, one a line, that grows while its writer lives
     limit: int = 2**28,  # bytes
@@ -495,7 +495,7 @@ def read_table(
         table = table[list(columns)]
     return table
 
-
+# %% ../nbs/foundations/00_core.ipynb #e21c6b0e
 def _parquet(data):
     "A Parquet file whose sizes are sane"
     parquet = require("pyarrow.parquet", "tables")
@@ -525,7 +525,7 @@ def read_npz(
             raise ValueError("it unpacks to more than 8 GiB")
         return {name: _npy(archive, members[name]) for name in (members if names is None else names)}
 
-
+# %% ../nbs/foundations/00_core.ipynb #ad6779d8
 def _npy(archive, info):
     "An array of a `.npz` file, whose header agrees with its length"
     with archive.open(info) as member:
@@ -626,7 +626,7 @@ def _quiet_libtiff():
             library.TIFFSetErrorHandler(None)
             library.TIFFSetWarningHandler(None)
 
-
+# %% ../nbs/foundations/00_core.ipynb #edb84ce7
 def image_kind(
     head: bytes,  # the first 16 bytes of a file or more
     suffix: str = "",  # of the file's name
@@ -639,7 +639,7 @@ def image_kind(
             return kind
     return "TGA" if suffix.lower() == ".tga" else None
 
-
+# %% ../nbs/foundations/00_core.ipynb #3d057e6b
 @contextlib.contextmanager
 def open_image(
     path,  # a picture's file
@@ -665,7 +665,7 @@ def open_image(
                 require_size(*image.size, path)
                 yield image
 
-
+# %% ../nbs/foundations/00_core.ipynb #1b5e56b9
 def require_size(
     width: int,
     height: int,
@@ -692,7 +692,7 @@ def is_deep(image) -> bool:
         return True
     return any(_deep_tile(tile[3]) for tile in image.tile)
 
-
+# %% ../nbs/foundations/00_core.ipynb #e5e457f9
 def _deep_tile(args):
     "Whether what Pillow hands to a decoder speaks of more than 8 bit: `RGB;16B`, or a PPM's `(RGB, 65535)`"
     words = [args] if isinstance(args, str) else [a for a in args or () if isinstance(a, (str, int))]
@@ -700,7 +700,7 @@ def _deep_tile(args):
         return True
     return len(words) == 2 and type(words[1]) is int and words[1] > 255
 
-
+# %% ../nbs/foundations/00_core.ipynb #02d5c89c
 def upright(
     array: np.ndarray,  # (H, W) or (H, W, C)
     orientation: int,  # 1..8, as EXIF counts; anything else is 1
@@ -714,14 +714,14 @@ def upright(
         array = array[:, ::-1]
     return np.ascontiguousarray(array)
 
-
+# %% ../nbs/foundations/00_core.ipynb #b7d4c608
 def orientation_of(image) -> int:
     "EXIF's orientation of a Pillow image, once it is decoded; 1 where it has none, or none that can be read"
     with contextlib.suppress(Exception):
         return int(image.getexif().get(0x0112, 1))
     return 1
 
-
+# %% ../nbs/foundations/00_core.ipynb #012665c0
 def read_rgb(
     path,  # a picture, 8 bit a channel
 ) -> np.ndarray:  # uint8 (H, W, 3), turned upright as its EXIF says
@@ -738,7 +738,7 @@ def read_rgb(
             image = image.convert("RGB")
         return as_rgb(upright(np.array(image), orientation), str(path))
 
-
+# %% ../nbs/foundations/00_core.ipynb #0739f8df
 def write_png(path, rgb):
     "Write a uint8 (H, W, 3) array as PNG, whole or not at all"
     with atomic(Path(path)) as tmp:
@@ -889,7 +889,7 @@ def threads(
     finally:
         pool.shutdown(cancel_futures=True)
 
-
+# %% ../nbs/foundations/00_core.ipynb #6dc871a6
 def in_order(
     pool,  # of `threads`
     work,  # a function of an item
@@ -921,7 +921,7 @@ def package_versions(names=PACKAGES) -> dict:
 
     return {name: version(name) for name in names}
 
-
+# %% ../nbs/foundations/00_core.ipynb #8e5c0143
 def code_version() -> dict:
     "The package's version, and the checkout's commit and cleanliness where there is one"
     import qebias
@@ -940,7 +940,7 @@ def code_version() -> dict:
         }
     return found
 
-
+# %% ../nbs/foundations/00_core.ipynb #53af3145
 def provenance(
     **more,  # device, precision, seed, data, weights: whatever the result depends on
 ) -> dict:

@@ -79,7 +79,7 @@ class RawImage:
     def shape(self) -> tuple:
         return self.look()[1]
 
-
+# %% ../nbs/data/10_datasets.ipynb #dbb24c33
 def picture_file(
     name: str,
     path: Path,
@@ -146,11 +146,11 @@ def _walk(root: Path) -> list:  # paths relative to root, sorted
         )
     return kept
 
-
+# %% ../nbs/data/10_datasets.ipynb #ba625cfc
 def _few(files):
     return _listed([str(f) for f in files], 3)
 
-
+# %% ../nbs/data/10_datasets.ipynb #2df6cc53
 def _names(files: list) -> list:  # as many different names, also for a file system that ignores case
     "Flat names for relative paths"
 
@@ -193,7 +193,7 @@ def _folder(rest, split, on_error) -> list:
     images = [picture_file(name, root / f) for f, name in zip(files, _names(files))]
     return _readable(images, root, on_error)
 
-
+# %% ../nbs/data/10_datasets.ipynb #31e718ba
 def _readable(images, where, on_error) -> list:
     "The pictures that can be read; what is done about the others, `on_error` says"
     wrong = _examine(images) if on_error != "later" else {}
@@ -214,7 +214,7 @@ def _readable(images, where, on_error) -> list:
         warnings.warn(f"{where}: {line}", stacklevel=4)
     return [image for i, image in enumerate(images) if i not in wrong]
 
-
+# %% ../nbs/data/10_datasets.ipynb #09d930a4
 def _listed(lines, most=20):
     return "; ".join(lines[:most]) + (f"; and {len(lines) - most} more" if len(lines) > most else "")
 
@@ -229,7 +229,7 @@ class Archive:
     hash_from: str  # who publishes the hash
     about: str = ""  # what is known of its size, where `bytes` is unknown
 
-
+# %% ../nbs/data/10_datasets.ipynb #239b449f
 @dataclass(frozen=True)
 class Part:
     "Numbered pictures that lie in one folder"
@@ -241,7 +241,7 @@ class Part:
     unpacked: int  # bytes of the pictures, about
     mirror: Archive | None = None  # where else it is
 
-
+# %% ../nbs/data/10_datasets.ipynb #b9a82fd9
 @dataclass(frozen=True)
 class Collection:
     "A data set of numbered pictures"
@@ -340,7 +340,7 @@ def data_folders() -> list:  # of paths
         Path(os.path.expanduser(f)) for f in (os.environ.get("QEBIAS_DATA"), cache / "qebias" / "data") if f
     ]
 
-
+# %% ../nbs/data/10_datasets.ipynb #32b216e8
 def _candidates(c, part, roots):
     "Folders that may hold a part"
     inside = [f"{c.home}/{part.folder}", f"{c.home.lower()}/{part.folder}", part.folder]
@@ -350,7 +350,7 @@ def _candidates(c, part, roots):
         for f in (inside if len(c.parts) > 1 else [*inside, c.home, c.home.lower()])
     ]
 
-
+# %% ../nbs/data/10_datasets.ipynb #1658a554
 def _lacks(folder, files) -> str:  # "" where nothing is wrong
     "What is wrong with a folder that should hold these files"
     sizes = {entry.name: entry.stat().st_size for entry in os.scandir(folder)}
@@ -363,7 +363,7 @@ def _lacks(folder, files) -> str:  # "" where nothing is wrong
         )
     return ""
 
-
+# %% ../nbs/data/10_datasets.ipynb #a9d0e193
 def _origin(folder):
     "Where a folder that `download` made came from"
     record = Path(folder) / "origin.json"
@@ -383,7 +383,7 @@ def _locate(c, part, numbers, roots=None) -> tuple:  # (folder or None, what is 
             faulty = folder, fault
     return faulty
 
-
+# %% ../nbs/data/10_datasets.ipynb #9493b30f
 def _get_it(c):
     where = c.parts[0].archive.url.rpartition("/")[0]
     inside = f"{c.home}/{c.parts[0].folder}"
@@ -392,7 +392,7 @@ def _get_it(c):
         f"or let QEBIAS_DATA name the folder that holds {inside}"
     )
 
-
+# %% ../nbs/data/10_datasets.ipynb #0de3e594
 def _collection(name, rest, split, on_error) -> list:
     "Pictures of DIV2K or Flickr2K that are on this machine"
     c, images = COLLECTIONS[name], []
@@ -411,7 +411,7 @@ def _collection(name, rest, split, on_error) -> list:
         images += [picture_file(Path(f).stem, folder / f) for f in map(c.file, numbers)]
     return _readable(images, name, on_error)
 
-
+# %% ../nbs/data/10_datasets.ipynb #18cc0cbc
 def _range(c, rest):
     "The numbers that are held out: the data set's own, or those that a user writes"
     if not rest:
@@ -464,7 +464,7 @@ SOURCES = {
     ),
 }
 
-
+# %% ../nbs/data/10_datasets.ipynb #3228d9a4
 def load_dataset(
     spec: str,  # `"sample"`, `"folder:PATH"`, `"div2k"`, `"flickr2k"` or `"flickr2k:FIRST-LAST"`
     split: str = None,  # `"train"`, `"eval"`, or both if left out; only where the data set has a split
@@ -487,7 +487,7 @@ def load_dataset(
         )
     return SOURCES[prefix].load(rest, split, on_error)
 
-
+# %% ../nbs/data/10_datasets.ipynb #62d79524
 def own_split(spec: str) -> bool:
     "Does this data set say itself which pictures are for evaluation?"
     return getattr(SOURCES.get(str(spec).partition(":")[0]), "split", False)
@@ -501,7 +501,7 @@ def _request(url, method="GET", **headers):
         url, method=method, headers={"User-Agent": "qebias", "Accept-Encoding": "identity", **headers}
     )
 
-
+# %% ../nbs/data/10_datasets.ipynb #a3dc8570
 def _size_of(url):
     "What the server says a file's size is, or None"
     try:
@@ -513,7 +513,7 @@ def _size_of(url):
     except (*_TRANSIENT, OSError) as error:
         raise QebiasError(_refused(url, error)) from None
 
-
+# %% ../nbs/data/10_datasets.ipynb #f13805a9
 def _refused(url, error):
     mirrored = any(url == p.archive.url and p.mirror for c in COLLECTIONS.values() for p in c.parts)
     return f"{url} cannot be fetched ({_why(error)})" + (
@@ -556,7 +556,7 @@ def _fetch(url, part, expected, bar):
             ) from None
         time.sleep(idle + 0.2)
 
-
+# %% ../nbs/data/10_datasets.ipynb #3b6e0ec8
 def _continue(url, part, have, expected, bar):
     "One connection: ask for what is missing, and append it"
     mark = part.with_suffix(".etag")
@@ -592,7 +592,7 @@ def _continue(url, part, have, expected, bar):
         if end < (total or expected or 0):
             raise ConnectionError(f"the connection ended after {end} of {total or expected} bytes")
 
-
+# %% ../nbs/data/10_datasets.ipynb #f6038f84
 def _remember(mark, headers):
     "How the server will know the file again"
     etag = headers.get("ETag", "")
@@ -615,7 +615,7 @@ def _checked_hash(text: str) -> str:  # "algorithm:digits"
         raise QebiasError(f"{text!r} is no hash: give the 64 digits of a sha256, or the 32 of an md5")
     return f"{algorithm}:{digits}"
 
-
+# %% ../nbs/data/10_datasets.ipynb #fcb0464e
 def _hash_of(path, algorithm, progress) -> str:
     "A file's hash, with a bar"
     found = hashlib.new(algorithm, usedforsecurity=False)
@@ -625,7 +625,7 @@ def _hash_of(path, algorithm, progress) -> str:
             bar.update(len(block))
     return f"{algorithm}:{found.hexdigest()}"
 
-
+# %% ../nbs/data/10_datasets.ipynb #fe16e2d2
 def _bar(what, total, progress):
     return tqdm(
         desc=what,
@@ -674,7 +674,7 @@ def _unpack(c, part, archive, target, record, progress):
             f"{archive.stem} cannot be unpacked ({_why(error)}): remove {archive} and fetch it again"
         ) from None
 
-
+# %% ../nbs/data/10_datasets.ipynb #47cc8eff
 def _members(box, wanted, archive):
     "File name -> (how to open it, size) of the expected pictures, wherever in the archive they lie"
     if isinstance(box, zipfile.ZipFile):
@@ -696,7 +696,7 @@ def _members(box, wanted, archive):
         raise QebiasError(f"{archive} holds {twice[0]} twice: it is another data set's")
     return {name: (opened, size) for name, opened, size in found if name in wanted}
 
-
+# %% ../nbs/data/10_datasets.ipynb #7db4bd46
 def _require_room(folder, needed, what):
     ground = next(f for f in [folder, *folder.absolute().parents] if f.exists())
     if (free := shutil.disk_usage(ground).free) < needed:
@@ -746,7 +746,7 @@ def download(
         ) from None
     return home
 
-
+# %% ../nbs/data/10_datasets.ipynb #a87283eb
 def _numbers(part):
     return range(part.first, part.last + 1)
 
@@ -755,7 +755,7 @@ def _complete(c, part, roots=None):
     folder, fault = _locate(c, part, _numbers(part), roots)
     return bool(folder and not fault)
 
-
+# %% ../nbs/data/10_datasets.ipynb #aeb1ce95
 def _require_ours(target, c, part):
     if target.exists() and not (target / "origin.json").is_file() and any(target.iterdir()):
         raise QebiasError(
@@ -799,7 +799,7 @@ def _bring(c, fetches, home, known_hash, progress):
         for done in (file, file.with_suffix(".etag")):
             done.unlink(missing_ok=True)
 
-
+# %% ../nbs/data/10_datasets.ipynb #d895c1ac
 def _part_file(home, archive):
     return home / (archive.url.rpartition("/")[2] + ".part")
 
@@ -826,7 +826,7 @@ def data_status(
         )
     ]
 
-
+# %% ../nbs/data/10_datasets.ipynb #c39ccfcb
 def _sample_row():
     row = dict(
         name="sample",
@@ -846,7 +846,7 @@ def _sample_row():
     except QebiasError as error:
         return row | dict(state="missing", why=str(error))
 
-
+# %% ../nbs/data/10_datasets.ipynb #b4e830e6
 def _row(c, part, roots):
     folder, fault = _locate(c, part, _numbers(part), roots)
     origin = _origin(folder) if folder else {}
@@ -885,7 +885,7 @@ def split_by_content(
     held_out = set(ranked[: min(max(1, round(fraction * len(ranked))), len(ranked) - 1)])
     return [i for i in images if i.digest not in held_out], [i for i in images if i.digest in held_out]
 
-
+# %% ../nbs/data/10_datasets.ipynb #948516a8
 def _require_readable(images):
     wrong = _examine(images)
     if wrong:

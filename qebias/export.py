@@ -41,7 +41,7 @@ def needed(
             "pip install onnx onnxscript onnxruntime openvino"
         ) from None
 
-
+# %% ../nbs/method/25_export.ipynb #4bb72d31
 @contextlib.contextmanager
 def _quiet():
     "The exporter tells each of its steps on standard output, and warns of its own innards"
@@ -85,7 +85,7 @@ def onnx_program(
     program.model.metadata_props["qebias"] = json.dumps(about, sort_keys=True, default=_plain)
     return program
 
-
+# %% ../nbs/method/25_export.ipynb #6ff83043
 def _arguments(generator):
     "Names of the arguments of a network's forward"
     return inspect.signature(generator.forward).parameters
@@ -112,14 +112,14 @@ def difference(
         worst = max(worst, 255 * float(gap))
     return worst
 
-
+# %% ../nbs/method/25_export.ipynb #8a5f3dae
 def export_onnx(
     generator: nn.Module,  # a network of this package, or one that PyTorch can follow
     path,  # file to write, atomically, by custom NAME.onnx
     about: Mapping = {},  # goes into the file's metadata: specification, provenance
     sizes=SIZES,  # on which it is held against PyTorch
 ) -> float:  # the largest difference in grey levels
-    "Write a generator as ONNX with free height and width, checked before it gets its name; raises `QebiasError`"
+    "Write a generator as ONNX with free height and width, once it is checked; raises `QebiasError`"
     generator = generator.to("cpu")
     program = onnx_program(generator, about)
     with atomic(Path(path)) as tmp:
@@ -143,7 +143,7 @@ def _onnxruntime(path, threads):
     session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     return lambda x: session.run(None, {"compressed": x})[0]
 
-
+# %% ../nbs/method/25_export.ipynb #631c7a9e
 def _openvino(path, threads, precision):
     "A function of an array (N, 3, H, W), run by OpenVINO"
     openvino = needed("openvino", "the backend openvino")
@@ -190,7 +190,7 @@ def compiled(
     threads=None,  # as many as PyTorch uses if left out
     path=None,  # an ONNX file that `export_onnx` made of this generator; made anew if left out
 ) -> nn.Module:  # a generator for `enhance`; with backend torch the same one
-    "A generator run by another engine; raises `QebiasError` for an engine that is unknown, absent, or without the precision"
+    "A generator run by another engine; raises `QebiasError` for one that is unknown, absent, or unfit"
     if backend not in BACKENDS:
         raise QebiasError(f"backend {backend!r} is not known: there are {', '.join(BACKENDS)}")
     if backend == "torch":
@@ -201,8 +201,8 @@ def compiled(
         raise QebiasError("the backend onnxruntime computes in fp32: leave --precision out, or use openvino")
     if precision == "bf16" and not getattr(generator, "residual_input", False):
         raise QebiasError(
-            f"{type(generator).__name__} makes the whole picture itself, and OpenVINO in bf16 takes it up to 2.5 grey "
-            "levels off: use --backend torch, which keeps its ends in fp32, or --precision fp32"
+            f"{type(generator).__name__} makes the whole picture itself, and OpenVINO in bf16 takes it "
+            "up to 2.5 grey levels off: use --backend torch, which keeps its ends in fp32, or --precision fp32"
         )
     needed(backend, f"the backend {backend}")
     generator, threads = generator.to("cpu").float(), threads or torch.get_num_threads()

@@ -52,7 +52,7 @@ _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 def _normalise(x, mean=_MEAN, std=_STD):
     return (x - x.new_tensor(mean).view(1, 3, 1, 1)) / x.new_tensor(std).view(1, 3, 1, 1)
 
-
+# %% ../nbs/networks/40_features.ipynb #2c3f2a72
 @functools.lru_cache(maxsize=2)
 def random_vgg(
     width: int,  # channels of the first block; the others have 2, 4, 8, 8 times as many; 64 is VGG-19
@@ -93,7 +93,7 @@ def _read(path, keys):
     state = torch.load(path, map_location="cpu", weights_only=True)
     return {k: state[k].float() for k in keys if k in state}
 
-
+# %% ../nbs/networks/40_features.ipynb #f3fd60e9
 def load_vgg(
     weights: str,  # "vgg19", "vgg19-normalised" or "random-w<width>-s<seed>"
     depth: int = 16,  # convolutions to load, from the first

@@ -52,7 +52,7 @@ class Done(list):
         lines += [f"left out {name}: {why}" for name, why in self.failed]
         return lines
 
-
+# %% ../nbs/tools/40_files.ipynb #aec5e713
 @dataclass(frozen=True)
 class Progress:
     "How far a command is; printed, a line"
@@ -68,14 +68,14 @@ class Progress:
         part = f" {100 * self.part:.0f} %" if self.part else ""
         return f"[{self.done}/{self.total}] {self.name}{part}{left}"
 
-
+# %% ../nbs/tools/40_files.ipynb #b5276558
 def _duration(seconds):
     "A time that a person would say"
     if seconds < 90:
         return f"{max(seconds, 1):.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
-
+# %% ../nbs/tools/40_files.ipynb #ea6011c9
 class Meter:
     "Counts pictures and pixels, and tells how long the rest will take"
 
@@ -115,7 +115,7 @@ class Picked(NamedTuple):
     width: int
     height: int
 
-
+# %% ../nbs/tools/40_files.ipynb #5b58169c
 def pick(
     paths,  # files, or folders of which every picture is taken
     but=None,  # a folder whose content is left out: the output's, where it lies in an input folder
@@ -138,7 +138,7 @@ def pick(
         raise QebiasError(f"none of {len(found)} pictures can be read, first: {done.failed[0][1]}")
     return picked, done
 
-
+# %% ../nbs/tools/40_files.ipynb #27cf4f02
 def targets(
     picked: list,  # anything with a `path` and a `name`
     folder,  # where outputs go
@@ -158,7 +158,7 @@ def targets(
     Outputs(folder, overwrite).require_free(outputs)
     return outputs
 
-
+# %% ../nbs/tools/40_files.ipynb #3ed0615d
 def require_writable(
     folder,  # that need not be there yet
 ):
@@ -224,12 +224,12 @@ def compress_files(
     done.extend(rows[p.name] for p in picked if p.name in rows)
     return done
 
-
+# %% ../nbs/tools/40_files.ipynb #6c95267f
 def _both(folder, picture, codec):
     "Where the bitstream and the decoded picture go"
     return Path(folder) / (picture.name + codec.suffix), Path(folder) / f"{picture.name}.png"
 
-
+# %% ../nbs/tools/40_files.ipynb #6deddf48
 def _large_enough(picked, codec, skip, done):
     "The pictures that a codec can code"
     smallest = getattr(codec, "smallest", 1)
@@ -242,7 +242,7 @@ def _large_enough(picked, codec, skip, done):
     done.failed += [(p.name, f"{p.path} has a side below {smallest} pixels") for p in small]
     return [p for p in picked if p not in small]
 
-
+# %% ../nbs/tools/40_files.ipynb #6cd4842e
 def _save_rgb(path, rgb):
     "Write decoded pixels as PNG"
     from qebias.pictures import Picture
@@ -255,7 +255,7 @@ def _row(picture, size, decoded):
     psnr = _psnr(decoded, read_rgb8(picture.path))
     return picture.name, size, 8 * size / picture.pixels, psnr
 
-
+# %% ../nbs/tools/40_files.ipynb #ac2b3eb4
 def _psnr(a, b):
     "PSNR of two uint8 pictures, in bands: a large picture costs no memory beyond its own"
     rows = max(2**20 // a.shape[1], 1)
@@ -312,7 +312,7 @@ def enhance_files(
     done.extend(outputs[p] for p in picked if p.name not in failed)
     return done
 
-
+# %% ../nbs/tools/40_files.ipynb #975199d6
 def _chooser(model):
     "A function of a picture's path that gives its network"
     from torch import nn
@@ -331,7 +331,7 @@ def _chooser(model):
             )
     return lambda path: generator
 
-
+# %% ../nbs/tools/40_files.ipynb #b0bdf4da
 def _enhance_key(picture, generator, tile, halo, options):
     "What decides an enhanced picture"
     from qebias import inference
@@ -340,7 +340,7 @@ def _enhance_key(picture, generator, tile, halo, options):
     made_of = [weights_digest(generator), tile, halo, options, file_digest(picture.path)]
     return digest(["enhance", arithmetic, made_of])
 
-
+# %% ../nbs/tools/40_files.ipynb #7c67a4e7
 def weights_digest(
     generator,  # a network
 ) -> str:
@@ -352,7 +352,7 @@ def weights_digest(
         known = generator.__dict__["_weights_digest"] = digest([type(generator).__qualname__, arrays])
     return known
 
-
+# %% ../nbs/tools/40_files.ipynb #4123bfd0
 def _enhanced(generator, picture, tile, halo, device, options, meter, name):
     "(the enhanced picture, how it was tiled)"
     import torch
@@ -426,7 +426,7 @@ def score_files(
         full.to_csv(tmp, index=False, lineterminator="\n")
     return full
 
-
+# %% ../nbs/tools/40_files.ipynb #c3add788
 def _computable(names, raw):
     "(metrics that can be computed here, why the others cannot); a named one that cannot is an error"
     from qebias import metrics
@@ -449,7 +449,7 @@ def _computable(names, raw):
         )
     return usable, reasons
 
-
+# %% ../nbs/tools/40_files.ipynb #d34a733d
 def _with_empty(table, reasons, images):
     "The table with rows for what could not be computed at all"
     from qebias import metrics
@@ -485,7 +485,7 @@ class Pair(tuple):
         made.cost = self.cost
         return made
 
-
+# %% ../nbs/tools/40_files.ipynb #0e539364
 def scored_pairs(
     images,  # folder of enhanced pictures
     raw=None,  # folder of raw ones
@@ -517,7 +517,7 @@ def scored_pairs(
         raise QebiasError(f"nothing is left of {images} to score, first: {done.failed[0][1]}")
     return pairs, done
 
-
+# %% ../nbs/tools/40_files.ipynb #6f237f9f
 def _match(ours, theirs, images, raw, skip, done):
     "Leave out, or refuse, what has no counterpart"
     for here, there, one, other in ((ours, theirs, images, raw), (theirs, ours, raw, images)):
@@ -532,7 +532,7 @@ def _match(ours, theirs, images, raw, skip, done):
         for name in lone:
             done.failed.append((name, f"{here.pop(name).path} has no counterpart in {other}"))
 
-
+# %% ../nbs/tools/40_files.ipynb #1648148d
 def _by_name(folder, option, skip, done, suffix=""):
     "Pictures of a folder under their names without suffix"
     if not Path(folder).is_dir():
@@ -549,7 +549,7 @@ def _by_name(folder, option, skip, done, suffix=""):
         found[p.name.removesuffix(suffix)] = p
     return found
 
-
+# %% ../nbs/tools/40_files.ipynb #d4ee2016
 def _writable(name):
     "Whether a name is text: Linux allows any bytes"
     try:
@@ -557,7 +557,7 @@ def _writable(name):
     except UnicodeEncodeError:
         return False
 
-
+# %% ../nbs/tools/40_files.ipynb #b252ba38
 def _readable_pairs(pairs, done):
     "The pairs of which both pictures can be decoded; the others are left out"
 
@@ -574,7 +574,7 @@ def _readable_pairs(pairs, done):
     done.failed += [(pair.name, why) for pair, why in zip(pairs, found) if why]
     return [pair for pair, why in zip(pairs, found) if not why]
 
-
+# %% ../nbs/tools/40_files.ipynb #eb3bf817
 def _table_path(out, overwrite):
     "Where a table can be written"
     if not str(out) or Path(out).is_dir() or Path(out).suffix.lower() != ".csv":
@@ -607,7 +607,7 @@ def summary(
     lines += [f"left out {name}: {why}" for name, why in table.attrs.get("failed", ())]
     return lines
 
-
+# %% ../nbs/tools/40_files.ipynb #af6d3b95
 def _columns(rows):
     "Rows of words as lines, the third column to the right"
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]

@@ -61,7 +61,7 @@ class Tiling(NamedTuple):
 
     tile: int | None  # side of a tile in pixels, on the network's grid; None = the whole picture at once
     halo: int  # border around a tile in pixels, on the grid
-    how: str  # `"whole"`, `"given"`, `"reach"`, `"stored"`, `"measured"`, or `"global"`: taken whole although tiles were asked for
+    how: str  # whole, given, reach, stored, measured, or global: taken whole although tiles were asked for
     difference: float | None = (
         None  # to the whole picture, the largest at the seams tested, on the scale [0, 1]
     )
@@ -91,7 +91,7 @@ class Tiling(NamedTuple):
 
 # %% ../nbs/method/20_inference.ipynb #bc961df5
 def _source(x):
-    "Height, width, and a function that cuts rows and columns (slices or index arrays) as float (N, 3, h, w); uint8 pictures are converted piece by piece"
+    "Height, width, and a function that cuts rows and columns (slices or index arrays) as float (N, 3, h, w)"
     if isinstance(x, np.ndarray):
         rgb = as_rgb(x)
         return *rgb.shape[
@@ -99,7 +99,7 @@ def _source(x):
         ], lambda rows, columns: torch.tensor(rgb[rows][:, columns]).permute(2, 0, 1)[None].contiguous() / 255
     return *x.shape[2:], lambda rows, columns: x[..., rows, :][..., columns]
 
-
+# %% ../nbs/method/20_inference.ipynb #ed977426
 def _probes(source, side, count, grid):
     "The windows of the greatest contrast, of a lattice that covers the picture and starts on the grid"
     height, width, take = source
@@ -119,7 +119,7 @@ def _probes(source, side, count, grid):
     ]
     return [take(*places[i]) for i in sorted(range(len(places)), key=lambda i: -contrast[i])[:count]]
 
-
+# %% ../nbs/method/20_inference.ipynb #7a7479ba
 def _measured(generator, tile, grid, source):
     "The halo for this picture: on windows of growing size, up to twice the tile"
     side = max(PROBE // grid, 5) * grid
@@ -144,15 +144,15 @@ def _grid(generator, tile):
     silent = not any(hasattr(generator, name) for name in ("multiple", "grid", "reach"))
     return min(grid_of(generator), tile) if silent and tile else grid_of(generator)
 
-
+# %% ../nbs/method/20_inference.ipynb #253247ee
 def tiling(
     generator: nn.Module,  # its `multiple`, `grid`, `reach` and `halo` decide
-    tile=None,  # side of a tile in pixels, rounded down to the network's grid; None = the whole picture at once
+    tile=None,  # side of a tile in pixels, rounded down to the network's grid; None = no tiles
     halo=None,  # border around a tile in pixels, rounded up to the grid; left out: decided as told above
     x=None,  # the picture, uint8 (H, W, 3) or float (N, 3, H, W): needed where a halo is to be measured
     device="cpu",  # where to measure
 ) -> Tiling:
-    "How a picture would be enhanced; raises `QebiasError` for a tile smaller than the grid, a negative halo, a halo without a tile, or nothing to measure on"
+    "How a picture would be enhanced; raises `QebiasError` for an impossible tile or halo, or nothing to measure on"
     name, reach = type(generator).__name__, getattr(generator, "reach", "unknown")
     _pixels("tile", tile)
     _pixels("halo", halo)
@@ -165,7 +165,8 @@ def tiling(
     grid = _grid(generator, tile)
     if tile < grid:
         raise QebiasError(
-            f"a tile of {tile} pixels is too small, {name} works on a grid of {grid}: pass a tile of {grid} or more"
+            f"a tile of {tile} pixels is too small, {name} works on a grid of {grid}: "
+            f"pass a tile of {grid} or more"
         )
     if halo is not None and halo < 0:
         raise QebiasError(f"halo is {halo}: pass 0 or more pixels")
@@ -198,7 +199,7 @@ def tiling(
 
 # %% ../nbs/method/20_inference.ipynb #3c2f1a8d
 def _windows(sizes, tile, halo, grid):
-    "Each tile as slices per axis: where to cut it from the frame, which part of it to keep, and where to put that"
+    "Each tile as slices per axis: where to cut it from the frame, which part to keep, where to put that"
 
     def spans(size):
         side = tile or size
@@ -211,7 +212,7 @@ def _windows(sizes, tile, halo, grid):
         for columns in spans(sizes[1]):
             yield tuple(zip(rows, columns))
 
-
+# %% ../nbs/method/20_inference.ipynb #36db2a16
 def _padded(size, multiple):
     "The pixel numbers of an axis after `pad_to_multiple`"
     return (
@@ -220,7 +221,7 @@ def _padded(size, multiple):
         .numpy()
     )
 
-
+# %% ../nbs/method/20_inference.ipynb #8bee62e0
 @contextlib.contextmanager
 def _precise_ends(generator, precision):
     "In bf16: the first and the last convolution in fp32, where the network makes the whole picture itself"
@@ -251,7 +252,7 @@ def _precise_ends(generator, precision):
         for hook in hooks:
             hook.remove()
 
-
+# %% ../nbs/method/20_inference.ipynb #42625201
 def _layout(device, precision, exact):
     "How a piece lies in memory: channels last wherever that is faster"
     if exact or device.type == "cuda" and precision == "fp32":
@@ -294,9 +295,9 @@ def tile_for(
     "A tile that keeps a photograph of any size within a gigabyte, for who has no wish of their own"
     return TILE if height * width > LARGE else None
 
-
+# %% ../nbs/method/20_inference.ipynb #90c8c32a
 def _plan(generator, tile, halo, x, device):
-    "The plan, which may be given in place of the tile; a picture taken whole against the caller's wish is said"
+    "The plan, which may stand in place of the tile; whole against the caller's wish is said"
     if isinstance(tile, Tiling):
         if halo is not None:
             raise QebiasError("the halo is part of the plan: pass a plan, or a tile and a halo")
@@ -306,7 +307,7 @@ def _plan(generator, tile, halo, x, device):
         warnings.warn(f"{type(generator).__name__} takes {plan}", stacklevel=3)
     return plan
 
-
+# %% ../nbs/method/20_inference.ipynb #22d37c08
 def enhance_tensor(
     generator: nn.Module,  # moved to the device
     x: torch.Tensor,  # compressed pictures, float (N, 3, H, W) in [0, 1], any size from 1 x 1 on
@@ -317,7 +318,7 @@ def enhance_tensor(
     exact=False,  # fp32 sums in the order of `generator(x)`: equal to the bit, and slower
     progress=None,  # called with (tiles done, tiles)
 ) -> torch.Tensor:  # the enhanced pictures, not clamped; shape, type and device of `x`
-    "Enhance pictures in floating point; raises `QebiasError` for another shape, an impossible tile, too little memory"
+    "Enhance pictures in floating point; raises `QebiasError` for another shape, tile, or too little memory"
     if x.dim() != 4 or x.shape[1] != 3 or not x.numel() or not x.is_floating_point():
         raise QebiasError(
             f"enhance takes floating point (N, 3, H, W), not {x.dtype} of shape {tuple(x.shape)}"
@@ -332,7 +333,7 @@ def enhance_tensor(
     _run(generator, _source(x), plan, device, precision, put, exact, progress)
     return enhanced
 
-
+# %% ../nbs/method/20_inference.ipynb #5aa925d5
 def enhance(
     generator: nn.Module,  # a network from this package or any that keeps the shape of (N, 3, H, W)
     rgb: np.ndarray,  # the compressed picture, uint8 (H, W, 3), any size from 1 x 1 on
@@ -343,7 +344,7 @@ def enhance(
     exact=False,  # fp32 sums in the order of `generator(x)`: equal to the bit, and slower
     progress=None,  # called with (tiles done, tiles)
 ) -> np.ndarray:  # the enhanced picture, uint8 (H, W, 3)
-    "Enhance a picture of any size: pad, run whole or in tiles, crop, clamp, round half up; raises `QebiasError`"
+    "Enhance a picture of any size: pad, run, crop, clamp, round half up; raises `QebiasError`"
     rgb, device = as_rgb(rgb), as_device(device)
     enhanced = np.empty_like(rgb, order="C")
 

@@ -54,7 +54,7 @@ def reconstruction(
     _same("enhanced and raw", enhanced, raw)
     return (enhanced - raw).abs().mean()
 
-
+# %% ../nbs/method/00_losses.ipynb #e4beb0e2
 def charbonnier(
     enhanced,  # (N, 3, H, W), not clamped
     raw,  # (N, 3, H, W) in [0, 1]
@@ -88,7 +88,7 @@ def _layers(weights, *features):
                 raise QebiasError(f"psi computed no {layer}: it was made for {', '.join(f)}")
     return weights.items()
 
-
+# %% ../nbs/method/00_losses.ipynb #59cf0703
 def perceptual(
     psi_enhanced: dict,  # layer -> features (N, C, h, w) of the enhanced image
     psi_raw: dict,  # the same of the raw image; no gradient flows there
@@ -154,7 +154,7 @@ def mean_disparity(
 
 REDUCTIONS = ("batch", "sample", "element")
 
-
+# %% ../nbs/method/00_losses.ipynb #74c6e13d
 def domain_divergence(
     psi_raw,  # psi_l(I_R), (N, C, h, w); no gradient flows there
     psi_compressed,  # psi_l(I_C), the same shape; no gradient flows there
@@ -235,7 +235,7 @@ class Given:
     def __post_init__(self):
         self.target = self.raw if self.target is None else self.target
 
-
+# %% ../nbs/method/00_losses.ipynb #db377273
 class LossTerm:
     "What a term is asked beside its value; a class of one's own may inherit it, and need not"
 
@@ -257,7 +257,7 @@ class L1(LossTerm):
     def __call__(self, given):
         return reconstruction(given.enhanced, given.target)
 
-
+# %% ../nbs/method/00_losses.ipynb #f699e3d4
 class Charbonnier(LossTerm):
     "L_recon as MPRNet uses it"
 
@@ -267,7 +267,7 @@ class Charbonnier(LossTerm):
     def __call__(self, given):
         return charbonnier(given.enhanced, given.target, self.eps)
 
-
+# %% ../nbs/method/00_losses.ipynb #2b83996a
 class Perceptual(LossTerm):
     "L_percept of Eq. 5 over weighted layers of psi"
 
@@ -283,7 +283,7 @@ class Perceptual(LossTerm):
     def __call__(self, given):
         return perceptual(given.psi["enhanced"], given.psi["target"], self.weights)
 
-
+# %% ../nbs/method/00_losses.ipynb #7784a30b
 class VanillaGan(LossTerm):
     "L_discrim of Real-ESRGAN"
 
@@ -292,7 +292,7 @@ class VanillaGan(LossTerm):
     def __call__(self, given):
         return vanilla_gan(given.real, given.fake)
 
-
+# %% ../nbs/method/00_losses.ipynb #848c3783
 class RelativisticGan(LossTerm):
     "L_discrim of ESRGAN"
 
@@ -301,7 +301,7 @@ class RelativisticGan(LossTerm):
     def __call__(self, given):
         return relativistic_gan(given.real, given.fake, given.mean_of_all)
 
-
+# %% ../nbs/method/00_losses.ipynb #8943a29c
 class DomainDivergence(LossTerm):
     "L_R of Eq. 6-8, summed over blocks of psi; records both disparities, `d_cr` and `d_ce`"
 
@@ -343,7 +343,7 @@ class Term(BaseModel):
     function: str  # "module:name" of a function or a class
     options: dict = {}  # its arguments
 
-
+# %% ../nbs/method/00_losses.ipynb #aeaf043b
 class _Function(LossTerm):
     "A plain function as a term"
 
@@ -355,7 +355,7 @@ class _Function(LossTerm):
     def __call__(self, given):
         return self.function(given, **self.options)
 
-
+# %% ../nbs/method/00_losses.ipynb #5f54e8f1
 def find_term(
     function: str,  # "module:name"
 ):  # the function or class
@@ -374,7 +374,7 @@ def find_term(
         raise QebiasError(f"term {function!r} is no function and no class")
     return found
 
-
+# %% ../nbs/method/00_losses.ipynb #cd6c7b6a
 def make_term(
     term: Term,
 ) -> Callable:  # called with what it is `Given`
@@ -395,7 +395,7 @@ def make_term(
     except TypeError as error:
         raise QebiasError(f"term {term.name!r} cannot be made: {error}") from None
 
-
+# %% ../nbs/method/00_losses.ipynb #64e058d9
 def term_version(
     term: Term,
 ) -> int:

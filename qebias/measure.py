@@ -122,7 +122,7 @@ def measure_metric(cell: Cell, name: str) -> list:
         lines.append((picture, name, *tried(compute, enhanced, raw, unit=unit)))
     return lines
 
-
+# %% ../nbs/measurement/25_measure.ipynb #258e3130
 def tried(compute: Callable, *pictures, unit: str = "") -> tuple:
     "Value and unit; where the pictures have no value, NaN and the reason in the unit's place"
     try:
@@ -145,7 +145,7 @@ def measure_residual(cell: Cell) -> list:
             lines.append((picture, f"residual:{domain}", float(apart), "grey levels"))
     return lines
 
-
+# %% ../nbs/measurement/25_measure.ipynb #65b14b0e
 def measure_cosine(cell: Cell) -> list:
     "Cosine of E - C with R - C: whether the displacement goes towards raw; no value where nothing was moved"
     lines = []
@@ -156,7 +156,7 @@ def measure_cosine(cell: Cell) -> list:
         lines.append((picture, "cosine", float(moved @ wanted / size) if size else np.nan, "1"))
     return lines
 
-
+# %% ../nbs/measurement/25_measure.ipynb #f6666d9e
 def measure_energy(cell: Cell) -> list:
     "Energy of the luma's gradient relative to raw's: below 1 is smoother than raw, above it sharper"
     lines = []
@@ -189,7 +189,7 @@ def measure_distance(cell: Cell, name: str) -> list:
             lines.append((picture, f"{side}:{name}", *tried(compute, a, b)))
     return lines
 
-
+# %% ../nbs/measurement/25_measure.ipynb #8ce22baa
 def _set_distance(cell, name):
     domains = _features(cell, name)
     lines = []
@@ -221,7 +221,7 @@ def _features(cell, name):
     drawn = np.array(owner)[whole], cell.times
     return {domain: rows[whole] for domain, rows in stacked.items()} | {"drawn": drawn, "unit": unit}
 
-
+# %% ../nbs/measurement/25_measure.ipynb #c113649a
 def cut(rgb: np.ndarray, side: int) -> list:
     "The whole patches of a picture, along its rows"
     height, width = rgb.shape[:2]
@@ -243,7 +243,7 @@ class Judged:
     histogram: np.ndarray  # (pictures, bins) shares of logits
     patches: list  # of a picture: (patches,) mean logits
 
-
+# %% ../nbs/measurement/25_measure.ipynb #748a55dd
 def judged(cell: Cell, batch: int = 16) -> dict:  # domain -> Judged
     "The logits of the cell's discriminator on all patches of the three domains"
     found = {"raw": [], "compressed": [], "enhanced": []}
@@ -257,11 +257,11 @@ def judged(cell: Cell, batch: int = 16) -> dict:  # domain -> Judged
                 found[domain].append(_logits(network, images, domains[1], batch))
     return {domain: _summary(logits) for domain, logits in found.items()}
 
-
+# %% ../nbs/measurement/25_measure.ipynb #cb1f974c
 def _as_batch(patches, device):
     return torch.tensor(np.stack(patches), device=device).permute(0, 3, 1, 2).float() / 255
 
-
+# %% ../nbs/measurement/25_measure.ipynb #4b256466
 def _logits(network, images, compressed, batch):
     "Logits (patches, outputs) of patches, the compressed ones beside them for a condition"
     found = []
@@ -273,7 +273,7 @@ def _logits(network, images, compressed, batch):
         raise QebiasError("the discriminator's logits are not finite: its training has diverged")
     return logits
 
-
+# %% ../nbs/measurement/25_measure.ipynb #f8ee3283
 def _summary(logits):
     return Judged(
         np.array([_sigmoid(x).mean() for x in logits]),
@@ -282,7 +282,7 @@ def _summary(logits):
         [x.mean(1) for x in logits],
     )
 
-
+# %% ../nbs/measurement/25_measure.ipynb #5fc2bb79
 def _histogram(x):
     "Shares of the centres, each value divided between its two neighbours"
     place = (x.clip(-40, 39.99) + 40) * 64
@@ -316,7 +316,7 @@ def measure_realism(cell: Cell) -> list:
         lines += of_set(cell, f"auc:raw-{domain}", found_auc, "1")
     return lines
 
-
+# %% ../nbs/measurement/25_measure.ipynb #62508097
 def relativistic_scores(
     found: Judged,  # of the domain that is scored
     other: Judged,  # of the one that it is compared with
@@ -328,7 +328,7 @@ def relativistic_scores(
     shift = weight @ other.logit
     return np.array([s @ _sigmoid(_CENTRES - m) for s, m in zip(shares, shift)])
 
-
+# %% ../nbs/measurement/25_measure.ipynb #ecc05ad3
 def auc_resampled(
     high: Sequence[np.ndarray],  # of a picture: values of its patches that should be higher
     low: Sequence[np.ndarray],  # those that should be lower
@@ -364,7 +364,7 @@ def measure_psi(cell: Cell, weights: str, layer: str = "conv5_4") -> list:
                 lines.append((picture, quantity, float(value), f"{psi.name} {deepest}"))
     return lines
 
-
+# %% ../nbs/measurement/25_measure.ipynb #64f72236
 def _evenly(patches):
     if len(patches) <= SOME:
         return patches
@@ -401,7 +401,7 @@ def column(name: str) -> Column:
         )
     return _foreign_column(name)
 
-
+# %% ../nbs/measurement/25_measure.ipynb #fbc28ea8
 def _distance_column(name):
     if ":" in name:
         find_metric(name)
@@ -414,7 +414,7 @@ def _distance_column(name):
         weight_files(name),
     )
 
-
+# %% ../nbs/measurement/25_measure.ipynb #35f438de
 def _foreign_column(name):
     module, _, attribute = name.partition(":")
     try:
@@ -445,7 +445,7 @@ def columns(
         names.append(f"psi:{psi}")
     return list(dict.fromkeys(names))
 
-
+# %% ../nbs/measurement/25_measure.ipynb #c7421407
 def identity(name: str) -> dict:
     "All that decides a column's values besides the cell; raises `MissingWeights` where a file is missing"
     chosen = column(name)
@@ -458,7 +458,7 @@ def identity(name: str) -> dict:
         found["weights"] = [_psi_digest(name.split(":")[1])]
     return found
 
-
+# %% ../nbs/measurement/25_measure.ipynb #433048be
 def _psi_digest(weights):
     if weights in _FILE_WEIGHTS:
         return digest_of_weights(find(_FILE_WEIGHTS[weights][1], f"psi {weights!r}"))

@@ -181,7 +181,7 @@ def variant(baseline: Method, name: str) -> Method:
 
 METHODS = {m.name: m for m in [*FIDELITY, STAGE1, *(variant(b, v) for b in BASELINES for v in VARIANTS)]}
 
-
+# %% ../nbs/method/30_methods.ipynb #ba7023be
 def method(name: str) -> Method:
     "The method of this name; `esrgan+both.l3` takes Eq. 6-8 at block 3, `esrgan+both@all` is blind; an unknown one is an error that lists what exists"
     base, at, trained_on = name.partition("@")
@@ -214,7 +214,7 @@ def method(name: str) -> Method:
         m = m.model_copy(update={"trained_on": trained_on, "stage1": m.stage1 and f"{m.stage1}@{trained_on}"})
     return m.model_copy(update={"name": name, "label": label, "paper": "-"}) if dot or at else m
 
-
+# %% ../nbs/method/30_methods.ipynb #d59d5bcd
 def kin(name: str, names) -> bool:
     "Is a row one of these methods, or another training of one: blind, transferred, or with another divergence?"
     m = method(name)

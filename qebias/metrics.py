@@ -37,10 +37,11 @@ from qebias.core import (
     file_digest,
     in_order,
     read_rgb,
+    reading,
     require,
     threads,
 )
-from .weights import download, find, find_any, identity, state
+from .weights import download, find, find_any, identity, load_restricted, state, tensors
 
 # %% ../nbs/measurement/00_metrics.ipynb #d75084e0
 @dataclass(frozen=True)
@@ -246,7 +247,7 @@ def metric_name(
     wanted = str(name).strip().lower()
     return ALIASES.get(wanted, wanted) if ALIASES.get(wanted, wanted) in METRICS else _unknown(name)
 
-
+# %% ../nbs/measurement/00_metrics.ipynb #6c0801d2
 def find_metric(
     name: str,  # in `METRICS`, or `module:name` of a `Metric` elsewhere, which joins the table
 ) -> Metric:
@@ -258,7 +259,7 @@ def find_metric(
         METRICS[name] = replace(found, name=name)
     return METRICS[name]
 
-
+# %% ../nbs/measurement/00_metrics.ipynb #600500df
 def _elsewhere(place):
     "What `module:name` names, or nothing"
     module, _, name = place.partition(":")
@@ -267,7 +268,7 @@ def _elsewhere(place):
     except (ImportError, ValueError):
         return None
 
-
+# %% ../nbs/measurement/00_metrics.ipynb #8248e515
 def _unknown(name):
     wanted = str(name).lower()
     near = difflib.get_close_matches(wanted, [*METRICS, *ALIASES], 1, 0.5)
@@ -282,7 +283,7 @@ def _find(file, purpose):
     "A checked weight file; AlexNet's convolutions alone will do for the whole"
     return find_any(*ALEXNET, purpose=purpose) if file == ALEXNET[0] else find(file, purpose)
 
-
+# %% ../nbs/measurement/00_metrics.ipynb #d87a926b
 def _ready(name):
     "A metric's row, once its name, its packages and its weight files have been checked"
     entry = find_metric(name)
@@ -292,7 +293,7 @@ def _ready(name):
         require(entry.needs, f"metric '{name}'")
     return entry
 
-
+# %% ../nbs/measurement/00_metrics.ipynb #fcf5ecd0
 def available(
     names=None,  # names in `METRICS`; all of them if left out
 ) -> tuple:  # (usable names, {name: why it cannot be computed here})
@@ -308,7 +309,7 @@ def available(
             usable.append(name)
     return usable, reasons
 
-
+# %% ../nbs/measurement/00_metrics.ipynb #927109df
 def weight_files(
     name: str,  # a name in `METRICS`
 ) -> tuple:  # paths
@@ -316,15 +317,24 @@ def weight_files(
     return tuple(_find(file, f"metric '{name}'") for file in METRICS[name].weights)
 
 # %% ../nbs/measurement/00_metrics.ipynb #56e601f4
+def _squares(enhanced, raw) -> float:
+    "Sum of squared differences; exact, since they are whole numbers, so that bands give what the whole would"
+    rows = max(2**20 // enhanced.shape[1], 1)
+    total = 0.0
+    for top in range(0, len(enhanced), rows):
+        error = np.subtract(enhanced[top : top + rows], raw[top : top + rows], dtype=np.float64).ravel()
+        total += float(error @ error)
+    return total
+
+# %% ../nbs/measurement/00_metrics.ipynb #25e175bb
 def psnr(
     enhanced,  # uint8 (H, W, 3)
     raw,  # uint8 (H, W, 3)
 ) -> float:  # dB, at most 80
     "Peak signal-to-noise ratio over RGB, as pyiqa defines it"
-    error = np.subtract(enhanced, raw, dtype=np.float64).ravel()
-    return float(-10 * np.log10(error @ error / error.size / 255**2 + 1e-8))
+    return float(-10 * np.log10(_squares(enhanced, raw) / enhanced.size / 255**2 + 1e-8))
 
-
+# %% ../nbs/measurement/00_metrics.ipynb #af51af27
 def rmse(
     enhanced,  # uint8 (H, W, 3)
     raw,  # uint8 (H, W, 3)
@@ -346,7 +356,7 @@ def _swapped(target, **new):
         for name, value in old.items():
             setattr(target, name, value)
 
-
+# %% ../nbs/measurement/00_metrics.ipynb #ec195762
 @functools.cache
 def _arch(name):
     "pyiqa's module of one network; its first import would greet with other libraries' warnings"
@@ -354,16 +364,17 @@ def _arch(name):
         warnings.simplefilter("ignore")
         return require(f"pyiqa.archs.{name}", "metrics")
 
-
-def _state(file, purpose, trusted=False):
-    "The tensors of a checked file, without the prefix that a parallel training leaves"
+# %% ../nbs/measurement/00_metrics.ipynb #5993f5f3
+def _state(file, purpose):
+    "The tensors of a checked file, of which nothing is executed"
     path = _find(file, purpose)
     if path.suffix == ".safetensors":
-        return require("safetensors.torch").load_file(path)
-    tensors = torch.load(path, map_location="cpu", weights_only=not trusted)
-    return {key.removeprefix("module."): value for key, value in tensors.items()}
+        return tensors(path)
+    with reading(path, "weight file", "fetch it again"):
+        found = load_restricted(path)
+    return {key.removeprefix("module."): value for key, value in found.items()}
 
-
+# %% ../nbs/measurement/00_metrics.ipynb #e076564f
 def _fill(net, state, what):
     "Load a state strictly; keys or shapes that do not fit are a `QebiasError`"
     try:
@@ -383,7 +394,7 @@ def _trunk(name, file, purpose):
             layer.inplace = False
     return _fill(torch.nn.ModuleDict({"features": features}), state, file).features
 
-
+# %% ../nbs/measurement/00_metrics.ipynb #23cdc912
 class _Lpips(torch.nn.Module):
     "LPIPS v0.1 with AlexNet (Zhang et al., CVPR 2018): weighted squared differences of unit features"
 
@@ -415,7 +426,7 @@ class _Lpips(torch.nn.Module):
         pairs = zip(self.features(enhanced), self.features(raw), self.heads)
         return sum(head((a - b).square()).mean((2, 3)) for a, b, head in pairs)
 
-
+# %% ../nbs/measurement/00_metrics.ipynb #5d84602c
 def _dists(purpose, device="cpu"):
     trunk, arch = _trunk("vgg16", "vgg16-397923af.pth", purpose), _arch("dists_arch")
     with _swapped(arch, models=SimpleNamespace(vgg16=lambda **_: SimpleNamespace(features=trunk))):
@@ -430,7 +441,7 @@ def _whole(module, network, file, key=None, timm=None, **options):
     "A builder for a network whose file holds all of it"
 
     def build(purpose, device="cpu"):
-        arch, state = _arch(module), _state(file, purpose, trusted=True)
+        arch, state = _arch(module), _state(file, purpose)
         swap = _swapped(arch, timm=SimpleNamespace(create_model=_bare)) if timm else contextlib.nullcontext()
         with swap, contextlib.redirect_stdout(io.StringIO()):
             net = getattr(arch, network)(pretrained=False, **options)
@@ -441,14 +452,14 @@ def _whole(module, network, file, key=None, timm=None, **options):
 
     return build
 
-
+# %% ../nbs/measurement/00_metrics.ipynb #4b9f107e
 def _bare(name, pretrained=False, **options):
     return require("timm", "metrics").create_model(name, pretrained=False, **options)
 
-
+# %% ../nbs/measurement/00_metrics.ipynb #529ca316
 def _ahiq(purpose, device="cpu"):
     files = {"resnet50": METRICS["ahiq"].weights[0], "vit_base_patch8_224": METRICS["ahiq"].weights[1]}
-    heads, arch = _state(METRICS["ahiq"].weights[2], purpose, trusted=True), _arch("ahiq_arch")
+    heads, arch = _state(METRICS["ahiq"].weights[2], purpose), _arch("ahiq_arch")
 
     def filled(name, pretrained=False):
         return _fill(_bare(name), _state(files[name], purpose), files[name])
@@ -482,7 +493,7 @@ def _pi(purpose, device="cpu"):
     niqe = _arch("niqe_arch").NIQE(pretrained_model_path=str(find(_NIQE, purpose)), **options)
     return _Pi(nrqm, niqe)
 
-
+# %% ../nbs/measurement/00_metrics.ipynb #d4efffc3
 class _Pi(torch.nn.Module):
     "Perceptual index, (10 - NRQM + NIQE) / 2"
 
@@ -493,7 +504,7 @@ class _Pi(torch.nn.Module):
     def forward(self, x):
         return (10 - self.nrqm(x) + self.niqe(x)) / 2
 
-
+# %% ../nbs/measurement/00_metrics.ipynb #17499801
 def _clipiqa(purpose, device="cpu"):
     path = str(find("RN50.pt", purpose))
     require("pkg_resources", "metric 'clipiqa'")
@@ -518,7 +529,7 @@ class _View:
     def statistics(self):
         return _block_statistics(self.luma)
 
-
+# %% ../nbs/measurement/00_metrics.ipynb #a7fd9f55
 def _yiq(x):
     "Y of YIQ of x (N, 3, H, W), as pyiqa computes it: one of the three products of a matrix"
     weights = x.new_tensor([[0.299, 0.587, 0.114], [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]])
@@ -529,7 +540,7 @@ def _tensor(rgb, device):
     "uint8 (H, W, 3) -> float32 (1, 3, H, W) in [0, 1]"
     return torch.tensor(rgb, device=device).permute(2, 0, 1)[None].float() / 255
 
-
+# %% ../nbs/measurement/00_metrics.ipynb #31afa329
 @contextlib.contextmanager
 def _exactly():
     "fp32 as it is written: no gradients, no TF32, no kernels that differ from call to call"
@@ -544,7 +555,7 @@ def _gaussian(size, sigma):
     window = np.exp(-(axis[:, None] ** 2 + axis**2) / (2 * sigma**2))
     return torch.from_numpy(window / window.sum()).float().double()
 
-
+# %% ../nbs/measurement/00_metrics.ipynb #9f00260e
 def _window(x, size, sigma):
     "Gaussian mean around every pixel of x (1, 1, H, W) float64; the border is repeated"
     kernel = _gaussian(size, sigma)
@@ -555,9 +566,9 @@ def _window(x, size, sigma):
     mean = cv2.filter2D(x[0, 0].numpy(), -1, kernel.numpy(), borderType=cv2.BORDER_REPLICATE)
     return torch.from_numpy(mean)[None, None]
 
-
+# %% ../nbs/measurement/00_metrics.ipynb #ffc0b059
 def _ssim(x, y):
-    "SSIM of two luminances in 0..255, over the windows that lie inside; its contrast term is not allowed below zero"
+    "SSIM of two luminances in 0..255, over the windows that lie inside; its contrast is never below zero"
     mx, my, xx, yy, xy = (_window(z, 11, 1.5)[..., 5:-5, 5:-5] for z in (x, y, x * x, y * y, x * y))
     c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
     contrast = (2 * (xy - mx * my) + c2) / (xx - mx * mx + (yy - my * my) + c2)
@@ -616,7 +627,7 @@ class _Nlpd(torch.nn.Module):
         pairs = zip(self.pyramid(_yiq(enhanced)), self.pyramid(_yiq(raw)))
         return torch.stack([(a - b).square().mean().sqrt() for a, b in pairs]).mean()
 
-
+# %% ../nbs/measurement/00_metrics.ipynb #94071483
 def _mirrored(x):
     "x with two rows and columns of its border repeated in reverse on each side"
     for d in (2, 3):
@@ -631,9 +642,9 @@ def _shapes(device):
     shape = torch.arange(0.2, 10.001, 0.001).double().to(device)
     return shape, (2 * torch.lgamma(2 / shape) - torch.lgamma(1 / shape) - torch.lgamma(3 / shape)).exp()
 
-
+# %% ../nbs/measurement/00_metrics.ipynb #50d2ea03
 def _fit(x):
-    "Shape, and scale to the left and to the right, of the asymmetric generalised Gaussian of every row of x (n, pixels)"
+    "Shape, left and right scale of the asymmetric generalised Gaussian of every row of x (n, pixels)"
     left, right = x.clamp(max=0).square().sum(1), x.clamp(min=0).square().sum(1)
     low, high = (left / (x < 0).sum(1)).sqrt(), (right / (x > 0).sum(1)).sqrt()
     ratio = low / high
@@ -650,7 +661,7 @@ def _fit(x):
     scale = (torch.lgamma(1 / shape[i]) - torch.lgamma(3 / shape[i])).exp().sqrt()
     return shape[i], low * scale, high * scale
 
-
+# %% ../nbs/measurement/00_metrics.ipynb #721f2277
 def _describe(blocks):
     "The 18 statistics of normalised blocks (n, side, side)"
     shape, low, high = _fit(blocks.flatten(1))
@@ -671,9 +682,9 @@ def _half(x):
         x = sum(wide[(slice(None),) * d + (slice(k, k + n - 1, 2),)] * tap for k, tap in enumerate(taps))
     return x.double()
 
-
+# %% ../nbs/measurement/00_metrics.ipynb #c521328d
 def _block_statistics(luma):
-    "NIQE's 36 statistics of every whole block of 96 pixels, along the rows; a side that has no pixel gives NaN"
+    "NIQE's 36 statistics of every whole block of 96 pixels, by rows; a side that has no pixel gives NaN"
     rows, columns = (side // 96 for side in luma.shape[2:])
     luma, scales = luma[..., : rows * 96, : columns * 96].contiguous(), []
     for side in (96, 48):
@@ -686,9 +697,9 @@ def _block_statistics(luma):
             luma = _half(luma / 255) * 255
     return torch.cat(scales, 1)
 
-
+# %% ../nbs/measurement/00_metrics.ipynb #18a0ae81
 def _niqe_distance(rows, mean, cov):
-    "Distance of an image's blocks from the pristine model; NaN where fewer than two blocks have any variation"
+    "Distance of an image's blocks from the pristine model; NaN where fewer than two blocks vary"
     whole = rows[~rows.isnan().any(1)]
     if len(whole) < 2:
         return math.nan
@@ -704,7 +715,7 @@ def _niqe(purpose, device="cpu"):
 # %% ../nbs/measurement/00_metrics.ipynb #826da23c
 def metric(
     name: str,  # a name in `METRICS` of kind full-reference or no-reference
-    device="cpu",  # where the network runs; values on a GPU differ in the last digits, so use one device for a table
+    device="cpu",  # where the network runs; a GPU differs in the last digits: use one device for a table
 ):  # function (enhanced, raw=None) -> float, both uint8 (H, W, 3); `QebiasError` where an image has no value
     "A metric of Table 3, ready to use; raises `MissingWeights` at once where a file is not on this machine"
     entry, compute = _ready(name), _built(name, device)
@@ -714,7 +725,7 @@ def metric(
 
     return value
 
-
+# %% ../nbs/measurement/00_metrics.ipynb #c0bf0052
 def _built(name, device):
     "A function of views; a file that cannot be loaded is a `QebiasError`"
     entry = _ready(name)
@@ -728,7 +739,7 @@ def _built(name, device):
     found = _loaded(name, lambda: _named(entry.build)(f"metric '{name}'", device))
     return _network(found, device) if isinstance(found, torch.nn.Module) else _quietly(found)
 
-
+# %% ../nbs/measurement/00_metrics.ipynb #eba1982f
 def _named(place):
     "What `module:name`, or the name of something in this module, names"
     return globals()[place] if ":" not in place else _elsewhere(place)
@@ -739,7 +750,7 @@ def _network(net, device):
     net = net.to(device).eval().requires_grad_(False)
     return _quietly(lambda *views: float(net(*(view.tensor for view in views)).squeeze()))
 
-
+# %% ../nbs/measurement/00_metrics.ipynb #9094b2a9
 def _quietly(compute):
     def run(*views):
         with _exactly():
@@ -747,7 +758,7 @@ def _quietly(compute):
 
     return run
 
-
+# %% ../nbs/measurement/00_metrics.ipynb #57105a12
 def _loaded(name, build):
     "What `build` makes; whatever a file's content does to it becomes one line"
     with warnings.catch_warnings():
@@ -758,7 +769,8 @@ def _loaded(name, build):
             raise
         except Exception as error:
             raise QebiasError(
-                f"metric '{name}' cannot load {' or '.join(METRICS[name].weights)} ({type(error).__name__}: {' '.join(str(error).split())[:150]}): fetch the file again"
+                f"metric '{name}' cannot load {' or '.join(METRICS[name].weights)} "
+                f"({type(error).__name__}: {' '.join(str(error).split())[:150]}): fetch the file again"
             ) from None
 
 # %% ../nbs/measurement/00_metrics.ipynb #7adca6c7
@@ -771,12 +783,13 @@ def _checked(entry, enhanced, raw):
         images.append(as_rgb(raw, "the raw image"))
         if images[0].shape != images[1].shape:
             raise QebiasError(
-                f"{entry.name} compares images of one size, not {images[0].shape[:2]} and {images[1].shape[:2]}"
+                f"{entry.name} compares images of one size, "
+                f"not {images[0].shape[:2]} and {images[1].shape[:2]}"
             )
     _big_enough(entry.name, images[0], entry.min_side)
     return images
 
-
+# %% ../nbs/measurement/00_metrics.ipynb #34342550
 def _big_enough(name, image, side):
     height, width = image.shape[:2]
     if min(height, width) < side:
@@ -793,7 +806,7 @@ def frechet_distance(
     a,  # features (n, d), one row an image, patch or block; n >= 2
     b,  # features (m, d)
 ) -> float:  # the squared Fréchet distance of the two Gaussians, as FID has it
-    "Fréchet distance of two sets of features, exact also for n << d; raises `QebiasError` for what is not two finite sets of equal width"
+    "Fréchet distance of two sets of features, exact also for n << d; refuses other than two finite sets"
     a, b = (_rows(x, name) for x, name in ((a, "the first set"), (b, "the second set")))
     if a.shape[1] != b.shape[1]:
         raise QebiasError(
@@ -801,22 +814,24 @@ def frechet_distance(
         )
     return _frechet(*_moments(a), *_moments(b))
 
-
+# %% ../nbs/measurement/00_metrics.ipynb #1dc0111e
 def _rows(x, name):
     x = np.asarray(x, np.float64)
     if x.ndim != 2 or len(x) < 2:
         raise QebiasError(
-            f"{name} has shape {x.shape}: a Fréchet distance takes features (n, d) of at least 2 images, patches or blocks"
+            f"{name} has shape {x.shape}: a Fréchet distance takes features (n, d) "
+            "of at least 2 images, patches or blocks"
         )
     if not np.isfinite(x).all():
         raise QebiasError(
-            f"{name} has {(~np.isfinite(x)).any(1).sum()} of {len(x)} rows with NaN or infinity: leave them out on purpose"
+            f"{name} has {(~np.isfinite(x)).any(1).sum()} of {len(x)} rows "
+            "with NaN or infinity: leave them out on purpose"
         )
     return x
 
-
+# %% ../nbs/measurement/00_metrics.ipynb #58aa7ef6
 def _moments(x, times=None):
-    "Mean, and a factor F of the covariance F'F with as few rows as possible; row i counts `times[i]` > 0 times"
+    "Mean, and a factor F of the covariance F'F with few rows; row i counts `times[i]` > 0 times"
     times = np.ones(len(x)) if times is None else times
     mean = times @ x / times.sum()
     factor = (x - mean) * np.sqrt(times / (times.sum() - 1))[:, None]
@@ -827,7 +842,7 @@ def _frechet(mean_a, a, mean_b, b):
     cross = np.linalg.svd(a @ b.T, compute_uv=False).sum()
     return float(max(((mean_a - mean_b) ** 2).sum() + (a**2).sum() + (b**2).sum() - 2 * cross, 0))
 
-
+# %% ../nbs/measurement/00_metrics.ipynb #3e55c6e5
 def frechet_resampled(
     a: np.ndarray,  # features (rows, d), one row an image, patch or block
     b: np.ndarray,  # features (rows, d) of the same places in another domain
@@ -841,7 +856,7 @@ def frechet_resampled(
         return _from_moments(a, b, owner, times)
     return np.array([_from_products(a @ b.T, a @ a.T, b @ b.T, draw[owner]) for draw in times])
 
-
+# %% ../nbs/measurement/00_metrics.ipynb #075313d6
 def _from_moments(a, b, owner, times):
     "By the moments of each picture: for more rows than features"
     count = (times @ np.bincount(owner, minlength=times.shape[1]))[:, None]
@@ -858,7 +873,7 @@ def _from_moments(a, b, owner, times):
     traces = np.trace(covs[0] + covs[1], axis1=1, axis2=2)
     return (((means[0] - means[1]) ** 2).sum(1) + traces - 2 * cross).clip(0)
 
-
+# %% ../nbs/measurement/00_metrics.ipynb #f1df1eb7
 def _from_products(ab, aa, bb, weight):
     "By the inner products of rows: for no more rows than features"
     rows = np.flatnonzero(weight)
@@ -898,7 +913,7 @@ def _alex(purpose, device="cpu"):
 
     return extract
 
-
+# %% ../nbs/measurement/00_metrics.ipynb #84e34c2f
 def clean_resize(
     rgb,  # uint8 (H, W, 3)
     size=299,  # side of the result
@@ -912,7 +927,7 @@ def clean_resize(
     ]
     return np.stack(channels, -1).clip(0, 255)
 
-
+# %% ../nbs/measurement/00_metrics.ipynb #8023742a
 def _inception(purpose, device="cpu", patch=None):
     "FID's 2048 features of the whole image, or of every whole patch"
     arch, tensors = _arch("inception"), _state(_INCEPTION, purpose)
@@ -929,7 +944,7 @@ def _inception(purpose, device="cpu", patch=None):
 
 _inception_256 = functools.partial(_inception, patch=256)
 
-
+# %% ../nbs/measurement/00_metrics.ipynb #6562a35a
 def _patches(rgb, side):
     "Whole patches of an image along its rows, or the image itself"
     if not side:
@@ -950,14 +965,14 @@ EXTRACTORS = {
 
 
 def features(
-    name: str,  # `nss` (36 a block of 96 px), `alex` (256 an image), `inception` (2048 an image) or `inception-256` (2048 a patch)
+    name: str,  # `nss` (36 a block of 96 px), `alex` (256 an image), `inception` (2048), `inception-256`
     device="cpu",  # where the network runs
 ):  # function: uint8 (H, W, 3) -> float64 (k, d); rows of `nss` and of patches go along the image's rows
     "An extractor for `frechet_distance`; raises `MissingWeights` at once where a file is not on this machine"
     extract = _extractor(name, device)
     return lambda rgb: extract(_View(as_rgb(rgb), device))
 
-
+# %% ../nbs/measurement/00_metrics.ipynb #594fb3eb
 def _extractor(name, device):
     "A function of a view"
     named = {extractor: distance for distance, extractor in EXTRACTORS.items()}
@@ -977,7 +992,7 @@ def _extractor(name, device):
 class FewImages(UserWarning):
     "A Fréchet distance of fewer rows than its covariance needs"
 
-
+# %% ../nbs/measurement/00_metrics.ipynb #caffc534
 def _few(name, n, d):
     "The warning about few rows, or None"
     least, what = (
@@ -986,9 +1001,12 @@ def _few(name, n, d):
         else (d + 1, "blocks" if name == "fd_nss" else "images")
     )
     if n < least:
-        return f"{name} of {n} {what} is biased upwards (its covariance needs {least}): compare it only with values of sets of the same size"
+        return (
+            f"{name} of {n} {what} is biased upwards (its covariance needs {least}): "
+            "compare it only with values of sets of the same size"
+        )
 
-
+# %% ../nbs/measurement/00_metrics.ipynb #365320c1
 @dataclass(frozen=True)
 class Gaussian:
     "What a Fréchet distance knows of a set: mean, factor F of the covariance F'F, and rows"
@@ -997,14 +1015,14 @@ class Gaussian:
     factor: np.ndarray
     n: int
 
-
+# %% ../nbs/measurement/00_metrics.ipynb #f1902724
 def statistics(
     images,  # a folder, or a list of arrays (uint8 (H, W, 3)), paths and functions that load one
     name="fid",  # a metric of kind set
     device="cpu",  # where the network runs
     cache=None,  # folder that keeps statistics, one file per (set, extractor); None keeps nothing
 ) -> Gaussian:
-    "Mean and covariance of a set's features; rows without value are left out; raises `QebiasError`, which names the image"
+    "Mean and covariance of a set's features, rows without value left out; an error names the image"
     if _ready(name).kind != "set":
         raise QebiasError(f"{name} is a value of one image: use score")
     images = _listed(images)
@@ -1037,7 +1055,7 @@ def statistics(
             np.savez(tmp, mean=found.mean, factor=found.factor, n=found.n)
     return found
 
-
+# %% ../nbs/measurement/00_metrics.ipynb #659c73fb
 def _kept(path):
     "Statistics of an earlier call; a damaged file is as good as none"
     with (
@@ -1046,7 +1064,7 @@ def _kept(path):
     ):
         return Gaussian(file["mean"], file["factor"], int(file["n"]))
 
-
+# %% ../nbs/measurement/00_metrics.ipynb #f830e618
 def set_distance(
     a,  # a folder, or a list of arrays, paths and functions that load an image
     b,  # the other set
@@ -1074,7 +1092,7 @@ def _listed(images):
         raise QebiasError(f"{images} is no folder: name one that holds pictures")
     return [(str(path), Path(images) / path) for path in _walk(Path(images))] or _empty_folder(images)
 
-
+# %% ../nbs/measurement/00_metrics.ipynb #0cb8cc16
 def _empty_folder(folder):
     raise QebiasError(f"{folder} holds no pictures: name another folder")
 
@@ -1082,14 +1100,14 @@ def _empty_folder(folder):
 def _load(image):
     return image() if callable(image) else read_rgb(image) if isinstance(image, (str, Path)) else image
 
-
+# %% ../nbs/measurement/00_metrics.ipynb #8eb43e70
 def _content(item):
     "Name of an image's content"
     return (
         file_digest(item[1]) if isinstance(item[1], (str, Path)) else array_digest(_eight_bit(_load(item[1])))
     )
 
-
+# %% ../nbs/measurement/00_metrics.ipynb #158f451d
 def _eight_bit(image, name="the image"):
     "uint8 (H, W, 3); floating values in [0, 1], and what overshoots them, are clamped and rounded"
     if isinstance(image, torch.Tensor):
@@ -1112,7 +1130,7 @@ _LARGE = {"ahiq", "clipiqa", "dists", "hyperiqa", "musiq", "pi", "topiq_fr"}  # 
 
 @contextlib.contextmanager
 def _pool(workers, names, device):
-    "Threads that take an image each, and how many images may be under way; on a CPU each computes with one thread"
+    "Threads that take an image each, and how many may be under way; on a CPU each has one thread"
     cpu, large, before = (
         torch.device(device).type == "cpu",
         not _LARGE.isdisjoint(names),
@@ -1141,15 +1159,15 @@ def _version(name, device):
 
 # %% ../nbs/measurement/00_metrics.ipynb #0ac2873c
 def score(
-    images,  # iterable of (name, enhanced, raw): each uint8 (H, W, 3), floats in [0, 1], a path, or a function that loads one; raw may be None
+    images,  # iterable of (name, enhanced, raw or None): arrays, paths, or functions that load one
     names,  # names in `METRICS`
     device="cpu",  # where networks run
-    errors="keep",  # `keep`: what cannot be computed is an empty cell with its reason; `raise`: it is an error
+    errors="keep",  # `keep`: what cannot be computed is an empty cell; `raise`: it is an error
     journal=None,  # file that keeps values as they come, for a run that goes on after a kill
     workers=None,  # images at once; one a CPU thread if left out
     progress=None,  # called with each image's name when it is done
-):  # pandas: image (empty for the value of a set), metric, value; `attrs["empty"]`: dicts image, metric, reason; `attrs["notes"]`: warnings
-    "Score images by several metrics in one pass, as a long table; raises `QebiasError`, which names the image"
+):  # pandas: image ("" for a set), metric, value; `attrs`: empty (image, metric, reason), notes
+    "Score images by several metrics in one pass, as a long table; an error names the image"
     pandas, names = require("pandas", "tables of scores"), list(dict.fromkeys(names))
     if errors not in ("keep", "raise"):
         raise QebiasError(f"errors is 'keep' or 'raise', not {errors!r}")
@@ -1224,7 +1242,7 @@ class _Evaluator:
             for view, key in zip(views, keys)
         ]
 
-
+# %% ../nbs/measurement/00_metrics.ipynb #e66239bf
 def _tried(name, call):
     "(value, None), or (None, why there is none)"
     try:
@@ -1239,7 +1257,7 @@ def _tried(name, call):
             torch.cuda.empty_cache()
         return None, f"{name} ran out of memory: use fewer workers, another device or smaller images"
 
-
+# %% ../nbs/measurement/00_metrics.ipynb #e8d441d6
 def _of_set(name, found, notes):
     "Distance of a set; notes whether the set is small"
     if bad := [(image, reason) for image, _, reason in found if reason]:
@@ -1249,7 +1267,7 @@ def _of_set(name, found, notes):
         notes.append(few)
     return _set_value(enhanced, raw)
 
-
+# %% ../nbs/measurement/00_metrics.ipynb #479587b1
 def _set_value(enhanced, raw):
     "Fréchet distance over the rows that are finite in both sets"
     if len(enhanced) != len(raw):
@@ -1291,7 +1309,7 @@ class _Journal:
         with open(self.path, "ab", buffering=0) as file:
             file.write(line)  # one write: threads and processes do not mix their lines
 
-
+# %% ../nbs/measurement/00_metrics.ipynb #b542c916
 def _plain(value):
     "A number as it is, an array as text; features of fp32 networks are kept in fp32, which loses nothing"
     if not isinstance(value, np.ndarray):
@@ -1304,7 +1322,7 @@ def _plain(value):
         "data": base64.b64encode(value.tobytes()).decode(),
     }
 
-
+# %% ../nbs/measurement/00_metrics.ipynb #63236c2e
 def _unplain(value):
     if not isinstance(value, dict):
         return value
@@ -1335,7 +1353,7 @@ def listing(names=None) -> list:  # lines
     widths = [max(len(row[i]) for row in rows) for i in order]
     return ["  ".join(row[i].ljust(width) for i, width in zip(order, widths)).rstrip() for row in rows]
 
-
+# %% ../nbs/measurement/00_metrics.ipynb #819b71d3
 def lacking(
     name: str,  # in `METRICS`
 ) -> str:  # nothing where the metric can be computed
@@ -1347,7 +1365,7 @@ def lacking(
     ]
     return ", ".join(gone) or available([name])[1].get(name, "")
 
-
+# %% ../nbs/measurement/00_metrics.ipynb #13a95f02
 def _files(name):
     "Of each file that a metric needs: its row, and that of a file that would do as well"
     return [
@@ -1356,7 +1374,7 @@ def _files(name):
 
 # %% ../nbs/measurement/00_metrics.ipynb #ca4e1d99
 def checklist(names=None) -> list:  # lines
-    "Of each metric: its files, where they are looked for, whether they are there and right, their size and address"
+    "Of each metric: its files, where they are looked for, whether they are right, size and address"
     lines = []
     for name in names or METRICS:
         if name not in METRICS:
@@ -1377,12 +1395,12 @@ def checklist(names=None) -> list:  # lines
                 )
                 lines += [
                     f"  {'or ' if i else ''}{row['file']}: {row['state']}, {_hash(row)}, {size}",
-                    f"    {row['path'] if row['path'] else 'looked for as ' + ', '.join(map(str, row['places']))}",
+                    f"    {row['path'] or 'looked for as ' + ', '.join(map(str, row['places']))}",
                     f"    {row['url'] or row['note']}",
                 ]
     return lines
 
-
+# %% ../nbs/measurement/00_metrics.ipynb #78f74183
 def _hash(row):
     stated = f"sha256 {row['sha256'][:8]}..." if row["sha256"] else "no hash is stated"
     return {

@@ -44,7 +44,7 @@ NETWORKS = tuple(
 def build(
     spec: Mapping,  # `{"class": "module:Class", "kwargs": {...}}`; `kwargs` may be left out
 ) -> nn.Module:  # freshly initialised
-    "Build the network that a spec names, importing its module; raises `QebiasError` for an unknown class or argument"
+    "Build the network that a spec names; raises `QebiasError` for an unknown class or argument"
     if (
         not isinstance(spec, Mapping)
         or set(spec) - {"class", "kwargs"}
@@ -72,7 +72,7 @@ def build(
             f"{name} cannot be built: {(str(error) or type(error).__name__).splitlines()[0]}"
         ) from None
 
-
+# %% ../nbs/networks/30_networks.ipynb #6cba7ce1
 def _find(name):
     "The subclass of nn.Module that `module:Class` names"
     if not isinstance(name, str) or not re.fullmatch(r"\w+(\.\w+)*:\w+", name):
@@ -142,12 +142,12 @@ def counted(
     "How many numbers stand in the group: of blocks, of layers"
     return len({match[1] for name in shapes if (match := re.match(pattern, name))})
 
-
+# %% ../nbs/networks/30_networks.ipynb #62a35948
 def sizes_of(
     name: str,  # one of `NETWORKS`
     shapes: Mapping,  # name of a tensor -> its shape
 ) -> dict:  # the arguments of the class
-    "Read a network's arguments off its tensors, building nothing; raises `QebiasError` where they are another network's"
+    "Read a network's arguments off its tensors, building nothing; raises `QebiasError` where they do not fit"
     if len(shapes) > MOST_TENSORS:
         raise QebiasError(f"it holds {len(shapes):,} tensors, no network here has more than {MOST_TENSORS:,}")
     cls = name.partition(":")[2]
@@ -174,7 +174,7 @@ def _dncnn(shapes):
     norm = any(k.endswith("running_mean") for k in shapes)
     return _plain_layers(shapes) | {"norm": norm}
 
-
+# %% ../nbs/networks/30_networks.ipynb #65ed5c26
 def _cbdnet(shapes):
     return {"width": shapes["enc0.0.weight"][0], "estimator": shapes["estimator.0.weight"][0]}
 
@@ -187,7 +187,7 @@ def _rdn(shapes):
         "growth": shapes["rdbs.0.layers.0.conv.weight"][0],
     }
 
-
+# %% ../nbs/networks/30_networks.ipynb #24a71f19
 def _rbqe(shapes):
     return {
         "width": shapes["first.0.weight"][0],
@@ -195,7 +195,7 @@ def _rbqe(shapes):
         "attention": "last.0.conv.weight" in shapes,
     }
 
-
+# %% ../nbs/networks/30_networks.ipynb #3eef7089
 def _mprnet(shapes):
     width = shapes["shallow1.0.weight"][0]
     return {
@@ -206,7 +206,7 @@ def _mprnet(shapes):
         "reduction": width // shapes["shallow1.1.attention.squeeze.weight"][0],
     }
 
-
+# %% ../nbs/networks/30_networks.ipynb #024021fa
 def _rrdbnet(shapes):
     return {
         "width": shapes["conv_first.weight"][0],
@@ -246,7 +246,7 @@ def save_network(
     spec: Mapping,  # what builds it again, as for `build`
     provenance: Mapping,  # where its weights come from; anything JSON can hold
 ):
-    "Write weights, spec and provenance as safetensors, whole or not at all; raises `QebiasError` where the spec names another network"
+    "Write weights, spec and provenance, whole or not at all; raises `QebiasError` where the spec is another's"
     state = {k: v.detach().cpu().contiguous().clone() for k, v in network.state_dict().items()}
     twin = outline(spec)
     if type(twin) is not type(network):
@@ -278,7 +278,7 @@ def _open(path):
             f"{path} is not a whole safetensors file ({why}): pass a generator.safetensors"
         ) from None
 
-
+# %% ../nbs/networks/30_networks.ipynb #ece3ab41
 def read_header(
     path,  # a file that `save_network` wrote
 ) -> dict:  # spec, provenance
@@ -319,7 +319,7 @@ def checked_spec(
     shapes: Mapping,  # name -> shape of the file's tensors
     trust=False,  # whether a class of another module may be imported: `True`, or names of such classes
 ) -> dict:  # a spec that may be built
-    "Hold a header against the tensors; raises `QebiasError` for a class that is not trusted, and for sizes that differ"
+    "Hold a header against the tensors; raises `QebiasError` for a stranger's class, and for sizes that differ"
     if not isinstance(spec, Mapping) or not isinstance(name := spec.get("class"), str):
         raise QebiasError(f'a spec is {{"class": "module:Class", "kwargs": {{...}}}}, not {str(spec)[:80]}')
     kwargs = spec.get("kwargs", {})
@@ -333,11 +333,12 @@ def checked_spec(
         given = kwargs.get(key, size)
         if given != size and key != "reduction":  # several of which give the same shapes
             raise QebiasError(
-                f"the header says {key} {str(given)[:20]}, the tensors say {size}: they belong to two networks"
+                f"the header says {key} {str(given)[:20]}, the tensors say {size}: "
+                "they belong to two networks"
             )
     return dict(spec)
 
-
+# %% ../nbs/networks/30_networks.ipynb #06f6eac0
 def _trusted(name, trust):
     "Raise unless a class from elsewhere was asked for by its caller"
     module = name.partition(":")[0]
@@ -355,7 +356,7 @@ def load_network(
     path,  # a file that `save_network` wrote
     trust=False,  # whether a class of another module may be imported, as for `checked_spec`
 ) -> nn.Module:  # on the CPU, in evaluation mode
-    "Build the network that a file describes and load its weights and its `halo`; the random state stays untouched; raises `QebiasError`"
+    "The network that a file describes, with its weights and `halo`; raises `QebiasError`"
     header, shapes = read_header(path), load_shapes(path)
     try:
         spec = checked_spec(header["spec"], shapes, trust)
@@ -370,7 +371,7 @@ def load_network(
         raise QebiasError(f"{path}: {error}") from None
     return net.eval()
 
-
+# %% ../nbs/networks/30_networks.ipynb #7e5fa98b
 def _halo(stored):
     "A header's halo, or a `QebiasError`"
     try:
@@ -385,6 +386,7 @@ def _halo(stored):
 # %% ../nbs/networks/30_networks.ipynb #9ccec3d4
 def load_discriminator(
     path,  # a `discriminator.safetensors` of a training
+    trust=False,  # whether a class of another module may be imported, as for `checked_spec`
 ) -> ConditionalDiscriminator:  # on the CPU, in evaluation mode; `gan` and `patch` are its attributes
     "The discriminator of a training as a module `d(image, compressed)` that gives logits; raises"
     "`QebiasError` for any other file"
@@ -395,7 +397,7 @@ def load_discriminator(
             "discriminator.safetensors of a training"
         )
     found = ConditionalDiscriminator(
-        load_network(path), known["conditional"], known.get("projection", "none")
+        load_network(path, trust), known["conditional"], known.get("projection", "none")
     )
     found.gan, found.patch = known["gan"], known["patch"]
     return found.eval()

@@ -28,6 +28,7 @@ from qebias.core import (
     locked,
     provenance,
     read_json,
+    reading,
     seed_for,
     sweep,
     threads,
@@ -94,13 +95,14 @@ class Pixels:
         content = {k: v for k, v in self.manifest.items() if k != "digest"}
         if self.manifest.get("digest") != digest(content):
             raise QebiasError(f"{self.folder}/manifest.json is damaged: build it again")
-        file, expected = self.folder / "pixels.bin", self.manifest["bytes"]
-        size = file.stat().st_size if file.is_file() else 0
-        if size != expected:
-            raise QebiasError(f"{file} is damaged, {size} bytes instead of {expected}: build it again")
-        flat = np.asarray(np.memmap(file, np.uint8, "r"))
-        shapes = [(e["offset"], e["height"], e["width"]) for e in self.manifest["images"]]
-        self.views = [flat[at : at + 3 * h * w].reshape(h, w, 3) for at, h, w in shapes]
+        with reading(self.folder / "manifest.json", "manifest", "build it again"):
+            file, expected = self.folder / "pixels.bin", self.manifest["bytes"]
+            size = file.stat().st_size if file.is_file() else 0
+            if size != expected:
+                raise QebiasError(f"{file} is damaged, {size} bytes instead of {expected}: build it again")
+            flat = np.asarray(np.memmap(file, np.uint8, "r"))
+            shapes = [(e["offset"], e["height"], e["width"]) for e in self.manifest["images"]]
+            self.views = [flat[at : at + 3 * h * w].reshape(h, w, 3) for at, h, w in shapes]
         self.checked = set()  # numbers of pictures that were found to be what was written
 
     def __len__(self):
@@ -205,7 +207,7 @@ def _raw_store(images: list, folder: Path, workers: int, progress: bool) -> Pixe
             writer.close(key=key)
         return Pixels(folder)
 
-
+# %% ../nbs/data/20_pairs.ipynb #7c5754c5
 def _require_names(images):
     if not images:
         raise QebiasError("no pictures to make pairs of: give at least one")
@@ -289,7 +291,7 @@ class Pairs:
         for i in range(len(self)):
             self.stream(i)
 
-
+# %% ../nbs/data/20_pairs.ipynb #0335da60
 def _bytes_digest(data):
     return array_digest(np.frombuffer(data, np.uint8))
 
@@ -326,11 +328,11 @@ def build_pairs(
             _compress(store, codec, tmp, workers, progress, made_of)
         return Pairs(folder, store.folder)
 
-
+# %% ../nbs/data/20_pairs.ipynb #7c66066a
 def _digests(coded):
     return coded, array_digest(coded.decoded), _bytes_digest(coded.data)
 
-
+# %% ../nbs/data/20_pairs.ipynb #d742fe4c
 def _compress(raw, codec, folder, workers, progress, made_of):
     "Write the compressed side of a store"
     entries = raw.manifest["images"]

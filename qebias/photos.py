@@ -66,7 +66,7 @@ def parsed(
             found[key] = value
     return found
 
-
+# %% ../nbs/tools/45_photos.ipynb #8b9e2108
 def psi_here() -> str:
     "The best psi on this machine: VGG-19 of torchvision, the same normalised, or a random one"
     for name, file in (
@@ -104,7 +104,7 @@ def configs(
     stages = [("pretraining", _config(method(m.stage1), networks, first, {"lr": 5e-4} | run))]
     return stages + [("training", _config(m, networks, iterations, {**run, "psi": psi or psi_here()}))]
 
-
+# %% ../nbs/tools/45_photos.ipynb #ed16d7c9
 def _config(m, networks, iterations, run):
     "`train_config` with errors of one line"
     try:
@@ -123,7 +123,7 @@ def _board(folder):
         return None
     return SummaryWriter(str(folder / "tensorboard"))
 
-
+# %% ../nbs/tools/45_photos.ipynb #b3230788
 def live(
     config,  # `TrainConfig`
     folder,  # of the training
@@ -149,7 +149,7 @@ def live(
 
     return progress
 
-
+# %% ../nbs/tools/45_photos.ipynb #ef0fdbae
 def _time(seconds):
     "Seconds or minutes, as people say them"
     return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
@@ -186,7 +186,7 @@ def train(
     say(f"weights: {init}")
     return result
 
-
+# %% ../nbs/tools/45_photos.ipynb #7b650068
 def look(
     model,  # a `generator.safetensors`
     images: list,  # of `RawImage`
@@ -203,7 +203,7 @@ def look(
         rows.append({"picture": image.name, **found})
     return rows
 
-
+# %% ../nbs/tools/45_photos.ipynb #411b4a81
 def _psnr(a, b):
     "PSNR over RGB in dB"
     error = np.mean((a.astype(float) - b) ** 2)

@@ -91,7 +91,7 @@ class Picture:
             notes += [note] if note else []
         return rgb, notes
 
-
+# %% ../nbs/data/08_pictures.ipynb #b3ea1fbe
 def _unit(rgb):
     "Pixels of any of the three types as floats in [0, 1]"
     if rgb.dtype in (np.uint8, np.uint16):
@@ -121,7 +121,7 @@ def _transform(icc: bytes, mode: str):
         convert = None if moved <= 1 else convert
     return convert, name
 
-
+# %% ../nbs/data/08_pictures.ipynb #39dace36
 def to_srgb(
     rgb: np.ndarray,  # uint8 (H, W, 3)
     icc: bytes,  # the profile that says what it means
@@ -159,13 +159,13 @@ def _set_raw_mode(image, raw, mode=None):
     if mode:
         image._mode = mode
 
-
+# %% ../nbs/data/08_pictures.ipynb #caa10bf3
 def _raw_mode(image):
     "What the decoder is told that the bytes are, for instance `RGB;16B`"
     args = image.tile[0][3]
     return args if isinstance(args, str) else args[0]
 
-
+# %% ../nbs/data/08_pictures.ipynb #4b8c447a
 def _sixteen(path, image, kind):
     "Pixels of a deep picture: uint16 (H, W, C), as they lie in the file"
     if kind == "PPM":
@@ -190,7 +190,7 @@ def _sixteen(path, image, kind):
         low = np.array(again)
     return high << 8 | low
 
-
+# %% ../nbs/data/08_pictures.ipynb #4723fbf0
 def _deep_ppm(path, image):
     "Pixels of a binary PPM or PGM of 16 bits"
     decoder, _, offset, args = image.tile[0]
@@ -204,7 +204,7 @@ def _deep_ppm(path, image):
     scaled = pixels.astype(np.uint32) * 65535 + most // 2
     return np.minimum(scaled // most, 65535).astype(np.uint16)
 
-
+# %% ../nbs/data/08_pictures.ipynb #61fb6be7
 def _jpeg2000_depth(path):
     "Bits a channel that a JPEG 2000 file says"
     with open(path, "rb") as file:
@@ -214,7 +214,7 @@ def _jpeg2000_depth(path):
         return (head[at + 14] & 127) + 1
     return (head[42] & 127) + 1 if len(head) > 42 else 8
 
-
+# %% ../nbs/data/08_pictures.ipynb #89dbe50b
 def _avif_depth(path):
     "Bits a channel that an AVIF file says"
     with open(path, "rb") as file:
@@ -224,7 +224,7 @@ def _avif_depth(path):
         return 8
     return 12 if head[at + 6] & 32 else 10
 
-
+# %% ../nbs/data/08_pictures.ipynb #018a83dc
 def _avif_by_av(path, rgb):
     "All bits of an AVIF's colours as uint16, or None where that cannot be, or is not the picture of 8 bits"
     with contextlib.suppress(Exception):
@@ -249,7 +249,7 @@ def _require_single(path, image, kind):
     elif getattr(image, "is_animated", False):
         raise QebiasError(f"{path} is an animation: save the picture that is meant on its own")
 
-
+# %% ../nbs/data/08_pictures.ipynb #5cc70121
 class Look(NamedTuple):
     "What a picture's header says"
 
@@ -261,7 +261,7 @@ class Look(NamedTuple):
     def pixels(self):
         return self.width * self.height
 
-
+# %% ../nbs/data/08_pictures.ipynb #f2f8385b
 def look(
     path,  # a picture
 ) -> Look:
@@ -276,7 +276,7 @@ def look(
         turned = kind != "TIFF" and orientation_of(image) > 4  # a TIFF's size is what is seen
     return Look(height, width, kind) if turned else Look(width, height, kind)
 
-
+# %% ../nbs/data/08_pictures.ipynb #41d73b2b
 def _head(path):
     "The first bytes of a file and the kind that they say; missing and foreign ones are told by `open_image`"
     try:
@@ -286,7 +286,7 @@ def _head(path):
         head = b""
     return head, image_kind(head, Path(path).suffix)
 
-
+# %% ../nbs/data/08_pictures.ipynb #f28d8e86
 def _named(path, call):
     "What a codec says, with the file's name before it"
     try:
@@ -321,7 +321,7 @@ def read_picture(
     rgb = np.repeat(rgb, 3, 2) if colours == 1 else np.ascontiguousarray(rgb)
     return Picture(rgb, grey, colours, alpha, depth, notes=tuple(notes), **carried)
 
-
+# %% ../nbs/data/08_pictures.ipynb #4552cbcc
 def _is_grey(rgb):
     "Whether all three channels are equal, asked of a few rows first"
     few = rgb[:: max(len(rgb) // 16, 1)]
@@ -329,7 +329,7 @@ def _is_grey(rgb):
         return False
     return not (rgb[..., :1] != rgb[..., 1:]).any()
 
-
+# %% ../nbs/data/08_pictures.ipynb #246e5186
 def _pixels(path, image, kind):
     "uint8 or uint16 (H, W, C) as they lie in the file, bits a channel, notes"
     notes = []
@@ -361,7 +361,7 @@ def _pixels(path, image, kind):
             return deep, depth, notes
     return pixels, 8, notes
 
-
+# %% ../nbs/data/08_pictures.ipynb #c485d601
 def _from_cmyk(image, notes):
     "Inks as RGB: by the profile, where it has one that can be used"
     icc = image.info.pop("icc_profile", None)
@@ -373,7 +373,7 @@ def _from_cmyk(image, notes):
     notes.append("CMYK without a usable profile, converted to RGB as if its inks were ideal")
     return image.convert("RGB")
 
-
+# %% ../nbs/data/08_pictures.ipynb #f2a7d662
 def _carried(image, kind, notes):
     "What a picture carries beside its pixels, as far as it is sane"
     icc = image.info.get("icc_profile") or None
@@ -390,7 +390,7 @@ def _carried(image, kind, notes):
         dpi = (x, y) if 1 <= x <= 1e5 and 1 <= y <= 1e5 else None
     return {"icc": icc, "exif": exif, "dpi": dpi}
 
-
+# %% ../nbs/data/08_pictures.ipynb #6ec4e29d
 def _exif(image, kind):
     "A picture's EXIF, for pixels that are upright now; None where it has none"
     found = image.getexif()
@@ -423,7 +423,7 @@ def save_picture(
     image = Image.fromarray(np.ascontiguousarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels))
     image.save(path, format="PNG", compress_level=3, **{k: v for k, v in more.items() if v})
 
-
+# %% ../nbs/data/08_pictures.ipynb #1c40a40e
 def write_picture(
     path,
     picture: Picture,
@@ -432,7 +432,7 @@ def write_picture(
     with atomic(Path(path)) as tmp:
         save_picture(tmp, picture)
 
-
+# %% ../nbs/data/08_pictures.ipynb #400d2217
 def _save_deep(path, pixels, picture):
     "A PNG of 16 bits a channel"
     height, width, channels = pixels.shape
@@ -458,7 +458,7 @@ def _save_deep(path, pixels, picture):
         _chunk(file, b"IDAT", packer.flush())
         _chunk(file, b"IEND", b"")
 
-
+# %% ../nbs/data/08_pictures.ipynb #30d6c7dc
 def _chunk(file, name, data):
     "One chunk of a PNG"
     if data or name == b"IEND":
@@ -482,7 +482,7 @@ class Notes:
             for note, names in self.found.items()
         ]
 
-
+# %% ../nbs/data/08_pictures.ipynb #e772a2eb
 def read_rgb8(
     path,
     notes: Notes | None = None,  # gets what was done
@@ -508,7 +508,7 @@ class Found(NamedTuple):
     path: Path
     name: str
 
-
+# %% ../nbs/data/08_pictures.ipynb #8e66c7d8
 def walk(
     root,  # a folder
 ) -> tuple:  # (paths of pictures relative to it, of other files), sorted
@@ -535,7 +535,7 @@ def walk(
                     others.append((Path(folder) / f).relative_to(root))
     return tuple(sorted(part, key=lambda f: f.as_posix()) for part in (taken, others))
 
-
+# %% ../nbs/data/08_pictures.ipynb #a7a2bca1
 def one_a_name(
     files: list,  # of paths relative to a folder
 ) -> tuple:  # (the files that count, those that are left out)
@@ -548,7 +548,7 @@ def one_a_name(
     kept = set(best.values())
     return [f for f in files if f in kept], [f for f in files if f not in kept]
 
-
+# %% ../nbs/data/08_pictures.ipynb #300c55e8
 def find_pictures(
     paths,  # files, or folders of which every picture is taken
     but=None,  # a folder whose content is left out: the output's, where it lies in an input folder
@@ -574,7 +574,7 @@ def find_pictures(
             )
     return found, said
 
-
+# %% ../nbs/data/08_pictures.ipynb #c6d0eebb
 def _in_folder(path, but):
     "The pictures of one folder, and what is left out of it"
     taken, others = walk(path)

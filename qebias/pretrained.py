@@ -39,7 +39,7 @@ class Model(NamedTuple):
     aim: str  # "fidelity" or "perceptual"
     card: dict  # data, licences, training, what it reaches, where it fails
 
-
+# %% ../nbs/method/40_pretrained.ipynb #d3b75e68
 def read_card(
     path,  # a safetensors file
 ) -> dict:  # its card, empty where it has none
@@ -55,7 +55,7 @@ def read_card(
         why = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise QebiasError(f"{path} is no model file of qebias ({why})") from None
 
-
+# %% ../nbs/method/40_pretrained.ipynb #6889a6b7
 @functools.cache
 def models(
     folder=None,  # where to look; the package's own if left out
@@ -69,7 +69,7 @@ def models(
         found[path.stem] = Model(path.stem, path, card["codec"], tuple(card["levels"]), card["aim"], card)
     return found
 
-
+# %% ../nbs/method/40_pretrained.ipynb #54215584
 def list_models(
     folder=None,  # as for `models`
 ) -> list:  # lines
@@ -101,13 +101,14 @@ def card_markdown(
 # %% ../nbs/method/40_pretrained.ipynb #af008475
 LUMA = (
     "16 11 10 16 24 40 51 61 12 12 14 19 26 58 60 55 14 13 16 24 40 57 69 56 14 17 22 29 51 87 80 62 "
-    "18 22 37 56 68 109 103 77 24 35 55 64 81 104 113 92 49 64 78 87 103 121 120 101 72 92 95 98 112 100 103 99"
+    "18 22 37 56 68 109 103 77 24 35 55 64 81 104 113 92 "
+    "49 64 78 87 103 121 120 101 72 92 95 98 112 100 103 99"
 )  # the luma table of Annex K.1, row by row
 
 
 @functools.cache
 def _scaled():
-    "The luma table at each quality 1..100, as libjpeg rounds it, sorted: the order of entries does not matter"
+    "The luma table at each quality 1..100, as libjpeg rounds it, sorted: their order does not matter"
     base = np.array(LUMA.split(), int)
     tables = {}
     for quality in range(1, 101):
@@ -115,7 +116,7 @@ def _scaled():
         tables[quality] = np.sort(np.clip((base * scale + 50) // 100, 1, 255))
     return tables
 
-
+# %% ../nbs/method/40_pretrained.ipynb #fad8502a
 def jpeg_quality(
     path,  # a JPEG file, or an open one
 ) -> int:  # 1..100
@@ -157,7 +158,7 @@ class _Bits:
         k = self.ue()
         return (k + 1) // 2 if k % 2 else -(k // 2)
 
-
+# %% ../nbs/method/40_pretrained.ipynb #2e67cf2a
 def _start_qp(unit) -> tuple:
     "(quantiser at the start of a slice, extra bits of its header, whether it has an output flag), of a PPS"
     read = _Bits(unit)
@@ -166,7 +167,7 @@ def _start_qp(unit) -> tuple:
     read.u(2), read.ue(), read.ue()
     return 26 + read.se(), extra, output_flag
 
-
+# %% ../nbs/method/40_pretrained.ipynb #807a158f
 def bpg_qp(
     path,  # a BPG file
 ) -> int:  # 0..51
@@ -209,7 +210,7 @@ def quality_of(
         return "bpg", bpg_qp(path)
     return None
 
-
+# %% ../nbs/method/40_pretrained.ipynb #0d4939fe
 def model_for(
     path,  # a compressed picture
     perceptual=False,  # the perceptual one instead of the one of the highest PSNR
@@ -229,7 +230,7 @@ def model_for(
     unit = {"jpeg": "JPEG of quality", "bpg": "BPG of QP"}[found[0]]
     return fits[0], f"{unit} {found[1]}", helps(fits[0], found[1])
 
-
+# %% ../nbs/method/40_pretrained.ipynb #a9b6b4f7
 def helps(
     model: Model,
     level: int,
@@ -237,7 +238,7 @@ def helps(
     "Whether a file of this level is to be touched; a better one than the model knows passes through as it is"
     return level <= model.levels[1] if model.codec == "jpeg" else level >= model.levels[0]
 
-
+# %% ../nbs/method/40_pretrained.ipynb #eb488e5e
 def model_named(
     name: str,  # of a model that comes with the package, or a file
     folder=None,  # as for `models`
@@ -284,7 +285,7 @@ def chooser(
 
     return choose
 
-
+# %% ../nbs/method/40_pretrained.ipynb #e194ac81
 def _loaded(path, trust, backend, precision):
     "A generator from a file, or the identity"
     from torch import nn
@@ -324,7 +325,7 @@ RECIPES = {
 }
 PARTS = 10**6  # a training's budget is counted in millionths
 
-
+# %% ../nbs/method/40_pretrained.ipynb #10b7b809
 def recipe_config(
     recipe: Recipe,
     psi="vgg19",  # which psi a perceptual one is trained with
@@ -361,7 +362,7 @@ def draw_quality(
     low, high = levels
     return int(round(low * (high / low) ** random.random()))
 
-
+# %% ../nbs/method/40_pretrained.ipynb #d83b8f3d
 class JpegPatches:
     "Patches compressed when they are asked for"
 
@@ -386,7 +387,7 @@ class JpegPatches:
         a, b = (edge + 8 * random.integers((window - side - 2 * edge) // 8 + 1) for _ in range(2))
         return cut[a : a + side, b : b + side], coded[a : a + side, b : b + side]
 
-
+# %% ../nbs/method/40_pretrained.ipynb #9aaa1c15
 class BpgPatches:
     "Patches of pictures that were compressed whole, each at a few QPs, and kept in a folder"
 
@@ -410,7 +411,7 @@ class BpgPatches:
         y, x = (8 * random.integers((n - side) // 8 + 1) for n in raw.shape[:2])
         return raw[y : y + side, x : x + side], np.array(coded[y : y + side, x : x + side])
 
-
+# %% ../nbs/method/40_pretrained.ipynb #0fc037b7
 def turned(
     patch: np.ndarray,  # (p, p, 3)
     which: int,  # 0..7
@@ -437,7 +438,7 @@ def batch_of(
         torch.from_numpy(np.stack(part)).permute(0, 3, 1, 2).float().div_(255) for part in (raw, compressed)
     )
 
-
+# %% ../nbs/method/40_pretrained.ipynb #427d6c68
 def training_pictures(
     folders,  # of photographs
     side: int,  # smaller ones are left out, in pixels
@@ -525,16 +526,16 @@ def _averaged(trainer, state):
         average.load_state_dict(state.pop("average"))
     return average
 
-
+# %% ../nbs/method/40_pretrained.ipynb #5e90729f
 def _start_at_the_input(generator):
-    "The last convolution at zero: the residual network begins as the identity, and never has to unlearn noise"
+    "The last convolution at zero: the network begins as the identity, with no noise to unlearn"
     import torch
 
     *_, last = (m for m in generator.modules() if isinstance(m, torch.nn.Conv2d))
     torch.nn.init.zeros_(last.weight)
     torch.nn.init.zeros_(last.bias)
 
-
+# %% ../nbs/method/40_pretrained.ipynb #c0a97985
 def _follow(average, trainer, recipe, step, decay=0.999):
     "Move the average; a perceptual training does so itself"
     from qebias.training import ema_update
@@ -542,7 +543,7 @@ def _follow(average, trainer, recipe, step, decay=0.999):
     if not recipe.start:
         ema_update(average, trainer.generator, min(decay, (1 + step) / (10 + step)))
 
-
+# %% ../nbs/method/40_pretrained.ipynb #aa9d49b6
 def _store(folder, key, trainer, average, state):
     "Write the checkpoint, whole or not at all"
     import torch
@@ -551,7 +552,7 @@ def _store(folder, key, trainer, average, state):
     with atomic(folder / "last.pt") as tmp:
         torch.save({"key": key, "parts": parts, "average": average.state_dict(), **state}, tmp)
 
-
+# %% ../nbs/method/40_pretrained.ipynb #50c76bbf
 def _restored(folder, key, trainer) -> dict:
     "The checkpoint of this training put into the trainer, or a fresh start"
     import torch
@@ -589,9 +590,10 @@ def finish(
         "aim": "perceptual" if recipe.start else "fidelity",
         "data": data,
         "licence": "Apache-2.0, as the package",
-        "training": f"{recipe.method}, {state['step']:,} steps of {recipe.batch} patches of {recipe.patch} pixels, "
+        "training": f"{recipe.method}, {state['step']:,} steps of {recipe.batch} patches "
+        f"of {recipe.patch} pixels, "
         f"{state['seconds'] / 60:.0f} minutes of one thread, bf16",
-        "fails": "text and drawings, noise that a camera left, pictures that were scaled after they were compressed",
+        "fails": "text and drawings, a camera's noise, pictures that were scaled after they were compressed",
     }
     path = Path(folder) / f"{name}.safetensors"
     save_network(path, generator, config.generator, {"card": card, "config": config, **provenance()})
@@ -626,12 +628,12 @@ def gains(
             )
     return rows
 
-
+# %% ../nbs/method/40_pretrained.ipynb #da042c97
 def _psnr(a, b):
     error = np.mean((a.astype(float) - b) ** 2)
     return 10 * math.log10(255**2 / error) if error else math.inf
 
-
+# %% ../nbs/method/40_pretrained.ipynb #d21d76ec
 def gains_text(rows: list) -> list:  # lines, one a level
     "Mean, least and largest gain at each level"
     lines = []
@@ -639,14 +641,15 @@ def gains_text(rows: list) -> list:  # lines, one a level
         found = [row["gain"] for row in rows if row["level"] == level]
         least = min((row for row in rows if row["level"] == level), key=lambda row: row["gain"])
         lines.append(
-            f"{level}: {np.mean(found):+.2f} dB, from {least['gain']:+.2f} ({least['picture']}) to {max(found):+.2f}"
+            f"{level}: {np.mean(found):+.2f} dB, "
+            f"from {least['gain']:+.2f} ({least['picture']}) to {max(found):+.2f}"
         )
     return lines
 
 
 HARM = -0.05  # dB that a picture may lose
 
-
+# %% ../nbs/method/40_pretrained.ipynb #134bb19e
 def helping(
     rows: list,  # of `gains`
     levels: tuple,  # that the model was trained on
@@ -665,7 +668,7 @@ def helping(
     best = (levels[1] if codec == "jpeg" else levels[0]) if whole else good[-1]
     return (levels[0], best) if codec == "jpeg" else (best, levels[1])
 
-
+# %% ../nbs/method/40_pretrained.ipynb #71b1d6e5
 def with_scores(
     model,  # a file of `pretrain`, changed in place
     rows: list,  # of `gains`
@@ -705,7 +708,7 @@ def main(argv=None):
     except KeyboardInterrupt:
         sys.exit("qebias: stopped; run the same command to go on")
 
-
+# %% ../nbs/method/40_pretrained.ipynb #3393d3a6
 def _command(options):
     recipe = RECIPES[options.name]
     model = options.folder / f"{options.name}.safetensors"

@@ -30,7 +30,8 @@ class Curve:
         bpp, value = (np.asarray(x, np.float64) for x in (self.bpp, self.value))
         if bpp.ndim != 1 or bpp.shape != value.shape or len(self.levels) not in (0, len(bpp)):
             raise QebiasError(
-                f"a curve needs as many rates as values (and levels): {self.name or 'this one'} has {bpp.shape}, {value.shape} and {len(self.levels)}"
+                f"a curve needs as many rates as values (and levels): {self.name or 'this one'} has "
+                f"{bpp.shape}, {value.shape} and {len(self.levels)}"
             )
         order = np.argsort(bpp, kind="stable")
         for name, sorted in (
@@ -64,12 +65,13 @@ def breaks(
     rise = _SIGN[better] * np.diff(curve.value, prepend=-_SIGN[better] * np.inf)
     return tuple(int(i) for i in np.flatnonzero(~(rise > 0)))
 
-
+# %% ../nbs/measurement/20_rates.ipynb #83729e39
 def _flaw(curve, better, method):
     "Why no BD-BR can be made of a curve; empty if it can"
     name = curve.name or "the curve"
     for i in np.flatnonzero(~(np.isfinite(curve.bpp) & np.isfinite(curve.value))):
-        return f"{name} has no finite value or rate at {f'level {curve.levels[i]}' if curve.levels else curve.point(i)}"
+        where = f"level {curve.levels[i]}" if curve.levels else curve.point(i)
+        return f"{name} has no finite value or rate at {where}"
     for i in np.flatnonzero(curve.bpp <= 0):
         return f"{name} has a rate without a logarithm at {curve.point(i)}"
     if len(curve) < POINTS[method]:
@@ -105,7 +107,7 @@ class BDRate:
             return ""
         return f"{_three(self.value)} %" + (f" ({', '.join(self.marks)})" if self.marks else "")
 
-
+# %% ../nbs/measurement/20_rates.ipynb #a8a7a2da
 def _three(value):
     "A signed number of three significant digits, as in Table 4"
     value = float(f"{value:.2e}")
@@ -118,7 +120,7 @@ def bd_br(
     better="higher",  # or `lower`: which values of the metric are good
     method="cubic",  # interpolation: `cubic` (the paper's [5]) or `pchip`
 ) -> BDRate:
-    "Bjøntegaard delta bit rate of `test` against `anchor` (Tab. 4), empty with a reason where there is none; raises `QebiasError` for an unknown word"
+    "Bjøntegaard delta bit rate of `test` against `anchor` (Tab. 4), or the reason why there is none"
     for word, known, what in ((better, _SIGN, "direction"), (method, POINTS, "interpolation")):
         if word not in known:
             raise QebiasError(f"no {what} is called {word!r}: there are {', '.join(known)}")
@@ -137,7 +139,7 @@ def bd_br(
         return BDRate(None, f"the curves do not overlap: {', '.join(reach)}", method=method)
     return _integrate(anchor.bpp, a, test.bpp, t, low, high, method)
 
-
+# %% ../nbs/measurement/20_rates.ipynb #39e20861
 def _integrate(rates_a, a, rates_t, t, low, high, method):
     "The package's BD-BR of two sound curves on qualities scaled to [0, 1]"
     bjontegaard = require("bjontegaard", "BD-BR")
@@ -164,7 +166,7 @@ def _integrate(rates_a, a, rates_t, t, low, high, method):
             return BDRate(None, f"the {method} fit {words}; see pchip", method=method)
     return BDRate(float(value), overlap=float(high - low), method=method)
 
-
+# %% ../nbs/measurement/20_rates.ipynb #b473fc48
 def swings(fit, quality, rates) -> bool:
     "Whether a fitted log rate falls where quality rises, or leaves the rates of its own points"
     between = fit(np.linspace(quality[0], quality[-1], 201))
@@ -216,7 +218,7 @@ def bd_rates(
             found[place] = cell.value
     return found
 
-
+# %% ../nbs/measurement/20_rates.ipynb #98b57005
 def bd_rate(
     results: Results,
     row: str,
@@ -249,6 +251,6 @@ def bd_rate(
     except _NoRate as reason:
         return missing(str(reason))
 
-
+# %% ../nbs/measurement/20_rates.ipynb #ae9b71ef
 class _NoRate(Exception):
     "Why there is no BD-BR"

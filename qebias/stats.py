@@ -143,7 +143,7 @@ class Results:
                 return f"no {key} {chosen} among the results"
         return f"no {place['quantity']} of {place['row']} at {place['codec']} {place['level']}"
 
-
+# %% ../nbs/foundations/20_stats.ipynb #126ad2e7
 def _means(values, names):
     drawn = resamples(names)
     return np.concatenate([values.mean(1, keepdims=True), values[:, drawn].mean(2)], 1)
@@ -181,7 +181,7 @@ def combine(
         return missing("the quantity has no finite value here")
     return Values(array, tuple(seeds), parts[0].pictures, unit or parts[0].unit, bool(trained))
 
-
+# %% ../nbs/foundations/20_stats.ipynb #4e082ec5
 def _of_seeds(part, seeds):
     if not part.trained:
         return np.repeat(part.array[:1], len(seeds), 0)
@@ -197,7 +197,7 @@ def ratio(a: Values, b: Values) -> Values:
     "a / b"
     return combine(np.divide, a, b, unit="1")
 
-
+# %% ../nbs/foundations/20_stats.ipynb #879716b7
 def share(a: Values, b: Values) -> Values:
     "a - b in per cent of b: by how much a lies above b"
     return combine(lambda x, y: 100 * (x - y) / y, a, b, unit="%")

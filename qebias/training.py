@@ -69,7 +69,7 @@ class Schedule(BaseModel):
     )  # fractions of the training at which `halving` halves
     warmup: int = Field(0, ge=0)  # iterations over which the rate rises from 0
 
-
+# %% ../nbs/method/10_training.ipynb #9a76bd6e
 def learning_rate(
     schedule: Schedule,
     iteration: int,  # 0 is the first
@@ -106,7 +106,7 @@ class Divergence(BaseModel):
             raise ValueError(f"divergence.blocks has {bad}: VGG-19 has the blocks 1 to 5")
         return blocks
 
-
+# %% ../nbs/method/10_training.ipynb #cd39370c
 class TrainConfig(BaseModel):
     "Everything that decides the outcome of a training, and how it is run; see `identity`"
 
@@ -224,7 +224,7 @@ class TrainConfig(BaseModel):
         }
         return values | {"versions": versions}
 
-
+# %% ../nbs/method/10_training.ipynb #4e8d5c47
 def _is_gan(term):
     return hasattr(find_term(term.function), "gan")
 
@@ -237,7 +237,7 @@ def world() -> tuple:  # (rank, processes)
 def _started():
     return dist.is_available() and dist.is_initialized()
 
-
+# %% ../nbs/method/10_training.ipynb #99835aa4
 def mean_of_all(
     x,  # of this process; as many elements as in the others
 ):  # scalar
@@ -247,7 +247,7 @@ def mean_of_all(
         return x.mean()
     return _Sum.apply(x.mean()) / processes
 
-
+# %% ../nbs/method/10_training.ipynb #28221c21
 class _Sum(torch.autograd.Function):
     "The sum over all processes, whose gradient is the sum of theirs"
 
@@ -261,7 +261,7 @@ class _Sum(torch.autograd.Function):
     def backward(ctx, gradient):
         return _Sum.forward(ctx, gradient)
 
-
+# %% ../nbs/method/10_training.ipynb #24f7f076
 @torch.no_grad()
 def average_in_place(
     tensors: list,  # floating point, of the same shapes in all processes
@@ -359,7 +359,7 @@ def _keep_memory():
         for option, value in ((-4, 0), (-1, 2**31 - 1)):
             ctypes.CDLL(None).mallopt(option, value)  # M_MMAP_MAX, M_TRIM_THRESHOLD
 
-
+# %% ../nbs/method/10_training.ipynb #12075256
 class Trainer:
     "The networks of one training and the step that moves them"
 
@@ -584,7 +584,7 @@ class Trainer:
             found["target"] = found["raw"]
         return found
 
-
+# %% ../nbs/method/10_training.ipynb #ffc356f6
 def _learnt(module):
     return [p for p in module.parameters() if p.requires_grad]
 
@@ -593,7 +593,7 @@ def _full(x):
     "Losses, logits and features leave autocast in fp32; networks in double precision stay there"
     return x.float() if x.dtype == torch.bfloat16 else x
 
-
+# %% ../nbs/method/10_training.ipynb #70de0a76
 def _colour(enhanced, compressed):
     "How far the enhanced patches' mean colour and contrast have moved from their input: the first signs of a collapse"
     with torch.no_grad():
@@ -744,7 +744,7 @@ def _collapsed(record, first, contrast, colour):
         or record["colour_error"] > colour + first["colour_error"]
     )
 
-
+# %% ../nbs/method/10_training.ipynb #f776528f
 def check_health(
     config: TrainConfig,
     records: list,  # of this training, oldest first, as in `stats.jsonl`
@@ -780,7 +780,7 @@ def run_key(
     "Name a training by everything that decides its outcome"
     return digest({"config": config.identity(), "pairs": pairs.key, "init": init})
 
-
+# %% ../nbs/method/10_training.ipynb #2945617f
 def check_finite_weights(trainer: Trainer):
     "Raise `TrainingFailed` where a network holds a number that is not finite"
     for name in ("generator", "average", "discriminator"):
@@ -795,7 +795,7 @@ def check_finite_weights(trainer: Trainer):
 
 _MAGIC = b"qebias checkpoint 1 "
 
-
+# %% ../nbs/method/10_training.ipynb #7ad06a37
 def _sha256(*parts):
     found = hashlib.sha256()
     for part in parts:
@@ -807,7 +807,7 @@ def _checked_by(head, content):
     "The digest of a checkpoint: of its content, its key and its iteration"
     return _sha256(json.dumps([head["iteration"], head["key"]]).encode(), content)
 
-
+# %% ../nbs/method/10_training.ipynb #b7447454
 def save_checkpoint(folder, key: str, iteration: int, trainer: Trainer):
     "Store everything that the next iteration depends on, whole or not at all; raises `TrainingFailed` for weights that are not finite"
     check_finite_weights(trainer)
@@ -827,7 +827,7 @@ def save_checkpoint(folder, key: str, iteration: int, trainer: Trainer):
 class DamagedCheckpoint(QebiasError):
     "A checkpoint whose content is not what was written"
 
-
+# %% ../nbs/method/10_training.ipynb #8b6ec379
 def read_checkpoint(
     folder,  # of a training
 ):  # (key, iteration, content); None where there is none
@@ -853,7 +853,7 @@ def read_checkpoint(
         raise DamagedCheckpoint(f"{path} is damaged: remove it, and the training begins anew")
     return key, iteration, content
 
-
+# %% ../nbs/method/10_training.ipynb #aff8142b
 def load_checkpoint(folder, key: str, trainer: Trainer) -> int:
     "Put a checkpoint of this key into the trainer and return its iteration; 0 where there is none"
     found = read_checkpoint(folder)
@@ -934,13 +934,13 @@ def fit(
         _together()
         return read_json(folder / "result.json") if end == config.iterations else None
 
-
+# %% ../nbs/method/10_training.ipynb #85b77cb7
 def _together():
     "Wait for the other processes, if there are any"
     if world()[1] > 1:
         dist.barrier()
 
-
+# %% ../nbs/method/10_training.ipynb #57670607
 def _resumed(folder, key, trainer):
     "The iteration of the checkpoint that is now in the trainer; a damaged one is set aside"
     try:
@@ -953,7 +953,7 @@ def _resumed(folder, key, trainer):
             warnings.warn(f"qebias: {last} is damaged: set aside as damaged.pt, and the training begins anew")
         return 0
 
-
+# %% ../nbs/method/10_training.ipynb #b21733f2
 def _begin(folder, config, key, made_of, records):
     "What stands in the folder while the training is under way"
     if (folder / "checkpoint").exists():
@@ -977,7 +977,7 @@ def read_result(
         return None
     return result if whole else None
 
-
+# %% ../nbs/method/10_training.ipynb #469f3eec
 def finished(
     folder,  # of a training
     key: str,
@@ -996,7 +996,7 @@ def finished(
             return None
     return result
 
-
+# %% ../nbs/method/10_training.ipynb #c7ebb50b
 def held_key(
     folder,
 ) -> str | None:
@@ -1034,7 +1034,7 @@ def halo_of(
         return None  # pictures too small to be cut need no tiles; a network that cannot take the windows must not lose its weights here
     return found if math.isfinite(found.difference) else None
 
-
+# %% ../nbs/method/10_training.ipynb #a1f5bf25
 def _contrasted(rgb, side):
     "The window of a lattice over the picture that has the greatest contrast"
     places = [
@@ -1072,14 +1072,14 @@ def _loop(trainer, sampler, iterations, records, key, folder, log_every, save_ev
     if first and iterations:
         save_checkpoint(folder, key, iterations.stop, trainer)
 
-
+# %% ../nbs/method/10_training.ipynb #1518774b
 def _numbers(log, device):
     "The terms of a step as numbers, averaged over the processes, in one transfer from the device"
     values = torch.stack([torch.as_tensor(v, dtype=torch.float64, device=device) for v in log.values()])
     average_in_place([values])
     return dict(zip(log, values.tolist()))
 
-
+# %% ../nbs/method/10_training.ipynb #8baccd20
 def _finish(trainer, pairs, key, made_of, records, folder):
     "Write the networks, then the result that names them"
     check_finite_weights(trainer)
@@ -1126,7 +1126,7 @@ def _finish(trainer, pairs, key, made_of, records, folder):
     }
     write_json(folder / "result.json", result | {"digest": digest(result)})
 
-
+# %% ../nbs/method/10_training.ipynb #d13a59c6
 def _save_discriminator(file, trainer, known):
     "The discriminator's weights, and what stood around them, so that realism can be computed from the file alone"
     config = trainer.config
@@ -1143,7 +1143,7 @@ def _save_discriminator(file, trainer, known):
     }
     save_network(file, trainer.discriminator.network, spec, known | around)
 
-
+# %% ../nbs/method/10_training.ipynb #27989df0
 def _gaps(records):
     return [b["iteration"] - a["iteration"] for a, b in zip([{"iteration": -1}, *records], records)]
 
@@ -1215,13 +1215,13 @@ def launch(
     result = folder / "result.json"
     return read_json(result) if result.exists() else None
 
-
+# %% ../nbs/method/10_training.ipynb #9d22e872
 def _with_parent():
     "Linux: end this process when the one that started it ends"
     with contextlib.suppress(AttributeError, OSError):
         ctypes.CDLL(None).prctl(1, 15)  # PR_SET_PDEATHSIG, SIGTERM
 
-
+# %% ../nbs/method/10_training.ipynb #e4e79bdd
 def main(argv=None):
     "One process of a training, as torchrun starts it: `torchrun --standalone --nproc-per-node N -m qebias.training JOB`"
     argv = sys.argv[1:] if argv is None else argv

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FILES', 'WeightFile', 'MissingWeights', 'places', 'find', 'find_any', 'state', 'status', 'identity', 'tensors',
-           'download']
+           'load_restricted', 'download']
 
 # %% ../nbs/foundations/10_weights.ipynb #c312af16
 import contextlib
@@ -61,7 +61,7 @@ def _torchvision(file, used_by, about, note):
         about,
     )
 
-
+# %% ../nbs/foundations/10_weights.ipynb #a67bf769
 def _pyiqa(file, used_by, note, bytes=None, sha256=None, about="", package=""):
     sha256 = file[-12:-4] if sha256 is None else sha256
     return WeightFile(file, "pyiqa", bytes, sha256, _PYIQA + file, used_by, note, about, package)
@@ -70,7 +70,7 @@ def _pyiqa(file, used_by, note, bytes=None, sha256=None, about="", package=""):
 def _at_hand(file, bytes, sha256, used_by, note):
     return WeightFile(file, "checkpoints", bytes, sha256, None, used_by, note + "; no public address")
 
-
+# %% ../nbs/foundations/10_weights.ipynb #d90340ac
 def _timm(name, used_by, about):
     url = f"https://huggingface.co/timm/{name}/resolve/main/model.safetensors"
     return WeightFile(
@@ -193,7 +193,7 @@ def _entry(file):
         + f": there are {', '.join(FILES)}"
     )
 
-
+# %% ../nbs/foundations/10_weights.ipynb #cdc98944
 def _cache(library):
     "The folder where torch's hub or Hugging Face's hub keeps files, by their own variables"
     env = lambda name, default: os.environ.get(name) or default
@@ -206,7 +206,7 @@ def _cache(library):
 def _expanded(path):
     return Path(os.path.expanduser(path))  # as torch does; Path's own fails for a user without a home
 
-
+# %% ../nbs/foundations/10_weights.ipynb #6585789f
 def _in_package(entry):
     "Where an installed package carries a file, without importing it"
     top, _, inside = entry.package.partition("/")
@@ -216,7 +216,7 @@ def _in_package(entry):
             return [Path(folder) / inside for folder in spec.submodule_search_locations]
     return []
 
-
+# %% ../nbs/foundations/10_weights.ipynb #3ae43b44
 def places(
     file: str,  # a name in `FILES`
 ) -> list:  # paths, in the order in which `find` tries them
@@ -272,7 +272,7 @@ def find(
 
 _PIP = {"lpips": "lpips", "DISTS_pytorch": "dists-pytorch"}  # what a package is called by pip
 
-
+# %% ../nbs/foundations/10_weights.ipynb #5fb1701b
 def _missing(entry, looked, purpose):
     facts = [
         f"{entry.bytes} bytes"
@@ -337,7 +337,7 @@ def state(
         note=entry.note,
     )
 
-
+# %% ../nbs/foundations/10_weights.ipynb #22c55c79
 def status() -> list:  # dicts
     "The state of every file of the table"
     return [state(file) for file in FILES]
@@ -365,16 +365,19 @@ def tensors(
         if Path(path).suffix == ".safetensors":
             tensors_header(path)
             return require("safetensors.torch", "weights").load_file(path)
-        state = _unpickled(torch, path)
+        state = load_restricted(path)
         inside = [key for key in _WRAPPERS if isinstance(state, dict) and isinstance(state.get(key), dict)]
         state = state[inside[0]] if inside else state
         if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
             raise ValueError("it holds something other than named tensors")
         return {str(key).removeprefix("module."): value for key, value in state.items()}
 
-
-def _unpickled(torch, path):
-    "What torch's restricted reader finds; its own message would tell how to do without it"
+# %% ../nbs/foundations/10_weights.ipynb #51b191b4
+def load_restricted(
+    path,  # a .pth or .pt file
+):  # what it holds: tensors, numbers, and lists and dicts of them
+    "Read a checkpoint by torch's restricted reader, which executes nothing; raises `ValueError` for anything else"
+    torch = require("torch", "weights")  # whose own message would tell how to do without the restriction
     try:
         with torch.serialization.safe_globals(_numbers()):
             return torch.load(path, map_location="cpu", weights_only=True)
@@ -382,7 +385,7 @@ def _unpickled(torch, path):
         asked = re.search(r"GLOBAL ([\w.]+)", str(error))
         raise ValueError(f"it asks for {asked[1]}" if asked else "it holds more than tensors") from None
 
-
+# %% ../nbs/foundations/10_weights.ipynb #3ded546a
 def _numbers():
     "numpy's numbers, which checkpoints keep beside their tensors"
     np = require("numpy")
@@ -417,7 +420,7 @@ def download(
             raise QebiasError(f"what {entry.url} sent is not {file}: {fault}; nothing was kept")
     return target
 
-
+# %% ../nbs/foundations/10_weights.ipynb #dd6f8b5a
 def _retrieve(entry, path, progress):
     "Let pooch write an address's content to `path`"
     pooch = require("pooch", "downloads")

@@ -54,7 +54,7 @@ def sbatch():
 def pretend(number, job):
     rule, _, wildcards = re.search(r"--target-jobs '([^']+)'", value("--wrap"))[1].partition(":")
     result = Path(value("-D")) / json.loads(os.environ["STUB_PRETENDS"])[rule].format(
-        **dict(w.split("=") for w in wildcards.split(","))
+        **dict(w.split("=", 1) for w in wildcards.split(",") if w)
     )
     result.parent.mkdir(parents=True, exist_ok=True)
     result.write_text("{}")

@@ -1,9 +1,8 @@
-"A study on a cluster, whose SLURM is a stub on PATH; and a study that is killed ten times"
+"A study on a cluster, whose SLURM is a stub on PATH"
 
 import importlib.util
 import json
 import os
-import random
 import shlex
 import shutil
 import signal
@@ -11,37 +10,19 @@ import subprocess
 import sys
 import time
 
-import psutil
 import pytest
 from conftest import ROOT
+from test_study import PROFILE, contents
 
-from qebias import runner
-from qebias.claims import read_claims
 from qebias.core import QebiasError
-from qebias.study import ITEMS, Study
+from qebias.study import preflight, runner
+from qebias.study.keys import Keys, plan, todo
 
-QEBIAS = [sys.executable, "-c", "from qebias.cli import main; main()"]
-THREE = "methods=[arcnn, rrdb, realesrgan]"
-COMMAND = [
-    *QEBIAS,
-    "study",
-    "smoke",
-    "--set",
-    THREE,
-    "--only",
-    "obs1",
-    "--only",
-    "obs2",
-    "--cores",
-    "2",
-    "--out",
-]  # ten jobs
 RESULTS = {
-    "compress": "pairs/{dataset}/{codec}-{level}/manifest.json",
-    "train": Study.TRAIN,
-    "evaluate": Study.EVALUATE,
-    "item": "items/{item}/claims.json",
+    **{rule: f"names/{rule}/{{name}}.json" for rule in ("compress", "train", "enhance", "measure", "item")},
+    "table": "names/table.json",
 }
+
 needs_plugin = pytest.mark.skipif(
     not importlib.util.find_spec("snakemake_executor_plugin_slurm"),
     reason="pip install snakemake-executor-plugin-slurm",
@@ -104,228 +85,130 @@ def submissions(place):
 
 
 def asked(words, name):
-    return next(
-        (
-            w.partition("=")[2] if "=" in w else words[i + 1]
-            for i, w in enumerate(words)
-            if w.partition("=")[0] == name
-        ),
-        None,
-    )
+    "What follows an option, or stands after its equals sign"
+    for i, word in enumerate(words):
+        option, equals, rest = word.partition("=")
+        if option == name:
+            return rest if equals else words[i + 1]
+    return None
 
 
-def start(study, on, *more, **env):
-    "Walk the graph without a kernel, for jobs that are only pretended"
+def resolve(tmp_path, folder, *changes):
+    "The few rows of the study's tests, in a folder"
+    path = tmp_path / "few.yaml"
+    path.write_text(PROFILE)
+    return preflight.resolve(str(path), changes, out=tmp_path / folder)
+
+
+def start(study, on, keep_going=False, **env):
+    "Walk the graph, for jobs that are only pretended"
     study.save()
+    names = list(todo(Keys(study)))
     return subprocess.run(
-        runner.snakemake_command(study, 1, (), *more, on=on),
+        runner.snakemake_command(study, names, 1, keep_going, on),
         cwd=study.folder,
         capture_output=True,
         text=True,
         timeout=300,
-        env={**os.environ, "STUB_PRETENDS": json.dumps(RESULTS), **env},
+        env={**runner.job_environment(study), "STUB_PRETENDS": json.dumps(RESULTS), **env},
     )
 
 
 @needs_plugin
 def test_what_each_kind_of_job_asks_of_the_cluster(stub, profile, tmp_path):
-    "Every job of a study for GPUs, as sbatch gets it: partition, GPUs, memory, hours, processors, account, folder, the study's mark"
-    study = runner.resolve("smoke", [THREE, "device=cuda"], out=tmp_path / "a folder" / "smoke")
-    done = start(study, runner.cluster("slurm", 40, profile))
+    "Partition, GPUs, memory, hours, processors, account, folder and the study's mark, as sbatch gets them"
+    study = resolve(tmp_path, "a folder/few", "device=cuda")
+    done = start(study, preflight.cluster("slurm", 40, profile))
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     found = submissions(stub)
-    assert {rule: len(jobs) for rule, jobs in found.items()} == {
-        "compress": 2,
-        "train": 3,
-        "evaluate": 4,
-        "item": len(ITEMS),
-    }
+    counts = {rule: len(jobs) for rule, jobs in found.items()}
+    assert counts == {"compress": 2, "train": 4, "enhance": 4, "measure": 5, "table": 1}
     for rule, (partition, gpus, memory, minutes, processors) in {
         "compress": ("cpu", None, "32000", "720", "16"),
         "train": ("gpu", "1", "32000", "2880", "8"),
-        "evaluate": ("cpu", "1", "32000", "1440", "8"),
-        "item": ("cpu", None, "16000", "60", "4"),
+        "enhance": ("cpu", "1", "32000", "1440", "8"),
+        "measure": ("cpu", "1", "32000", "1440", "8"),
     }.items():
         for words in found[rule]:
-            assert [
-                asked(words, o) for o in ("-p", "--gpus", "--mem", "-t", "--cpus-per-task", "-A", "-D")
-            ] == [partition, gpus, memory, minutes, processors, "project", str(study.folder)], rule
-            assert asked(words, "--job-name").startswith(runner._mark(study)) and "--export=ALL" in words
-            assert f"--snakefile {ROOT / 'nbs' / 'study' / 'Snakefile'}" in asked(words, "--wrap").replace(
-                "'", ""
+            options = ("-p", "--gpus", "--mem", "-t", "--cpus-per-task", "-A", "-D")
+            wanted = [partition, gpus, memory, minutes, processors, "project", str(study.folder)]
+            assert [asked(words, option) for option in options] == wanted, rule
+            assert (
+                asked(words, "--job-name").startswith(runner.cluster_mark(study)) and "--export=ALL" in words
             )
 
 
 @needs_plugin
 def test_a_submission_that_slurm_refuses_is_named_with_its_reason(stub, profile, tmp_path):
-    study = runner.resolve("smoke", [THREE], out=tmp_path / "smoke")
-    done = start(study, runner.cluster("slurm", 40, profile), True, STUB_REFUSES="train")
-    assert done.returncode
-    text = runner._what_failed(runner.Progress(tmp_path / "none", 14), done.stdout + done.stderr)
-    assert (
-        "train/bpg-37/rrdb/seed-0/result.json: SLURM sbatch failed." in text
-        and "Requested node configuration is not available" in text
-        and "logs/train-rrdb-bpg-37-0.ipynb" in text
-    )
-    assert (
-        text.startswith("2 jobs failed")
-        and "train" not in submissions(stub)
-        and len(submissions(stub)["evaluate"]) == 1
-    )  # realesrgan waits for rrdb
+    study = resolve(tmp_path, "few")
+    done = start(study, preflight.cluster("slurm", 40, profile), True, STUB_REFUSES="train")
+    assert done.returncode and "train" not in submissions(stub)
+    (study.folder / "logs.txt").write_text(done.stdout + done.stderr)
+    text = runner.what_failed(study, [], runner.Progress(tmp_path / "none", 14))
+    assert "Requested node configuration is not available" in text and "\n" not in text
 
 
 def test_a_cluster_that_cannot_be_used_is_one_line(stub, profile, monkeypatch):
     def refused(*args):
         with pytest.raises(QebiasError) as error:
-            runner.cluster(*args)
+            preflight.cluster(*args)
         assert "\n" not in str(error.value)
         return str(error.value)
 
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert "pip install snakemake-executor-plugin-slurm" in refused("slurm", 4)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
-    assert runner.cluster("slurm", 4).profile == ROOT / "nbs" / "study" / "slurm"
+    assert preflight.cluster("slurm", 4).profile == ROOT / "nbs" / "study" / "slurm"
     monkeypatch.setenv("PATH", "/nowhere")
     assert "finds no sbatch on this machine" in refused("slurm", 4)
 
 
 def test_jobs_of_a_dead_run_are_cancelled_and_nobody_elses(stub, tmp_path):
-    study, said = runner.resolve("smoke", out=tmp_path / "smoke"), []
-    jobs = {"1001": runner._mark(study) + "_1f", "1002": "qebias-00000000_1f"}
+    study, said = resolve(tmp_path, "few"), []
+    jobs = {"1001": runner.cluster_mark(study) + "_1f", "1002": "qebias-00000000_1f"}
     for number, name in jobs.items():
         (stub / number).mkdir()
         (stub / number / "name").write_text(name)
         (stub / number / "pid").write_text(str(subprocess.Popen(["sleep", "60"], start_new_session=True).pid))
-    runner._cancel(study, said.append)
+    runner.cancel(study, said.append)
     assert (stub / "cancelled").read_text().split() == ["1001"] and "1001" in said[0]
-    runner._cancel(study, said.append)
+    runner.cancel(study, said.append)
     assert len(said) == 1
 
 
-def test_a_login_node_needs_no_gpu(stub, monkeypatch):
-    study = runner.resolve("smoke", ["device=cuda:7"])
-    assert any("cuda:7" in line for line in runner.problems(study))
-    assert runner.problems(study, on=runner.Cluster("slurm", 1, ROOT)) == []
-
-
-# Kills. Trainings here are one thread long, so that their bits do not depend on who computed them when.
-
-
-def same(whole, other, paths):
-    "Weights, tables and claims of two studies, bit for bit"
-    import numpy as np
-    import pandas as pd
-
-    from qebias.networks import load_state
-
-    assert paths
-    for path in paths:
-        here, there = whole / path, other / path
-        if path.suffix == ".safetensors":
-            a, b = load_state(here), load_state(there)
-            assert a.keys() == b.keys() and all((a[k] == b[k]).all() for k in a), path
-        elif path.suffix == ".parquet":
-            pd.testing.assert_frame_equal(pd.read_parquet(here), pd.read_parquet(there), check_exact=True)
-        elif path.suffix == ".npz":
-            with np.load(here) as a, np.load(there) as b:
-                assert a.files == b.files and all(
-                    a[k].dtype == b[k].dtype and a[k].tobytes() == b[k].tobytes() for k in a.files
-                ), path
-        elif path.suffix == ".png":
-            assert here.read_bytes() == there.read_bytes(), path
-        else:
-            assert [c.model_dump() for c in read_claims(here)] == [
-                c.model_dump() for c in read_claims(there)
-            ], path
-
-
-def results_of(folder, items="*"):
-    found = [
-        p for kind in ("*.safetensors", "*.parquet", "*.npz", "enhanced/*.png") for p in folder.rglob(kind)
-    ] + list(folder.glob(f"items/{items}/claims.json"))
-    return sorted(p.relative_to(folder) for p in found)
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    "A study that nobody disturbed"
-    folder = tmp_path_factory.mktemp("whole") / "smoke"
-    done = subprocess.run([*COMMAND, str(folder)], capture_output=True, text=True, timeout=900)
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
-    return folder
-
-
-@pytest.mark.slow
-def test_killed_at_ten_random_moments_the_study_ends_in_the_same_bits(whole, tmp_path):
-    "Half of the kills hit the study's own process, whose jobs must then end by themselves; the other half hit all processes at once, as a power cut does"
-    folder, moments, working = tmp_path / "killed", random.Random(), 0
-    seed = moments.randrange(10**6)
-    moments.seed(seed)
-    print("seed of the moments:", seed)
-    for kill in range(10):
-        (folder / "events.jsonl").unlink(missing_ok=True)  # so that it tells of this life
-        child = subprocess.Popen(
-            [*COMMAND, str(folder)],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-        begun = time.monotonic()
-        while (
-            child.poll() is None and not (folder / "events.jsonl").exists() and time.monotonic() - begun < 120
-        ):
-            time.sleep(0.05)
-        time.sleep(moments.uniform(0, 9))
-        family = (
-            [psutil.Process(child.pid), *psutil.Process(child.pid).children(recursive=True)]
-            if child.poll() is None
-            else []
-        )
-        working += len(family) > 2
-        for process in family if kill % 2 else family[:1]:
-            process.kill()
-        child.wait()
-        assert psutil.wait_procs(family, timeout=60)[1] == [], "a kill leaves nothing running"
-        assert not (folder / "report" / "index.html").exists() or not family, "nothing that looks finished"
-    assert working >= 5, "most kills must hit a study at work"
-    done = subprocess.run([*COMMAND, str(folder)], capture_output=True, text=True, timeout=900)
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert len(results_of(whole)) > 15 and results_of(folder) == results_of(whole)
-    same(whole, folder, results_of(whole))
-    assert runner.plan(Study.open(run_dir=str(folder)), ["obs1", "obs2"]) == {}
-
-
-@pytest.mark.slow
-def test_a_study_in_another_place_replans_nothing(whole, tmp_path):
-    "A copy, as a fresh clone or another disk makes it: new times, another path"
-    shutil.copytree(whole, tmp_path / "elsewhere", copy_function=shutil.copyfile)
-    assert runner.plan(Study.open(run_dir=str(tmp_path / "elsewhere")), ["obs1", "obs2"]) == {}
+def test_a_login_node_needs_no_gpu(tmp_path):
+    study = resolve(tmp_path, "few", "device=cuda:7")
+    with pytest.raises(QebiasError, match="cuda:7"):
+        preflight.preflight(study)
+    preflight.preflight(study, on=preflight.Cluster("slurm", 1, ROOT))
 
 
 @pytest.mark.slow
 @needs_plugin
-def test_jobs_of_the_cluster_make_the_same_bits_even_after_a_kill(stub, profile, whole, tmp_path):
-    "The submitted scripts really run; the study is killed while two of them do, and cancels them when it is started again"
-    folder = tmp_path / "a folder, 'quoted'" / "smoke"
-    study, on, said = runner.resolve("smoke", [THREE], out=folder), runner.cluster("slurm", 3, profile), []
-    code = f"from qebias import runner; runner.run(runner.resolve('smoke', ['{THREE}'], out={str(folder)!r}), ['obs1'], on=runner.cluster('slurm', 3, {str(profile)!r}))"
+def test_jobs_of_the_cluster_make_the_same_bits_even_after_a_kill(stub, profile, tmp_path):
+    "The submitted scripts really run; the study is killed, and cancels them when it starts again"
+    here = resolve(tmp_path, "here")
+    runner.run(here, cores=2, show=lambda line: None)
+    folder = tmp_path / "a folder, 'quoted'" / "few"
+    study, said = resolve(tmp_path, folder), []
+    code = (
+        "from qebias.study import preflight, runner; "
+        f"runner.run(preflight.resolve({str(tmp_path / 'few.yaml')!r}, out={str(folder)!r}), "
+        f"on=preflight.cluster('slurm', 3, {str(profile)!r}))"
+    )
     child = subprocess.Popen(
         [sys.executable, "-c", code], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
-    begun = time.monotonic()
-    while not (folder / "events").exists() or not list((folder / "events").iterdir()):
-        assert child.poll() is None and time.monotonic() - begun < 240
+    began = time.monotonic()
+    while not list((folder / "events").glob("*.jsonl")):
+        assert child.poll() is None and time.monotonic() - began < 240
         time.sleep(0.2)
     child.kill()
     child.wait()
     time.sleep(1.5)  # until Snakemake has noticed
-    running = runner._queued(study)
+    running = runner.queued(study)
     assert running, "the cluster's jobs outlive the study"
-    claims = runner.run(study, ["obs1"], show=said.append, on=on)
-    assert (stub / "cancelled").read_text().split() == running and any(
-        line.startswith("cancelling") for line in said
-    )
-    assert sum(line.startswith("[") for line in said) == 7 and claims, said
-    paths = [p for p in results_of(whole, "obs1") if "arcnn" not in p.parts]
-    assert paths == results_of(folder)
-    same(whole, folder, paths)
+    runner.run(study, show=said.append, on=preflight.cluster("slurm", 3, profile))
+    assert (stub / "cancelled").read_text().split() == running
+    assert any(line.startswith("cancelling") for line in said)
+    assert dict(plan(study)) == {} and contents(folder) == contents(here.folder)

@@ -33,7 +33,7 @@ from qebias.codecs import (
     code_many,
     codec,
 )
-from qebias.core import array_digest, digest, read_rgb
+from qebias.core import QebiasError, array_digest, digest, read_rgb
 
 
 def picture(height, width, seed=0):
@@ -1040,3 +1040,17 @@ def fingerprints():
             "files": digest([data.hex(), array_digest(made.decode(data))]),
         }
     return found
+
+
+def test_bpgenc_is_offered_pictures_of_any_size(programs, tmp_path):
+    "The reference encoder codes 1x1 and 7x300; what our own container cannot hold is not refused on its behalf"
+    from qebias import files
+    from qebias.core import write_png
+
+    programs()
+    for height, width in ((1, 1), (7, 300)):
+        write_png(tmp_path / "small" / f"{height}.png", picture(height, width))
+    picked, _ = files.pick([tmp_path / "small"])
+    assert files._large_enough(picked, BpgEnc(37, "jctvc"), False, files.Done()) == picked
+    with pytest.raises(QebiasError, match="has a side below 9 pixels, which BPG cannot code"):
+        files._large_enough(picked, Bpg(37), False, files.Done())

@@ -255,7 +255,9 @@ def test_controls_and_ideal_points_have_no_sides():
     table.append(dict(row="ideal sampler", ce=9, re=8, cr=9, ideal=True))
     ax = F.triangle(pd.DataFrame(table).fillna({"ideal": False})).axes[0]
     assert len([line for line in ax.lines if len(line.get_xdata()) == 3]) == 1
-    assert [t.get_text().partition(":")[0] for t in ax.figure.axes[1].get_legend().get_texts()][-1] == "noise4"
+    assert [t.get_text().partition(":")[0] for t in ax.figure.axes[1].get_legend().get_texts()][
+        -1
+    ] == "noise4"
     assert any(line.get_marker() == "*" for line in ax.lines)
 
 

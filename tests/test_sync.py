@@ -58,7 +58,9 @@ def test_readme_is_made_from_the_index(root):
     text = (root / "README.md").read_text()
     assert text == readme()
     assert len(text.encode()) <= 12_000
-    shown = re.findall(r"!\[[^]]+\]\((?:https://raw.githubusercontent.com/qebias/qebias/main/)([^)]+)\)", text)
+    shown = re.findall(
+        r"!\[[^]]+\]\((?:https://raw.githubusercontent.com/qebias/qebias/main/)([^)]+)\)", text
+    )
     assert len(shown) >= 3 and all((root / name).is_file() for name in shown)
 
 

@@ -66,7 +66,7 @@ def codec(
         raise CodecError(f"{name} has no option {' or '.join(unknown)}")
     return kind(level, **options)
 
-
+# %% ../../nbs/data/04_codecs.__init__.ipynb #27fe94e8
 def bpp(
     data: bytes,  # the compressed file
     rgb: np.ndarray,  # the picture, (H, W, 3)
@@ -74,7 +74,7 @@ def bpp(
     "Bits per pixel, counted from the bytes of the file"
     return 8 * len(data) / (rgb.shape[0] * rgb.shape[1])
 
-
+# %% ../../nbs/data/04_codecs.__init__.ipynb #0f6a575d
 class Coded(NamedTuple):
     "An image after a codec"
 
@@ -82,7 +82,7 @@ class Coded(NamedTuple):
     decoded: np.ndarray  # uint8 (H, W, 3)
     bpp: float  # bits per pixel
 
-
+# %% ../../nbs/data/04_codecs.__init__.ipynb #529101dd
 def code(
     rgb: np.ndarray,  # uint8 (H, W, 3)
     codec,  # a codec, for instance `Bpg(37)`
@@ -117,7 +117,7 @@ def _serve():
         except BrokenPipeError:
             os._exit(0)  # whoever asked is gone
 
-
+# %% ../../nbs/data/04_codecs.__init__.ipynb #4f6fd5d6
 class _Worker:
     "A process that codes one image after another"
 
@@ -176,14 +176,14 @@ def _load(image):
         image = image()
     return read_rgb(image) if isinstance(image, (str, os.PathLike)) else image
 
-
+# %% ../../nbs/data/04_codecs.__init__.ipynb #61062f84
 def _named(name, error) -> CodecError:
     message = one_line(error, 500)
     if not isinstance(error, QebiasError):
         message = f"{type(error).__name__}: {message}"
     return CodecError(message if message.startswith(name) else f"{name}: {message}")
 
-
+# %% ../../nbs/data/04_codecs.__init__.ipynb #8ffa1c7a
 def _one_by_one(images, names, codec, on_error=None):
     for name, image in zip(names, images):
         try:
@@ -194,7 +194,7 @@ def _one_by_one(images, names, codec, on_error=None):
             coded = on_error(name, _named(name, error))
         yield coded
 
-
+# %% ../../nbs/data/04_codecs.__init__.ipynb #fd11cb92
 def _in_parallel(images, names, codec, workers, costs, on_error=None):
     kind = type(codec)
     in_threads = getattr(codec, "threads", False)
@@ -275,7 +275,7 @@ def code_many(
         progress,
     )
 
-
+# %% ../../nbs/data/04_codecs.__init__.ipynb #475390b9
 def _with_bar(results, total, codec, progress):
     with (
         contextlib.closing(results),

@@ -80,7 +80,7 @@ class Avif(Codec):
             "versions": package_versions(["pillow"]) | _avif(),
         }
 
-
+# %% ../../nbs/data/03_codecs.avif.ipynb #bb3531e4
 def _avif() -> dict:
     "The versions of libavif and of its codecs inside Pillow, as they name themselves"
     with warnings.catch_warnings():

@@ -23,7 +23,7 @@ from ..core import MOST_PIXELS, MOST_SIDE, QebiasError, as_rgb, require_size
 class CodecError(QebiasError):
     "A picture, a level or a bitstream that a codec cannot take, or a program that it needs and does not find"
 
-
+# %% ../../nbs/data/00_codecs.base.ipynb #51c6ca03
 class Codec:
     "What a codec that says nothing else is: lower levels are better, any size, processes for many pictures"
 
@@ -63,7 +63,7 @@ def register(
     CODECS[kind.name] = kind
     return kind
 
-
+# %% ../../nbs/data/00_codecs.base.ipynb #97dd9ac2
 def codec_class(
     name: str,  # a name in `CODECS`, or `"module:Class"`
 ) -> type:
@@ -100,7 +100,7 @@ def whole_level(
         raise CodecError(f"{what} is {value}: pass a whole number from {low} to {high}")
     return int(value)
 
-
+# %% ../../nbs/data/00_codecs.base.ipynb #eef35f18
 def checked_picture(
     rgb,  # as `as_rgb` takes it
     shortest: int = 1,  # shortest side in pixels
@@ -116,7 +116,7 @@ def checked_picture(
     require_size(width, height, "image", CodecError)
     return rgb
 
-
+# %% ../../nbs/data/00_codecs.base.ipynb #d9ac6541
 def file_bytes(
     data,
     what: str,  # name of the format

@@ -62,7 +62,7 @@ def _weights(distances, a):
 _DOWN = _weights((np.arange(12) - 5.5) / 2, 3)
 _UP = _weights(np.arange(8) - 3.75, 4)
 
-
+# %% ../../nbs/data/02_codecs.bpg.ipynb #dcce6ad4
 def _halve(plane, axis):
     "Half the samples along an axis, each in the middle of its two; edges are repeated"
     plane = np.moveaxis(plane, axis, 0)
@@ -70,7 +70,7 @@ def _halve(plane, axis):
     wide = np.pad(plane, ((5, 6), (0, 0)), "edge")
     return np.moveaxis(sum(w * wide[k : k + 2 * n - 1 : 2] for k, w in enumerate(_DOWN)), 0, axis)
 
-
+# %% ../../nbs/data/02_codecs.bpg.ipynb #b1827907
 def _double(plane, axis):
     "Twice the samples along an axis, a quarter of a sample before and behind each; edges are repeated"
     plane = np.moveaxis(plane, axis, 0)
@@ -94,7 +94,7 @@ def _bands(height, width):
 def _round(x):
     return np.clip(np.floor(x + np.float32(0.5)), 0, 255).astype(np.uint8)
 
-
+# %% ../../nbs/data/02_codecs.bpg.ipynb #61b6bab3
 def rgb_to_420(
     rgb: np.ndarray,  # uint8 (H, W, 3)
 ) -> tuple:  # Y (H, W), Cb and Cr (ceil(H/2), ceil(W/2)), uint8
@@ -115,7 +115,7 @@ def rgb_to_420(
             plane[rows] = small[skip : skip + rows.stop - rows.start]
     return y, cb, cr
 
-
+# %% ../../nbs/data/02_codecs.bpg.ipynb #932a6af0
 def rgb_from_420(
     y: np.ndarray,  # uint8 (H, W)
     cb: np.ndarray,  # uint8 (ceil(H/2), ceil(W/2))
@@ -190,7 +190,7 @@ def _av():
         raise CodecError(f"PyAV {av.__version__} carries no libx265: pip install 'av>=15.1'")
     return av
 
-
+# %% ../../nbs/data/02_codecs.bpg.ipynb #58cf56dc
 def _x265(planes, qp, encoder, more="") -> list:
     "Encode Y, Cb, Cr, whose sides are even and at least 16, as one intra picture: HEVC's NAL units"
     av = _av()
@@ -205,6 +205,7 @@ def _x265(planes, qp, encoder, more="") -> list:
             encoder.options = {**_PRESET, "x265-params": params}
             packed = np.concatenate([p.ravel() for p in planes]).reshape(-1, width)
             frame = av.VideoFrame.from_ndarray(packed, format="yuv420p")
+            del packed
             frame.pts = 0
             stream = b"".join(bytes(packet) for packet in [*encoder.encode(frame), *encoder.encode(None)])
         except (av.FFmpegError, ValueError) as error:
@@ -215,7 +216,7 @@ def _x265(planes, qp, encoder, more="") -> list:
             encoder = None
     return _nals(stream)
 
-
+# %% ../../nbs/data/02_codecs.bpg.ipynb #6bdfdd8f
 def _nals(stream) -> list:
     "Cut a HEVC byte stream at its start codes"
     return [nal.rstrip(b"\0") for nal in re.split(b"\0\0\0?\x01", stream) if nal]
@@ -271,7 +272,7 @@ class _BitReader:
             zeros += 1
         return (1 << zeros) - 1 + self.u(zeros)
 
-
+# %% ../../nbs/data/02_codecs.bpg.ipynb #a2cbebea
 class _BitWriter:
     def __init__(self):
         self.bits = ""
@@ -307,7 +308,7 @@ class Tools(NamedTuple):
     def bits(self, writer):
         return writer.ue(*self[:5]).u(self.sao).u(0).u(self.smoothing).u(0)  # no PCM blocks, no extension
 
-
+# %% ../../nbs/data/02_codecs.bpg.ipynb #db9d7e0e
 def _tools_of_sps(nal, width, height) -> Tools:
     "Read x265's sequence parameter set"
     read = _BitReader(nal[2:].replace(b"\0\0\3", b"\0\0"))
@@ -367,7 +368,7 @@ class BpgHeader(NamedTuple):
     tools: Tools
     start: int  # where the NAL units begin
 
-
+# %% ../../nbs/data/02_codecs.bpg.ipynb #dbe7079a
 def bpg_header(
     data: bytes,  # a .bpg file
 ) -> BpgHeader:
@@ -500,7 +501,7 @@ def _read_hevc(data, header) -> list:
         raise CodecError("BPG file is truncated or damaged: its picture runs past the end of the data")
     return planes
 
-
+# %% ../../nbs/data/02_codecs.bpg.ipynb #7527f09b
 def _decode(stream, header) -> list:
     av = _av()
     try:
@@ -555,10 +556,10 @@ class Bpg(Codec):
                 (0, max(16, -(-side // 8) * 8) // scale - have)
                 for side, have in zip((height, width), plane.shape)
             ]
-            return np.pad(plane, sides, "edge")
+            return np.pad(plane, sides, "edge") if any(more for _, more in sides) else plane
 
-        y, cb, cr = rgb_to_420(rgb)
-        return _pack(_x265((pad(y, 1), pad(cb, 2), pad(cr, 2)), self.qp, self.encoder), width, height)
+        planes = [pad(plane, scale) for plane, scale in zip(rgb_to_420(rgb), (1, 2, 2))]
+        return _pack(_x265(planes, self.qp, self.encoder), width, height)
 
     def decode(
         self,
@@ -617,7 +618,7 @@ def _run(program, *arguments, folder, works=True):
         raise CodecError(f"{name} {how}" + (f": {one_line(said[-1])}" if said else ""))
     return done
 
-
+# %% ../../nbs/data/02_codecs.bpg.ipynb #e4b73d1b
 def _program(name) -> str:
     found = shutil.which(name)
     if not found:
@@ -627,7 +628,7 @@ def _program(name) -> str:
         )
     return str(Path(found).resolve())
 
-
+# %% ../../nbs/data/02_codecs.bpg.ipynb #d822aa10
 @functools.cache
 def _bpgenc_help(program, modified) -> dict:
     "What an installed bpgenc says of itself; `modified` keys the cache"

@@ -59,7 +59,7 @@ def test_image(
     c, i, j = torch.meshgrid(torch.arange(channels), torch.arange(h), torch.arange(w), indexing="ij")
     return ((31 * c + 7 * i + 3 * j) % 64).to(dtype)[None] / 64
 
-
+# %% ../../nbs/networks/00_generators.core.ipynb #45a39fad
 def fingerprint(
     output: torch.Tensor,  # what a network gave
 ) -> list[
@@ -124,7 +124,7 @@ def as_device(
         )
     return found
 
-
+# %% ../../nbs/networks/00_generators.core.ipynb #55dcfcbe
 @contextlib.contextmanager
 def arithmetic(
     device,  # where the computation runs
@@ -155,7 +155,7 @@ def count(
     "Number of parameters; buffers (running statistics, power-iteration vectors) do not count"
     return sum(p.numel() for p in model.parameters())
 
-
+# %% ../../nbs/networks/00_generators.core.ipynb #9ce136ee
 @contextlib.contextmanager
 def _watching(model, see):
     "Call `see(name, layer, input, output)` for every layer without children, in the order of their work"
@@ -170,7 +170,7 @@ def _watching(model, see):
         for hook in hooks:
             hook.remove()
 
-
+# %% ../../nbs/networks/00_generators.core.ipynb #0ca7fadb
 def _layer_macs(layer, x, y):
     "Multiplications of one layer for a whole batch; only convolutions and linear layers have any"
     if isinstance(layer, nn.Linear):
@@ -199,7 +199,7 @@ def macs(
         model(_zeros(model, size, channels))
     return sum(total)
 
-
+# %% ../../nbs/networks/00_generators.core.ipynb #66181405
 @torch.no_grad()
 def stages(
     model: nn.Module,
@@ -279,7 +279,7 @@ def check_input(
             f"{network} takes heights and widths that are multiples of {multiple}, this batch is {h} x {w}: pad it, or use qebias.inference.enhance"
         )
 
-
+# %% ../../nbs/networks/00_generators.core.ipynb #a5b2e1ff
 def check_counts(network: str, **counts):
     "Refuse widths and numbers of blocks that are not positive integers; raises `QebiasError`"
     for name, n in counts.items():
@@ -302,7 +302,7 @@ def pad_to_multiple(
             )
     return x
 
-
+# %% ../../nbs/networks/00_generators.core.ipynb #4d1250ef
 def crop_to(
     x: torch.Tensor,  # (N, C, H', W')
     like: torch.Tensor,  # the image before padding
@@ -320,7 +320,7 @@ def grid_of(
         return 32
     return math.lcm(*(n or 1 for n in stated))
 
-
+# %% ../../nbs/networks/00_generators.core.ipynb #1dad058d
 def applied(
     model: nn.Module,  # a generator
     x: torch.Tensor,  # (N, C, H, W)
@@ -354,7 +354,7 @@ def _depth(a, b, size, grid):
     far = torch.full_like(i, 2**40)
     return torch.minimum((i - a) // grid if a else far, (b - 1 - i) // grid if b < size else far)
 
-
+# %% ../../nbs/networks/00_generators.core.ipynb #d708d760
 def _strays(model, frame, whole, spacing, start, grid):
     "E(h) for h = 0, 1, 2, ... cells of the grid, over the seams of one lattice"
     height, width = frame.shape[2:]
@@ -381,7 +381,7 @@ class Halo(NamedTuple):
     pixels: int | None  # on the network's grid; None: no halo was enough that the pictures had room for
     difference: float  # largest absolute difference at the seams tested, on the scale [0, 1]; where `pixels` is None, at the widest
 
-
+# %% ../../nbs/networks/00_generators.core.ipynb #d8f27610
 def _lattices(sizes, grid):
     "Lattices of cuts from fine to coarse: spacing, the starts of two of them, and the widest halo in pixels that they can judge"
     for k in range(1, 20):
@@ -395,7 +395,7 @@ def _lattices(sizes, grid):
         ):
             yield spacing, starts, spacing // (2 if cuts == 1 else 3) // grid * grid
 
-
+# %% ../../nbs/networks/00_generators.core.ipynb #75fa710d
 @torch.no_grad()
 def measured_halo(
     model: nn.Module,  # a generator, on its device

@@ -19,7 +19,7 @@ def conv(inputs, outputs, size=3):
     "A convolution without bias that keeps height and width"
     return nn.Conv2d(inputs, outputs, size, padding=size // 2, bias=False)
 
-
+# %% ../../nbs/networks/16_generators.mprnet.ipynb #d87227cd
 class ChannelAttention(nn.Module):
     "Weighs each channel by a number in (0, 1) that depends on the means of all channels over the whole picture"
 
@@ -38,7 +38,7 @@ class ChannelAttention(nn.Module):
         means = x.mean((2, 3), keepdim=True)
         return x * torch.sigmoid(self.excite(F.relu(self.squeeze(means))))
 
-
+# %% ../../nbs/networks/16_generators.mprnet.ipynb #c7c31e5f
 class CAB(nn.Module):
     "Channel attention block: x + attention(conv(act(conv(x))))"
 
@@ -55,7 +55,7 @@ class CAB(nn.Module):
     def forward(self, x):
         return x + self.attention(self.conv2(self.act(self.conv1(x))))
 
-
+# %% ../../nbs/networks/16_generators.mprnet.ipynb #91d70e13
 def blocks(n, channels, reduction, act):
     "`n` channel attention blocks in a row"
     return nn.Sequential(*(CAB(channels, reduction, act) for _ in range(n)))
@@ -88,7 +88,7 @@ class Resample(nn.Module):
     def forward(self, x):
         return self.mix(F.interpolate(x, scale_factor=self.factor, mode="bilinear"))
 
-
+# %% ../../nbs/networks/16_generators.mprnet.ipynb #740370aa
 class Encoder(nn.Module):
     "Features on three levels, each half the size of the one before; optionally with those of an earlier stage added"
 
@@ -164,7 +164,7 @@ class ORB(nn.Module):
     def forward(self, x):
         return x + self.body(x)
 
-
+# %% ../../nbs/networks/16_generators.mprnet.ipynb #c8ac7825
 class FullResolution(nn.Module):
     "Three ORBs; after each, one level of the earlier stage's features is added at full size"
 

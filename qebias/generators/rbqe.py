@@ -42,7 +42,7 @@ class Down(nn.Sequential):
             *_conv(width, width, attention),
         )
 
-
+# %% ../../nbs/networks/15_generators.rbqe.ipynb #f8854bd1
 class Up(nn.Module):
     "One level up: transposed convolution, joined with the maps of that level, convolution, ReLU, convolution"
 

@@ -37,7 +37,7 @@ class RDB(nn.Module):
             known.append(F.leaky_relu(conv(torch.cat(known, 1)), 0.2, inplace=True))
         return x + 0.2 * self.conv5(torch.cat(known, 1))
 
-
+# %% ../../nbs/networks/17_generators.rrdb.ipynb #8128f9a3
 class RRDB(nn.Module):
     "Residual in residual: three dense blocks in a row; 0.2 of the result is added to the input"
 

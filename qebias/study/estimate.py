@@ -8,7 +8,7 @@ __all__ = ['RATES', 'SECONDS', 'BYTES', 'PICTURE', 'VGG_BLOCKS', 'REPAIRS', 'psi
            'published_count', 'pixels', 'Load', 'estimate', 'load_of', 'dry_run', 'load_table', 'hours', 'room',
            'assumptions']
 
-# %% ../../nbs/tools/28_study.estimate.ipynb #0a461bd9
+# %% ../../nbs/tools/28_study.estimate.ipynb #d449c2a0
 import functools
 import json
 import re
@@ -18,6 +18,7 @@ from ..core import QebiasError, digest, project_root, read_json, write_json
 from ..datasets import COLLECTIONS
 from .keys import Keys, Study, images, todo
 from .preflight import cluster, problems
+from .profile import foreign_of
 from .results import source_name
 from .runner import summary
 
@@ -38,7 +39,7 @@ SECONDS = {
 BYTES = {"raw": 3.0, "compressed": 3.1, "enhanced": 1.5}  # a pixel: uint8, uint8 with its bitstream, a PNG
 PICTURE = 2.8e6  # pixels of a picture of DIV2K or Flickr2K, about
 
-# %% ../../nbs/tools/28_study.estimate.ipynb #674a89b4
+# %% ../../nbs/tools/28_study.estimate.ipynb #a5a6a9ac
 VGG_BLOCKS = {1: 2, 2: 2, 3: 4, 4: 4, 5: 4}  # convolutions in each block of VGG-19
 
 
@@ -60,7 +61,7 @@ def psi_macs(
         before = channels
     return total
 
-# %% ../../nbs/tools/28_study.estimate.ipynb #5cd81b5c
+# %% ../../nbs/tools/28_study.estimate.ipynb #804c89e3
 def costs_path():
     "Where counted operations are kept"
     return project_root() / "nbs" / "study" / "costs.json"
@@ -71,14 +72,14 @@ def known_costs() -> dict:
     "Operations and parameters of networks that were counted before"
     return read_json(costs_path()) if costs_path().exists() else {}
 
-
+# %% ../../nbs/tools/28_study.estimate.ipynb #0cccf133
 @functools.cache
 def network_cost(spec: str, patch: int, channels: int) -> tuple[int, int]:
     "(MAC of one patch, parameters) of a network; `spec` is JSON"
     known = known_costs().get(digest([spec, patch, channels]))
     return tuple(known) if known else counted_cost(spec, patch, channels)
 
-
+# %% ../../nbs/tools/28_study.estimate.ipynb #5111e36b
 def counted_cost(spec: str, patch: int, channels: int) -> tuple[int, int]:
     "The same, counted on a network built on no device"
     from qebias.generators.core import count, macs
@@ -87,7 +88,7 @@ def counted_cost(spec: str, patch: int, channels: int) -> tuple[int, int]:
     network = outline(json.loads(spec))
     return macs(network, patch, channels), count(network)
 
-
+# %% ../../nbs/tools/28_study.estimate.ipynb #fab7fee9
 class Cost(NamedTuple):
     "A row's training in operations and parameters"
 
@@ -97,7 +98,7 @@ class Cost(NamedTuple):
     psi: int
     weights: int  # parameters of generator and discriminator
 
-
+# %% ../../nbs/tools/28_study.estimate.ipynb #91e72096
 def specs_of(config) -> list[tuple]:
     "(spec as JSON, patch, channels) of a configuration's networks"
     found = [(json.dumps(config.generator, sort_keys=True), config.patch, 3)]
@@ -109,7 +110,7 @@ def specs_of(config) -> list[tuple]:
         )
     return found
 
-
+# %% ../../nbs/tools/28_study.estimate.ipynb #23d7d23d
 def cost_of(study: Study, row: str) -> Cost:
     "What a row's training costs"
     from qebias.study.work import config_of
@@ -121,14 +122,14 @@ def cost_of(study: Study, row: str) -> Cost:
     discriminator = networks[1][0] if len(networks) > 1 else 0
     return Cost(config, networks[0][0], discriminator, psi, sum(n for _, n in networks))
 
-
+# %% ../../nbs/tools/28_study.estimate.ipynb #41ff6ccd
 def training_macs(study: Study, row: str) -> int:
     "Multiply-accumulate operations of a whole training"
     cost = cost_of(study, row)
     one = 3 * cost.generator + 7 * cost.discriminator + cost.psi
     return cost.config.iterations * cost.config.batch * one
 
-
+# %% ../../nbs/tools/28_study.estimate.ipynb #dd8a7812
 def write_costs(studies: list):
     "Count the networks of these studies and keep the numbers"
     from qebias.study.work import config_of
@@ -140,7 +141,7 @@ def write_costs(studies: list):
                 found[digest(list(spec))] = counted_cost(*spec)
     write_json(costs_path(), dict(sorted(found.items())))
 
-# %% ../../nbs/tools/28_study.estimate.ipynb #3e1430ba
+# %% ../../nbs/tools/28_study.estimate.ipynb #cf5aedbe
 def published_count(study: Study, dataset: str) -> int:
     "How many pictures a published data set has, whether or not it is here; 0 for any other"
     spec = study.profile.train if dataset == "train" else study.profile.evaluate[dataset]
@@ -153,7 +154,7 @@ def published_count(study: Study, dataset: str) -> int:
     everything = sum(part.last - part.first + 1 for part in collection.parts)
     return everything - held if dataset == "train" else held
 
-
+# %% ../../nbs/tools/28_study.estimate.ipynb #580bfd09
 def pixels(study: Study, dataset: str) -> int | None:
     "Pixels of a data set, from the headers of its files; None where it is not here"
     from PIL import Image
@@ -167,7 +168,7 @@ def pixels(study: Study, dataset: str) -> int | None:
         return None
     return total
 
-# %% ../../nbs/tools/28_study.estimate.ipynb #e11dd504
+# %% ../../nbs/tools/28_study.estimate.ipynb #4b7cd18a
 class Load(NamedTuple):
     "What the jobs of one kind are estimated to cost"
 
@@ -179,7 +180,7 @@ class Load(NamedTuple):
     def __add__(self, other):
         return Load(*(a + b for a, b in zip(self, other)))
 
-
+# %% ../../nbs/tools/28_study.estimate.ipynb #6bc49234
 def estimate(study: Study, waiting: dict) -> tuple[dict, dict]:
     "({kind: Load}, {data set that is not here: its number of pictures as published, or 0})"
     cells = [item.job for item in waiting.values()]
@@ -197,7 +198,7 @@ def estimate(study: Study, waiting: dict) -> tuple[dict, dict]:
         loads["compress"] += Load(bytes=raw / max(1, len(study.levels)))
     return loads, away
 
-
+# %% ../../nbs/tools/28_study.estimate.ipynb #f39e64df
 def load_of(study: Study, job, n: float) -> Load:
     "What one job costs; n is the pixels that it reads"
     p = study.profile
@@ -214,6 +215,8 @@ def load_of(study: Study, job, n: float) -> Load:
     row = job.cell["row"]
     if row not in study.rows:
         return Load(1, cpu=start, bytes=BYTES["enhanced"] * n)
+    if foreign_of(p, study.rows[row]):
+        return Load(1, cpu=start)  # not known without importing its classes
     if job.kind == "train":
         seconds = training_macs(study, row) / RATES[device, p.precision]
         room = 4 * 5 * cost_of(study, row).weights  # a checkpoint: weights, average, and two moments
@@ -222,7 +225,7 @@ def load_of(study: Study, job, n: float) -> Load:
         room = BYTES["enhanced"] * n
     return Load(1, bytes=room, **{"gpu" if device == "cuda" else "cpu": start + seconds})
 
-# %% ../../nbs/tools/28_study.estimate.ipynb #e13633ac
+# %% ../../nbs/tools/28_study.estimate.ipynb #b8290a08
 def dry_run(
     study: Study,
     only=(),  # items; all if empty
@@ -239,7 +242,7 @@ def dry_run(
     lines = [f"before it can run: {line}" for line in missing]
     head = f"{study.profile.name} in {study.folder}: "
     try:
-        waiting = todo(Keys(study, only))
+        waiting = todo(Keys(study, only, imports=False))
     except QebiasError as error:
         return [head + f"cannot be planned yet ({error})", *lines]
     if not waiting:
@@ -251,7 +254,7 @@ def dry_run(
 
 REPAIRS = ("is missing", "is damaged")
 
-
+# %% ../../nbs/tools/28_study.estimate.ipynb #e5e7e23e
 def load_table(loads: dict, away: dict) -> list[str]:
     "The table of a dry run; + stands where a data set of unknown size would add something"
     grows = "+" if 0 in away.values() else ""
@@ -270,14 +273,14 @@ def load_table(loads: dict, away: dict) -> list[str]:
         for row in rows
     ]
 
-
+# %% ../../nbs/tools/28_study.estimate.ipynb #6f2a4486
 def hours(seconds: float) -> str:
     "Hours, with two digits"
     if not seconds:
         return "-"
     return f"{seconds / 3600:,.0f}" if seconds >= 36000 else f"{seconds / 3600:.2g}"
 
-
+# %% ../../nbs/tools/28_study.estimate.ipynb #cc3136cf
 def room(n: float) -> str:
     "Bytes in words"
     for name, unit in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
@@ -285,7 +288,7 @@ def room(n: float) -> str:
             return f"{n / unit:.1f} {name}"
     return f"{n / 1e3:.1f} kB"
 
-
+# %% ../../nbs/tools/28_study.estimate.ipynb #17382b98
 def assumptions(study: Study, away: dict) -> list[str]:
     "What the numbers rest on, in words"
     p = study.profile

@@ -6,7 +6,7 @@
 __all__ = ['SERVER', 'EVENTS', 'PARENT', 'tell', 'follow_parent', 'register_engine', 'set_threads', 'run_job', 'parsed', 'serve',
            'warm', 'attend', 'exit_code', 'end_with', 'become', 'ask', 'main']
 
-# %% ../../nbs/tools/24_study.jobs.ipynb #f613799b
+# %% ../../nbs/tools/24_study.jobs.ipynb #ef7a4e4d
 import argparse
 import contextlib
 import json
@@ -22,7 +22,7 @@ SERVER = "QEBIAS_SERVER"  # names the socket of the warm process
 EVENTS = "QEBIAS_EVENTS"  # names the file that jobs report to
 PARENT = "QEBIAS_STUDY_PROCESS"  # names the process of the study
 
-# %% ../../nbs/tools/24_study.jobs.ipynb #de1164ae
+# %% ../../nbs/tools/24_study.jobs.ipynb #6d47e011
 def tell(
     job: str,  # its name
     state: str,  # "start", "at", "done" or "failed"
@@ -36,7 +36,7 @@ def tell(
     with open(path, "a", encoding="utf-8") as events:
         events.write(line)
 
-
+# %% ../../nbs/tools/24_study.jobs.ipynb #349d43e3
 def follow_parent():
     "End this process soon after the study that started it has ended"
     host, _, pid = os.environ.get(PARENT, "").rpartition(":")
@@ -55,7 +55,7 @@ def follow_parent():
 
     threading.Thread(target=watch, daemon=True).start()
 
-# %% ../../nbs/tools/24_study.jobs.ipynb #5db3d946
+# %% ../../nbs/tools/24_study.jobs.ipynb #cc2c26fb
 def register_engine():
     "Teach papermill to run cells in this process, as the engine `here`"
     import nbformat
@@ -82,7 +82,7 @@ def register_engine():
 
     papermill_engines.register("here", Here)
 
-# %% ../../nbs/tools/24_study.jobs.ipynb #6542e61e
+# %% ../../nbs/tools/24_study.jobs.ipynb #48bfa3b9
 def set_threads(threads: int):
     "Let the numerical libraries of this process use so many threads"
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
@@ -90,7 +90,7 @@ def set_threads(threads: int):
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(threads)
 
-
+# %% ../../nbs/tools/24_study.jobs.ipynb #8892e6e0
 def run_job(argv: list[str]) -> int:  # an exit code
     "Run one job's notebook here"
     from qebias.core import QebiasError
@@ -109,7 +109,7 @@ def run_job(argv: list[str]) -> int:  # an exit code
     tell(args.job, "done")
     return 0
 
-
+# %% ../../nbs/tools/24_study.jobs.ipynb #b9ab31fa
 def parsed(argv: list[str]):
     "The words of a job's command"
     parser = argparse.ArgumentParser(prog="python -m qebias.study.jobs", description="Run one job of a study")
@@ -120,7 +120,7 @@ def parsed(argv: list[str]):
     parser.add_argument("--threads", type=int, help="of its numerical libraries")
     return parser.parse_args(argv)
 
-# %% ../../nbs/tools/24_study.jobs.ipynb #fffd7e56
+# %% ../../nbs/tools/24_study.jobs.ipynb #ea0f98da
 def serve(path: str):
     "Import what jobs need, listen at a socket, and fork for each that comes"
     import matplotlib
@@ -135,7 +135,7 @@ def serve(path: str):
         connection, _ = listener.accept()
         threading.Thread(target=attend, args=(connection,), daemon=True).start()
 
-
+# %% ../../nbs/tools/24_study.jobs.ipynb #245a072e
 def warm():
     "Import what nearly every job imports"
     import IPython  # noqa: F401
@@ -150,7 +150,7 @@ def warm():
     torch.set_num_threads(1)
     register_engine()
 
-
+# %% ../../nbs/tools/24_study.jobs.ipynb #1a65a070
 def attend(connection: socket.socket):
     "Fork for one job, and tell its command how it ended"
     with connection:
@@ -169,13 +169,13 @@ def attend(connection: socket.socket):
             connection.sendall(json.dumps(code).encode())
             connection.shutdown(socket.SHUT_RDWR)  # another fork may hold the connection open
 
-
+# %% ../../nbs/tools/24_study.jobs.ipynb #5abde14e
 def exit_code(status: int) -> int:
     "As a shell would see it: 128 and the signal for a process that was killed"
     code = os.waitstatus_to_exitcode(status)
     return code if code >= 0 else 128 - code
 
-
+# %% ../../nbs/tools/24_study.jobs.ipynb #4d94a8a8
 def end_with(connection: socket.socket, pid: int):
     "End a fork whose command has gone"
     with contextlib.suppress(OSError):
@@ -184,7 +184,7 @@ def end_with(connection: socket.socket, pid: int):
             time.sleep(2)
             os.kill(pid, signal.SIGKILL)
 
-
+# %% ../../nbs/tools/24_study.jobs.ipynb #f02eabe5
 def become(request: dict, streams):
     "In the fork: be the job, and leave with its exit code"
     code = 1
@@ -204,7 +204,7 @@ def become(request: dict, streams):
         sys.stderr.flush()
         os._exit(code)
 
-# %% ../../nbs/tools/24_study.jobs.ipynb #58d9439b
+# %% ../../nbs/tools/24_study.jobs.ipynb #82b69fbd
 def ask(path: str, argv: list[str]) -> int:
     "Hand a job to the warm process, and wait for its exit code"
     with socket.socket(socket.AF_UNIX) as connection:
@@ -216,7 +216,7 @@ def ask(path: str, argv: list[str]) -> int:
             answer += chunk
     return json.loads(answer) if answer else 137
 
-
+# %% ../../nbs/tools/24_study.jobs.ipynb #5f3d229b
 def main(argv=None) -> int:
     "One job, as Snakemake starts it"
     argv = list(sys.argv[1:] if argv is None else argv)
@@ -231,6 +231,6 @@ def main(argv=None) -> int:
     register_engine()
     return run_job(argv)
 
-# %% ../../nbs/tools/24_study.jobs.ipynb #13a8c692
+# %% ../../nbs/tools/24_study.jobs.ipynb #1e412807
 if __name__ == "__main__" and "__file__" in globals():
     sys.exit(main())

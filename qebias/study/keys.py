@@ -9,7 +9,7 @@ __all__ = ['KINDS', 'KEY_OF', 'Item', 'items', 'default_items', 'Job', 'Study', 
            'key_enhance', 'key_measure', 'column_keys', 'key_bank', 'key_table', 'key_item', 'Todo', 'todo', 'plan',
            'wanted_folders', 'raw_key']
 
-# %% ../../nbs/tools/22_study.keys.ipynb #7f3f448f
+# %% ../../nbs/tools/22_study.keys.ipynb #6a759dae
 import functools
 from collections import Counter
 from pathlib import Path
@@ -18,10 +18,19 @@ from typing import NamedTuple
 from ..codecs import codec as make_codec
 from ..core import QebiasError, digest, file_digest, project_root, read_json, read_yaml, write_json
 from ..datasets import load_dataset, own_split, split_by_content
-from .profile import Profile, Row, check_profile, load_profile, rows_of, start_of, stored_profile
+from qebias.study.profile import (
+    Profile,
+    Row,
+    check_profile,
+    foreign_of,
+    load_profile,
+    rows_of,
+    start_of,
+    stored_profile,
+)
 from .store import Store, content_of, faults, read_result
 
-# %% ../../nbs/tools/22_study.keys.ipynb #70073c40
+# %% ../../nbs/tools/22_study.keys.ipynb #be4df4d6
 class Item(NamedTuple):
     "A study notebook, and what it is about"
 
@@ -31,7 +40,7 @@ class Item(NamedTuple):
     question: str  # its title
     profile: str  # whose results the committed notebook shows
 
-
+# %% ../../nbs/tools/22_study.keys.ipynb #dc6e1db4
 @functools.cache
 def items() -> dict[str, Item]:
     "Every item by its name, in the order of reading; raises `QebiasError`"
@@ -44,12 +53,12 @@ def items() -> dict[str, Item]:
         found[name] = Item(name, **{field: record[field] for field in Item._fields[1:]})
     return found
 
-
+# %% ../../nbs/tools/22_study.keys.ipynb #c5e98e7d
 def default_items() -> list[str]:
     "What a profile draws that names no items: all that is of the paper"
     return [name for name, item in items().items() if item.paper]
 
-# %% ../../nbs/tools/22_study.keys.ipynb #1bf3a572
+# %% ../../nbs/tools/22_study.keys.ipynb #e3f8281b
 class Job(NamedTuple):
     "One job: its readable name leads to its result"
 
@@ -61,7 +70,7 @@ class Job(NamedTuple):
 
 KINDS = ("compress", "train", "enhance", "measure", "bank", "table", "item")  # in the order of the graph
 
-
+# %% ../../nbs/tools/22_study.keys.ipynb #d24ae223
 class Study:
     "A profile, a run folder, and the jobs that both make"
 
@@ -124,7 +133,7 @@ class Study:
         "The levels whose pairs a training reads"
         return self.profile.codecs[codec] if level == "all" else [int(level)]
 
-# %% ../../nbs/tools/22_study.keys.ipynb #978d46aa
+# %% ../../nbs/tools/22_study.keys.ipynb #7205b81f
 def pairs_name(dataset: str, codec: str, level) -> str:
     "The name of a data set compressed at one level"
     return f"compress/{dataset}/{codec}-{level}"
@@ -134,7 +143,7 @@ def train_name(row: str, codec: str, level, seed: int) -> str:
     "The name of a training"
     return f"train/{codec}-{level}/{row}/seed-{seed}"
 
-
+# %% ../../nbs/tools/22_study.keys.ipynb #82f89f95
 def enhanced_name(row: str, codec: str, level, seed: int, dataset: str) -> str:
     "The name of a data set's enhanced pictures"
     return f"enhance/{dataset}/{codec}-{level}/{row}/seed-{seed}"
@@ -144,7 +153,7 @@ def measured_name(row: str, codec: str, level, seed: int, dataset: str) -> str:
     "The name of what was measured on them"
     return f"measure/{dataset}/{codec}-{level}/{row}/seed-{seed}"
 
-
+# %% ../../nbs/tools/22_study.keys.ipynb #b26ce84a
 def compress_jobs(study: Study) -> list[Job]:
     "Every data set at every level"
     found = []
@@ -154,7 +163,7 @@ def compress_jobs(study: Study) -> list[Job]:
             found.append(Job("compress", pairs_name(dataset, codec, level), cell))
     return found
 
-
+# %% ../../nbs/tools/22_study.keys.ipynb #c6ef8679
 def train_jobs(study: Study) -> list[Job]:
     "Every training that a row of the grid needs, once"
     found = {}
@@ -168,7 +177,7 @@ def train_jobs(study: Study) -> list[Job]:
                 found[job.name] = job
     return list(found.values())
 
-
+# %% ../../nbs/tools/22_study.keys.ipynb #0d082dd3
 def train_job(study: Study, row: Row, codec: str, level, seed: int) -> Job:
     "One training; it needs its pairs, and the generator that it starts from"
     needs = [pairs_name("train", codec, one) for one in study.trained_levels(codec, level)]
@@ -178,7 +187,7 @@ def train_job(study: Study, row: Row, codec: str, level, seed: int) -> Job:
     cell = {"row": row.name, "codec": codec, "level": str(level), "seed": seed}
     return Job("train", train_name(row.name, codec, level, seed), cell, tuple(needs))
 
-
+# %% ../../nbs/tools/22_study.keys.ipynb #566bb9e4
 def enhance_jobs(study: Study) -> list[Job]:
     "Every row on every evaluation set, and the controls"
     found = []
@@ -193,7 +202,7 @@ def enhance_jobs(study: Study) -> list[Job]:
         found.append(Job("enhance", name, place, tuple(needs)))
     return found
 
-
+# %% ../../nbs/tools/22_study.keys.ipynb #96c6bfbf
 def measure_jobs(study: Study) -> list[Job]:
     "What is measured on each set of pictures"
     found = []
@@ -208,7 +217,7 @@ def measure_jobs(study: Study) -> list[Job]:
         found.append(Job("measure", name, place, tuple(needs)))
     return found
 
-
+# %% ../../nbs/tools/22_study.keys.ipynb #204ea674
 def evaluations(study: Study) -> list[dict]:
     "Row, codec, level, seed and data set of everything that is looked at"
     from qebias.controls import ROWS
@@ -227,7 +236,7 @@ def evaluations(study: Study) -> list[dict]:
                     ]
     return found
 
-
+# %% ../../nbs/tools/22_study.keys.ipynb #48bdbff0
 def jobs(
     study: Study,
     only=(),  # items; all if empty
@@ -242,7 +251,7 @@ def jobs(
         made.append(Job("item", f"item/{item}", {"item": item}, ("table",)))
     return {job.name: job for job in made}
 
-# %% ../../nbs/tools/22_study.keys.ipynb #9a5f6cbd
+# %% ../../nbs/tools/22_study.keys.ipynb #09c1a5b5
 def images(study: Study, dataset: str, on_error: str = "raise") -> list:
     "The raw pictures of `train`, or of an evaluation set; raises `QebiasError`"
     p = study.profile
@@ -258,7 +267,7 @@ def images(study: Study, dataset: str, on_error: str = "raise") -> list:
         return split_by_content(found, p.holdout)[0 if dataset == "train" else 1]
     return found
 
-
+# %% ../../nbs/tools/22_study.keys.ipynb #79dc2e63
 def raw_identity(study: Study, dataset: str) -> list:
     "Name and content of each raw picture, in an order of their own"
     found = []
@@ -272,18 +281,23 @@ def codec_of(study: Study, codec: str, level: int):
     options = {"encoder": study.profile.encoder} if codec == "bpg" else {}
     return make_codec(codec, level, **options)
 
-
+# %% ../../nbs/tools/22_study.keys.ipynb #2fd59688
 def codec_identity(codec) -> dict:
     "What decides a codec's pictures: its parameters and its version; those of libraries are provenance"
     described = {k: v for k, v in codec.describe().items() if k != "versions"}
     return {**described, "version": getattr(codec, "version", 1)}
 
-# %% ../../nbs/tools/22_study.keys.ipynb #b604d619
+# %% ../../nbs/tools/22_study.keys.ipynb #1b2c83cb
 class Keys:
     "The keys of a study's jobs; each is computed once"
 
-    def __init__(self, study: Study, only=()):
-        self.study = study
+    def __init__(
+        self,
+        study: Study,
+        only=(),  # items; all if empty
+        imports: bool = True,  # whether classes of other modules may be imported; without, their jobs have no key
+    ):
+        self.study, self.imports = study, imports
         self.jobs = jobs(study, only)
         self.raw = {}
         self.known = {}
@@ -294,9 +308,15 @@ class Keys:
         "What names the result of a job; None while an input is still to be made"
         if name not in self.known:
             inputs = [self.content(need) for need in self.jobs[name].needs]
-            waits = any(found is None for found in inputs)
+            waits = any(found is None for found in inputs) or self.unknown(self.jobs[name])
             self.known[name] = None if waits else KEY_OF[self.jobs[name].kind](self, self.jobs[name])
         return self.known[name]
+
+    def unknown(self, job: Job) -> bool:
+        "Is a job's key known only to who imports a class of another module?"
+        if self.imports or job.kind != "train":
+            return False
+        return bool(foreign_of(self.study.profile, self.study.rows[job.cell["row"]]))
 
     def result(self, name: str) -> dict | None:
         "The result of a job, if it is there; it may have lost a part"
@@ -327,6 +347,8 @@ class Keys:
             found = [] if result is None else faults(self.folder(name), result, deep)
             if result is not None and self.jobs[name].kind == "compress":
                 found += self.raw_faults(result["raw"], deep)
+            if result is not None and self.jobs[name].kind == "measure":
+                found += self.column_faults(result["columns"], deep)
             self.wrong[name, deep] = found
         return self.wrong[name, deep]
 
@@ -339,6 +361,16 @@ class Keys:
             self.wrong["raw", key, deep] = found
         return self.wrong["raw", key, deep]
 
+    def column_faults(self, columns: dict, deep: bool) -> list[str]:
+        "What is wrong with the columns of a cell"
+        wrong = []
+        for column, key in columns.items():
+            folder = self.study.store.folder("column", key)
+            result = read_result(folder, key)
+            found = ["is missing"] if result is None else faults(folder, result, deep)
+            wrong += [f"column {column}: {fault}" for fault in found]
+        return wrong
+
     def part(self, name: str, part: str) -> str:
         "The recorded digest of one part of a result"
         return self.result(name)["parts"][part]["sha256"]
@@ -349,7 +381,7 @@ class Keys:
             self.raw[dataset] = raw_identity(self.study, dataset)
         return self.raw[dataset]
 
-# %% ../../nbs/tools/22_study.keys.ipynb #2d33ff65
+# %% ../../nbs/tools/22_study.keys.ipynb #d60e9886
 def key_compress(keys: Keys, job: Job) -> str:
     "The raw pictures' bytes, and the codec"
     from qebias.pairs import FORMAT
@@ -359,7 +391,7 @@ def key_compress(keys: Keys, job: Job) -> str:
     made_of = {"raw": keys.raw_of(cell["dataset"]), "codec": codec_identity(codec), "store": FORMAT}
     return digest(made_of, 24)
 
-
+# %% ../../nbs/tools/22_study.keys.ipynb #2a993bcb
 def key_train(keys: Keys, job: Job) -> str:
     "The configuration, the content of the pairs, and the generator that the training starts from"
     from qebias.study.work import config_of
@@ -372,7 +404,7 @@ def key_train(keys: Keys, job: Job) -> str:
     joined = digest(pairs) if job.cell["level"] == "all" else pairs[0]
     return digest({"config": config.identity(), "pairs": joined, "init": init})
 
-
+# %% ../../nbs/tools/22_study.keys.ipynb #17dbfff3
 def key_enhance(keys: Keys, job: Job) -> str:
     "The generator, or the control, and the compressed pictures"
     from qebias.study.work import enhancer_identity
@@ -382,12 +414,12 @@ def key_enhance(keys: Keys, job: Job) -> str:
     pairs = keys.content(job.needs[0])
     return digest({"generator": generator, "pairs": pairs, "by": enhancer_identity(job.cell["row"])}, 24)
 
-
+# %% ../../nbs/tools/22_study.keys.ipynb #bf506527
 def key_measure(keys: Keys, job: Job) -> str:
     "All columns of a cell; each is stored under a key of its own as well"
     return digest(sorted(column_keys(keys, job).values()), 24)
 
-
+# %% ../../nbs/tools/22_study.keys.ipynb #5790f6d7
 def column_keys(keys: Keys, job: Job) -> dict[str, str]:
     "What names each column of a cell"
     from qebias.study.work import column_identity, columns_of
@@ -404,7 +436,7 @@ def column_keys(keys: Keys, job: Job) -> dict[str, str]:
         found[column] = digest(made_of, 24)
     return found
 
-
+# %% ../../nbs/tools/22_study.keys.ipynb #5378d159
 def key_bank(keys: Keys, job: Job) -> str:
     "The bank's settings, and the pictures"
     from qebias.study.work import bank_identity
@@ -418,7 +450,7 @@ def key_table(keys: Keys, job: Job) -> str:
     "The columns that it consists of, and what the cells are called"
     return digest({need: keys.content(need) for need in job.needs}, 24)
 
-
+# %% ../../nbs/tools/22_study.keys.ipynb #abad3f95
 def key_item(keys: Keys, job: Job) -> str:
     "The notebook's cells, the table, the claims, and how the profile calls itself"
     root = project_root() / "nbs" / "study"
@@ -440,14 +472,14 @@ KEY_OF = {
     "item": key_item,
 }
 
-# %% ../../nbs/tools/22_study.keys.ipynb #114d45cb
+# %% ../../nbs/tools/22_study.keys.ipynb #41b82f06
 class Todo(NamedTuple):
     "A job that is to be done, and why"
 
     job: Job
     why: str
 
-
+# %% ../../nbs/tools/22_study.keys.ipynb #5e68d1b9
 def todo(
     keys: Keys,
     deep: bool = False,  # hash large parts too
@@ -458,18 +490,19 @@ def todo(
         wrong = keys.faults(name, deep)
         if keys.result(name) is None:
             waits = [need for need in job.needs if keys.content(need) is None]
-            found[name] = Todo(job, f"waits for {waits[0]}" if waits else "has not been made")
+            why = f"waits for {waits[0]}" if waits else "has not been made"
+            found[name] = Todo(job, "has a class of another module" if keys.unknown(job) else why)
         elif wrong:
             found[name] = Todo(job, wrong[0])
     return found
 
-
+# %% ../../nbs/tools/22_study.keys.ipynb #39c27e1d
 def plan(study: Study, only=()) -> Counter:
     "How many jobs of each kind there are to do; changes nothing"
     counts = Counter(item.job.kind for item in todo(Keys(study, only)).values())
     return Counter({kind: counts[kind] for kind in KINDS if counts[kind]})
 
-
+# %% ../../nbs/tools/22_study.keys.ipynb #2d24267d
 def wanted_folders(study: Study) -> set[str]:
     "The results that the profile refers to, relative to the run folder: all others can be pruned"
     from qebias.study.work import column_folders
@@ -485,7 +518,7 @@ def wanted_folders(study: Study) -> set[str]:
         found.add(f"results/raw/{raw_key(keys.raw_of(dataset))}")
     return found
 
-
+# %% ../../nbs/tools/22_study.keys.ipynb #4b211405
 def raw_key(raw: list) -> str:
     "What names a store of raw pictures"
     from qebias.pairs import FORMAT

@@ -7,7 +7,7 @@ __all__ = ['resolve', 'absolute', 'folder_spec', 'folder_name', 'require_folder'
            'light_checks', 'heavy_checks', 'codec_works', 'measures_there', 'psi_there', 'pictures_there',
            'device_there', 'networks_fit', 'shown', 'images_fit']
 
-# %% ../../nbs/tools/25_study.preflight.ipynb #acaa546a
+# %% ../../nbs/tools/25_study.preflight.ipynb #db06f137
 import functools
 import importlib.util
 import os
@@ -20,7 +20,7 @@ from ..core import QebiasError, project_root
 from .keys import Study, codec_of, images, items
 from .profile import check_profile, load_profile, near, stored_profile
 
-# %% ../../nbs/tools/25_study.preflight.ipynb #7dd672f8
+# %% ../../nbs/tools/25_study.preflight.ipynb #49e2e1de
 def resolve(
     profile: str,  # a profile's name or a YAML file
     changes=(),  # `key=value` texts
@@ -53,7 +53,7 @@ def resolve(
     require_folder(study)
     return study
 
-
+# %% ../../nbs/tools/25_study.preflight.ipynb #85ff9999
 def absolute(spec: str) -> str:
     "A data set's specification whose folder does not depend on where one is"
     kind, _, path = spec.partition(":")
@@ -64,13 +64,13 @@ def folder_spec(path) -> str:
     "The specification of a folder of pictures"
     return f"folder:{Path(path).expanduser().resolve()}"
 
-
+# %% ../../nbs/tools/25_study.preflight.ipynb #c5b45f80
 def folder_name(path) -> str:
     "A folder's name, as a data set is called by it"
     name = re.sub(r"[^A-Za-z0-9_.-]+", "-", Path(path).expanduser().resolve().name).strip("-.") or "pictures"
     return "held-out" if name == "train" else name
 
-
+# %% ../../nbs/tools/25_study.preflight.ipynb #b48bda8c
 def require_folder(study: Study):
     "A run folder that can be written, apart from the pictures; raises `QebiasError`"
     folder = study.folder
@@ -89,7 +89,7 @@ def require_folder(study: Study):
             f"{folder}: Snakemake cannot work in a folder with braces in its name: choose another with --out"
         )
 
-# %% ../../nbs/tools/25_study.preflight.ipynb #4f916e54
+# %% ../../nbs/tools/25_study.preflight.ipynb #232ea40f
 class Cluster(NamedTuple):
     "Where jobs run that do not run here"
 
@@ -97,7 +97,7 @@ class Cluster(NamedTuple):
     jobs: int  # at once, at most
     profile: Path  # folder of the Snakemake profile that says what each kind of job asks for
 
-
+# %% ../../nbs/tools/25_study.preflight.ipynb #73c9a64d
 def cluster(
     executor: str | None = None,  # "slurm"; None for this machine
     jobs: int | None = None,  # at once, at most
@@ -129,13 +129,13 @@ def cluster(
         )
     return Cluster(executor, jobs, folder)
 
-# %% ../../nbs/tools/25_study.preflight.ipynb #81103f7f
+# %% ../../nbs/tools/25_study.preflight.ipynb #d80c1932
 def preflight(study: Study, only=(), on: Cluster | None = None):
     "Say before anything runs what would be missing or impossible later; raises `QebiasError`"
     for check in [*light_checks(study, only), *heavy_checks(study, on)]:
         check()
 
-
+# %% ../../nbs/tools/25_study.preflight.ipynb #4f7afed0
 def problems(study: Study, only=()) -> list[str]:
     "What a dry run finds missing, one line each; an unknown item is still an error"
     found = []
@@ -146,7 +146,7 @@ def problems(study: Study, only=()) -> list[str]:
             found.append(str(error))
     return list(dict.fromkeys(found))
 
-
+# %% ../../nbs/tools/25_study.preflight.ipynb #6e3f62fa
 def light_checks(study: Study, only=()) -> list:
     "What needs no network to be built"
     for item in only:
@@ -157,7 +157,7 @@ def light_checks(study: Study, only=()) -> list:
     checks += [functools.partial(pictures_there, study, dataset) for dataset in study.datasets]
     return checks
 
-
+# %% ../../nbs/tools/25_study.preflight.ipynb #5c1f6c02
 def heavy_checks(study: Study, on: Cluster | None) -> list:
     "What looks at pictures and networks; a login node need not have what the nodes have"
     here = [] if on else [functools.partial(device_there, study)]
@@ -168,7 +168,7 @@ def codec_works(study: Study, codec: str, level: int):
     "The codec's library is there"
     codec_of(study, codec, level).describe()
 
-
+# %% ../../nbs/tools/25_study.preflight.ipynb #5121f4d7
 def measures_there(study: Study):
     "Metrics and distances are known, and their weights are there"
     from qebias.metrics import METRICS, available
@@ -184,7 +184,7 @@ def measures_there(study: Study):
                 f"profile {p.name}: {distance} is no distance between domains: there are {there}"
             )
 
-
+# %% ../../nbs/tools/25_study.preflight.ipynb #2327d06f
 def psi_there(study: Study):
     "The weights of psi are there, where a row's losses read them"
     from qebias.features import Psi
@@ -198,14 +198,14 @@ def pictures_there(study: Study, dataset: str):
     if study.profile.holdout is None:
         images(study, dataset, "later")
 
-
+# %% ../../nbs/tools/25_study.preflight.ipynb #5b40700d
 def device_there(study: Study):
     "The device exists on this machine"
     from qebias.generators.core import as_device
 
     as_device(study.profile.device)
 
-# %% ../../nbs/tools/25_study.preflight.ipynb #df8fa499
+# %% ../../nbs/tools/25_study.preflight.ipynb #ab03e9da
 def networks_fit(study: Study):
     "Build each combination of networks on no device, and show it a patch's shape; raises `QebiasError`"
     import json
@@ -232,7 +232,7 @@ def networks_fit(study: Study):
             kwargs = {**config.discriminator.get("kwargs", {}), "in_channels": 3}
             shown(row.name, {**config.discriminator, "kwargs": kwargs}, patch)
 
-
+# %% ../../nbs/tools/25_study.preflight.ipynb #51c75a65
 def shown(name: str, spec: dict, patch):
     "What a network makes of a patch, on no device; raises `QebiasError`"
     import torch
@@ -251,7 +251,7 @@ def shown(name: str, spec: dict, patch):
         raise QebiasError(f"{name}: {spec['class']} returns a {type(found).__name__}, not a tensor")
     return found
 
-
+# %% ../../nbs/tools/25_study.preflight.ipynb #da37a4bd
 def images_fit(study: Study):
     "Sizes of all pictures, and that no picture is in two sets; raises `QebiasError`"
     from qebias.metrics import METRICS

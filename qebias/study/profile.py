@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['Number', 'Positive', 'MERGED', 'ROW_NAME', 'Setting', 'merged', 'RowSpec', 'Row', 'Profile', 'check_sets',
-           'check_rows', 'near', 'rows_of', 'derived_row', 'settings_of', 'start_of', 'profiles', 'load_profile',
-           'set_value', 'steps_of', 'check_profile', 'row_specs', 'complaint', 'stored_profile']
+           'check_rows', 'near', 'rows_of', 'derived_row', 'settings_of', 'start_of', 'foreign_of', 'profiles',
+           'load_profile', 'set_value', 'steps_of', 'check_profile', 'row_specs', 'complaint', 'stored_profile']
 
-# %% ../../nbs/tools/20_study.profile.ipynb #7ba447da
+# %% ../../nbs/tools/20_study.profile.ipynb #4a362a55
 import difflib
 import re
 from pathlib import Path
@@ -17,9 +17,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from ..codecs import codec as make_codec
 from ..core import QebiasError, project_root, read_yaml
-from ..methods import Method, method, preset
+from ..methods import METHODS, Method, method, preset
 
-# %% ../../nbs/tools/20_study.profile.ipynb #b02d460d
+# %% ../../nbs/tools/20_study.profile.ipynb #6c3ad38c
 Number = Annotated[int, Field(strict=True)]  # 037 and 1:30 are text in YAML 1.2, and true is no number
 Positive = Annotated[int, Field(gt=0, strict=True)]
 
@@ -49,8 +49,9 @@ class Setting(BaseModel):
     projection: str | None = None  # the fixed map before the discriminator
     joint: bool | None = None  # the discriminator sees raw and enhanced patches in one batch
     second_fake: bool | None = None  # compressed patches are shown to the discriminator as fakes too
+    g_init_iterations: Annotated[int, Field(ge=0, strict=True)] | None = None  # of the generator alone, first
     d_init_iterations: Annotated[int, Field(ge=0, strict=True)] | None = (
-        None  # of the discriminator alone, first
+        None  # of the discriminator alone, then
     )
     d_iterations: Positive | None = None  # of the discriminator for one of the generator
     usm: bool | None = None  # pixels and features of the sharpened raw picture are aimed at
@@ -64,7 +65,7 @@ class Setting(BaseModel):
 
 MERGED = ("schedule", "d_schedule", "weights", "divergence")  # mappings whose parts are set one by one
 
-
+# %% ../../nbs/tools/20_study.profile.ipynb #e8eac689
 def merged(settings) -> dict:  # field -> value; what is not set is left out
     "Settings from the most general to the most particular, as one"
     found = {}
@@ -73,7 +74,7 @@ def merged(settings) -> dict:  # field -> value; what is not set is left out
             found[name] = {**found.get(name, {}), **value} if name in MERGED else value
     return found
 
-# %% ../../nbs/tools/20_study.profile.ipynb #2dd58d24
+# %% ../../nbs/tools/20_study.profile.ipynb #c9ae3b9a
 class RowSpec(BaseModel):
     "A row of a profile that is derived from another: what differs stands beside `of`"
 
@@ -84,7 +85,7 @@ class RowSpec(BaseModel):
     seeds: list[int] | None = None  # the profile's if left out
     differs: Setting = Setting()
 
-
+# %% ../../nbs/tools/20_study.profile.ipynb #b9c90326
 class Row(BaseModel):
     "A row of a study, resolved: the method that it is, where it stands, and what is set for it alone"
 
@@ -96,7 +97,7 @@ class Row(BaseModel):
     seeds: tuple[int, ...]
     differs: tuple[Setting, ...] = ()  # from the most general to the most particular
 
-# %% ../../nbs/tools/20_study.profile.ipynb #162ea0cc
+# %% ../../nbs/tools/20_study.profile.ipynb #bea5815f
 ROW_NAME = r"[A-Za-z0-9][\w.+@-]*"
 
 
@@ -185,7 +186,7 @@ class Profile(BaseModel):
         check_rows(self)
         return self
 
-# %% ../../nbs/tools/20_study.profile.ipynb #8f2356a1
+# %% ../../nbs/tools/20_study.profile.ipynb #01a0ced2
 def check_sets(profile: Profile):
     "Pictures, codecs and levels of a profile that cannot be meant; raises `ValueError`"
     p = profile
@@ -208,7 +209,7 @@ def check_sets(profile: Profile):
         for level in levels:
             make_codec(name, level)
 
-
+# %% ../../nbs/tools/20_study.profile.ipynb #d1ff559a
 def check_rows(profile: Profile):
     "Rows and settings of a profile that cannot be meant; raises `ValueError` or `QebiasError`"
     p = profile
@@ -226,13 +227,16 @@ def check_rows(profile: Profile):
         if name not in known_classes:
             raise ValueError(f"networks: no row uses a {name}{near(name, classes)}")
     for name in p.training:
-        if name not in ("fidelity", "adversarial") and name not in rows:
-            raise ValueError(
-                f"training: {name} is no stage and no row{near(name, ['fidelity', 'adversarial', *rows])}"
-            )
-    places = {codec for codec in p.codecs} | {
-        f"{codec}-{level}" for codec, levels in p.codecs.items() for level in levels
-    }
+        known = ["fidelity", "adversarial", *rows, *METHODS]
+        if name not in known:
+            raise ValueError(f"training: {name} is no stage, no method and no row{near(name, set(known))}")
+    for row in rows.values():
+        for name in foreign_of(p, row):
+            if name not in p.trust:
+                raise ValueError(
+                    f"{row.name}: {name} would be imported, and its code run: say trust: [{name!r}] if you know it"
+                )
+    places = set(p.codecs) | {f"{codec}-{level}" for codec, levels in p.codecs.items() for level in levels}
     for row in rows.values():
         first = start_of(p, row)
         if first == row.name:
@@ -252,7 +256,7 @@ def check_rows(profile: Profile):
             if name not in rows:
                 raise ValueError(f"{key}: {name} is no row of the profile{near(name, rows)}")
 
-
+# %% ../../nbs/tools/20_study.profile.ipynb #dd64ad1e
 def near(name: str, known) -> str:
     "The end of a message about an unknown name: the neighbour, or all there are"
     known = sorted(known)
@@ -261,7 +265,7 @@ def near(name: str, known) -> str:
         return f": did you mean {close[0]}? There are {', '.join(known)}"
     return f": there are {', '.join(known)}"
 
-# %% ../../nbs/tools/20_study.profile.ipynb #2e345848
+# %% ../../nbs/tools/20_study.profile.ipynb #1cfda17e
 def rows_of(profile: Profile) -> list[Row]:
     "The rows of a profile in order: methods as they are, then derived ones; raises `ValueError`, `QebiasError`"
     found = {}
@@ -283,7 +287,7 @@ def rows_of(profile: Profile) -> list[Row]:
         found[name] = derived_row(profile, name, spec, found)
     return list(found.values())
 
-
+# %% ../../nbs/tools/20_study.profile.ipynb #e1b7aed0
 def derived_row(profile: Profile, name: str, spec: RowSpec, known: dict) -> Row:
     "A row from the one that it is `of`; raises `ValueError` where there is none"
     parent = known.get(spec.of)
@@ -305,25 +309,36 @@ def derived_row(profile: Profile, name: str, spec: RowSpec, known: dict) -> Row:
         differs=(*parent.differs, spec.differs),
     )
 
-
+# %% ../../nbs/tools/20_study.profile.ipynb #1b6bc450
 def settings_of(profile: Profile, row: Row) -> dict:
     "What is set for a row: of its stage, of the rows that it comes from, its own; as `merged` gives it"
     names = [row.method.stage, row.method.plain, row.method.base, row.method.name, row.name]
     found = [profile.training[n] for n in dict.fromkeys(names) if n in profile.training]
     return merged([*found, *row.differs])
 
-# %% ../../nbs/tools/20_study.profile.ipynb #47325964
+# %% ../../nbs/tools/20_study.profile.ipynb #f5573ae1
 def start_of(profile: Profile, row: Row) -> str:
     "The row whose generator a row starts from: the method's own, or what is set; empty for fresh weights"
     found = settings_of(profile, row).get("start", row.method.stage1) or ""
     return "" if found == "none" else found
 
-# %% ../../nbs/tools/20_study.profile.ipynb #402903d6
+# %% ../../nbs/tools/20_study.profile.ipynb #69c41ffc
+def foreign_of(profile: Profile, row: Row) -> list[str]:
+    "The classes of other modules that a row's training would import, `module:name` each"
+    told = settings_of(profile, row)
+    named = [path.split(":")[1] for path in (row.method.network, row.method.discriminator) if path]
+    specs = [profile.networks.get(name, {}) for name in named]
+    specs += [told.get("generator", {}), told.get("discriminator", {})]
+    found = [spec["class"] for spec in specs if "class" in spec]
+    found += [term["function"] for term in told.get("terms", []) if "function" in term]
+    return [name for name in dict.fromkeys(found) if not str(name).startswith("qebias.")]
+
+# %% ../../nbs/tools/20_study.profile.ipynb #781f674c
 def profiles() -> dict[str, Path]:
     "The profiles of the checkout: name -> path"
     return {p.stem: p for p in sorted((project_root() / "nbs" / "study" / "profiles").glob("*.yaml"))}
 
-
+# %% ../../nbs/tools/20_study.profile.ipynb #4fc939bc
 def load_profile(
     name: str,  # a profile's name, or the path of a YAML file
     changes=(),  # `key=value` texts; a dot reaches into a mapping, the value is read as YAML
@@ -342,7 +357,7 @@ def load_profile(
         set_value(values, change)
     return check_profile({"name": path.stem, **values}, f"profile {path.stem}")
 
-
+# %% ../../nbs/tools/20_study.profile.ipynb #ba576195
 def set_value(
     values: dict,  # changed in place
     change: str,  # `key=value`
@@ -358,7 +373,7 @@ def set_value(
             raise QebiasError(f"--set {change!r}: {step} holds no keys")
     values[last] = read_yaml(text, f"--set {key.strip()}")
 
-
+# %% ../../nbs/tools/20_study.profile.ipynb #f3d4414e
 def steps_of(values: dict, key: str) -> tuple[list, str]:
     "The steps of a dotted key, where a name that is there may hold dots of its own"
     steps = []
@@ -372,7 +387,7 @@ def steps_of(values: dict, key: str) -> tuple[list, str]:
         values = values.get(step) if inside else None
     return steps, rest
 
-
+# %% ../../nbs/tools/20_study.profile.ipynb #45ebd1a0
 def check_profile(values: dict, where: str = "profile") -> Profile:
     "Make a `Profile`, or say in one line which key is wrong and why; raises `QebiasError`"
     for key in values:
@@ -384,8 +399,10 @@ def check_profile(values: dict, where: str = "profile") -> Profile:
     except ValidationError as error:
         complaints = [complaint(found) for found in error.errors()[:3]]
         raise QebiasError(f"{where}: " + "; ".join(complaints)) from None
+    except QebiasError as error:  # a row's, which knows no file
+        raise QebiasError(f"{where}: {error}") from None
 
-
+# %% ../../nbs/tools/20_study.profile.ipynb #94d6ff67
 def row_specs(rows, where: str) -> dict:
     "Rows as a file writes them, `{of: ..., weights: ...}`, as `RowSpec` takes them; raises `QebiasError`"
     if not isinstance(rows, dict):
@@ -402,7 +419,7 @@ def row_specs(rows, where: str) -> dict:
         found[str(name)] = {**own, "differs": {**own.get("differs", {}), **differs}}
     return found
 
-
+# %% ../../nbs/tools/20_study.profile.ipynb #d8c06ec4
 def complaint(error: dict) -> str:
     "One of pydantic's errors as a line of ours"
     steps = [str(step) for step in error["loc"] if step != "differs"]
@@ -413,10 +430,10 @@ def complaint(error: dict) -> str:
         return f"unknown key {key}{near(steps[-1], fields)}"
     message = error["msg"].removeprefix("Value error, ")
     if error["type"].endswith("_type") or error["type"].endswith("_parsing"):
-        message = f"{message}, not {error.get('input')!r}"
+        message = f"{message}, not {error.get('input')!r:.80}"
     return f"{key}: {message}" if key else message
 
-# %% ../../nbs/tools/20_study.profile.ipynb #32a5a525
+# %% ../../nbs/tools/20_study.profile.ipynb #fad478de
 def stored_profile(profile: Profile) -> dict:
     "A profile as a file holds it, so that reading it gives the same profile"
     values = profile.model_dump(mode="json", exclude_defaults=True)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TEMPLATE', 'OWN', 'closing_lines', 'weight_lines', 'write_report', 'page', 'require_publishable', 'publish_study']
 
-# %% ../../nbs/tools/29_study.report.ipynb #28bbbefc
+# %% ../../nbs/tools/29_study.report.ipynb #b13e6109
 from pathlib import Path
 
 from ..core import QebiasError, atomic, project_root
@@ -13,7 +13,7 @@ from .keys import Study, items
 from .profile import load_profile, profiles, stored_profile
 from .results import Results, load, publish_results
 
-# %% ../../nbs/tools/29_study.report.ipynb #152ae703
+# %% ../../nbs/tools/29_study.report.ipynb #366f1bc7
 def closing_lines(study: Study, only=()) -> list[str]:
     "What is printed when a study has ended: verdicts, scale, and where everything lies"
     from qebias.claims import claims_text, tally
@@ -25,7 +25,7 @@ def closing_lines(study: Study, only=()) -> list[str]:
     lines += weight_lines(study)
     return lines
 
-
+# %% ../../nbs/tools/29_study.report.ipynb #5f65afe6
 def weight_lines(study: Study) -> list[str]:
     "Where the trained generators lie, one line a row at the main codec and level"
     from qebias.study.keys import train_name
@@ -39,7 +39,7 @@ def weight_lines(study: Study) -> list[str]:
             lines.append(f"weights of {row.name}, seed {row.seeds[0]}: {folder / 'generator.safetensors'}")
     return lines
 
-# %% ../../nbs/tools/29_study.report.ipynb #0b066b2e
+# %% ../../nbs/tools/29_study.report.ipynb #d10e61b6
 def write_report(study: Study) -> Path:  # of the page to open
     "Write `report/index.html`, and one page an item beside it"
     from qebias.notebooks import to_html
@@ -59,7 +59,7 @@ def write_report(study: Study) -> Path:  # of the page to open
         tmp.write_text(page(study, found, pages), encoding="utf-8")
     return folder / "index.html"
 
-
+# %% ../../nbs/tools/29_study.report.ipynb #f6df555f
 def page(study: Study, found: Results, pages: list) -> str:
     "The report's first page"
     import jinja2
@@ -129,7 +129,7 @@ small { opacity: .75; }
 </html>
 """
 
-# %% ../../nbs/tools/29_study.report.ipynb #aeb25bc1
+# %% ../../nbs/tools/29_study.report.ipynb #93ec0bed
 OWN = ("train", "evaluate", "holdout")  # pictures may be others than the checkout's profile names
 
 
@@ -150,7 +150,7 @@ def require_publishable(study: Study):
             "give it a profile and a name of its own before --publish"
         )
 
-
+# %% ../../nbs/tools/29_study.report.ipynb #ca899bde
 def publish_study(study: Study) -> list[Path]:
     "Publish the results, and the executed notebooks that show this profile; returns what was written"
     import json

@@ -7,7 +7,7 @@ __all__ = ['CROP', 'CURVES', 'Results', 'load', 'middle', 'crop_of', 'training_c
            'training_identities', 'publish_results', 'joined', 'published_profile', 'without_path', 'write_crops',
            'controls_of']
 
-# %% ../../nbs/tools/27_study.results.ipynb #7a403aae
+# %% ../../nbs/tools/27_study.results.ipynb #c8dd0116
 import functools
 import re
 from pathlib import Path
@@ -30,7 +30,7 @@ from .profile import Profile, check_profile, stored_profile
 
 CROP = 128  # side of a published crop in px
 
-# %% ../../nbs/tools/27_study.results.ipynb #7960740a
+# %% ../../nbs/tools/27_study.results.ipynb #66f786be
 class Results:
     "What a study found"
 
@@ -99,7 +99,7 @@ class Results:
         "What a result was made with, in one line"
         return scale_line(self.profile, self.table)
 
-
+# %% ../../nbs/tools/27_study.results.ipynb #67ac930d
 def load(
     profile: str = "demo",  # a profile's name
     run_dir: str = "",  # a study's folder; what is published, or `runs/<profile>`, if empty
@@ -120,7 +120,7 @@ def load(
         raise QebiasError(f"{folder} has no table yet: qebias study {study.profile.name} makes it")
     return Results(study.profile, pd.read_parquet(named / "table.parquet"), study.folder, study)
 
-# %% ../../nbs/tools/27_study.results.ipynb #6e4cb906
+# %% ../../nbs/tools/27_study.results.ipynb #d795466a
 CURVES = ["row", "codec", "level", "seed", "iteration", "quantity", "value"]
 
 
@@ -130,7 +130,7 @@ def middle(rgb: np.ndarray, side: int = CROP) -> np.ndarray:
     left = max(0, (rgb.shape[1] - side) // 2)
     return np.ascontiguousarray(rgb[top : top + side, left : left + side])
 
-
+# %% ../../nbs/tools/27_study.results.ipynb #aaea3ffb
 def crop_of(study: Study, row: str, picture: str, dataset: str, codec: str, level: int, seed: int | None):
     "The middle of one picture of a run folder; None where it is not there"
     from qebias.study.work import pairs_at
@@ -148,7 +148,7 @@ def crop_of(study: Study, row: str, picture: str, dataset: str, codec: str, leve
     path = folder / f"{picture}.png" if folder else None
     return middle(read_rgb(path)) if path and path.exists() else None
 
-
+# %% ../../nbs/tools/27_study.results.ipynb #1b1b81d6
 def training_curves(study: Study, points: int = 60):
     "The records of every training, thinned to so many points"
     import pandas as pd
@@ -167,13 +167,13 @@ def training_curves(study: Study, points: int = 60):
         frames.append(frame.assign(**job.cell)[CURVES])
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=CURVES)
 
-# %% ../../nbs/tools/27_study.results.ipynb #97a260dd
+# %% ../../nbs/tools/27_study.results.ipynb #d9b8b15d
 def source_name(spec: str) -> str:
     "A data set's name without the path that it has on this machine"
     kind, _, path = spec.partition(":")
     return Path(path).name if kind == "folder" else kind
 
-
+# %% ../../nbs/tools/27_study.results.ipynb #89599cfd
 def scale_line(profile: Profile, table) -> str:
     "Data, codecs, lengths of training, networks, psi, seeds and machine, in one line"
     from qebias.study.work import config_of
@@ -197,13 +197,13 @@ def scale_line(profile: Profile, table) -> str:
         f"patches of {profile.patch} px; psi {profile.psi}; {many} seeds a row; {profile.device} {profile.precision}"
     )
 
-# %% ../../nbs/tools/27_study.results.ipynb #8f026442
+# %% ../../nbs/tools/27_study.results.ipynb #dc6f5c36
 def crop_path(place: Path, dataset: str, codec: str, level: int, row: str, picture: str) -> Path:
     "Where a published crop lies"
     plain = re.sub(r"[^\w.+@-]", "-", row)
     return Path(place) / "crops" / f"{dataset}-{codec}-{level}" / f"{picture}.{plain}.webp"
 
-
+# %% ../../nbs/tools/27_study.results.ipynb #99b242b2
 def training_identities(study: Study) -> dict[str, str]:
     "Cell of a training -> a digest of its configuration, by which batches are told apart"
     from qebias.study.work import config_of
@@ -214,7 +214,7 @@ def training_identities(study: Study) -> dict[str, str]:
             found[f"{row.name} {seed}"] = digest(config_of(study, row, seed).identity())
     return found
 
-
+# %% ../../nbs/tools/27_study.results.ipynb #6b840d2b
 def publish_results(study: Study, keep: bool = True) -> Path:
     "Write table, crops, curves and profile of a run folder into `nbs/study/results/<profile>`; returns that folder"
     import pandas as pd
@@ -236,7 +236,7 @@ def publish_results(study: Study, keep: bool = True) -> Path:
     write_crops(found, target)
     return target
 
-
+# %% ../../nbs/tools/27_study.results.ipynb #decde366
 def joined(old, new, old_identities: dict, identities: dict):
     "Published values of cells that a new batch does not have, and the batch's own"
     import pandas as pd
@@ -249,7 +249,7 @@ def joined(old, new, old_identities: dict, identities: dict):
     kept = old[[name in still_meant and name not in there for name in cell(old)]]
     return pd.concat([kept, new], ignore_index=True) if len(kept) else new
 
-
+# %% ../../nbs/tools/27_study.results.ipynb #abd3639e
 def published_profile(profile: Profile) -> dict:
     "A profile without the paths of the machine that it ran on"
     values = stored_profile(profile)
@@ -260,13 +260,13 @@ def published_profile(profile: Profile) -> dict:
         values["evaluate"] = {name: without_path(spec) for name, spec in values["evaluate"].items()}
     return values
 
-
+# %% ../../nbs/tools/27_study.results.ipynb #0f3ef722
 def without_path(spec: str) -> str:
     "A folder's specification with the folder's own name only"
     kind, _, path = spec.partition(":")
     return f"folder:{Path(path).name}" if kind == "folder" else spec
 
-
+# %% ../../nbs/tools/27_study.results.ipynb #40b5e300
 def write_crops(found: Results, target: Path):
     "The crops that pages show, at the codec and level that they look at"
     codec, level = found.main
@@ -281,7 +281,7 @@ def write_crops(found: Results, target: Path):
                 with atomic(path) as tmp:
                     Image.fromarray(rgb).save(tmp, format="WEBP", lossless=True, method=6)
 
-
+# %% ../../nbs/tools/27_study.results.ipynb #bd51d6d5
 def controls_of(table) -> list[str]:
     "The controls that a table has"
     return sorted(row for row in table.row.unique() if row.startswith("control:")) if len(table) else []

@@ -7,7 +7,7 @@ __all__ = ['snakemake_command', 'job_environment', 'Progress', 'duration', 'run'
            'started_process', 'warm_process', 'end_group', 'what_failed', 'cluster_mark', 'queued', 'cancel', 'verify',
            'prune_study']
 
-# %% ../../nbs/tools/26_study.runner.ipynb #bebe1a67
+# %% ../../nbs/tools/26_study.runner.ipynb #f8f7b4a1
 import collections
 import contextlib
 import getpass
@@ -37,7 +37,7 @@ from .keys import KINDS, Keys, Study, Todo, todo, wanted_folders
 from .preflight import Cluster
 from .store import MARKER, claim_folder, prunable, prune
 
-# %% ../../nbs/tools/26_study.runner.ipynb #12dc495f
+# %% ../../nbs/tools/26_study.runner.ipynb #6c9b1cd8
 def snakemake_command(
     study: Study,
     names: list,  # of the jobs whose results are wanted
@@ -72,7 +72,7 @@ def snakemake_command(
         command.append("--keep-going")
     return command
 
-
+# %% ../../nbs/tools/26_study.runner.ipynb #0a6c9545
 def job_environment(study: Study) -> dict[str, str]:
     "The environment of Snakemake and of its jobs, which run in other folders than this process"
     environment = {**os.environ, "PYTHONSAFEPATH": "1", "HF_HUB_OFFLINE": "1"}
@@ -86,7 +86,7 @@ def job_environment(study: Study) -> dict[str, str]:
     environment[EVENTS] = str(study.folder / "events" / "events.jsonl")
     return environment
 
-# %% ../../nbs/tools/26_study.runner.ipynb #4784c92d
+# %% ../../nbs/tools/26_study.runner.ipynb #01b32603
 class Progress:
     "Turns files of events into lines of text"
 
@@ -144,7 +144,7 @@ class Progress:
             if state == "failed":
                 self.failures[job] = event["text"]
 
-
+# %% ../../nbs/tools/26_study.runner.ipynb #444d38e2
 def duration(seconds: float) -> str:
     "Seconds in words: 42 s, 3 min 20 s, 2 h 5 min"
     seconds = max(0, round(seconds))
@@ -154,7 +154,7 @@ def duration(seconds: float) -> str:
         return f"{seconds // 60} min {seconds % 60} s"
     return f"{seconds // 3600} h {seconds % 3600 // 60} min"
 
-# %% ../../nbs/tools/26_study.runner.ipynb #b058e97e
+# %% ../../nbs/tools/26_study.runner.ipynb #6bc38b4e
 def run(
     study: Study,
     only=(),  # items; all if empty
@@ -187,7 +187,7 @@ def run(
             walk(study, list(waiting), cores, keep_going, show, on)
         show(f"{study.profile.name}: done in {duration(time.monotonic() - started)}")
 
-
+# %% ../../nbs/tools/26_study.runner.ipynb #66ed16a6
 def summary(waiting: dict[str, Todo]) -> str:
     "How many jobs of each kind, in words"
     if not waiting:
@@ -197,7 +197,7 @@ def summary(waiting: dict[str, Todo]) -> str:
         f"{len(waiting)} jobs (" + ", ".join(f"{counts[kind]} {kind}" for kind in KINDS if counts[kind]) + ")"
     )
 
-
+# %% ../../nbs/tools/26_study.runner.ipynb #c9a20bf8
 def set_names(keys: Keys, waiting: dict[str, Todo]):
     "Let the names of whole results lead to them, and take away those of results that are to be made"
     store = keys.study.store
@@ -207,7 +207,7 @@ def set_names(keys: Keys, waiting: dict[str, Todo]):
         else:
             store.point(name, job.kind, keys.key(name))
 
-
+# %% ../../nbs/tools/26_study.runner.ipynb #b8962a9f
 def differences(keys: Keys) -> list[str]:
     "Where results that are taken up were made by other packages or on another device than today's"
     today, found = package_versions(), {}
@@ -222,7 +222,7 @@ def differences(keys: Keys) -> list[str]:
         for (package, version), names in found.items()
     ]
 
-
+# %% ../../nbs/tools/26_study.runner.ipynb #a34f6668
 def walk(study: Study, names: list, cores: int, keep_going: bool, show, on: Cluster | None):
     "Let Snakemake make the names that are missing"
     events = study.folder / "events"
@@ -249,7 +249,7 @@ def walk(study: Study, names: list, cores: int, keep_going: bool, show, on: Clus
     if child.returncode:
         raise QebiasError(what_failed(study, names, progress))
 
-
+# %% ../../nbs/tools/26_study.runner.ipynb #369aeb9b
 def started_process(command: list, folder: Path, log, environment: dict):
     "A process in a group of its own"
     return subprocess.Popen(
@@ -262,7 +262,7 @@ def started_process(command: list, folder: Path, log, environment: dict):
         env=environment,
     )
 
-
+# %% ../../nbs/tools/26_study.runner.ipynb #b6f0e02b
 @contextlib.contextmanager
 def warm_process(study: Study, environment: dict):
     "The process that jobs are forked from, while the block runs; yields the path of its socket"
@@ -281,7 +281,7 @@ def warm_process(study: Study, environment: dict):
             end_group(child)
             log.close()
 
-
+# %% ../../nbs/tools/26_study.runner.ipynb #6c5f05c1
 def end_group(child):
     "End a process and all of its group"
     for how in (signal.SIGTERM, signal.SIGKILL):
@@ -294,7 +294,7 @@ def end_group(child):
         except subprocess.TimeoutExpired:
             continue
 
-# %% ../../nbs/tools/26_study.runner.ipynb #26e582a5
+# %% ../../nbs/tools/26_study.runner.ipynb #b02db077
 def what_failed(study: Study, names: list, progress: Progress) -> str:
     "The jobs that failed and what they said, or that they said nothing"
     failed = dict(progress.failures)
@@ -306,17 +306,20 @@ def what_failed(study: Study, names: list, progress: Progress) -> str:
     ended = f"{progress.ended} of {progress.total} are done and kept"
     if not failed:
         lines = (study.folder / "logs.txt").read_text(encoding="utf-8", errors="replace").strip().splitlines()
-        errors = [line.strip() for line in lines if "rror" in line] or lines[-1:] or ["it said nothing"]
+        stripped = [line.strip() for line in lines]
+        told = [line.removeprefix("message: ") for line in stripped if line.startswith("message: ")]
+        errors = [line for line in told if line != "None"] or [line for line in stripped if "rror" in line]
+        errors = errors or stripped[-1:] or ["it said nothing"]
         return f"Snakemake stopped, {ended}: {errors[0]} (see {study.folder}/logs.txt)"
     what = "; ".join(f"{job}: {text}" for job, text in failed.items())
     return f"{len(failed)} job{'s' * (len(failed) > 1)} failed, {ended}: {what}"
 
-# %% ../../nbs/tools/26_study.runner.ipynb #619969cb
+# %% ../../nbs/tools/26_study.runner.ipynb #f13297d8
 def cluster_mark(study: Study) -> str:
     "How the names of this study's jobs on a cluster begin"
     return f"qebias-{digest(str(study.folder), 8)}"
 
-
+# %% ../../nbs/tools/26_study.runner.ipynb #30a7bda6
 def queued(study: Study) -> list[str]:
     "The numbers of this study's jobs on the cluster"
     command = ["squeue", "--user", getpass.getuser(), "--noheader", "--format=%i %j"]
@@ -328,7 +331,7 @@ def queued(study: Study) -> list[str]:
             found.append(number)
     return found
 
-
+# %% ../../nbs/tools/26_study.runner.ipynb #e7852288
 def cancel(study: Study, show):
     "End the jobs that this study has on a cluster, and wait until they have ended; raises `QebiasError`"
     if not shutil.which("squeue"):
@@ -346,7 +349,7 @@ def cancel(study: Study, show):
         f"jobs {', '.join(numbers)} on the cluster do not end: see squeue, and start again when they have"
     )
 
-# %% ../../nbs/tools/26_study.runner.ipynb #794a1b18
+# %% ../../nbs/tools/26_study.runner.ipynb #73e76961
 def verify(study: Study, show=print) -> int:  # how many results have a fault
     "Read every part of every result that the profile means, and report"
     keys = Keys(study)
@@ -359,7 +362,7 @@ def verify(study: Study, show=print) -> int:  # how many results have a fault
     show(f"{study.profile.name}: {there} of {len(keys.jobs)} results are there, {wrong} faults")
     return wrong
 
-
+# %% ../../nbs/tools/26_study.runner.ipynb #9bbb8e8e
 def prune_study(
     study: Study,
     yes: bool = False,  # remove, instead of list

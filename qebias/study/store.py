@@ -6,7 +6,7 @@
 __all__ = ['MARKER', 'FORMAT', 'LARGE', 'claim_folder', 'parts_of', 'finish', 'content_of', 'read_result', 'faults',
            'require_whole', 'Store', 'folder_bytes', 'prunable', 'prune']
 
-# %% ../../nbs/tools/21_study.store.ipynb #058fdfd6
+# %% ../../nbs/tools/21_study.store.ipynb #4bc3efe5
 import os
 import shutil
 from pathlib import Path
@@ -17,7 +17,7 @@ from ..core import QebiasError, file_digest, read_json, write_json
 MARKER = "qebias.json"  # says that a folder is ours
 FORMAT = 1  # of a run folder
 
-# %% ../../nbs/tools/21_study.store.ipynb #5d859ece
+# %% ../../nbs/tools/21_study.store.ipynb #f3ca0452
 def claim_folder(folder: Path):
     "Make a folder a study's own, or find that it is; raises `QebiasError` for one that holds somebody else's files"
     marker = Path(folder) / MARKER
@@ -39,7 +39,7 @@ def claim_folder(folder: Path):
         )
     write_json(marker, {"qebias": "study", "format": FORMAT})
 
-# %% ../../nbs/tools/21_study.store.ipynb #462acf60
+# %% ../../nbs/tools/21_study.store.ipynb #cc69baab
 def parts_of(
     folder,  # of a result
     names,  # of its parts, relative to it
@@ -51,7 +51,7 @@ def parts_of(
         found[name] = {"bytes": path.stat().st_size, "sha256": file_digest(path)}
     return found
 
-
+# %% ../../nbs/tools/21_study.store.ipynb #8469d27c
 def finish(
     folder,  # of the result; its parts lie there
     key: str,  # what decides it
@@ -63,14 +63,14 @@ def finish(
     write_json(Path(folder) / "result.json", result)
     return result
 
-
+# %% ../../nbs/tools/21_study.store.ipynb #c9a6874d
 def content_of(result: dict) -> str:
     "One digest for the content of all parts of a result"
     from qebias.core import digest
 
     return digest({name: part["sha256"] for name, part in result["parts"].items()}, 32)
 
-# %% ../../nbs/tools/21_study.store.ipynb #92815738
+# %% ../../nbs/tools/21_study.store.ipynb #5bf725ee
 LARGE = 256 * 1024 * 1024  # bytes; half a second to hash
 
 
@@ -98,7 +98,7 @@ def read_result(folder, key: str | None = None) -> dict | None:
             return None
     return result
 
-
+# %% ../../nbs/tools/21_study.store.ipynb #c54c92a4
 def faults(
     folder,
     result: dict,  # as `read_result` gives it
@@ -116,14 +116,14 @@ def faults(
             wrong.append(f"{name} is damaged")
     return wrong
 
-
+# %% ../../nbs/tools/21_study.store.ipynb #d6d2b47e
 def require_whole(folder, result: dict):
     "Hash all parts before they are used; raises `QebiasError` that names the first that is not what was written"
     wrong = faults(folder, result, deep=True)
     if wrong:
         raise QebiasError(f"{Path(folder) / wrong[0]}: run the same command again, and it is made anew")
 
-# %% ../../nbs/tools/21_study.store.ipynb #fd6bd06b
+# %% ../../nbs/tools/21_study.store.ipynb #42e31320
 class Store(NamedTuple):
     "The results of a run folder, and the names that lead to them"
 
@@ -172,12 +172,12 @@ class Store(NamedTuple):
                 found[path.relative_to(self.root).as_posix()] = folder_bytes(path)
         return found
 
-
+# %% ../../nbs/tools/21_study.store.ipynb #78f661e6
 def folder_bytes(folder: Path) -> int:
     "The size of all files below a folder"
     return sum(p.stat().st_size for p in Path(folder).rglob("*") if p.is_file())
 
-# %% ../../nbs/tools/21_study.store.ipynb #bd5d9a16
+# %% ../../nbs/tools/21_study.store.ipynb #60e16cf8
 def prunable(
     store: Store,
     wanted: set,  # folders that settings refer to, relative to the root

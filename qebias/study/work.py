@@ -9,7 +9,7 @@ __all__ = ['TABLE', 'OF_GANS', 'WORK', 'config_of', 'rates_of', 'enhancer_identi
            'discriminator_of', 'on_one_input', 'write_records', 'table', 'gathered', 'cell_frames', 'item', 'bank',
            'bank_identity', 'bank_pictures']
 
-# %% ../../nbs/tools/23_study.work.ipynb #c63bc731
+# %% ../../nbs/tools/23_study.work.ipynb #89f49ddf
 from pathlib import Path
 
 from ..core import QebiasError, atomic, digest, provenance, read_rgb, write_png
@@ -28,7 +28,7 @@ from .store import content_of, finish, read_result, require_whole
 
 TABLE = ["dataset", "picture", "codec", "level", "row", "trained_on", "seed", "quantity", "value", "unit"]
 
-# %% ../../nbs/tools/23_study.work.ipynb #5afc2970
+# %% ../../nbs/tools/23_study.work.ipynb #712152d2
 def config_of(study: Study, row: Row, seed: int):
     "The resolved training of a row: the method's own, changed by the profile; raises `QebiasError`"
     from qebias.methods import derive, train_config
@@ -49,9 +49,21 @@ def config_of(study: Study, row: Row, seed: int):
     return train_config(method, networks=p.networks, divergence=divergence, **networks, **run)
 
 
-OF_GANS = ["d_lr", "d_schedule", "d_betas", "d_init_iterations", "d_iterations", "projection", "joint", "second_fake", "gan", "conditional"]
+OF_GANS = [
+    "g_init_iterations",
+    "d_lr",
+    "d_schedule",
+    "d_betas",
+    "d_init_iterations",
+    "d_iterations",
+    "projection",
+    "joint",
+    "second_fake",
+    "gan",
+    "conditional",
+]
 
-
+# %% ../../nbs/tools/23_study.work.ipynb #418819de
 def rates_of(method, told: dict) -> dict:
     "Settings as fields of a `Method`: the short names of rates become parts of schedules"
     differs = dict(told)
@@ -65,7 +77,7 @@ def rates_of(method, told: dict) -> dict:
         del differs["ema"]
     return {name: value for name, value in differs.items() if value not in ({}, None)}
 
-
+# %% ../../nbs/tools/23_study.work.ipynb #35b7747d
 def enhancer_identity(row: str) -> dict:
     "What enhances a row's pictures: a generator by inference, or a control"
     from qebias import controls, inference
@@ -74,7 +86,7 @@ def enhancer_identity(row: str) -> dict:
         return {"control": row, "version": controls.find_control(row).version}
     return {"inference": inference.VERSION}
 
-
+# %% ../../nbs/tools/23_study.work.ipynb #4f289053
 def columns_of(study: Study, row: str) -> list[str]:
     "What is measured for a row"
     from qebias.measure import columns
@@ -84,7 +96,7 @@ def columns_of(study: Study, row: str) -> list[str]:
     psi = f"{p.psi}:{psi_layer(study, row)}" if gan else ""
     return columns(p.metrics, p.distances, gan, psi)
 
-
+# %% ../../nbs/tools/23_study.work.ipynb #f171a5de
 def psi_layer(study: Study, row: str) -> str:
     "The layer of psi at which a row's domains are compared: that of its divergence, or the one it would have"
     from qebias.features import block_layer
@@ -94,7 +106,7 @@ def psi_layer(study: Study, row: str) -> str:
     place = Divergence(**{**told, **study.rows[row].method.place})
     return block_layer(place.blocks[0])
 
-
+# %% ../../nbs/tools/23_study.work.ipynb #64c44a87
 def column_identity(study: Study, column: str) -> dict:
     "What decides a column's values, beside the pictures"
     from qebias.measure import identity
@@ -104,7 +116,7 @@ def column_identity(study: Study, column: str) -> dict:
         found["patch"] = study.profile.patch
     return found
 
-# %% ../../nbs/tools/23_study.work.ipynb #86326754
+# %% ../../nbs/tools/23_study.work.ipynb #6f4cac11
 def taken(keys: Keys, job: Job) -> Path | None:
     "The folder of a job's result where it is there and whole; its name leads to it then"
     if keys.result(job.name) is None or keys.faults(job.name, deep=True):
@@ -112,7 +124,7 @@ def taken(keys: Keys, job: Job) -> Path | None:
     keys.study.store.point(job.name, job.kind, keys.key(job.name))
     return keys.folder(job.name)
 
-
+# %% ../../nbs/tools/23_study.work.ipynb #f76946f0
 def place_of(keys: Keys, job: Job) -> tuple[str, Path]:
     "(key, folder) of a result that is to be made, once its inputs are whole; raises `QebiasError`"
     for need in job.needs:
@@ -124,13 +136,13 @@ def place_of(keys: Keys, job: Job) -> tuple[str, Path]:
     folder.mkdir(parents=True, exist_ok=True)
     return key, folder
 
-
+# %% ../../nbs/tools/23_study.work.ipynb #1f41da27
 def made(keys: Keys, job: Job, key: str) -> Path:
     "Let a job's name lead to the result that was just made"
     keys.study.store.point(job.name, job.kind, key)
     return keys.study.store.folder(job.kind, key)
 
-
+# %% ../../nbs/tools/23_study.work.ipynb #61f3df8a
 def do(
     study: Study,
     name: str,  # of a job
@@ -146,7 +158,7 @@ def do(
         return folder
     return WORK[job.kind](keys, job, **options)
 
-# %% ../../nbs/tools/23_study.work.ipynb #ed9bc140
+# %% ../../nbs/tools/23_study.work.ipynb #1f0db194
 def compress(keys: Keys, job: Job, workers: int | None = None, progress=True) -> Path:
     "Code a data set at one level, beside the store of its raw pictures"
     from qebias.pairs import build_pairs
@@ -173,7 +185,7 @@ def compress(keys: Keys, job: Job, workers: int | None = None, progress=True) ->
     )
     return made(keys, job, key)
 
-
+# %% ../../nbs/tools/23_study.work.ipynb #d7960807
 def set_damaged_aside(raw: Path):
     "A store of raw pictures that is not what was written is built anew"
     from qebias.study.store import faults
@@ -183,7 +195,7 @@ def set_damaged_aside(raw: Path):
         (raw / "result.json").unlink()
         (raw / "manifest.json").unlink(missing_ok=True)
 
-
+# %% ../../nbs/tools/23_study.work.ipynb #d17d3a78
 def pairs_at(keys: Keys, dataset: str, codec: str, level):
     "The store of raw and compressed pictures of a cell; raises `QebiasError` where it has not been made"
     from qebias.pairs import Pairs
@@ -192,7 +204,7 @@ def pairs_at(keys: Keys, dataset: str, codec: str, level):
     result = keys.result(pairs_name(dataset, codec, level))
     return Pairs(folder, raw=keys.study.store.folder("raw", result["raw"]))
 
-# %% ../../nbs/tools/23_study.work.ipynb #11412338
+# %% ../../nbs/tools/23_study.work.ipynb #05cd1a38
 def train(keys: Keys, job: Job, progress=None) -> Path:
     "Train a row, from the checkpoint where there is one"
     from qebias.pairs import JoinedPairs
@@ -219,7 +231,7 @@ def train(keys: Keys, job: Job, progress=None) -> Path:
     )
     return made(keys, job, key)
 
-
+# %% ../../nbs/tools/23_study.work.ipynb #fd11699d
 def never_evaluated(keys: Keys, trained, codec: str, level):
     "Evaluation pictures are never trained on, under whatever name; raises `QebiasError`"
     seen = dict(zip(trained.digests, trained.names))
@@ -234,7 +246,7 @@ def never_evaluated(keys: Keys, trained, codec: str, level):
                 "remove them from one, or let --raw divide one folder"
             )
 
-# %% ../../nbs/tools/23_study.work.ipynb #206ace2d
+# %% ../../nbs/tools/23_study.work.ipynb #b90f2aa7
 def enhance(keys: Keys, job: Job, progress=None) -> Path:
     "Enhance a data set with a row's generator, or with a control"
     from qebias import controls
@@ -263,7 +275,7 @@ def enhance(keys: Keys, job: Job, progress=None) -> Path:
     )
     return made(keys, job, key)
 
-
+# %% ../../nbs/tools/23_study.work.ipynb #6403974e
 def enhanced_by(keys: Keys, job: Job, compressed: list):
     "The enhanced pictures of a trained row, one after the other"
     import torch
@@ -279,7 +291,7 @@ def enhanced_by(keys: Keys, job: Job, compressed: list):
     for rgb in compressed:
         yield enhanced(generator, rgb, device=p.device)
 
-
+# %% ../../nbs/tools/23_study.work.ipynb #22843051
 def enhanced_pictures(keys: Keys, job: Job, names: list, compressed: list) -> list:
     "What a row made of the compressed pictures, in their order"
     needed = [need for need in job.needs if need.startswith("enhance/")]
@@ -288,7 +300,7 @@ def enhanced_pictures(keys: Keys, job: Job, names: list, compressed: list) -> li
     folder = keys.folder(needed[0])
     return [read_rgb(folder / f"{name}.png") for name in names]
 
-# %% ../../nbs/tools/23_study.work.ipynb #0d8a79ec
+# %% ../../nbs/tools/23_study.work.ipynb #fd1f00fe
 def measure(keys: Keys, job: Job, progress=None) -> Path:
     "Measure a cell: each column that is not there yet, then the list of them all"
     from qebias.measure import measure as measured
@@ -318,7 +330,7 @@ def measure(keys: Keys, job: Job, progress=None) -> Path:
     finish(folder, key, [], content=digest(sorted(contents.values()), 24), columns=wanted, cell=cell)
     return made(keys, job, key)
 
-
+# %% ../../nbs/tools/23_study.work.ipynb #336e7bd5
 def column_result(study: Study, key: str) -> dict | None:
     "The result of a column where it is there and whole"
     from qebias.study.store import faults
@@ -329,12 +341,12 @@ def column_result(study: Study, key: str) -> dict | None:
         return None
     return result
 
-
+# %% ../../nbs/tools/23_study.work.ipynb #6cd7cb0f
 def column_folders(keys: Keys, job: Job) -> set[str]:
     "The columns of a cell, relative to the run folder"
     return {f"results/column/{key}" for key in column_keys(keys, job).values()}
 
-
+# %% ../../nbs/tools/23_study.work.ipynb #f016f9fa
 def cell_of(keys: Keys, job: Job):
     "The pictures of a cell, and the discriminator that looked at its training"
     from qebias.measure import Cell
@@ -355,7 +367,7 @@ def cell_of(keys: Keys, job: Job):
         **more,
     )
 
-
+# %% ../../nbs/tools/23_study.work.ipynb #685c4354
 def discriminator_of(keys: Keys, job: Job) -> dict:
     "The discriminator of a row's own training, and what it takes; nothing for a row that has none"
     from qebias.networks import load_discriminator
@@ -373,7 +385,7 @@ def discriminator_of(keys: Keys, job: Job) -> dict:
         "gan": config.gan,
     }
 
-
+# %% ../../nbs/tools/23_study.work.ipynb #a7c83b91
 def on_one_input(discriminator):
     "A discriminator `d(image, compressed)` as a module of one input, `cat[image, compressed]` where it is conditional"
     import torch
@@ -390,7 +402,7 @@ def on_one_input(discriminator):
 
     return OnOneInput().eval()
 
-
+# %% ../../nbs/tools/23_study.work.ipynb #e0193a56
 def write_records(path: Path, records: list):
     "Write (picture, quantity, value, unit) as a table"
     import pandas as pd
@@ -400,7 +412,7 @@ def write_records(path: Path, records: list):
     with atomic(path) as tmp:
         frame.to_parquet(tmp, index=False)
 
-# %% ../../nbs/tools/23_study.work.ipynb #fb452643
+# %% ../../nbs/tools/23_study.work.ipynb #9a601565
 def table(keys: Keys, job: Job, progress=None) -> Path:
     "Put all columns together"
     key, folder = place_of(keys, job)
@@ -410,7 +422,7 @@ def table(keys: Keys, job: Job, progress=None) -> Path:
     finish(folder, key, ["table.parquet"], provenance=provenance())
     return made(keys, job, key)
 
-
+# %% ../../nbs/tools/23_study.work.ipynb #6c3bdeb0
 def gathered(keys: Keys):
     "The columns of all cells that have been measured, as one long table"
     import pandas as pd
@@ -425,7 +437,7 @@ def gathered(keys: Keys):
         return pd.DataFrame(columns=TABLE)
     return pd.concat(frames, ignore_index=True)
 
-
+# %% ../../nbs/tools/23_study.work.ipynb #c84adfe3
 def cell_frames(keys: Keys, job: Job) -> list:
     "The columns of one cell, each with the cell's names beside it"
     import pandas as pd
@@ -449,7 +461,7 @@ def cell_frames(keys: Keys, job: Job) -> list:
         frames.append(values.assign(**where)[TABLE])
     return frames
 
-# %% ../../nbs/tools/23_study.work.ipynb #289901d5
+# %% ../../nbs/tools/23_study.work.ipynb #b466e167
 def item(keys: Keys, job: Job, progress=None) -> Path:
     "Execute an item's notebook, with its figures, on the table"
     from qebias.core import project_root
@@ -465,7 +477,7 @@ def item(keys: Keys, job: Job, progress=None) -> Path:
     finish(folder, key, ["notebook.ipynb"], provenance=provenance())
     return made(keys, job, key)
 
-
+# %% ../../nbs/tools/23_study.work.ipynb #b8f5e2b4
 def bank(keys: Keys, job: Job, progress=None) -> Path:
     "Train the discriminator bank and put its scores into a table"
     from qebias.bank import run_bank
@@ -477,7 +489,7 @@ def bank(keys: Keys, job: Job, progress=None) -> Path:
     finish(folder, key, ["table.parquet"], provenance=provenance())
     return made(keys, job, key)
 
-
+# %% ../../nbs/tools/23_study.work.ipynb #604b0e36
 def bank_identity(study: Study) -> dict:
     "The bank's settings with its version"
     from qebias.bank import bank_settings

@@ -1,22 +1,26 @@
-"""Megapixels a second of every network, `enhance` beside the plain call: `python tests/benchmarks/inference.py [--side 256] [--threads 2] [--rounds 3] [--clock wall]`
+"""Speed of every network, by way of computing: `python tests/benchmarks/inference.py [--side 160] [--threads 1] [--rounds 5]`
 
-The plain call is `model(x)` under `no_grad`, from a float tensor to a float tensor, its channels first; `enhance` goes from a uint8
-picture to a uint8 picture. Both in one process, in turn, the best round of each counts. `--clock cpu` counts the processor's time
-instead of the wall's, for a machine that others use, with one thread. The weights are fresh, from one seed. A row is a line of a
-markdown table: speed of the plain call, how many times as fast `enhance` is in fp32, in tiles, and in bf16, and the largest
-difference of any value to the plain call in grey levels.
+The plain call is `model(x)` under `no_grad`, channels first, from a float tensor to a float tensor; the others go from a uint8
+picture to a uint8 picture by `enhance`: in fp32, in bf16, and by ONNX Runtime and OpenVINO where they are installed. All in one
+process and in turn, on processor time, so that a machine with other work gives ratios too. A cell is the median over the rounds
+of how many times as fast it is, its smallest and largest, and the largest difference to the plain call in grey levels. The
+weights are fresh, from one seed, or those of `--weights FOLDER/NAME.pt`, where bf16 shows what it costs a trained network.
 """
 
 import argparse
 import importlib
 import os
 import platform
+import statistics
 import time
+from pathlib import Path
 
 import numpy as np
 import torch
 
-from qebias.inference import enhance, enhance_tensor, tiling, to_tensor
+from qebias.core import QebiasError
+from qebias.export import compiled
+from qebias.inference import enhance, enhance_tensor, to_tensor
 
 NETWORKS = {
     "arcnn": "ARCNN",
@@ -28,62 +32,86 @@ NETWORKS = {
     "mprnet": "MPRNet",
     "rrdb": "RRDBNet",
 }
+WAYS = {
+    "fp32": ("torch", "fp32"),
+    "bf16": ("torch", "bf16"),
+    "onnxruntime": ("onnxruntime", "fp32"),
+    "openvino": ("openvino", "fp32"),
+    "openvino bf16": ("openvino", "bf16"),
+}
 
 
-def compare(name, side, tile, rounds, clock):
+def network(name, weights):
     torch.manual_seed(0)
     net = getattr(importlib.import_module(f"qebias.generators.{name}"), NETWORKS[name])().eval()
-    rgb = np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8)
-    x = to_tensor(rgb)
-    plan = (
-        tiling(net, tile, 16 if getattr(net, "reach", None) and net.reach > 64 else None, rgb)
-        if getattr(net, "reach", None)
-        else None
-    )
-    ways = {
-        "plain": torch.no_grad()(lambda: net(x)),
-        "fp32": lambda: enhance(net, rgb),
-        "bf16": lambda: enhance(net, rgb, precision="bf16"),
-    }
-    if plan and plan.tile:
-        ways["tiles"] = lambda: enhance(net, rgb, plan)
-    best = dict.fromkeys(ways, float("inf"))
+    if weights:
+        net.load_state_dict(torch.load(weights / f"{name}.pt", weights_only=True))
+    return net
+
+
+def picture(path, side):
+    "A crop of a picture, or smooth noise"
+    if path:
+        from PIL import Image
+
+        return np.asarray(Image.open(path).convert("RGB"))[:side, :side]
+    coarse = np.random.default_rng(0).integers(0, 256, (side // 8, side // 8, 3), np.uint8)
+    return coarse.repeat(8, 0).repeat(8, 1)
+
+
+def compare(net, rgb, rounds, threads):
+    "Way -> (median, smallest, largest ratio to the plain call; grey levels off)"
+    x, calls, off = to_tensor(rgb), {}, {}
+    plain = torch.no_grad()(lambda: net(x))
+    for way, (backend, precision) in WAYS.items():
+        try:
+            fast = compiled(net, backend, precision, threads)
+        except QebiasError:
+            continue
+        arithmetic = precision if backend == "torch" else "fp32"
+        calls[way] = lambda fast=fast, p=arithmetic: enhance(fast, rgb, precision=p)
+        gap = enhance_tensor(fast, x, precision=arithmetic) - plain()
+        off[way] = 255 * gap.abs().max().item()
+        calls[way]()
+    ratios = {way: [] for way in calls}
     for _ in range(rounds):
-        for way, call in ways.items():
-            start = clock()
-            call()
-            best[way] = min(best[way], clock() - start)
-    plain = ways["plain"]()
-    off = [255 * (enhance_tensor(net, x, precision=p) - plain).abs().max().item() for p in ("fp32", "bf16")]
-    return (
-        side * side / 1e6 / best["plain"],
-        {way: best["plain"] / seconds for way, seconds in best.items()},
-        off,
-    )
+        seconds = took(plain)
+        for way, call in calls.items():
+            ratios[way].append(seconds / took(call))
+    return {w: (statistics.median(r), min(r), max(r), off[w]) for w, r in ratios.items()}
+
+
+def took(call):
+    start = time.process_time()
+    call()
+    return time.process_time() - start
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    for name, value in (("side", 256), ("tile", 128), ("threads", 2), ("rounds", 3)):
+    for name, value in (("side", 160), ("threads", 1), ("rounds", 5)):
         parser.add_argument(f"--{name}", type=int, default=value)
-    parser.add_argument("--clock", choices=("wall", "cpu"), default="wall")
     parser.add_argument("--networks", nargs="+", choices=list(NETWORKS), default=list(NETWORKS))
+    parser.add_argument("--weights", type=Path, help="folder of NAME.pt, state dicts of trained networks")
+    parser.add_argument("--picture", type=Path, help="whose upper left corner is enhanced")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    clock = time.perf_counter if options.clock == "wall" else time.process_time
-    print(
-        f"torch {torch.__version__}, {platform.machine()}, {os.cpu_count()} CPUs, {options.threads} threads, {options.clock} time, {options.side} x {options.side} pixels\n"
+    about = (
+        f"torch {torch.__version__}, {platform.machine()}, {os.cpu_count()} CPUs, {options.threads} threads"
     )
-    print(
-        f"| network | `model(x)`, Mpx/s | `enhance`, fp32 | in tiles of {options.tile} | bf16 | largest difference in grey levels, fp32 | bf16 |\n| --- | ---: | ---: | ---: | ---: | ---: | ---: |"
-    )
+    print(f"{about}, {options.side} x {options.side} pixels, {options.rounds} rounds\n")
+    print("| network | " + " | ".join(WAYS) + " |\n| --- |" + " --- |" * len(WAYS))
+    rgb = picture(options.picture, options.side)
     for name in options.networks:
-        speed, ratio, off = compare(name, options.side, options.tile, options.rounds, clock)
-        tiles = f"{ratio['tiles']:.2f}x" if "tiles" in ratio else "-"
-        print(
-            f"| {NETWORKS[name]} | {speed:.3f} | {ratio['fp32']:.2f}x | {tiles} | {ratio['bf16']:.2f}x | {off[0]:.2g} | {off[1]:.2g} |",
-            flush=True,
-        )
+        found = compare(network(name, options.weights), rgb, options.rounds, options.threads)
+        cells = []
+        for way in WAYS:
+            if way in found:
+                middle, low, high, off = found[way]
+                cells.append(f"{middle:.2f}x ({low:.2f} to {high:.2f}), {off:.2g}")
+            else:
+                cells.append("-")
+        print(f"| {NETWORKS[name]} | " + " | ".join(cells) + " |", flush=True)
 
 
 if __name__ == "__main__":
