@@ -6,7 +6,7 @@ docs:    ## the site, in _docs/html; a warning is an error
 export:  ## the package and the README from the notebooks
 	nbdev_clean
 	nbdev_export
-	python -c "from qebias.notebooks import write_readme; write_readme()"
+	python -c "from qebias.readme import write_readme; write_readme()"
 
 test:
 	pytest

@@ -4,11 +4,10 @@
 
 # %% auto #0
 __all__ = ['PARENT', 'EVENTS', 'JOB', 'LARGEST', 'parameters', 'check_parameters', 'execute', 'announce', 'follow_parent', 'tell',
-           'main', 'publish', 'clean', 'mathml', 'to_html', 'readme', 'absolute_links', 'picture', 'write_readme']
+           'main', 'publish', 'clean', 'mathml', 'to_html']
 
 # %% ../nbs/tools/10_notebooks.ipynb #adb67d51
 import argparse
-import base64
 import contextlib
 import json
 import os
@@ -20,7 +19,7 @@ import time
 from pathlib import Path
 
 from .core import QebiasError, atomic, project_root, require
-from .site import build_site, repository  # noqa: F401, the command calls it from here
+from .site import build_site  # noqa: F401, the command calls it from here
 
 # %% ../nbs/tools/10_notebooks.ipynb #0e88ccf7
 _TYPES = {"str": str, "int": int, "float": (int, float), "bool": bool, "list": list, "dict": dict}
@@ -300,66 +299,6 @@ def to_html(
         )
     with atomic(page) as tmp:
         tmp.write_text(body, encoding="utf-8")
-
-# %% ../nbs/tools/10_notebooks.ipynb #3c3c6b34
-def readme() -> str:
-    "The README's text, made from `nbs/index.ipynb`; its links are absolute, so that it reads well where only the text is shown"
-    nbconvert, nbformat = require("nbconvert", "the README"), require("nbformat", "the README")
-    book = nbformat.read(project_root() / "nbs" / "index.ipynb", 4)
-    book.cells = [
-        c
-        for c in book.cells
-        if not (c.cell_type == "code" and re.match(r"\s*#\|\s*(hide|default_exp|export)\b", c.source))
-    ]
-    exporter = nbconvert.MarkdownExporter(exclude_input=True)
-    body, _ = exporter.from_notebook_node(book)
-    return (
-        "<!-- made from nbs/index.ipynb, do not edit: python -c 'from qebias.notebooks import write_readme; write_readme()' -->\n\n"
-        + absolute_links(body.strip())
-        + "\n"
-    )
-
-
-def absolute_links(
-    text: str,  # Markdown whose links are relative to nbs/
-) -> str:
-    "Pages are linked where the repository shows them, pictures where it serves them"
-    home = repository()
-    raw = home.replace("https://github.com", "https://raw.githubusercontent.com")
-
-    def one(match):
-        place = os.path.normpath(f"nbs/{match[2]}")
-        base = f"{raw}/main" if match[1].startswith("!") else f"{home}/blob/main"
-        return f"{match[1]}({base}/{place})"
-
-    return re.sub(r"(!?\[[^\[\]]*\])\((?!https?:|#)([^)\s]+)\)", one, text)
-
-
-def picture(
-    notebook,  # executed
-) -> bytes:  # of a PNG file
-    "The first picture that an executed notebook drew; raises `QebiasError` where there is none"
-    book = require("nbformat", "pictures of a notebook").read(notebook, 4)
-    found = (
-        o["data"]["image/png"]
-        for c in book.cells
-        if c.cell_type == "code"
-        for o in c.outputs
-        if "image/png" in o.get("data", {})
-    )
-    try:
-        return base64.b64decode(next(found))
-    except StopIteration:
-        raise QebiasError(f"{notebook} holds no picture: execute it") from None
-
-
-def write_readme():
-    "Write README.md from the index, and the picture it shows from the published notebook of Fig. 1"
-    nbs = project_root() / "nbs"
-    with atomic(project_root() / "README.md") as tmp:
-        tmp.write_text(readme(), encoding="utf-8")
-    with atomic(nbs / "images" / "fig1.png") as tmp:
-        tmp.write_bytes(picture(nbs / "study" / "01_fig1_teaser.ipynb"))
 
 # %% ../nbs/tools/10_notebooks.ipynb #3ef38384
 if __name__ == "__main__" and "__file__" in globals():

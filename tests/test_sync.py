@@ -11,7 +11,7 @@ import nbformat
 import pytest
 from test_notebooks import NOTEBOOKS
 
-from qebias.notebooks import readme
+from qebias.readme import readme
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,218 @@
+"Study pages: a question, an answer within sixty words, no sentence twice, and words where something is missing"
+
+import json
+import re
+import shutil
+from types import SimpleNamespace
+
+import pandas as pd
+import pytest
+from conftest import ROOT
+
+from qebias.claims import judge, read_claims
+from qebias.core import QebiasError
+from qebias.readme import FRONT, findings, is_published
+from qebias.study import pages
+from qebias.study.keys import items
+from qebias.study.profile import check_profile, stored_profile
+from qebias.study.results import Results
+
+STUDY = sorted((ROOT / "nbs" / "study").glob("[0-9]*.ipynb"))
+ROWS = ("arcnn", "rrdb", "esrgan", "esrgan+both", "realesrgan", "realesrgan+cond", "realesrgan+div")
+ROWS = (*ROWS, "realesrgan+both")
+
+
+def cells(path):
+    return json.loads(path.read_text(encoding="utf-8"))["cells"]
+
+
+def text(cell):
+    return "".join(cell["source"])
+
+
+def prose(path):
+    return [text(cell) for cell in cells(path) if cell["cell_type"] == "markdown"]
+
+
+# --- how a page reads
+
+
+@pytest.mark.parametrize("path", STUDY, ids=lambda p: p.stem)
+def test_at_most_sixty_words_before_the_first_finding(path):
+    words = 0
+    for cell in cells(path):
+        if cell["cell_type"] == "markdown":
+            words += len(text(cell).split())
+        elif "Markdown(" in text(cell):
+            break
+    assert words <= 60
+
+
+def test_the_title_is_the_question_and_every_notebook_is_an_item():
+    known = {item.notebook: item for item in items().values()}
+    assert {p.stem for p in STUDY} <= set(known)
+    for path in STUDY:
+        assert prose(path)[0].splitlines()[0] == f"# {known[path.stem].question}"
+
+
+def test_no_sentence_stands_in_two_notebooks():
+    where = {}
+    for path in STUDY:
+        plain = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", "\n".join(prose(path)))
+        for sentence in re.split(r"(?<=[.?!:])\s+", plain):
+            if len(sentence.split()) >= 6:
+                where.setdefault(sentence, set()).add(path.name)
+    assert {s: sorted(names) for s, names in where.items() if len(names) > 1} == {}
+
+
+@pytest.mark.parametrize("path", STUDY, ids=lambda p: p.stem)
+def test_a_page_has_why_numbers_doubt_and_a_next_page(path):
+    said = "\n".join(prose(path))
+    assert "## What could be wrong" in said and "**Read next:**" in said
+    assert re.search(r"^## (Why|How|What)", said, re.M)
+
+
+def test_references_are_introduced_with_their_names():
+    for path in STUDY:
+        said = "\n".join(prose(path))
+        for number, name in (("[43]", "ESRGAN"), ("[44]", "Real-ESRGAN")):
+            first = said.find(number)
+            assert first < 0 or name in said[max(0, first - 25) : first], f"{path.name}: {number}"
+
+
+def test_the_runner_can_tell_every_page_what_to_read():
+    from qebias.notebooks import parameters
+
+    for path in STUDY:
+        assert {"profile", "run_dir", "codec", "level"} <= set(parameters(path)), path.name
+
+
+# --- on results whose truth is known
+
+
+def invented(rows=ROWS, seeds=3, pictures=6, auc=0.9):
+    "A long table in which the method is better by half a decibel and its discriminator finds compressed out"
+    lines = []
+    for row in ("compressed", "control:noise4", *rows):
+        trained = row in rows
+        method = 1.0 if row.endswith("+both") else 0.4 if "+" in row else 0.0
+        for seed in range(seeds if trained else 1):
+            for k in range(pictures):
+                place = ("set", f"p{k}", "bpg", 37, row, "bpg-37" if trained else "", seed)
+                off = 0.01 * ((7 * k + 3 * seed) % 5)
+                values = {"psnr": 30 + 0.5 * method + off + k, "lpips-alex": 0.2 - 0.02 * method + 0.1 * off}
+                values |= {"bpp": 0.3, "residual:compressed": 3 + method + off, "residual:raw": 5 - 0.2 * method}
+                values |= {"re:lpips-alex": values["lpips-alex"], "cr:lpips-alex": 0.2}
+                values |= {"ce:lpips-alex": 0.1 + 0.05 * method + 0.1 * off, "cosine": 0.2 + 0.1 * method + off}
+                if "esrgan" in row:
+                    values |= {"score:raw": 0.7, "score:enhanced": 0.3 + off}
+                    values |= {"score:compressed": 0.78 - 0.6 * method + off}
+                    values |= {"psi:cr": 2 + 0.1 * k, "psi:ce": 1 + 0.5 * method + off}
+                lines += [(*place, quantity, value, "") for quantity, value in values.items()]
+            if "esrgan" in row:
+                place = ("set", "", "bpg", 37, row, "bpg-37", seed)
+                lines.append((*place, "auc:raw-enhanced", auc, ""))
+    columns = ["dataset", "picture", "codec", "level", "row", "trained_on", "seed", "quantity", "value", "unit"]
+    return pd.DataFrame(lines, columns=columns)
+
+
+def profile_of(rows=ROWS, **more):
+    said = dict(name="invented", train="sample", evaluate={"set": "sample"}, codecs={"bpg": [37]})
+    said |= dict(methods=list(rows), metrics=["psnr", "lpips-alex"], distances=["lpips-alex"], seeds=[0, 1, 2])
+    return check_profile(said | more, "invented")
+
+
+def page_on(table, **more):
+    results = SimpleNamespace(profile=profile_of(**more), table=table)
+    return pages.Page(results, pages.Index(table), "set", "bpg", 37)
+
+
+def test_the_first_word_follows_the_verdict():
+    page = page_on(invented())
+    assert pages.headline(page, "obs1").startswith("**Yes.** Compressed patches score **+0.09")
+    assert pages.headline(page, "sec41").startswith("**Yes.**")
+    assert pages.headline(page, "sec42").startswith("**Yes.**")
+    other = page_on(invented().assign(value=lambda t: t.value.where(t.quantity != "score:compressed", 0.1)))
+    assert pages.headline(other, "obs1").startswith("**No, the opposite.**")
+    chance = page_on(invented(auc=0.55))
+    assert pages.headline(chance, "obs1").startswith("**It cannot be tested:")
+    few = page_on(invented(seeds=1))
+    assert pages.headline(few, "obs1").startswith("**It seems so, from one training.**")
+
+
+def test_the_number_in_the_answer_is_the_verdicts():
+    table = invented()
+    row = next(r for r in judge(read_claims(), table, items=["Tab. 1"]) if "compressed" in r["statement"])
+    said = pages.headline(page_on(table), "obs1")
+    assert f"**{pages.with_unit(row)}**" in said and "3 trainings and 6 pictures" in said
+
+
+@pytest.mark.parametrize("item", pages.HEADLINES)
+def test_a_page_says_in_words_what_was_not_measured(item):
+    bare = page_on(invented(rows=("arcnn",)), rows=("arcnn",))
+    assert pages.headline(bare, item).startswith("**Not measured here:**")
+
+
+def test_a_place_where_nothing_was_measured_is_named(monkeypatch):
+    found = Results(profile_of(), invented(), ROOT)
+    monkeypatch.setattr(pages, "load", lambda profile, run_dir: found)
+    assert pages.open_page("invented").dataset == "set"
+    with pytest.raises(QebiasError, match="nothing was measured on set, BPG 42; .* there are set bpg 37"):
+        pages.open_page("invented", level=42)
+
+
+# --- the notebooks on published results and on less than that
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory):
+    "A checkout in which an invented study is published: `publish(rows)`"
+    root = tmp_path_factory.mktemp("checkout")
+    for name in ("settings.ini", "docs", "qebias"):
+        (root / name).symlink_to(ROOT / name)
+    shutil.copytree(ROOT / "nbs" / "study", root / "nbs" / "study")
+
+    def publish(name, rows, **more):
+        folder = root / "nbs" / "study" / "results" / name
+        folder.mkdir(parents=True, exist_ok=True)
+        invented(rows, **more).to_parquet(folder / "table.parquet")
+        stored = stored_profile(profile_of(rows)) | {"name": name}
+        (folder / "profile.json").write_text(json.dumps(stored, default=str))
+        return root
+
+    return publish
+
+
+@pytest.mark.parametrize("path", [p for p in STUDY if not p.stem.startswith("3")], ids=lambda p: p.stem)
+def test_a_page_runs_on_all_rows_and_on_hardly_any(path, published, monkeypatch):
+    from execnb.shell import CaptureShell
+
+    from qebias import claims
+    from qebias.study import results
+
+    for name, rows, seeds in (("all", ROWS, 3), ("few", ("arcnn", "rrdb", "realesrgan"), 1)):
+        root = published(name, rows, seeds=seeds)
+        for module in (results, claims):
+            monkeypatch.setattr(module, "project_root", lambda: root)
+        shell = CaptureShell(mpl_format="png")
+        for cell in cells(path):
+            if cell["cell_type"] != "code":
+                continue
+            told = f'\nprofile, run_dir, codec, level = "{name}", "", "bpg", 37'
+            shell.run(text(cell) + (told if "parameters" in cell["metadata"].get("tags", []) else ""))
+            assert not shell.exc, f"{path.name} on {name}: {shell.exc}"
+
+
+# --- the front page
+
+
+def test_the_readme_says_what_the_published_table_says():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    if not is_published():
+        assert findings() in readme
+        return
+    page = pages.open_page("photos")
+    for item in FRONT:
+        assert pages.headline(page, item) in readme, item
+    strip = ROOT / "nbs" / "images" / "strip.png"
+    assert "strip.png" in readme and strip.is_file()
