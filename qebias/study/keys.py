@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['KINDS', 'KEY_OF', 'Item', 'items', 'default_items', 'Job', 'Study', 'pairs_name', 'train_name', 'enhanced_name',
            'measured_name', 'compress_jobs', 'train_jobs', 'train_job', 'enhance_jobs', 'measure_jobs', 'evaluations',
-           'jobs', 'images', 'raw_identity', 'codec_of', 'codec_identity', 'Keys', 'key_compress', 'key_train',
-           'key_enhance', 'key_measure', 'column_keys', 'key_bank', 'key_table', 'key_item', 'Todo', 'todo', 'plan',
-           'wanted_folders', 'raw_key']
+           'jobs', 'bank_job', 'images', 'raw_identity', 'codec_of', 'codec_identity', 'Keys', 'key_compress',
+           'key_train', 'key_enhance', 'key_measure', 'column_keys', 'key_bank', 'key_table', 'key_item', 'Todo',
+           'todo', 'plan', 'wanted_folders', 'raw_key']
 
 # %% ../../nbs/tools/22_study.keys.ipynb #6a759dae
 import functools
@@ -244,12 +244,24 @@ def jobs(
     "Every job of a study"
     made = [*compress_jobs(study), *train_jobs(study), *enhance_jobs(study), *measure_jobs(study)]
     if study.profile.bank:
-        made.append(Job("bank", "bank", {}, tuple(job.name for job in made if job.kind == "compress")))
+        made.append(bank_job(study))
     measured = tuple(job.name for job in made if job.kind in ("measure", "bank"))
     made.append(Job("table", "table", {}, measured))
     for item in only or study.items:
         made.append(Job("item", f"item/{item}", {"item": item}, ("table",)))
     return {job.name: job for job in made}
+
+
+def bank_job(study: Study) -> Job:
+    "The bank at the main codec and level; it needs the generators of the rows that it names as fakes"
+    codec, level = study.main
+    needs = [pairs_name(dataset, codec, level) for dataset in study.datasets]
+    for name in study.profile.bank.get("rows", []):
+        if name not in study.rows:
+            raise QebiasError(f"bank: {name} is no row of {study.profile.name}")
+        row = study.rows[name]
+        needs.append(train_name(name, *study.trained_on(row, codec, level), row.seeds[0]))
+    return Job("bank", "bank", {}, tuple(needs))
 
 # %% ../../nbs/tools/22_study.keys.ipynb #09c1a5b5
 def images(study: Study, dataset: str, on_error: str = "raise") -> list:

@@ -7,9 +7,10 @@ __all__ = ['TABLE', 'OF_GANS', 'WORK', 'config_of', 'rates_of', 'enhancer_identi
            'taken', 'place_of', 'made', 'do', 'compress', 'set_damaged_aside', 'pairs_at', 'train', 'never_evaluated',
            'enhance', 'enhanced_by', 'enhanced_pictures', 'measure', 'column_result', 'column_folders', 'cell_of',
            'discriminator_of', 'on_one_input', 'write_records', 'table', 'gathered', 'cell_frames', 'item', 'bank',
-           'bank_identity', 'bank_pictures']
+           'bank_identity', 'bank_pictures', 'bank_enhancers']
 
 # %% ../../nbs/tools/23_study.work.ipynb #89f49ddf
+import functools
 from pathlib import Path
 
 from ..core import QebiasError, atomic, digest, provenance, read_rgb, write_png
@@ -483,7 +484,8 @@ def bank(keys: Keys, job: Job, progress=None) -> Path:
     from qebias.bank import run_bank
 
     key, folder = place_of(keys, job)
-    frame = run_bank(bank_identity(keys.study), bank_pictures(keys), folder / "work", progress=progress)
+    settings, pictures = bank_identity(keys.study), bank_pictures(keys)
+    frame = run_bank(settings, pictures, folder / "work", progress, bank_enhancers(keys, job))
     with atomic(folder / "table.parquet") as tmp:
         frame.to_parquet(tmp, index=False)
     finish(folder, key, ["table.parquet"], provenance=provenance())
@@ -501,6 +503,24 @@ def bank_pictures(keys: Keys) -> dict:
     "The stores that the bank learns from, and those that it is scored on"
     codec, level = keys.study.main
     return {dataset: pairs_at(keys, dataset, codec, level) for dataset in keys.study.datasets}
+
+
+def bank_enhancers(keys: Keys, job: Job) -> dict:
+    "The rows whose pictures the bank takes for fakes, as functions of a compressed picture"
+    import torch
+
+    from qebias.inference import enhance as enhanced
+    from qebias.networks import load_network
+
+    p = keys.study.profile
+    if p.threads:
+        torch.set_num_threads(p.threads)
+    found = {}
+    for need in job.needs:
+        if need.startswith("train/"):
+            generator = load_network(keys.folder(need) / "generator.safetensors", trust=p.trust)
+            found[keys.jobs[need].cell["row"]] = functools.partial(enhanced, generator, device=p.device)
+    return found
 
 
 WORK = {
