@@ -101,9 +101,16 @@ def invented(rows=ROWS, seeds=3, pictures=6, auc=0.9):
                 place = ("set", f"p{k}", "bpg", 37, row, "bpg-37" if trained else "", seed)
                 off = 0.01 * ((7 * k + 3 * seed) % 5)
                 values = {"psnr": 30 + 0.5 * method + off + k, "lpips-alex": 0.2 - 0.02 * method + 0.1 * off}
-                values |= {"bpp": 0.3, "residual:compressed": 3 + method + off, "residual:raw": 5 - 0.2 * method}
+                values |= {
+                    "bpp": 0.3,
+                    "residual:compressed": 3 + method + off,
+                    "residual:raw": 5 - 0.2 * method,
+                }
                 values |= {"re:lpips-alex": values["lpips-alex"], "cr:lpips-alex": 0.2}
-                values |= {"ce:lpips-alex": 0.1 + 0.05 * method + 0.1 * off, "cosine": 0.2 + 0.1 * method + off}
+                values |= {
+                    "ce:lpips-alex": 0.1 + 0.05 * method + 0.1 * off,
+                    "cosine": 0.2 + 0.1 * method + off,
+                }
                 if "esrgan" in row:
                     values |= {"score:raw": 0.7, "score:enhanced": 0.3 + off}
                     values |= {"score:compressed": 0.78 - 0.6 * method + off}
@@ -112,13 +119,26 @@ def invented(rows=ROWS, seeds=3, pictures=6, auc=0.9):
             if "esrgan" in row:
                 place = ("set", "", "bpg", 37, row, "bpg-37", seed)
                 lines.append((*place, "auc:raw-enhanced", auc, ""))
-    columns = ["dataset", "picture", "codec", "level", "row", "trained_on", "seed", "quantity", "value", "unit"]
+    columns = [
+        "dataset",
+        "picture",
+        "codec",
+        "level",
+        "row",
+        "trained_on",
+        "seed",
+        "quantity",
+        "value",
+        "unit",
+    ]
     return pd.DataFrame(lines, columns=columns)
 
 
 def profile_of(rows=ROWS, **more):
     said = dict(name="invented", train="sample", evaluate={"set": "sample"}, codecs={"bpg": [37]})
-    said |= dict(methods=list(rows), metrics=["psnr", "lpips-alex"], distances=["lpips-alex"], seeds=[0, 1, 2])
+    said |= dict(
+        methods=list(rows), metrics=["psnr", "lpips-alex"], distances=["lpips-alex"], seeds=[0, 1, 2]
+    )
     return check_profile(said | more, "invented")
 
 
