@@ -19,7 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from qebias.codecs import Jpeg
-from qebias.core import LockedError, QebiasError, locked, read_json
+from qebias.core import LockedError, QebiasError, locked
 from qebias.datasets import RawImage
 from qebias.features import Psi
 from qebias.losses import LossWeights, Term, usual_terms

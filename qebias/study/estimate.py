@@ -159,7 +159,7 @@ def pixels(study: Study, dataset: str) -> int | None:
     "Pixels of a data set, from the headers of its files; None where it is not here"
     from PIL import Image
 
-    p, total = study.profile, 0
+    total = 0
     try:
         for image in images(study, dataset, "later"):
             with Image.open(image.path) as opened:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from qebias.runner import dry_run
 
 from qebias.codecs import Bpg, Jpeg
 from qebias.core import write_png
@@ -22,7 +23,6 @@ from qebias.generators.arcnn import ARCNN
 from qebias.inference import enhance
 from qebias.metrics import score
 from qebias.pairs import build_pairs
-from qebias.runner import dry_run
 from qebias.study import ITEMS, Study, check_profile, key_evaluate, key_item
 
 WORK = Path(tempfile.mkdtemp(prefix="growth-"))
