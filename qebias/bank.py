@@ -232,8 +232,9 @@ def swapped(pictures: Pictures) -> list:
 
 def blended(pictures: Pictures, share: int) -> list:
     "So many per cent of the way from compressed to raw"
-    mixed = [share * r.astype(float) + (100 - share) * c for r, c in zip(pictures.first, pictures.second)]
-    return [eight_bit(x / 100) for x in mixed]
+    part = share / 100
+    domains = zip(pictures.first, pictures.second)
+    return [eight_bit(part * raw.astype(float) + (1 - part) * compressed) for raw, compressed in domains]
 
 
 def score_lines(
