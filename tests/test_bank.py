@@ -174,7 +174,7 @@ def test_the_sentence_follows_the_intervals():
     assert found.startswith("**It depends on the fakes.**")
     assert "**above raw** beside far fakes (+0.06)" in found and "**below raw** beside blur fakes" in found
     unsure = b.bank_sentence(pd.DataFrame([gap("plain", "far", -0.02, 0.1)]))
-    assert "not told from raw" in unsure and "depends" not in unsure
+    assert "above raw, not for certain, beside far" in unsure and "depends" not in unsure
     assert b.bank_sentence(pd.DataFrame([gap("plain", "far", 0.02, 0.1, auc=0.55)])).startswith(
         "**Not measured"
     )
