@@ -348,7 +348,7 @@ def cell_tags(
 ) -> list:  # of myst-nb's tags
     "The tags that nbdev's directives stand for"
     marks = re.findall(r"^#\|\s*(\S+)", source, re.M)
-    if {"hide", "default_exp"} & set(marks) or "nbdev_export()" in source:
+    if {"hide", "default_exp"} & set(marks) or re.search(r"nbdev_export\(", source):
         return ["remove-cell"]
     if study or source.count("\n") > LONG:
         return ["hide-input"]
