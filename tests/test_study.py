@@ -21,6 +21,7 @@ from qebias.study.preflight import resolve
 from qebias.study.profile import load_profile, profiles
 from qebias.study.results import load
 from qebias.study.runner import prune_study, run, verify
+from qebias.study.store import seal
 
 STUDY = ROOT / "nbs" / "study"
 QEBIAS = [sys.executable, "-c", "from qebias.cli import main; main()"]
@@ -140,7 +141,7 @@ def test_packages_that_differ_are_told(copy, profile):
     path = study.store.named("train/bpg-37/rrdb/seed-0") / "result.json"
     result = json.loads(path.read_text())
     result["provenance"]["packages"]["torch"] = "0.4.1"
-    path.write_text(json.dumps(result))
+    seal(path.parent, {k: v for k, v in result.items() if k != "seal"})
     said = []
     run(study, cores=2, show=said.append)
     assert any("torch 0.4.1" in line and "train/bpg-37/rrdb/seed-0" in line for line in said)
@@ -217,6 +218,17 @@ def test_flipped_bits_are_noticed_and_healed(copy, profile):
     assert verify(study, show=lambda line: None) >= 7
     run(study, cores=2, show=lambda line: None)
     assert contents(copy) == before and dict(plan(study)) == {}
+
+
+def test_a_flipped_bit_in_a_result_file_is_noticed_wherever_it_is(copy, profile):
+    study, dice = resolve(str(profile), out=copy), random.Random(2)
+    for path in sorted((copy / "results").glob("*/*/result.json"))[::4]:
+        whole = path.read_bytes()
+        data = bytearray(whole)
+        data[dice.randrange(len(data))] ^= 1 << dice.randrange(8)
+        path.write_bytes(data)
+        assert todo(Keys(study)), path
+        path.write_bytes(whole)
 
 
 @pytest.mark.parametrize("harm", ["missing", "empty", "another picture"])

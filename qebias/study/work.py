@@ -13,7 +13,7 @@ __all__ = ['TABLE', 'OF_GANS', 'WORK', 'config_of', 'rates_of', 'enhancer_identi
 import functools
 from pathlib import Path
 
-from ..core import QebiasError, atomic, digest, provenance, read_rgb, write_png
+from ..core import QebiasError, atomic, digest, provenance, read_json, read_rgb, write_png
 from qebias.study.keys import (
     Job,
     Keys,
@@ -25,7 +25,7 @@ from qebias.study.keys import (
     raw_key,
 )
 from .profile import Row, settings_of
-from .store import content_of, finish, read_result, require_whole
+from .store import content_of, finish, read_result, require_whole, seal
 
 TABLE = ["dataset", "picture", "codec", "level", "row", "trained_on", "seed", "quantity", "value", "unit"]
 
@@ -230,6 +230,7 @@ def train(keys: Keys, job: Job, progress=None) -> Path:
         save_every=study.profile.save_every,
         progress=progress,
     )
+    seal(folder, read_json(folder / "result.json"))
     return made(keys, job, key)
 
 # %% ../../nbs/tools/23_study.work.ipynb #fd11699d
