@@ -6,8 +6,8 @@
 __all__ = ['LONG', 'PAGES', 'Argument', 'Symbol', 'comment_of', 'arguments_of', 'fields_of', 'symbol_of', 'Module', 'modules',
            'Item', 'paper_map', 'check_item', 'repository', 'label', 'link', 'page_title', 'map_page', 'item_lines',
            'inverse_page', 'mentions', 'entry', 'module_page', 'cell_tags', 'link_names', 'names_in_prose',
-           'page_of_notebook', 'put', 'chapters', 'contents', 'neighbours', 'stage', 'repository_links', 'mathjax',
-           'build_site']
+           'links_of_output', 'page_of_notebook', 'put', 'chapters', 'contents', 'neighbours', 'stage',
+           'repository_links', 'mathjax', 'build_site']
 
 # %% ../nbs/tools/05_site.ipynb #8efcea1f
 import ast
@@ -391,6 +391,12 @@ def names_in_prose(
     return found
 
 
+def links_of_output(text: str) -> str:  # Markdown or HTML that a cell printed
+    "Sphinx follows no links in outputs: those to notebooks lead to their pages"
+    address_or_notebook = re.compile(r"(https?://[^\s)\"']+)|([\w./-]+)\.ipynb")
+    return address_or_notebook.sub(lambda found: found[1] or f"{found[2]}.html", text)
+
+
 def page_of_notebook(
     notebook: Path,  # of the checkout
     study: bool,  # a notebook of the study, whose code is folded
@@ -408,6 +414,9 @@ def page_of_notebook(
         if cell["cell_type"] == "markdown":
             source = link_names(source, names)
         cell["source"] = source
+        for output in cell.get("outputs", []):
+            for kind in {"text/markdown", "text/html"} & set(output.get("data", {})):
+                output["data"][kind] = links_of_output("".join(output["data"][kind]))
     if more:
         book["cells"].append({"cell_type": "markdown", "metadata": {}, "id": "theend", "source": more})
     return json.dumps(book, ensure_ascii=False)

@@ -1208,7 +1208,7 @@ def launch(
         lines = said.read().splitlines()
     if child.returncode:
         why = next(
-            (l.partition("qebias: ")[2] for l in lines if "qebias: " in l),
+            (l.split("qebias: ")[1] for l in lines if "qebias: " in l),  # two processes may share a line
             next((l for l in reversed(lines) if "Error" in l), "no word why"),
         )
         raise (TrainingFailed if "not finite" in why or "collapsed" in why else QebiasError)(why)
