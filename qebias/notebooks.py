@@ -13,7 +13,6 @@ import sys
 from pathlib import Path
 
 from .core import QebiasError, atomic, project_root, require
-from .site import build_site  # noqa: F401, the command calls it from here
 
 # %% ../nbs/tools/10_notebooks.ipynb #0e88ccf7
 _TYPES = {"str": str, "int": int, "float": (int, float), "bool": bool, "list": list, "dict": dict}
