@@ -231,6 +231,16 @@ def test_a_flipped_bit_in_a_result_file_is_noticed_wherever_it_is(copy, profile)
         path.write_bytes(whole)
 
 
+def test_a_damaged_curve_is_told_and_no_reason_to_train_again(copy, profile):
+    study, said = resolve(str(profile), out=copy), []
+    path = study.store.named("train/bpg-37/rrdb/seed-0") / "stats.jsonl"
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    assert dict(plan(study)) == {}
+    assert verify(study, show=said.append) == 1 and "stats.jsonl is damaged" in said[0]
+
+
 @pytest.mark.parametrize("harm", ["missing", "empty", "another picture"])
 def test_a_lost_part_is_made_again_alone(copy, profile, harm):
     study, before = resolve(str(profile), out=copy), contents(copy)

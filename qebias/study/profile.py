@@ -56,7 +56,7 @@ class Setting(BaseModel):
     d_iterations: Positive | None = None  # of the discriminator for one of the generator
     usm: bool | None = None  # pixels and features of the sharpened raw picture are aimed at
     symmetries: Literal["all", "flips", "none"] | None = None  # which a patch is turned by
-    precision: Literal["fp32", "tf32", "bf16"] | None = None
+    precision: Literal["fp32", "bf16"] | None = None
     start: str | None = None  # the row whose generator it starts from; `none` for fresh weights
     generator: dict[str, Any] = {}  # another network in this row's place: {class: "module:Class", ...}
     discriminator: dict[str, Any] = {}
@@ -133,7 +133,7 @@ class Profile(BaseModel):
     smallest: dict[str, float] = {}  # smallest effect of interest, by kind of quantity; stated before the run
     crops: int = Field(2, ge=0)  # pictures of each evaluation set that are shown
     device: str = "cpu"
-    precision: Literal["fp32", "tf32", "bf16"] = "fp32"
+    precision: Literal["fp32", "bf16"] = "fp32"
     threads: Annotated[int, Field(gt=0, strict=True)] | None = (
         None  # CPU threads of one training, or of one evaluation
     )

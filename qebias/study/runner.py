@@ -35,7 +35,7 @@ from qebias.core import (
 from .jobs import EVENTS, PARENT, SERVER
 from .keys import KINDS, Keys, Study, Todo, todo, wanted_folders
 from .preflight import Cluster
-from .store import MARKER, claim_folder, prunable, prune
+from .store import MARKER, claim_folder, damaged_records, prunable, prune
 
 # %% ../../nbs/tools/26_study.runner.ipynb #6c9b1cd8
 def snakemake_command(
@@ -355,7 +355,8 @@ def verify(study: Study, show=print) -> int:  # how many results have a fault
     keys = Keys(study)
     wrong = 0
     for name in keys.jobs:
-        for fault in keys.faults(name, deep=True):
+        records = damaged_records(keys.folder(name), keys.result(name)) if keys.result(name) else []
+        for fault in [*keys.faults(name, deep=True), *records]:
             show(f"{name}: {fault}")
             wrong += 1
     there = sum(keys.result(name) is not None for name in keys.jobs)

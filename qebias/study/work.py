@@ -25,7 +25,7 @@ from qebias.study.keys import (
     raw_key,
 )
 from .profile import Row, settings_of
-from .store import content_of, finish, read_result, require_whole, seal
+from .store import content_of, finish, parts_of, read_result, require_whole, seal, unsealed
 
 TABLE = ["dataset", "picture", "codec", "level", "row", "trained_on", "seed", "quantity", "value", "unit"]
 
@@ -230,7 +230,9 @@ def train(keys: Keys, job: Job, progress=None) -> Path:
         save_every=study.profile.save_every,
         progress=progress,
     )
-    seal(folder, read_json(folder / "result.json"))
+    # the curve of a training is a record: told by `--verify` when it is damaged, and no reason to train again
+    records = parts_of(folder, ["stats.jsonl"])
+    seal(folder, {**unsealed(read_json(folder / "result.json")), "records": records})
     return made(keys, job, key)
 
 # %% ../../nbs/tools/23_study.work.ipynb #fd11699d
