@@ -220,9 +220,9 @@ def check_rows(profile: Profile):
         for path in (r.method.network, r.method.discriminator)
         if path
     }
-    known_classes = (
-        classes | set(preset("basicsr")) | {c for name in ("powerqe", "original") for c in preset(name)}
-    )
+    known_classes = classes | {
+        path.split(":")[1] for m in METHODS.values() for path in (m.network, m.discriminator) if path
+    }
     for name in p.networks:
         if name not in known_classes:
             raise ValueError(f"networks: no row uses a {name}{near(name, classes)}")
