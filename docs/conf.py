@@ -11,6 +11,8 @@ root_doc = "index"
 # Notebooks are shown with the outputs that are committed; nothing runs here.
 nb_execution_mode = "off"
 nb_merge_streams = True
+nb_render_markdown_format = "gfm"  # tables in outputs
+nb_code_prompt_show, nb_code_prompt_hide = "Code", "Code"
 myst_enable_extensions = ["dollarmath", "amsmath", "colon_fence"]
 myst_heading_anchors = 4
 suppress_warnings = ["mystnb.unknown_mime_type", "myst.header", "misc.highlighting_failure"]
@@ -19,7 +21,7 @@ html_theme = "sphinx_book_theme"
 html_title = "qebias"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
-html_js_files = ["triangle.js"]
+html_js_files = ["triangle.js", "compare.js"]
 html_show_sourcelink = False
 html_theme_options = {
     "home_page_in_toc": True,
@@ -38,7 +40,8 @@ html_theme_options = {
 }
 
 # Formulas without a network, where the wheel with MathJax is installed (`pip install -e ".[docs]"`).
-scripts = Path(__file__).resolve().parent.parent / "_docs" / "static"
-if (scripts / "tex-svg.js").is_file():
-    html_static_path.append(str(scripts))
+made = Path(__file__).resolve().parent.parent / "_docs" / "static"
+if made.is_dir():
+    html_static_path.append(str(made))
+if (made / "tex-svg.js").is_file():
     mathjax_path = "tex-svg.js"
