@@ -392,8 +392,8 @@ def headline(
 
 # %% ../../nbs/tools/30_study.pages.ipynb #ecba5a15
 KINDS = {
-    "Yes": "yes",
-    "No,": "no",
+    "Yes": "holds",
+    "No,": "opposite",
     "In part": "part",
     "The number says yes": "control",
 }  # first words -> kind
@@ -401,7 +401,7 @@ KINDS = {
 
 def kind_of(
     answered: str,  # a headline
-) -> str:  # yes, no, part, control, open; empty where nothing was measured
+) -> str:  # holds, opposite, part, control, open; empty where nothing was measured
     "The kind of an answer, by its first words"
     first = answered.removeprefix("**")
     if first.startswith("Not measured"):
