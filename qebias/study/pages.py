@@ -6,8 +6,8 @@
 __all__ = ['BY', 'COUNTED', 'HEADLINES', 'QUANTITIES', 'PRINTED', 'Page', 'open_page', 'places_of', 'with_unit', 'signed',
            'agrees', 'lead', 'across', 'plain', 'in_a_sentence', 'verdicts', 'fitting', 'answer', 'answer_all',
            'lead_of', 'headline', 'verdict_table', 'line', 'score_gaps', 'printed_gap', 'told_apart', 'shown', 'sides',
-           'metric_label', 'quantity_label', 'ideal_sampler', 'paired', 'curves', 'quality', 'changes', 'pictures',
-           'both_encoders', 'encoder_answer', 'compressed_beside_paper', 'drawn']
+           'metric_label', 'quantity_label', 'ideal_sampler', 'paired', 'curves', 'rates_saved', 'quality', 'changes',
+           'pictures', 'both_encoders', 'encoder_answer', 'compressed_beside_paper', 'drawn']
 
 # %% ../../nbs/tools/30_study.pages.ipynb #4c4a4eda
 import re
@@ -16,13 +16,14 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 
-from ..claims import claims_markdown, judge, paper_number, read_claims
+from ..claims import better, claims_markdown, judge, paper_number, read_claims
 from ..codecs import Bpg
 from ..codecs.bpg import ENCODERS
 from ..controls import CONTROLS, ideal_deviations
 from ..core import QebiasError, require
 from ..figures import label_of, number, percent
 from ..metrics import METRICS, psnr
+from ..rates import bd_rate
 from ..stats import Estimate, Values, deviation_of, difference, estimate
 from ..stats import Results as Index
 from .results import Results, load
@@ -502,6 +503,25 @@ def curves(
     frame = pd.DataFrame(lines, columns=["panel", "row", "bpp", "value"])
     levels = frame.groupby(["panel", "row"])["bpp"].transform("size")
     return frame[levels > 1]
+
+
+def rates_saved(
+    page: Page,
+    rows: list,  # of the results
+    quantities: list,  # such as psnr or re:fd_alex
+) -> pd.DataFrame:  # a line a row
+    "BD-rates against the compressed pictures with intervals, as Table 4 has them; minus saves"
+    lines = {}
+    for row in page.rows(rows):
+        levels = page.index.levels(row, quantities[0], page.dataset, page.codec)
+        if row == "compressed" or len(levels) < 2:
+            continue
+        cells = {}
+        for quantity in quantities:
+            found = bd_rate(page.index, row, quantity, page.dataset, page.codec, better(quantity))
+            cells[f"{quantity_label(quantity)}, %"] = shown(estimate(found), 1)
+        lines[label_of(row)] = cells
+    return pd.DataFrame.from_dict(lines, orient="index")
 
 # %% ../../nbs/tools/30_study.pages.ipynb #43eb7478
 def quality(
