@@ -394,6 +394,7 @@ def interval_panel(
         if pd.notna(paper):
             ax.plot(paper, at, marker="D", markersize=5, markerfacecolor="white", color=INK, linestyle="")
     ax.margins(x=0.12)  # room for the numbers
+    ax.locator_params(axis="x", nbins=6)
 
 # %% ../nbs/measurement/30_figures.ipynb #1e8329e5
 def realism_differences(
@@ -783,6 +784,7 @@ def residuals(
 @styled
 def score_maps(
     pictures: dict,  # label -> (uint8 RGB (H, W, 3), map (h, w) of realism, higher is more real)
+    middle: float | None = None,  # the value that is neither; the median of all if left out
     strength: float = 0.55,  # of the colour over the picture, 0 to 1
     size: float = 2.2,  # of a panel, in inches
     note: str = "",  # caption
@@ -791,7 +793,7 @@ def score_maps(
     if not pictures:
         raise QebiasError("score_maps: no picture was given")
     values = np.concatenate([np.ravel(part) for _, part in pictures.values()])
-    middle = float(np.median(values))
+    middle = float(np.median(values)) if middle is None else middle
     reach = float(np.quantile(np.abs(values - middle), 0.98)) or 1.0
     tall, wide = next(iter(pictures.values()))[0].shape[:2]
     figure, axes = panels(2, len(pictures), size, size * tall / wide + 0.1, photo=True)

@@ -460,7 +460,7 @@ def training_pictures(
 def pretrain(
     name: str,  # one of `RECIPES`
     folder,  # gets checkpoint, stats.jsonl, and NAME.safetensors
-    minutes: float,  # budget of training time, of all runs together
+    minutes: float,  # budget of processor time, of all runs together
     pictures,  # photographs, uint8 (H, W, 3)
     data="",  # what they are and their licences, for the card
     init=None,  # the file of the model that it starts from
@@ -494,12 +494,12 @@ def pretrain(
     budget, saved, said = 60 * minutes, time.monotonic(), 0.0
     with open(folder / "stats.jsonl", "a", encoding="utf-8") as stats:
         while state["seconds"] < budget:
-            began, step = time.monotonic(), state["step"]
+            began, step = time.process_time(), state["step"]
             random = np.random.default_rng(seed_for("pretrain", name, seed, step))
             spent = min(int(PARTS * state["seconds"] / budget), PARTS - 1)
             log = trainer.step(spent, *batch_of(patches, random))
             _follow(average, trainer, recipe, step)
-            state = {"step": step + 1, "seconds": state["seconds"] + time.monotonic() - began}
+            state = {"step": step + 1, "seconds": state["seconds"] + time.process_time() - began}
             if step % 200 == 0:
                 record = {k: float(v) for k, v in log.items()} | state
                 if not all(map(math.isfinite, record.values())):
@@ -727,7 +727,7 @@ def main(argv=None):
     parser = argparse.ArgumentParser(description=main.__doc__.splitlines()[0])
     parser.add_argument("name", choices=list(RECIPES))
     parser.add_argument("folder", type=Path, help="gets checkpoint and model; started again, it goes on")
-    parser.add_argument("--minutes", type=float, help="of training, of all runs together")
+    parser.add_argument("--minutes", type=float, help="of processor time, of all runs together")
     parser.add_argument("--photos", nargs="+", default=[], help="folders to train on")
     parser.add_argument("--data", default="", help="what they are and their licences, for the card")
     parser.add_argument("--init", type=Path, help="model that a perceptual one starts from")

@@ -236,3 +236,18 @@ def test_the_readme_says_what_the_published_table_says():
         assert pages.headline(page, item) in readme, item
     strip = ROOT / "nbs" / "images" / "strip.png"
     assert "strip.png" in readme and strip.is_file()
+
+
+def test_rates_have_a_line_a_row_with_several_levels():
+    tables = []
+    for level, rate, worse in ((27, 1.0, 0), (32, 0.6, 3), (37, 0.3, 6), (42, 0.15, 9), (47, 0.08, 12)):
+        table = invented()
+        table["level"] = level
+        table.loc[table.quantity == "psnr", "value"] -= worse
+        table.loc[table.quantity == "bpp", "value"] = rate
+        tables.append(table if level == 37 else table[table.row.isin(["compressed", "realesrgan+both"])])
+    page = page_on(pd.concat(tables), codecs={"bpg": [27, 32, 37, 42, 47]})
+    found = pages.rates_saved(page, page.rows(), ["psnr"])
+    assert list(found.index) == [pages.label_of("realesrgan+both")]
+    (cell,) = found.iloc[0]
+    assert "[" in cell and float(cell.split()[0].replace("\N{MINUS SIGN}", "-")) < -1

@@ -8,8 +8,8 @@ __all__ = ['BY', 'COUNT', 'COUNTED', 'FEW', 'HEADLINES', 'KINDS', 'CORRECTED', '
            'distance_of', 'brief', 'beside', 'verdicts', 'fitting', 'answer', 'answer_all', 'without_row', 'lead_of',
            'headline', 'kind_of', 'meaning', 'verdict_table', 'is_corrected', 'minus', 'line', 'score_gaps',
            'printed_gap', 'told_apart', 'shown', 'sides', 'metric_label', 'quantity_label', 'ideal_sampler', 'paired',
-           'curves', 'quality', 'towards_better', 'changes', 'pictures', 'scored', 'both_encoders', 'encoder_answer',
-           'compressed_beside_paper', 'drawn']
+           'curves', 'rates_saved', 'quality', 'towards_better', 'changes', 'pictures', 'scored', 'both_encoders',
+           'encoder_answer', 'compressed_beside_paper', 'drawn']
 
 # %% ../../nbs/tools/30_study.pages.ipynb #4c4a4eda
 import re
@@ -18,13 +18,14 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 
-from ..claims import claims_markdown, folded, judge, paper_number, read_claims
+from ..claims import better, claims_markdown, folded, judge, paper_number, read_claims
 from ..codecs import Bpg
 from ..codecs.bpg import ENCODERS
 from ..controls import CONTROLS, ideal_deviations
 from ..core import QebiasError, project_root, require
 from ..figures import deviations, intervals, label_of, number, percent
 from ..metrics import METRICS, psnr
+from ..rates import bd_rate
 from ..stats import Estimate, Values, deviation_of, difference, estimate
 from ..stats import Results as Index
 from .results import Results, load
@@ -538,7 +539,8 @@ def sides(
 ) -> pd.DataFrame:  # row, panel, ce, re, cr, value, low, high
     "The triangle of each row by each distance, with Eq. 1 and its interval (Fig. 1, 3, 8, 9)"
     lines = []
-    wanted = page.rows(rows) + (page.controls() if controls else [])
+    wanted = [row for row in page.rows(rows) if row != "compressed"]  # which stands at a corner
+    wanted += page.controls() if controls else []
     for distance in distances or page.results.profile.distances:
         for row in wanted:
             parts = [page.values(row, f"{side}:{distance}") for side in ("ce", "re", "cr")]
@@ -625,6 +627,25 @@ def curves(
     frame = pd.DataFrame(lines, columns=["panel", "row", "bpp", "value"])
     levels = frame.groupby(["panel", "row"])["bpp"].transform("size")
     return frame[levels > 1]
+
+
+def rates_saved(
+    page: Page,
+    rows: list,  # of the results
+    quantities: list,  # such as psnr or re:fd_alex
+) -> pd.DataFrame:  # a line a row
+    "BD-rates against the compressed pictures with intervals, as Table 4 has them; minus saves"
+    lines = {}
+    for row in page.rows(rows):
+        levels = page.index.levels(row, quantities[0], page.dataset, page.codec)
+        if row == "compressed" or len(levels) < 2:
+            continue
+        cells = {}
+        for quantity in quantities:
+            found = bd_rate(page.index, row, quantity, page.dataset, page.codec, better(quantity))
+            cells[f"{quantity_label(quantity)}, %"] = shown(estimate(found), 1)
+        lines[label_of(row)] = cells
+    return pd.DataFrame.from_dict(lines, orient="index")
 
 # %% ../../nbs/tools/30_study.pages.ipynb #43eb7478
 def quality(
