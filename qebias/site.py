@@ -6,9 +6,9 @@
 __all__ = ['LONG', 'SLIDERS', 'PAGES', 'Argument', 'Symbol', 'comment_of', 'arguments_of', 'fields_of', 'symbol_of', 'Module',
            'modules', 'Item', 'paper_map', 'check_item', 'repository', 'label', 'link', 'page_title', 'map_page',
            'item_lines', 'inverse_page', 'mentions', 'entry', 'module_page', 'cell_tags', 'link_names',
-           'names_in_prose', 'links_of_output', 'page_of_notebook', 'in_reading_order', 'is_picture', 'published_crops',
-           'slider', 'served', 'compare_page', 'put', 'chapters', 'contents', 'neighbours', 'stage', 'repository_links',
-           'mathjax', 'build_site']
+           'names_in_prose', 'links_of_output', 'page_of_notebook', 'in_reading_order', 'only_heading', 'is_picture',
+           'published_crops', 'slider', 'served', 'compare_page', 'put', 'chapters', 'contents', 'neighbours', 'stage',
+           'repository_links', 'mathjax', 'build_site']
 
 # %% ../nbs/tools/05_site.ipynb #8efcea1f
 import ast
@@ -441,7 +441,16 @@ def in_reading_order(
     named = re.search(r'^profile: str = "([^"]*)"', given[0]["source"], re.M)
     words = f"*Not computed yet: `qebias study {named[1] if named else 'demo'}` makes what stands here.*"
     said = {"cell_type": "markdown", "metadata": {}, "id": "notyet", "source": words}
-    return [rest[0], said, *rest[1:], given[0]]
+    prose = [c for c in rest[1:] if c["cell_type"] == "markdown" and not only_heading(c["source"])]
+    code = [c for c in rest[1:] if c["cell_type"] == "code"]
+    return [rest[0], said, *prose, given[0], *code]
+
+
+def only_heading(
+    text: str,  # of a Markdown cell
+) -> bool:
+    "Whether a cell is a heading whose matter was to come from the next one"
+    return bool(re.fullmatch(r"#+ [^\n]*\s*", text))
 
 
 def is_picture(
@@ -480,6 +489,8 @@ def slider(
     rows: dict,  # row -> label
 ) -> str:  # HTML
     "Two crops under one slider, and a choice of both"
+    dataset, codec, level = place.rsplit("-", 2)
+    named = f"{dataset}, {codec.upper()} {level}"
     sides = {}
     for side, wanted in (("before", "compressed"), ("after", "realesrgan+both")):
         chosen = wanted if wanted in rows else list(rows)[-1]
@@ -494,7 +505,8 @@ def slider(
     )
     moved = f'<input type="range" min="0" max="100" value="50" aria-label="{picture}: before and after">'
     choice = f'<p class="choice">{sides["before"][1]} {sides["after"][1]}</p>'
-    return f'<div class="pair">{choice}<div class="compare">{images}{moved}</div><small>{picture}, {place}</small></div>'
+    shown = f'<div class="compare">{images}{moved}</div><small>{picture} of {named}</small>'
+    return f'<div class="pair">{choice}{shown}</div>'
 
 
 def served(place: str, picture: str, row: str) -> str:
