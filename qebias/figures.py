@@ -21,6 +21,7 @@ for name in ("matplotlib", "pandas"):
 import functools
 import io
 import math
+import os
 import re
 import textwrap
 from pathlib import Path
@@ -221,6 +222,10 @@ class Picture(Figure):
         return "image/png", stored.getvalue()
 
     def _ipython_display_(self):
+        folder = os.environ.get("QEBIAS_FIGURES")
+        if folder:
+            there = len(list(Path(folder).glob("*.png")))
+            save(self, Path(folder) / f"{there + 1:02d}")
         kind, stored = self.image()
         require("IPython.display", "showing figures").display(
             {kind: stored, "text/plain": repr(self)}, raw=True

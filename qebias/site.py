@@ -429,7 +429,7 @@ def page_of_notebook(
 def in_reading_order(
     cells: list,  # of a study notebook
 ) -> list:
-    "Parameters come below the first picture; where nothing was shown yet, a line says what makes it"
+    "Parameters and all code come below the first picture; where there is none, a line says what makes it"
     given = [c for c in cells if "parameters" in c["metadata"].get("tags", [])]
     if not given:
         return cells
@@ -437,7 +437,12 @@ def in_reading_order(
     rest = [c for c in cells if c is not given[0]]
     shown = [k for k, c in enumerate(rest) if any(map(is_picture, c.get("outputs", [])))]
     if shown:
-        return [*rest[: shown[0] + 1], given[0], *rest[shown[0] + 1 :]]
+        before, picture = rest[: shown[0]], rest[shown[0]]
+        told = [c for c in before if c["cell_type"] == "code"]
+        for cell in told:
+            cell["metadata"]["tags"] = ["remove-input"]
+        picture["source"] = "\n\n".join(c["source"] for c in [*told, picture])
+        return [*before, picture, given[0], *rest[shown[0] + 1 :]]
     named = re.search(r'^profile: str = "([^"]*)"', given[0]["source"], re.M)
     words = f"*Not computed yet: `qebias study {named[1] if named else 'demo'}` makes what stands here.*"
     said = {"cell_type": "markdown", "metadata": {}, "id": "notyet", "source": words}

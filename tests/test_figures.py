@@ -470,3 +470,18 @@ def test_tables_that_do_not_fit_end_in_one_line(draw, table, words):
     with pytest.raises(QebiasError, match=re.escape(words)) as error:
         draw(table)
     assert "\n" not in str(error.value)
+
+
+def test_figures_that_are_shown_are_written_as_vectors_where_a_folder_is_named(tmp_path, monkeypatch):
+    monkeypatch.setenv("QEBIAS_FIGURES", str(tmp_path / "figures"))
+    for _ in range(2):
+        F.causal_graph()._ipython_display_()
+    names = sorted(p.name for p in (tmp_path / "figures").iterdir())
+    assert names == [f"{k}.{kind}" for k in ("01", "02") for kind in ("pdf", "png", "svg")]
+
+
+def test_a_map_of_scores_may_be_neutral_at_a_half():
+    rgb = np.zeros((8, 8, 3), np.uint8)
+    found = F.score_maps({"raw": (rgb, np.full((8, 8), 0.9))}, middle=0.5)
+    image = found.axes[1].images[-1]
+    assert image.norm.vmin == pytest.approx(0.1) and image.norm.vmax == pytest.approx(0.9)

@@ -72,6 +72,17 @@ def test_a_page_has_why_numbers_doubt_and_a_next_page(path):
     assert re.search(r"^## (Why|How|What)", said, re.M)
 
 
+def test_the_papers_words_are_quoted_and_stand_apart():
+    "A page on an item of the paper holds its claim as a quotation; ours are in plain type"
+    for item in items().values():
+        path = ROOT / "nbs" / "study" / f"{item.notebook}.ipynb"
+        if item.paper and item.notebook not in UNQUOTED:
+            assert "> **The paper:** \N{LEFT DOUBLE QUOTATION MARK}" in "\n".join(prose(path)), path.name
+
+
+UNQUOTED = ("00_encoder", "07_tab4_rate_distortion")  # about what the paper leaves out; quotes in its text
+
+
 def test_references_are_introduced_with_their_names():
     for path in STUDY:
         said = "\n".join(prose(path))
@@ -165,6 +176,71 @@ def test_the_number_in_the_answer_is_the_verdicts():
     row = next(r for r in judge(read_claims(), table, items=["Tab. 1"]) if "compressed" in r["statement"])
     said = pages.headline(page_on(table), "obs1")
     assert f"**{pages.with_unit(row)}**" in said and "3 trainings and 6 pictures" in said
+
+
+def test_what_a_distance_says_otherwise_is_in_the_same_sentence():
+    table = invented()
+    other = table[table.quantity.str.contains("lpips")].copy()
+    other["quantity"] = other.quantity.str.replace("lpips-alex", "fd_alex")
+    swap = other.row.map({"realesrgan": "realesrgan+both", "realesrgan+both": "realesrgan"}).fillna(other.row)
+    table = pd.concat([table, other.assign(row=swap)], ignore_index=True)
+    said = pages.headline(page_on(table, distances=["lpips-alex", "fd_alex"]), "fig1")
+    assert "for certain" not in said and said.count("(") >= 1, said
+    page = page_on(table, distances=["lpips-alex", "fd_alex"])
+    verdicts = {r["statement"]: r for r in pages.verdicts(page, "Fig. 8, 9") if r["value"] is not None}
+    rows = [
+        r for s, r in verdicts.items() if s.startswith("Real-ESRGAN +both: less bias than Real-ESRGAN by")
+    ]
+    assert len(rows) == 2 and rows[0]["verdict"] != rows[1]["verdict"]
+    told = pages.in_a_sentence(rows[0], "It moves by {}", rows)
+    assert f"; by {pages.distance_of(rows[1])} {pages.with_unit(rows[1])}" in told
+
+
+def test_each_headline_has_a_meaning_for_each_kind_of_answer():
+    import yaml
+
+    told = yaml.safe_load((ROOT / "nbs" / "study" / "meanings.yaml").read_text(encoding="utf-8"))
+    assert set(told) == set(pages.HEADLINES)
+    for item, texts in told.items():
+        assert (
+            {"holds", "opposite", "open"} <= set(texts) <= {"holds", "opposite", "part", "control", "open"}
+        ), item
+    texts = [text for kinds in told.values() for text in kinds.values()]
+    assert len(texts) == len(set(texts))
+
+
+def test_the_meaning_follows_the_verdict():
+    good = page_on(invented())
+    bad = page_on(invented().assign(value=lambda t: t.value.where(t.quantity != "score:compressed", 0.1)))
+    assert pages.meaning(good, "obs1").startswith("As in the paper")
+    assert pages.meaning(bad, "obs1").startswith("Nobody showed")
+    bare = page_on(invented(rows=("arcnn",)), rows=("arcnn",))
+    assert pages.meaning(bare, "obs1") == "Nothing, as long as it is not measured."
+    with pytest.raises(QebiasError, match="has no words for nothing"):
+        pages.meaning(good, "nothing")
+
+
+def test_what_was_not_measured_stands_below_the_table():
+    text = pages.verdict_table(page_on(invented()), "Tab. 3")
+    table, _, missing = text.partition("*Not measured:*")
+    assert missing and "not measured" not in table and "| Real-ESRGAN +both: better PSNR" in table
+
+
+def test_panels_come_two_in_a_row(monkeypatch):
+    from IPython import display as ipython
+
+    shown = []
+    monkeypatch.setattr(ipython, "display", shown.append)
+    rows = [{"row": "arcnn", "value": 1.0, "panel": f"p{k}"} for k in range(5)]
+    last = pages.drawn(pages.intervals, pd.DataFrame(rows))
+    assert [len(figure.axes) for figure in [*shown, last]] == [2, 2, 1]
+
+
+def test_the_score_stands_on_its_picture(monkeypatch):
+    page, rgb = page_on(invented()), object()
+    monkeypatch.setattr(pages, "pictures", lambda *_: ("p0", {"raw": rgb, "realesrgan": rgb}))
+    name, found = pages.scored(page, "realesrgan")
+    assert name == "p0" and list(found)[0] == "raw: 0.70" and list(found)[1].startswith("Real-ESRGAN: 0.3")
 
 
 @pytest.mark.parametrize("item", pages.HEADLINES)

@@ -1,5 +1,6 @@
 "The site: the paper's map and its inverse by links alone, names in prose, a build without a warning"
 
+import json
 import re
 import shutil
 from html.parser import HTMLParser
@@ -162,6 +163,8 @@ def test_from_each_item_of_the_paper_to_its_code_and_back_by_links_alone(built, 
             assert any(resolve(book, link) == ("pages/map.html", item.id) for link in pages[book].links)
             counted += 1
     assert counted >= 2 * len(ITEMS)
+    kinds = [item.id.partition("-")[0] for item in site.paper_map()]
+    assert (kinds.count("eq"), kinds.count("tab"), kinds.count("fig")) == (9, 5, 10)
 
 
 def test_hidden_cells_are_not_shown_and_names_are_linked(built, pages):
@@ -173,6 +176,55 @@ def test_hidden_cells_are_not_shown_and_names_are_linked(built, pages):
 def test_code_of_the_study_is_folded(built):
     text = (built / "study" / "01_fig1_teaser.html").read_text(encoding="utf-8")
     assert "tag_hide-input" in text and "<details" in text
+
+
+def published():
+    return [p for p in (ROOT / "nbs" / "study").glob("0[1-9]*.ipynb") if "image/png" in p.read_text("utf-8")]
+
+
+def test_outputs_hold_tables_and_no_raw_markdown(built):
+    for path in published():
+        text = (built / "study" / f"{path.stem}.html").read_text(encoding="utf-8")
+        assert "| --- |" not in text and "| — |" not in text, path.name
+        assert "<table" in text, path.name
+
+
+def test_code_and_parameters_stand_below_the_first_picture(built):
+    style = (built / "_static" / "site.css").read_text(encoding="utf-8")
+    assert "details.hide { order: 2;" in style  # below what its cell shows
+    for path in published():
+        text = (built / "study" / f"{path.stem}.html").read_text(encoding="utf-8")
+        article = text[text.rindex("<h1>") :]
+        folds = article.index("<details")
+        picture = article.index("<img")
+        assert article.index("<strong>") < folds, f"{path.name}: the answer comes first"
+        assert picture < article.index("Parameters</p>"), path.name
+        assert article[:picture].count("<details") <= 1, path.name  # that of the picture's own cell
+
+
+def test_a_page_that_is_not_computed_says_so(tmp_path):
+    page = tmp_path / "20_x.ipynb"
+    code = 'profile: str = "beyond"  # whose'
+    cells = [
+        {"cell_type": "markdown", "metadata": {}, "source": "# Why?"},
+        {"cell_type": "code", "metadata": {"tags": ["parameters"]}, "source": code, "outputs": []},
+        {"cell_type": "markdown", "metadata": {}, "source": "## Numbers"},
+        {"cell_type": "code", "metadata": {}, "source": "1", "outputs": []},
+    ]
+    page.write_text(json.dumps({"cells": cells}), encoding="utf-8")
+    shown = json.loads(site.page_of_notebook(page, True, {}))["cells"]
+    assert "Not computed yet: `qebias study beyond`" in shown[1]["source"]
+    assert all("## Numbers" not in cell["source"] for cell in shown)
+
+
+def test_two_crops_lie_under_each_slider_and_work_without_a_network(built):
+    text = (built / "pages" / "compare.html").read_text(encoding="utf-8")
+    crops = site.published_crops(ROOT)
+    assert site.SLIDERS not in text and text.count('type="range"') == len(crops)
+    for address in re.findall(r'(?:value|src)="(\.\./_static/crops/[^"]+)"', text):
+        assert (built / "pages" / address).resolve().is_file(), address
+    assert text.count('<option value="') == 2 * sum(map(len, crops.values()))
+    assert "http" not in (built / "_static" / "compare.js").read_text(encoding="utf-8")
 
 
 def test_search_knows_the_words_of_notebooks_and_functions(built):
