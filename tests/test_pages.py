@@ -1,4 +1,4 @@
-"Study pages: a question, an answer within sixty words, no sentence twice, and words where something is missing"
+"Study pages: a question, an answer within sixty words, no sentence twice, words where something is missing"
 
 import json
 import re
