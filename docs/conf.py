@@ -11,6 +11,7 @@ root_doc = "index"
 # Notebooks are shown with the outputs that are committed; nothing runs here.
 nb_execution_mode = "off"
 nb_merge_streams = True
+nb_output_stderr = "remove"  # progress bars and warnings of one machine
 nb_render_markdown_format = "gfm"  # tables in outputs
 nb_code_prompt_show, nb_code_prompt_hide = "Code", "Code"
 myst_enable_extensions = ["dollarmath", "amsmath", "colon_fence"]
