@@ -327,3 +327,34 @@ def test_rates_have_a_line_a_row_with_several_levels():
     assert list(found.index) == [pages.label_of("realesrgan+both")]
     (cell,) = found.iloc[0]
     assert "[" in cell and float(cell.split()[0].replace("\N{MINUS SIGN}", "-")) < -1
+
+
+# --- the report of a study
+
+
+def test_the_report_begins_with_triangles_and_words(published, monkeypatch):
+    from qebias import claims
+    from qebias.study import report, results
+
+    root = published("report", ROWS)
+    for module in (results, claims):
+        monkeypatch.setattr(module, "project_root", lambda: root)
+    found = results.load("report")
+    asked = ["fig1", "obs1", "controls"]
+    study = SimpleNamespace(
+        profile=found.profile, folder="", items=asked, store=SimpleNamespace(named=lambda name: True)
+    )
+    text = report.page(study, found, [(name, items()[name]) for name in asked])
+    first = [text.index(part) for part in ("data:image/png", "<strong>Yes.</strong>", "<h2>Verdicts")]
+    assert first == sorted(first) and "width=device-width" in text
+    assert '<a href="controls.html">' in text and text.count("What does the deviation measure") == 1
+
+
+def test_the_report_of_nothing_has_no_picture(monkeypatch):
+    from qebias.study import report
+
+    def nothing(*_):
+        raise QebiasError("nothing was measured")
+
+    monkeypatch.setattr(pages, "open_page", nothing)
+    assert report.opening(SimpleNamespace(profile=profile_of(), folder="")) == ("", [])
