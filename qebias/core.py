@@ -4,12 +4,14 @@
 
 # %% auto #0
 __all__ = ['MOST_DIGITS', 'MOST_DEEP', 'MOST_YAML', 'MOST_VALUES', 'MOST_TABLE', 'MOST_ARRAYS', 'IMAGE_SUFFIXES', 'MOST_PIXELS',
-           'MOST_SIDE', 'MOST_PICTURE', 'MOST_UNDER_WAY', 'PACKAGES', 'QebiasError', 'LockedError', 'require',
-           'project_root', 'atomic', 'atomic_dir', 'sweep', 'write_json', 'locked', 'reading', 'one_line', 'contents',
-           'parse_json', 'read_json', 'read_lines', 'plain_value', 'read_yaml', 'read_table', 'read_npz',
-           'tensors_header', 'as_rgb', 'image_kind', 'open_image', 'require_size', 'is_deep', 'upright',
-           'orientation_of', 'read_rgb', 'write_png', 'digest', 'file_digest', 'array_digest', 'Outputs', 'code_digest',
-           'seed_for', 'threads', 'in_order', 'package_versions', 'code_version', 'provenance']
+           'MOST_SIDE', 'MOST_PICTURE', 'OUTPUTS', 'MOST_UNDER_WAY', 'PACKAGES', 'QebiasError', 'LockedError',
+           'is_absent', 'require', 'project_root', 'atomic', 'cut_name', 'umask', 'atomic_dir', 'sweep', 'write_json',
+           'locked', 'reading', 'one_line', 'contents', 'whole_number', 'finite_number', 'unique_names', 'require_flat',
+           'parse_json', 'read_json', 'read_lines', 'plain_value', 'YamlEvents', 'YamlBuilder', 'read_yaml',
+           'read_table', 'parquet_table', 'read_npz', 'npz_member', 'tensors_header', 'as_rgb', 'quiet_libtiff',
+           'image_kind', 'open_image', 'require_size', 'is_deep', 'is_deep_tile', 'upright', 'orientation_of',
+           'read_rgb', 'write_png', 'digest', 'file_digest', 'array_digest', 'outputs_of', 'fitting_entry', 'Outputs',
+           'code_digest', 'seed_for', 'threads', 'in_order', 'package_versions', 'code_version', 'provenance']
 
 # %% ../nbs/foundations/00_core.ipynb #fa1dc3fa
 import ast
@@ -32,6 +34,7 @@ import subprocess
 import tempfile
 import warnings
 import zipfile
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -46,7 +49,7 @@ class LockedError(QebiasError):
     "Another live process works on the same thing"
 
 # %% ../nbs/foundations/00_core.ipynb #f1ec5b7d
-def _absent(module):
+def is_absent(module: str) -> bool:
     "Whether a top-level module is nowhere to be found"
     try:
         return importlib.util.find_spec(module) is None
@@ -69,7 +72,7 @@ def require(
                 "opencv-python-headless"
             ) from None
         missing = (error.name or "").split(".")[0] if isinstance(error, ModuleNotFoundError) else ""
-        if missing and (missing == module.split(".")[0] or _absent(missing)):
+        if missing and (missing == module.split(".")[0] or is_absent(missing)):
             raise QebiasError(
                 f"{module if missing == module.split('.')[0] else missing} is needed{what} and is not "
                 "installed: pip install 'qebias[dev]'"
@@ -103,7 +106,7 @@ def atomic(
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(
-        dir=path.parent, prefix=f"{_UNFINISHED}{_cut(path.stem)}-", suffix=path.suffix
+        dir=path.parent, prefix=f"{_UNFINISHED}{cut_name(path.stem)}-", suffix=path.suffix
     )
     os.close(handle)
     tmp = Path(name)
@@ -111,19 +114,20 @@ def atomic(
         yield tmp
         with tmp.open("rb") as written:
             os.fsync(written.fileno())
-        os.chmod(tmp, 0o666 & ~_umask())
+        os.chmod(tmp, 0o666 & ~umask())
         os.replace(tmp, path)
     finally:
         tmp.unlink(missing_ok=True)
 
 # %% ../nbs/foundations/00_core.ipynb #4e135a0c
-def _cut(name):
+def cut_name(name: str) -> str:
     "So much of a name as leaves room for more in the 255 bytes that a file system allows"
     return name.encode(errors="surrogateescape")[:160].decode(errors="ignore")
 
 
 @functools.cache
-def _umask():
+def umask() -> int:
+    "Which rights this process takes from the files that it makes"
     mask = os.umask(0)
     os.umask(mask)
     return mask
@@ -136,12 +140,12 @@ def atomic_dir(
     "A temporary folder that becomes `path` when the block ends without an error"
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    tmp = Path(tempfile.mkdtemp(dir=path.parent, prefix=f"{_UNFINISHED}{_cut(path.name)}-"))
+    tmp = Path(tempfile.mkdtemp(dir=path.parent, prefix=f"{_UNFINISHED}{cut_name(path.name)}-"))
     try:
         yield tmp
-        os.chmod(tmp, 0o777 & ~_umask())
+        os.chmod(tmp, 0o777 & ~umask())
         if path.exists():
-            old = Path(tempfile.mkdtemp(dir=path.parent, prefix=f"{_UNFINISHED}{_cut(path.name)}-old-"))
+            old = Path(tempfile.mkdtemp(dir=path.parent, prefix=f"{_UNFINISHED}{cut_name(path.name)}-old-"))
             os.replace(path, old / path.name)
             os.replace(tmp, path)
             shutil.rmtree(old, ignore_errors=True)
@@ -156,12 +160,12 @@ def sweep(
     name=None,  # only what was to become `folder/name`, where others may be writing beside it
 ):
     "Remove what `atomic` and `atomic_dir` left below a folder when their process was killed"
-    mine = re.compile(re.escape(f"{_UNFINISHED}{_cut(name)}-") + "(old-)?[a-z0-9_]{8}") if name else None
-    for path in (
-        [p for p in Path(folder).iterdir() if mine.fullmatch(p.name)]
-        if mine
-        else list(Path(folder).rglob(f"{_UNFINISHED}*"))
-    ):
+    if name:
+        mine = re.compile(re.escape(f"{_UNFINISHED}{cut_name(name)}-") + "(old-)?[a-z0-9_]{8}")
+        left = [path for path in Path(folder).iterdir() if mine.fullmatch(path.name)]
+    else:
+        left = list(Path(folder).rglob(f"{_UNFINISHED}*"))
+    for path in left:
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
         else:
@@ -263,22 +267,24 @@ MOST_DIGITS = 40  # of a whole number in a file
 MOST_DEEP = 64  # levels of lists and tables in a file
 
 
-def _whole(text):
-    "A whole number of a sane length"
+def whole_number(text: str) -> int:
+    "A whole number of a sane length; raises `ValueError`"
     if len(text) > MOST_DIGITS:
         raise ValueError(f"a number of {len(text):,} digits")
     return int(text)
 
 # %% ../nbs/foundations/00_core.ipynb #1e963e4b
-def _finite(text):
-    "A number that a float can hold"
+def finite_number(text: str) -> float:
+    "A number that a float can hold; raises `ValueError`"
     if len(text) > 400 or not math.isfinite(float(text)):
         raise ValueError(f"{text[:20]} is no number")
     return float(text)
 
 # %% ../nbs/foundations/00_core.ipynb #c767a78b
-def _object(pairs):
-    "A JSON object without a name that occurs twice"
+def unique_names(
+    pairs: list,  # of (name, value), as `json` hands them over
+) -> dict:
+    "A JSON object without a name that occurs twice; raises `ValueError`"
     found = dict(pairs)
     if len(found) < len(pairs):
         counted = collections.Counter(name for name, _ in pairs)
@@ -286,14 +292,19 @@ def _object(pairs):
     return found
 
 # %% ../nbs/foundations/00_core.ipynb #4662f345
-def _flat_enough(value):
-    "Raise where lists and tables are nested too deep"
+def require_flat(value: object):
+    "Raise `RecursionError` where lists and tables are nested more than `MOST_DEEP` deep"
     level = [value]
     for _ in range(MOST_DEEP):
-        level = [part for part in level if isinstance(part, (dict, list))]
-        level = [child for part in level for child in (part.values() if isinstance(part, dict) else part)]
-        if not level:
+        children: list = []
+        for part in level:
+            if isinstance(part, dict):
+                children += part.values()
+            elif isinstance(part, list):
+                children += part
+        if not children:
             return
+        level = children
     raise RecursionError
 
 # %% ../nbs/foundations/00_core.ipynb #b57334d4
@@ -308,12 +319,12 @@ def parse_json(
             text = text.decode("utf-8")
         value = json.loads(
             text,
-            object_pairs_hook=_object,
-            parse_int=_whole,
-            parse_float=_finite,
-            parse_constant=_finite,
+            object_pairs_hook=unique_names,
+            parse_int=whole_number,
+            parse_float=finite_number,
+            parse_constant=finite_number,
         )
-        _flat_enough(value)
+        require_flat(value)
         return value
 
 # %% ../nbs/foundations/00_core.ipynb #4c5641aa
@@ -342,9 +353,9 @@ def read_lines(
 _YAML_PLAIN = (
     (re.compile(r"(|~|null|Null|NULL)"), lambda text: None),
     (re.compile(r"(true|True|TRUE|false|False|FALSE)"), lambda text: text[0] in "tT"),
-    (re.compile(r"[-+]?(0|[1-9][0-9]*)"), _whole),
-    (re.compile(r"[-+]?(0|[1-9][0-9]*)(\.[0-9]*)?([eE][-+]?[0-9]+)?"), _finite),
-    (re.compile(r"[-+]?\.[0-9]+([eE][-+]?[0-9]+)?"), _finite),
+    (re.compile(r"[-+]?(0|[1-9][0-9]*)"), whole_number),
+    (re.compile(r"[-+]?(0|[1-9][0-9]*)(\.[0-9]*)?([eE][-+]?[0-9]+)?"), finite_number),
+    (re.compile(r"[-+]?\.[0-9]+([eE][-+]?[0-9]+)?"), finite_number),
     (re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)"), lambda text: float(text.replace(".", ""))),
 )
 
@@ -358,13 +369,13 @@ def plain_value(
             return value(text)
     return text
 
-# %% ../nbs/foundations/00_core.ipynb #04f94ad8
+# %% ../nbs/foundations/00_core.ipynb #dd72e4f5
 MOST_YAML = 2**20  # bytes of a YAML file
 MOST_VALUES = 100_000  # values in a YAML file, aliases counted as what they stand for
 
 
-class _YamlBuilder:
-    "Build plain values from PyYAML's events"
+class YamlEvents:
+    "PyYAML's events, and how many values they have stood for so far"
 
     def __init__(self, events, yaml):
         self.events = events
@@ -372,7 +383,39 @@ class _YamlBuilder:
         self.anchors = {}  # name -> (value, how many values it holds)
         self.count = 0
 
+    def counted(self, more: int):
+        "Count values; raises `ValueError` for too many"
+        self.count += more
+        if self.count > MOST_VALUES:
+            raise ValueError(f"it stands for more than {MOST_VALUES:,} values")
+
+    def alias(self, event):
+        "What an alias stands for; raises `ValueError` for one that stands for nothing"
+        if event.anchor not in self.anchors:
+            raise ValueError(f"*{event.anchor[:40]} stands for nothing that is complete")
+        value, size = self.anchors[event.anchor]
+        self.counted(size)
+        return value
+
+    def scalar(self, event):
+        "A plain value; raises `ValueError` for a tag that is not read"
+        if event.tag == "tag:yaml.org,2002:str" or event.tag is None and not event.implicit[0]:
+            return event.value
+        if event.tag is not None:
+            raise ValueError(f"the tag {event.tag[:60]} is not read")
+        return plain_value(event.value)
+
+    def require_tag(self, event, tag: str):
+        "Raise `ValueError` for a list or a table of another type"
+        if event.tag not in (None, "!", tag):
+            raise ValueError(f"the tag {event.tag[:60]} is not read")
+
+# %% ../nbs/foundations/00_core.ipynb #04f94ad8
+class YamlBuilder(YamlEvents):
+    "Build plain values from PyYAML's events"
+
     def document(self):
+        "The one document of a text; raises `ValueError` for more than one"
         kind = self.yaml
         event = next(self.events)
         while isinstance(event, (kind.StreamStartEvent, kind.DocumentStartEvent)):
@@ -385,7 +428,8 @@ class _YamlBuilder:
             raise ValueError("it holds more than one document")
         return value
 
-    def build(self, event, depth):
+    def build(self, event, depth: int):
+        "The value that begins with an event; raises `RecursionError` where it is nested too deep"
         kind = self.yaml
         if depth > MOST_DEEP:
             raise RecursionError
@@ -405,36 +449,13 @@ class _YamlBuilder:
             self.anchors[event.anchor] = value, self.count - start
         return value
 
-    def counted(self, more):
-        self.count += more
-        if self.count > MOST_VALUES:
-            raise ValueError(f"it stands for more than {MOST_VALUES:,} values")
-
-    def alias(self, event):
-        if event.anchor not in self.anchors:
-            raise ValueError(f"*{event.anchor[:40]} stands for nothing that is complete")
-        value, size = self.anchors[event.anchor]
-        self.counted(size)
-        return value
-
-    def scalar(self, event):
-        if event.tag == "tag:yaml.org,2002:str" or event.tag is None and not event.implicit[0]:
-            return event.value
-        if event.tag is not None:
-            raise ValueError(f"the tag {event.tag[:60]} is not read")
-        return plain_value(event.value)
-
-    def require_tag(self, event, tag):
-        if event.tag not in (None, "!", tag):
-            raise ValueError(f"the tag {event.tag[:60]} is not read")
-
-    def sequence(self, depth):
+    def sequence(self, depth: int) -> list:
         found = []
         while not isinstance(event := next(self.events), self.yaml.SequenceEndEvent):
             found.append(self.build(event, depth + 1))
         return found
 
-    def mapping(self, depth):
+    def mapping(self, depth: int) -> dict:
         found = {}
         while not isinstance(event := next(self.events), self.yaml.MappingEndEvent):
             key = self.build(event, depth + 1)
@@ -464,7 +485,7 @@ def read_yaml(
         text = source.decode("utf-8") if isinstance(source, bytes) else source
         events = yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
         try:
-            return _YamlBuilder(events, yaml).document()
+            return YamlBuilder(events, yaml).document()
         except yaml.MarkedYAMLError as error:
             where = error.problem_mark or error.context_mark
             raise ValueError(f"line {where.line + 1}: {error.problem or error.context}") from None
@@ -487,7 +508,7 @@ def read_table(
         if suffix == ".csv":
             table = pandas.read_csv(data, keep_default_na=True, encoding="utf-8")
         else:
-            table = _parquet(data)
+            table = parquet_table(data)
     if columns is not None:
         lacking = [name for name in columns if name not in table.columns]
         if lacking:
@@ -496,8 +517,10 @@ def read_table(
     return table
 
 # %% ../nbs/foundations/00_core.ipynb #e21c6b0e
-def _parquet(data):
-    "A Parquet file whose sizes are sane"
+def parquet_table(
+    data: io.BytesIO,  # a Parquet file
+):  # pandas.DataFrame
+    "The table of a Parquet file whose sizes are sane; raises `ValueError` for others"
     parquet = require("pyarrow.parquet", "tables")
     file = parquet.ParquetFile(data)
     groups = [file.metadata.row_group(i) for i in range(file.metadata.num_row_groups)]
@@ -523,11 +546,11 @@ def read_npz(
             raise QebiasError(f"{path} lacks the array {', '.join(lacking)}: it is another file")
         if sum(info.file_size for info in members.values()) > MOST_ARRAYS:
             raise ValueError("it unpacks to more than 8 GiB")
-        return {name: _npy(archive, members[name]) for name in (members if names is None else names)}
+        return {name: npz_member(archive, members[name]) for name in (members if names is None else names)}
 
 # %% ../nbs/foundations/00_core.ipynb #ad6779d8
-def _npy(archive, info):
-    "An array of a `.npz` file, whose header agrees with its length"
+def npz_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:
+    "An array of a `.npz` file, whose header agrees with its length; raises `ValueError` for others"
     with archive.open(info) as member:
         version = np.lib.format.read_magic(member)
         header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
@@ -612,13 +635,12 @@ _KINDS = {
     "JPEG 2000": ("Jpeg2KImagePlugin", "Jpeg2KImageFile", rb"\xff\x4f\xff\x51|\0\0\0\x0cjP  \r\n\x87\n"),
     "TGA": ("TgaImagePlugin", "TgaImageFile", None),  # has no signature: known by its suffix alone
 }
-warnings.filterwarnings(
-    "ignore", module=r"PIL\."
-)  # of metadata and sizes, beside which ours would stand twice
+# of metadata and sizes, beside which ours would stand twice
+warnings.filterwarnings("ignore", module=r"PIL\.")
 
-
+# %% ../nbs/foundations/00_core.ipynb #5ba858d7
 @functools.cache
-def _quiet_libtiff():
+def quiet_libtiff():
     "Take libtiff's habit of printing from it, where it is the one in Pillow's wheel"
     for library in Path(Image.__file__).parent.parent.glob("pillow.libs/libtiff*"):
         with contextlib.suppress(OSError, AttributeError):
@@ -659,7 +681,7 @@ def open_image(
                 raise QebiasError(f"{path}: no picture that can be read: {remedy}")
             file.seek(0)
             if kind == "TIFF":
-                _quiet_libtiff()
+                quiet_libtiff()
             plugin = importlib.import_module(f"PIL.{_KINDS[kind][0]}")
             with getattr(plugin, _KINDS[kind][1])(file, os.fspath(path)) as image:
                 require_size(*image.size, path)
@@ -679,9 +701,8 @@ def require_size(
         )
 
 # %% ../nbs/foundations/00_core.ipynb #4d49799a
-_DEEP = re.compile(
-    r"(I|L|LA|RGB|RGBA|RGBX|RGBa|CMYK);(16|10|12|32)|^[IF]($|;)"
-)  # R5G6B5 is "BGR;16", and 8 bit
+# R5G6B5 is "BGR;16", and 8 bit
+_DEEP = re.compile(r"(I|L|LA|RGB|RGBA|RGBX|RGBa|CMYK);(16|10|12|32)|^[IF]($|;)")
 
 
 def is_deep(image) -> bool:
@@ -690,10 +711,12 @@ def is_deep(image) -> bool:
         return True
     if any(bits > 8 for bits in np.ravel(getattr(image, "tag_v2", {}).get(258, 8))):
         return True
-    return any(_deep_tile(tile[3]) for tile in image.tile)
+    return any(is_deep_tile(tile[3]) for tile in image.tile)
 
 # %% ../nbs/foundations/00_core.ipynb #e5e457f9
-def _deep_tile(args):
+def is_deep_tile(
+    args: object,  # of a tile of a Pillow image
+) -> bool:
     "Whether what Pillow hands to a decoder speaks of more than 8 bit: `RGB;16B`, or a PPM's `(RGB, 65535)`"
     words = [args] if isinstance(args, str) else [a for a in args or () if isinstance(a, (str, int))]
     if any(isinstance(word, str) and _DEEP.search(word) for word in words):
@@ -766,56 +789,63 @@ def array_digest(array, length=16) -> str:
     name.update(array.reshape(-1).view(np.uint8))  # where they lie: a picture is not copied to be named
     return name.hexdigest()[:length]
 
+# %% ../nbs/foundations/00_core.ipynb #6d82de79
+OUTPUTS = ".qebias-outputs.jsonl"  # the hidden list in a folder of outputs
+
+
+def outputs_of(
+    folder: str | Path,  # of outputs; it need not be there
+) -> dict:  # name -> list of (digest, bytes, key), oldest first
+    "What a folder's hidden list says was written there"
+    path = Path(folder) / OUTPUTS
+    found: dict[str, list] = {}
+    for entry in read_lines(path) if path.is_file() else ():
+        if {"name", "sha256", "bytes", "key"} <= set(entry) and isinstance(entry["name"], str):
+            found.setdefault(entry["name"], []).append((entry["sha256"], entry["bytes"], entry["key"]))
+    return found
+
+
+def fitting_entry(
+    path: Path,  # a file
+    entries: list,  # of (digest, bytes, key)
+) -> tuple | None:
+    "The newest entry that a file fits; it is not read where none has its size"
+    if not entries or not path.is_file():
+        return None
+    size = path.stat().st_size
+    fitting = [entry for entry in entries if entry[1] == size]
+    sha256 = file_digest(path) if fitting else None
+    return next((entry for entry in reversed(fitting) if entry[0] == sha256), None)
+
 # %% ../nbs/foundations/00_core.ipynb #a40656b8
 class Outputs:
     "The files that were written into a folder by these commands, and how to write more"
 
-    LIST = ".qebias-outputs.jsonl"
-
     def __init__(
         self,
-        folder,  # where outputs go; made when something is written
+        folder: str | Path,  # where outputs go; made when something is written
         overwrite: bool = False,  # replace files that were not written here, too
     ):
         self.folder = Path(folder)
         self.overwrite = overwrite
-        self.known = {}  # name -> list of (digest, bytes, key)
-        path = self.folder / self.LIST
-        for entry in read_lines(path) if path.is_file() else ():
-            if {"name", "sha256", "bytes", "key"} <= set(entry) and isinstance(entry["name"], str):
-                self._remember(entry["name"], entry["sha256"], entry["bytes"], entry["key"])
+        self.known = outputs_of(folder)
 
-    def _remember(self, name, sha256, size, key):
-        self.known.setdefault(name, []).append((sha256, size, key))
-
-    def _entry(self, path):
-        "The entry that a file fits, the newest first; None where it fits none"
-        path = Path(path)
-        entries = self.known.get(path.relative_to(self.folder).as_posix(), [])
-        if not entries or not path.is_file():
-            return None
-        fitting = [entry for entry in entries if entry[1] == path.stat().st_size]
-        sha256 = file_digest(path) if fitting else None
-        return next((entry for entry in reversed(fitting) if entry[0] == sha256), None)
-
-    def is_ours(self, path) -> bool:
-        "Whether a file was written here and is as it was"
-        return self._entry(path) is not None
-
-    def is_complete(
+    def is_ours(
         self,
-        path,
-        key: str,  # of what would make it
+        path: str | Path,
+        key: str | None = None,  # of what made it; whatever it was, if left out
     ) -> bool:
-        "Whether a file was made by what has this key, and is as it was"
-        entry = self._entry(path)
-        return entry is not None and entry[2] == key
+        "Whether a file was written here and is as it was"
+        path = Path(path)
+        entry = fitting_entry(path, self.known.get(path.relative_to(self.folder).as_posix(), []))
+        return entry is not None and key in (None, entry[2])
 
-    def require_free(
-        self,
-        paths,  # files that are to be written
-    ):
-        "Raise `QebiasError` where one stands there already and is not ours"
+    def is_complete(self, path: str | Path, key: str) -> bool:
+        "Whether a file was made by what has this key, and is as it was"
+        return self.is_ours(path, key)
+
+    def require_free(self, paths: Iterable):
+        "Raise `QebiasError` where a file that is to be written stands there already and is not ours"
         for path in map(Path, paths):
             if path.is_dir():
                 raise QebiasError(f"{path} is a folder: choose another folder with -o")
@@ -828,23 +858,17 @@ class Outputs:
     @contextlib.contextmanager
     def write(
         self,
-        path,  # a file in the folder or below it
+        path: str | Path,  # a file in the folder or below it
         key: str = "",  # of what makes it
     ):
         "A temporary path that becomes `path` when the block ends without an error"
-        path = Path(path)
+        name = Path(path).relative_to(self.folder).as_posix()
         with atomic(path) as tmp:
             yield tmp
-            size = tmp.stat().st_size
-            entry = {
-                "name": path.relative_to(self.folder).as_posix(),
-                "sha256": file_digest(tmp),
-                "bytes": size,
-                "key": key,
-            }
-            with open(self.folder / self.LIST, "ab") as file:
+            entry = {"name": name, "sha256": file_digest(tmp), "bytes": tmp.stat().st_size, "key": key}
+            with open(self.folder / OUTPUTS, "ab") as file:
                 file.write(b"\n" + json.dumps(entry).encode() + b"\n")
-            self._remember(*entry.values())
+            self.known.setdefault(name, []).append((entry["sha256"], entry["bytes"], key))
 
 # %% ../nbs/foundations/00_core.ipynb #f7a26dfb
 @functools.cache

@@ -56,7 +56,7 @@ class VGGStyle(nn.Module):
 
 # %% ../nbs/networks/20_discriminators.ipynb #a9fa405a
 class UNetSN(nn.Module):
-    "Real-ESRGAN's discriminator; input (N, in_channels, H, W) in [0, 1], H and W multiples of 8, output logits (N, 1, H, W)"
+    "Real-ESRGAN's discriminator: (N, in_channels, H, W) in [0, 1], multiples of 8 -> logits (N, 1, H, W)"
 
     version, multiple = 1, 8
 
@@ -108,7 +108,7 @@ PROJECTIONS = {"none": lambda image: image, "edges": edges}
 
 # %% ../nbs/networks/20_discriminators.ipynb #498fca90
 class ConditionalDiscriminator(nn.Module):
-    "A discriminator with or without the compressed image as condition (Eq. 4): `discriminator(image, compressed)` gives the network's logits"
+    "`discriminator(image, compressed)` -> logits, with the compressed image as condition (Eq. 4) or without"
 
     def __init__(
         self,

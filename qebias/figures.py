@@ -149,7 +149,7 @@ def method_looks(
         looks[name] = Look(label_of(name), colour, marker, line)
     return looks
 
-# %% ../nbs/measurement/30_figures.ipynb #b920b471
+# %% ../nbs/measurement/30_figures.ipynb #60d1908b
 @functools.cache
 def style() -> dict:  # matplotlib's rcParams
     "The settings of every figure: seaborn's white grid, matplotlib's own font, sizes for a notebook"
@@ -186,7 +186,7 @@ def style() -> dict:  # matplotlib's rcParams
         "pdf.fonttype": 42,
     }
 
-
+# %% ../nbs/measurement/30_figures.ipynb #b920b471
 def theme():
     "Use the style of these figures for everything that the notebook draws from here on"
     mpl.rcParams.update(style())
@@ -202,7 +202,7 @@ def styled(draw):
 
     return inside
 
-# %% ../nbs/measurement/30_figures.ipynb #9cd8f2ed
+# %% ../nbs/measurement/30_figures.ipynb #a05ced9f
 class Picture(Figure):
     "A matplotlib figure that pyplot does not hold: a cell that ends with it shows it once"
 
@@ -226,7 +226,7 @@ class Picture(Figure):
             {kind: stored, "text/plain": repr(self)}, raw=True
         )
 
-
+# %% ../nbs/measurement/30_figures.ipynb #9cd8f2ed
 def panels(
     nrows: int = 1,  # rows of axes
     ncols: int = 1,  # columns of axes
@@ -269,7 +269,7 @@ def caption(
         line = textwrap.shorten(words, wide, placeholder=" …")
         figure.supxlabel(line, x=0.01, ha="left", fontsize=6.8, color="#555555")
 
-# %% ../nbs/measurement/30_figures.ipynb #6a31caf9
+# %% ../nbs/measurement/30_figures.ipynb #b3f185c3
 def number(
     value: float,  # any finite number
     digits: int = 3,  # significant digits
@@ -290,7 +290,7 @@ def percent(
     value = round(float(value), 1)
     return f"{value:+.1f} %".replace("-", "\N{MINUS SIGN}") if value else "0.0 %"
 
-
+# %% ../nbs/measurement/30_figures.ipynb #6a31caf9
 def with_interval(
     value: float,  # of a quantity
     low: float,  # its lower bound, or nan
@@ -519,17 +519,16 @@ def triangles(
     longest = frame.groupby("panel", sort=False).size().max()
     heights = [2.3, 0.3 + 0.2 * longest] * nrows
     figure, axes = panels(2 * nrows, ncols, 4.6, sum(heights) / (2 * nrows), height_ratios=heights)
-    places = [(axes[2 * r, c], axes[2 * r + 1, c]) for r in range(nrows) for c in range(ncols)]
+    places = list(zip(axes[0::2].flat, axes[1::2].flat))
     for place, kind in zip(places, kinds):
         triangle(frame[frame["panel"] == kind], kind, ax=place)
     for place in places[len(kinds) :]:
         for ax in place:
             ax.set_visible(False)
     tops = [ax for ax, _ in places[: len(kinds)]]
-    left, right = min(ax.get_xlim()[0] for ax in tops), max(ax.get_xlim()[1] for ax in tops)
-    low, high = min(ax.get_ylim()[0] for ax in tops), max(ax.get_ylim()[1] for ax in tops)
+    across, along = np.array([ax.get_xlim() for ax in tops]), np.array([ax.get_ylim() for ax in tops])
     for ax in tops:
-        ax.set(xlim=(left, right), ylim=(low, high))
+        ax.set(xlim=(across.min(), across.max()), ylim=(along.min(), along.max()))
     return finished(figure, note)
 
 # %% ../nbs/measurement/30_figures.ipynb #f30005b3
@@ -596,7 +595,7 @@ def paired_changes(
     ax.legend(loc="upper left")
     return finished(figure, note)
 
-# %% ../nbs/measurement/30_figures.ipynb #d45aea0e
+# %% ../nbs/measurement/30_figures.ipynb #48447090
 def apart(
     wanted: list,  # positions
     gap: float,  # least distance of two
@@ -616,7 +615,7 @@ def apart(
     found[order] = moved
     return list(found)
 
-
+# %% ../nbs/measurement/30_figures.ipynb #d45aea0e
 @styled
 def rate_curves(
     table,  # DataFrame: row, bpp, value; optional panel (a codec), low, high
@@ -656,7 +655,7 @@ def rate_curves(
         )
     return finished(figure, note)
 
-# %% ../nbs/measurement/30_figures.ipynb #e572ecc3
+# %% ../nbs/measurement/30_figures.ipynb #80c2864e
 def same_size(
     images: dict,  # label -> picture
     what: str,  # the figure, for the message
@@ -674,7 +673,7 @@ def same_size(
             )
     return images
 
-
+# %% ../nbs/measurement/30_figures.ipynb #416e45ad
 def cut(
     image: np.ndarray,  # (H, W, ...)
     box,  # (top, left, height, width), or None for the whole
@@ -694,7 +693,7 @@ def cut(
         )
     return image[top : top + height, left : left + width]
 
-
+# %% ../nbs/measurement/30_figures.ipynb #e572ecc3
 def show(
     ax,  # axes
     image: np.ndarray,  # to show
@@ -740,7 +739,7 @@ def crops(
             axes[0, 0].add_patch(frame)
     return finished(figure, note)
 
-# %% ../nbs/measurement/30_figures.ipynb #7ee8972a
+# %% ../nbs/measurement/30_figures.ipynb #bafcd07b
 def signed_residual(
     a: np.ndarray,  # uint8 RGB
     b: np.ndarray,  # uint8 RGB, subtracted
@@ -749,7 +748,7 @@ def signed_residual(
     "The difference of two pictures around middle grey"
     return np.clip(128 + gain * (a.astype(float) - b), 0, 255).round().astype(np.uint8)
 
-
+# %% ../nbs/measurement/30_figures.ipynb #7ee8972a
 @styled
 def residuals(
     raw: np.ndarray,  # uint8 RGB (H, W, 3)
@@ -854,8 +853,8 @@ def training_curves(
     "Loss terms and discriminator outputs over the iterations, as small multiples"
     frame = checked(stats, ["iteration"], ["iteration"], "training_curves").sort_values("iteration")
     if terms is None:
-        terms = {title: [c for c in columns if c in frame] for title, columns in TERMS.items()}
-        terms = {title: columns for title, columns in terms.items() if columns}
+        there = {title: list(filter(frame.columns.__contains__, names)) for title, names in TERMS.items()}
+        terms = {title: names for title, names in there.items() if names}
     if not terms:
         raise QebiasError("training_curves: the table has no column of numbers beside iteration")
     window, ncols = int(smooth or max(1, len(frame) // 25)), min(ncols, len(terms))

@@ -14,7 +14,7 @@ from .core import check_input
 
 # %% ../../nbs/networks/10_generators.arcnn.ipynb #0fadf745
 class ARCNN(nn.Module):
-    "AR-CNN for RGB with a skip over the whole network; input and output (N, 3, H, W), the input in [0, 1], the output not clamped, any size"
+    "AR-CNN for RGB with a skip over all: (N, 3, H, W) of any size, in [0, 1] -> the same, not clamped"
 
     multiple, reach, residual_input = 1, 9, True
 

@@ -29,9 +29,10 @@ class DCAD(nn.Module):
         self.reach = depth
         channels = [3] + [width] * (depth - 1) + [3]
         convs = [nn.Conv2d(i, o, 3, padding=1) for i, o in zip(channels, channels[1:])]
-        self.layers = nn.Sequential(
-            convs[0], *(layer for conv in convs[1:] for layer in (nn.ReLU(inplace=True), conv))
-        )
+        layers: list[nn.Module] = [convs[0]]
+        for conv in convs[1:]:
+            layers += [nn.ReLU(inplace=True), conv]
+        self.layers = nn.Sequential(*layers)
 
     def forward(self, x):
         check_input(x, "DCAD")

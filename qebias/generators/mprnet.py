@@ -15,13 +15,17 @@ from ..core import QebiasError
 from .core import check_counts, check_input
 
 # %% ../../nbs/networks/16_generators.mprnet.ipynb #88f0c54f
-def conv(inputs, outputs, size=3):
+def conv(
+    inputs: int,  # channels in
+    outputs: int,  # channels out
+    size: int = 3,  # of the kernel, px
+) -> nn.Conv2d:
     "A convolution without bias that keeps height and width"
     return nn.Conv2d(inputs, outputs, size, padding=size // 2, bias=False)
 
 # %% ../../nbs/networks/16_generators.mprnet.ipynb #d87227cd
 class ChannelAttention(nn.Module):
-    "Weighs each channel by a number in (0, 1) that depends on the means of all channels over the whole picture"
+    "Weighs each channel by a number in (0, 1) that depends on the means of all channels"
 
     def __init__(
         self,
@@ -29,10 +33,8 @@ class ChannelAttention(nn.Module):
         reduction=4,  # how many times fewer channels there are between the two layers
     ):
         super().__init__()
-        self.squeeze, self.excite = (
-            conv(channels, channels // reduction, 1),
-            conv(channels // reduction, channels, 1),
-        )
+        self.squeeze = conv(channels, channels // reduction, 1)
+        self.excite = conv(channels // reduction, channels, 1)
 
     def forward(self, x):
         means = x.mean((2, 3), keepdim=True)
@@ -56,7 +58,12 @@ class CAB(nn.Module):
         return x + self.attention(self.conv2(self.act(self.conv1(x))))
 
 # %% ../../nbs/networks/16_generators.mprnet.ipynb #91d70e13
-def blocks(n, channels, reduction, act):
+def blocks(
+    n: int,
+    channels: int,  # in and out
+    reduction: int,  # of the channel attention
+    act: nn.Module,  # the PReLU, one module for all blocks of a network
+) -> nn.Sequential:
     "`n` channel attention blocks in a row"
     return nn.Sequential(*(CAB(channels, reduction, act) for _ in range(n)))
 
@@ -90,7 +97,7 @@ class Resample(nn.Module):
 
 # %% ../../nbs/networks/16_generators.mprnet.ipynb #740370aa
 class Encoder(nn.Module):
-    "Features on three levels, each half the size of the one before; optionally with those of an earlier stage added"
+    "Features on three levels, each half the size of the one before; an earlier stage's may be added"
 
     def __init__(
         self,
@@ -102,11 +109,9 @@ class Encoder(nn.Module):
         super().__init__()
         self.levels = nn.ModuleList(blocks(2, c, reduction, act) for c in channels)
         self.down = nn.ModuleList(Resample(a, b, 0.5) for a, b in zip(channels, channels[1:]))
-        self.fuse = (
-            nn.ModuleList(nn.ModuleList(conv(c, c, 1) for _ in range(2)) for c in channels)
-            if fusion
-            else None
-        )
+        self.fuse = None
+        if fusion:
+            self.fuse = nn.ModuleList(nn.ModuleList([conv(c, c, 1), conv(c, c, 1)]) for c in channels)
 
     def forward(self, x, encoded=None, decoded=None):
         features = []
@@ -136,15 +141,13 @@ class Decoder(nn.Module):
 
 # %% ../../nbs/networks/16_generators.mprnet.ipynb #4496ce69
 class SAM(nn.Module):
-    "The gate between two stages: the features and, added to them, the features times a mask made from this stage's image"
+    "The gate between two stages: features, plus features times a mask made from this stage's image"
 
     def __init__(self, channels):
         super().__init__()
-        self.features, self.residual, self.mask = (
-            conv(channels, channels, 1),
-            conv(channels, 3, 1),
-            conv(3, channels, 1),
-        )
+        self.features = conv(channels, channels, 1)
+        self.residual = conv(channels, 3, 1)
+        self.mask = conv(3, channels, 1)
 
     def forward(
         self,
@@ -172,22 +175,22 @@ class FullResolution(nn.Module):
         self,
         channels,  # of the earlier stage's three levels
         wide,  # channels of this stage
-        cabs,
+        cabs,  # channel attention blocks in an ORB
         reduction,
-        act,  # CABs in an ORB; the rest as for `CAB`
+        act,  # as for `CAB`
     ):
         super().__init__()
 
         def way(level):
+            "From a level of the earlier stage to this one's size and channels"
             return nn.Sequential(
                 *(Resample(channels[i], channels[i - 1], 2) for i in range(level, 0, -1)),
                 conv(channels[0], wide, 1),
             )
 
         self.orbs = nn.ModuleList(ORB(wide, cabs, reduction, act) for _ in channels)
-        self.of_encoder, self.of_decoder = (
-            nn.ModuleList(way(i) for i in range(len(channels))) for _ in range(2)
-        )
+        self.of_encoder = nn.ModuleList(way(i) for i in range(len(channels)))
+        self.of_decoder = nn.ModuleList(way(i) for i in range(len(channels)))
 
     def forward(self, x, encoded, decoded):
         for i, orb in enumerate(self.orbs):
@@ -196,7 +199,7 @@ class FullResolution(nn.Module):
 
 # %% ../../nbs/networks/16_generators.mprnet.ipynb #37d125ef
 class MPRNet(nn.Module):
-    "MPRNet for RGB; input and output (N, 3, H, W), the input in [0, 1], the output not clamped, H and W multiples of 8"
+    "MPRNet for RGB: (N, 3, H, W), H and W multiples of 8, in [0, 1] -> the same, not clamped"
 
     multiple, grid, reach, residual_input = 8, 8, None, True
 
@@ -219,10 +222,8 @@ class MPRNet(nn.Module):
         )
         self.encoder1, self.decoder1 = Encoder(channels, reduction, act), Decoder(channels, reduction, act)
         self.sam1, self.merge2 = SAM(width), conv(2 * width, width)
-        self.encoder2, self.decoder2 = (
-            Encoder(channels, reduction, act, fusion=True),
-            Decoder(channels, reduction, act),
-        )
+        self.encoder2 = Encoder(channels, reduction, act, fusion=True)
+        self.decoder2 = Decoder(channels, reduction, act)
         self.sam2, self.merge3 = SAM(width), conv(2 * width, wide)
         self.stage3 = FullResolution(channels, wide, cabs, reduction, act)
         self.tail = conv(wide, 3)

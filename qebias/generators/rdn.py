@@ -24,16 +24,11 @@ class ResidualDenseBlock(nn.Module):
         growth,  # channels that each of them adds
     ):
         super().__init__()
-        self.layers = nn.Sequential(
-            *(
-                nn.Sequential(
-                    OrderedDict(
-                        conv=nn.Conv2d(width + i * growth, growth, 3, padding=1), relu=nn.ReLU(inplace=True)
-                    )
-                )
-                for i in range(layers)
-            )
-        )
+        dense = []
+        for i in range(layers):
+            conv = nn.Conv2d(width + i * growth, growth, 3, padding=1)
+            dense.append(nn.Sequential(OrderedDict(conv=conv, relu=nn.ReLU(inplace=True))))
+        self.layers = nn.Sequential(*dense)
         self.lff = nn.Conv2d(width + layers * growth, width, 1)
 
     def forward(self, x):
@@ -44,7 +39,7 @@ class ResidualDenseBlock(nn.Module):
 
 # %% ../../nbs/networks/14_generators.rdn.ipynb #f00531e7
 class RDN(nn.Module):
-    "Residual dense network at scale 1; input and output (N, 3, H, W), the input in [0, 1], the output not clamped, any size"
+    "Residual dense network at scale 1: (N, 3, H, W) of any size, in [0, 1] -> the same, not clamped"
 
     multiple, residual_input = 1, False
 

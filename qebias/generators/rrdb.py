@@ -15,7 +15,7 @@ from .core import check_counts, check_input
 
 # %% ../../nbs/networks/17_generators.rrdb.ipynb #d3d96c2a
 class RDB(nn.Module):
-    "Residual dense block: five 3 x 3 convolutions, each on the concatenation of all before; 0.2 of the result is added to the input"
+    "Residual dense block: five convolutions, each on all before; 0.2 of the result is added to the input"
 
     def __init__(
         self,
@@ -50,7 +50,7 @@ class RRDB(nn.Module):
 
 # %% ../../nbs/networks/17_generators.rrdb.ipynb #cbbcfef9
 class RRDBNet(nn.Module):
-    "RRDBNet at scale 1; input and output (N, 3, H, W), the input in [0, 1], the output not clamped, H and W multiples of 4"
+    "RRDBNet at scale 1: (N, 3, H, W), H and W multiples of 4, in [0, 1] -> the same, not clamped"
 
     version, multiple, residual_input = 1, 4, False
 
