@@ -18,6 +18,7 @@ import functools
 import itertools
 import re
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -737,7 +738,7 @@ def folded(rows: list) -> list:
     return lines
 
 # %% ../nbs/tools/00_claims.ipynb #1c3aa752
-def claims_markdown(rows: list, columns=COLUMNS) -> str:
+def claims_markdown(rows: list, columns: Sequence[str] = COLUMNS) -> str:
     "The verdicts as a Markdown table, `folded`"
     lines = [list(columns), ["---"] * len(columns)]
     for row in folded(rows):
@@ -746,7 +747,7 @@ def claims_markdown(rows: list, columns=COLUMNS) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 # %% ../nbs/tools/00_claims.ipynb #d95f6e43
-def claims_text(rows: list, columns=COLUMNS[:5], widest: int = 64) -> str:
+def claims_text(rows: list, columns: Sequence[str] = COLUMNS[:5], widest: int = 64) -> str:
     "The verdicts for a terminal, `folded`: aligned columns, long statements cut"
     table = [[name.upper() for name in columns]]
     for row in folded(rows):

@@ -8,7 +8,7 @@ __all__ = ['NESTED', 'WRAPPED', 'RENAMED', 'read_pickle', 'unwrapped', 'renamed'
 
 # %% ../nbs/networks/35_convert.ipynb #7686a350
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
@@ -35,7 +35,7 @@ WRAPPED = ("module.", "_orig_mod.")  # what wrappers put before every name
 
 
 def read_pickle(
-    path,  # .pth, .pt or .ckpt
+    path: str | Path,  # .pth, .pt or .ckpt
 ) -> dict:
     "What a file of `torch.save` holds, arrays and plain values only; raises `QebiasError`"
     try:
@@ -52,8 +52,8 @@ def read_pickle(
 
 # %% ../nbs/networks/35_convert.ipynb #74a59fa4
 def unwrapped(
-    found,  # what a file holds
-    part="generator",  # or "discriminator", where a file holds both
+    found: Mapping,  # what a file holds
+    part: str = "generator",  # or "discriminator", where a file holds both
 ) -> dict:  # name -> tensor
     "The state dict in the midst of a checkpoint; raises `QebiasError` where there is none"
     for _ in range(4):
@@ -100,7 +100,7 @@ RENAMED = {
 # %% ../nbs/networks/35_convert.ipynb #4e255b2a
 def renamed(
     state: Mapping,  # name -> tensor
-    rules,  # pairs of a regular expression and what takes its place
+    rules: Iterable[tuple[str, str]],  # pairs of a regular expression and what takes its place
 ) -> dict:
     "A state dict under other names"
     names = {}
@@ -157,9 +157,9 @@ def why_unknown(
 
 # %% ../nbs/networks/35_convert.ipynb #0708829f
 def load_any(
-    path,  # a model file of ours, or weights from elsewhere: .safetensors, .pth, .pt, .ckpt
-    part="generator",  # which of two networks in one file
-    trust=False,  # as for `load_network`
+    path: str | Path,  # a model file of ours, or weights from elsewhere: .safetensors, .pth, .pt, .ckpt
+    part: str = "generator",  # which of two networks in one file
+    trust: bool = False,  # as for `load_network`
 ) -> nn.Module:  # on the CPU, in evaluation mode
     "A network from any file that is read here; raises `QebiasError`"
     if not Path(path).is_file():
@@ -173,7 +173,7 @@ def load_any(
     return from_elsewhere(path, part)[0]
 
 # %% ../nbs/networks/35_convert.ipynb #7df138bc
-def is_safetensors(path) -> bool:
+def is_safetensors(path: str | Path) -> bool:
     "Whether a file begins as safetensors do: a length, then JSON; its name is not asked"
     with open(path, "rb") as file:
         return file.read(9)[8:] == b"{"
@@ -215,12 +215,12 @@ def widened(
 
 # %% ../nbs/networks/35_convert.ipynb #b92862b3
 def convert(
-    path,  # weights from elsewhere
-    out,  # model file to write
-    part="generator",  # or "discriminator", where a file holds both
-    conditional=False,  # of a discriminator: it sees the compressed picture; 3 channels are widened
-    gan="vanilla",  # of a discriminator: what its logits mean, "vanilla" or "relativistic"
-    patch=128,  # of a discriminator: side of the patches it was trained on, in pixels
+    path: str | Path,  # weights from elsewhere
+    out: str | Path,  # model file to write
+    part: str = "generator",  # or "discriminator", where a file holds both
+    conditional: bool = False,  # of a discriminator: it sees the compressed picture; 3 channels are widened
+    gan: str = "vanilla",  # of a discriminator: what its logits mean, "vanilla" or "relativistic"
+    patch: int = 128,  # of a discriminator: side of the patches it was trained on, in pixels
 ) -> dict:  # its spec
     "Write foreign weights as a model file; raises `QebiasError` where no network here has these tensors"
     if not str(out).endswith(".safetensors"):
@@ -238,10 +238,10 @@ def convert(
 
 # %% ../nbs/networks/35_convert.ipynb #0960c419
 def export_weights(
-    model,  # a model file of ours, or weights from elsewhere
-    out,  # file to write: .safetensors, or .pth as BasicSR writes it
-    part="generator",
-    trust=False,  # as for `load_network`
+    model: str | Path,  # a model file of ours, or weights from elsewhere
+    out: str | Path,  # file to write: .safetensors, or .pth as BasicSR writes it
+    part: str = "generator",
+    trust: bool = False,  # as for `load_network`
 ) -> nn.Module:  # what was written
     "Write a network's weights alone, under the names of BasicSR and spandrel; raises `QebiasError`"
     suffix = Path(out).suffix.lower()

@@ -34,7 +34,7 @@ import subprocess
 import tempfile
 import warnings
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -81,7 +81,7 @@ def require(
 
 # %% ../nbs/foundations/00_core.ipynb #63c3d390
 def project_root(
-    start=None,  # where the search begins; the package's own folder, if left out
+    start: str | Path | None = None,  # where the search begins; the package's own folder, if left out
 ) -> Path:
     "The checkout's root: the nearest folder upwards that holds both `settings.ini` and `nbs`"
     if start is None:
@@ -100,7 +100,7 @@ _UNFINISHED = ".qebias-unfinished-"  # how temporary names begin
 
 @contextlib.contextmanager
 def atomic(
-    path,  # the file's final name; its folder is made where it is missing
+    path: str | Path,  # the file's final name; its folder is made where it is missing
 ):
     "A temporary path that becomes `path` when the block ends without an error (same suffix, same folder)"
     path = Path(path)
@@ -135,7 +135,7 @@ def umask() -> int:
 # %% ../nbs/foundations/00_core.ipynb #f1fa2376
 @contextlib.contextmanager
 def atomic_dir(
-    path,  # the folder's final name; what stood there is replaced when the block ends well
+    path: str | Path,  # the folder's final name; what stood there is replaced when the block ends well
 ):
     "A temporary folder that becomes `path` when the block ends without an error"
     path = Path(path)
@@ -156,8 +156,8 @@ def atomic_dir(
 
 # %% ../nbs/foundations/00_core.ipynb #8f754f3e
 def sweep(
-    folder,  # nobody else may be writing below it
-    name=None,  # only what was to become `folder/name`, where others may be writing beside it
+    folder: str | Path,  # nobody else may be writing below it
+    name: str | None = None,  # only what was to become `folder/name`, where others may be writing beside it
 ):
     "Remove what `atomic` and `atomic_dir` left below a folder when their process was killed"
     if name:
@@ -173,8 +173,8 @@ def sweep(
 
 # %% ../nbs/foundations/00_core.ipynb #c904cc0e
 def write_json(
-    path,  # file to write, atomically
-    value,  # anything JSON can hold; paths and numpy scalars are converted, a NaN is refused
+    path: str | Path,  # file to write, atomically
+    value: object,  # anything JSON can hold; paths and numpy scalars are converted, a NaN is refused
 ):
     "Write `value` as readable JSON, whole or not at all"
     with atomic(path) as tmp:
@@ -198,8 +198,8 @@ def _plain(value):
 # %% ../nbs/foundations/00_core.ipynb #1aac5410
 @contextlib.contextmanager
 def locked(
-    folder,  # the folder to own; made where it is missing
-    what="work",  # what is going on there, for the message
+    folder: str | Path,  # the folder to own; made where it is missing
+    what: str = "work",  # what is going on there, for the message
 ):
     "Own `folder` while the block runs; raise `LockedError` where another live process does"
     import fcntl
@@ -218,7 +218,7 @@ def locked(
 # %% ../nbs/foundations/00_core.ipynb #37ed8ca1
 @contextlib.contextmanager
 def reading(
-    path,  # the file that is read in the block
+    path: str | Path,  # the file that is read in the block
     kind: str,  # what it should be, as in "is no readable ...": `"JSON file"`
     remedy: str = "remove it and run again",  # what to do about it
 ):
@@ -240,7 +240,7 @@ def reading(
 
 # %% ../nbs/foundations/00_core.ipynb #d732a104
 def one_line(
-    error,  # an exception
+    error: Exception,  # an exception
     longest: int = 200,  # characters to keep
 ) -> str:
     "An exception's message on one line, or its name where it has none"
@@ -249,7 +249,7 @@ def one_line(
 
 # %% ../nbs/foundations/00_core.ipynb #e56556b7
 def contents(
-    path,  # a file
+    path: str | Path,  # a file
     kind: str,  # what it should be, for messages
     limit: int = 2**26,  # bytes
 ) -> bytes:
@@ -309,7 +309,7 @@ def require_flat(value: object):
 
 # %% ../nbs/foundations/00_core.ipynb #b57334d4
 def parse_json(
-    text,  # str or bytes
+    text: str | bytes,  # str or bytes
     name: str,  # of the file or part of it, for messages
     remedy: str = "remove it and run again",
 ):
@@ -329,7 +329,7 @@ def parse_json(
 
 # %% ../nbs/foundations/00_core.ipynb #4c5641aa
 def read_json(
-    path,
+    path: str | Path,
     limit: int = 2**26,  # bytes
 ):
     "Read a JSON file; a missing, broken or hostile one is a `QebiasError` that names it"
@@ -337,7 +337,7 @@ def read_json(
 
 # %% ../nbs/foundations/00_core.ipynb #36daf70d
 def read_lines(
-    path,  # a file of JSON objects, one a line, that grows while its writer lives
+    path: str | Path,  # a file of JSON objects, one a line, that grows while its writer lives
     limit: int = 2**28,  # bytes
 ) -> list:  # of dicts, oldest first
     "The whole lines of a file that only grows; one that a kill tore, or that is no object, is left out"
@@ -468,7 +468,9 @@ class YamlBuilder(YamlEvents):
 
 # %% ../nbs/foundations/00_core.ipynb #2e890574
 def read_yaml(
-    source,  # a path; or the text itself, a `str` (without a name, one that ends in .yaml or .yml is a path)
+    source: str
+    | bytes
+    | os.PathLike,  # a path (also a `str` that ends in .yaml, without a name); or the text
     name: str | None = None,  # what messages call it; the path, or "the YAML text", if left out
 ):  # None, bool, int, float, str, list, dict
     "Read YAML 1.2 as plain values; raises `QebiasError` for what is missing, broken or hostile"
@@ -495,8 +497,9 @@ MOST_TABLE = 2**31  # bytes of a table, unpacked
 
 
 def read_table(
-    path,  # a .parquet or .csv file
-    columns=None,  # names that it must have; the table is given with these alone, in this order
+    path: str | Path,  # a .parquet or .csv file
+    columns: Iterable[str]
+    | None = None,  # names that it must have; the table is given with these alone, in this order
 ):  # pandas.DataFrame
     "Read a table; raises `QebiasError` for one that is missing, broken or too large, or lacks a column"
     pandas = require("pandas", "tables")
@@ -535,8 +538,8 @@ MOST_ARRAYS = 2**33  # bytes of the arrays in a file
 
 
 def read_npz(
-    path,  # a .npz file
-    names=None,  # arrays that it must hold; all of them if left out
+    path: str | Path,  # a .npz file
+    names: Iterable[str] | None = None,  # arrays that it must hold; all of them if left out
 ) -> dict:  # of numpy arrays
     "Read the arrays of a `.npz` file; raises `QebiasError` for one that is broken, pickled or too large"
     with reading(path, "file of arrays"), zipfile.ZipFile(path) as archive:
@@ -571,7 +574,7 @@ _TENSOR_BYTES |= {"U16": 2, "I8": 1, "U8": 1, "BOOL": 1, "F8_E4M3": 1, "F8_E5M2"
 
 
 def tensors_header(
-    path,  # a .safetensors file
+    path: str | Path,  # a .safetensors file
 ) -> tuple:  # (metadata: dict of str, tensors: dict name -> (dtype, shape))
     "What a `.safetensors` file says of itself, once it fits the file's length; raises `QebiasError`"
     with reading(path, "safetensors file"), open(path, "rb") as file:
@@ -598,8 +601,8 @@ def tensors_header(
 
 # %% ../nbs/foundations/00_core.ipynb #63d56c8c
 def as_rgb(
-    image,  # uint8 array (H, W, 3); grey (H, W) or (H, W, 1); opaque alpha (H, W, 2) or (H, W, 4)
-    name="image",  # how messages call it
+    image: np.ndarray,  # uint8 array (H, W, 3); grey (H, W) or (H, W, 1); opaque alpha (H, W, 2) or (H, W, 4)
+    name: str = "image",  # how messages call it
 ) -> np.ndarray:  # uint8 (H, W, 3)
     "Check an array, or refuse it: grey is repeated, an opaque alpha channel dropped; raises `QebiasError`"
     if not isinstance(image, np.ndarray):
@@ -664,7 +667,7 @@ def image_kind(
 # %% ../nbs/foundations/00_core.ipynb #3d057e6b
 @contextlib.contextmanager
 def open_image(
-    path,  # a picture's file
+    path: str | Path,  # a picture's file
 ):
     "A Pillow image of a sane size, not decoded yet; raises `QebiasError`, also for what the block meets"
     remedy = "fix it or leave it out"
@@ -691,8 +694,8 @@ def open_image(
 def require_size(
     width: int,
     height: int,
-    name,  # what messages call the picture
-    error=None,  # class of the error; `QebiasError` if left out
+    name: object,  # what messages call the picture
+    error: type[Exception] | None = None,  # class of the error; `QebiasError` if left out
 ):
     "Raise where a picture is larger than what is read, coded and enhanced here"
     if max(width, height) > MOST_SIDE or width * height > MOST_PIXELS:
@@ -746,7 +749,7 @@ def orientation_of(image) -> int:
 
 # %% ../nbs/foundations/00_core.ipynb #012665c0
 def read_rgb(
-    path,  # a picture, 8 bit a channel
+    path: str | Path,  # a picture, 8 bit a channel
 ) -> np.ndarray:  # uint8 (H, W, 3), turned upright as its EXIF says
     "Read a picture; a foreign, truncated, 16-bit or transparent one is a `QebiasError` that names it"
     with open_image(path) as image:
@@ -762,27 +765,27 @@ def read_rgb(
         return as_rgb(upright(np.array(image), orientation), str(path))
 
 # %% ../nbs/foundations/00_core.ipynb #0739f8df
-def write_png(path, rgb):
+def write_png(path: str | Path, rgb: np.ndarray):
     "Write a uint8 (H, W, 3) array as PNG, whole or not at all"
     with atomic(Path(path)) as tmp:
         Image.fromarray(as_rgb(rgb, str(path))).save(tmp, format="PNG", compress_level=3)
 
 # %% ../nbs/foundations/00_core.ipynb #18f2f525
 def digest(
-    value,  # anything `write_json` takes
-    length=16,  # hexadecimal digits to keep
+    value: object,  # anything `write_json` takes
+    length: int = 16,  # hexadecimal digits to keep
 ) -> str:
     "Name a value by the sha256 of its canonical JSON"
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=_plain).encode()).hexdigest()[:length]
 
 
-def file_digest(path, length=64) -> str:
+def file_digest(path: str | Path, length: int = 64) -> str:
     "Name a file by the sha256 of its bytes"
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:length]
 
 
-def array_digest(array, length=16) -> str:
+def array_digest(array, length: int = 16) -> str:
     "Name an array by its shape, its type and its bytes"
     array = np.ascontiguousarray(array)
     name = hashlib.sha256(f"{array.shape}{array.dtype}".encode())
@@ -874,7 +877,7 @@ class Outputs:
 @functools.cache
 def code_digest(
     source: str,  # Python source
-    length=16,
+    length: int = 16,
 ) -> str:
     "Name source code by what it does: comments, docstrings, annotations' layout and blank lines do not count"
     tree = ast.parse(source)
@@ -916,8 +919,8 @@ def threads(
 # %% ../nbs/foundations/00_core.ipynb #6dc871a6
 def in_order(
     pool,  # of `threads`
-    work,  # a function of an item
-    items,  # any iterable, taken as it is needed
+    work: Callable,  # a function of an item
+    items: Iterable,  # any iterable, taken as it is needed
     ahead: int,  # how many items may be under way
     budget: int = MOST_UNDER_WAY,  # and how much their `cost` may be in all; an item above it goes alone
 ):  # iterator over the results
@@ -934,7 +937,7 @@ def in_order(
 PACKAGES = ["torch", "torchvision", "numpy", "pillow", "av", "pyiqa", "timm", "scikit-image", "scipy"]
 
 
-def package_versions(names=PACKAGES) -> dict:
+def package_versions(names: Iterable[str] = PACKAGES) -> dict:
     "Installed versions of the packages that numbers depend on; `None` where one is missing"
 
     def version(name):

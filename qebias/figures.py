@@ -23,6 +23,7 @@ import io
 import math
 import re
 import textwrap
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -123,7 +124,9 @@ def label_of(
 
 # %% ../nbs/measurement/30_figures.ipynb #3cd3fa2d
 def method_looks(
-    rows,  # names such as `arcnn`, `realesrgan+both`, `control:noise4`, in any order, repeats allowed
+    rows: Iterable[
+        str
+    ],  # names such as `arcnn`, `realesrgan+both`, `control:noise4`, in any order, repeats allowed
 ) -> dict:  # name -> Look, in the order of Table 3, unknown names and controls last
     "The one look and the one order of rows in every figure"
     names, known, variants = list(dict.fromkeys(rows)), list(LABELS), list(VARIANTS)
@@ -192,7 +195,7 @@ def theme():
     mpl.rcParams.update(style())
 
 
-def styled(draw):
+def styled(draw: Callable):
     "Draw in the study's style, whatever the global settings are"
 
     @functools.wraps(draw)
@@ -245,7 +248,7 @@ def panels(
 # %% ../nbs/measurement/30_figures.ipynb #d50b9c63
 def save(
     figure: Picture,  # to write
-    stem,  # path without an ending
+    stem: str | Path,  # path without an ending
     kinds: tuple = ("png", "svg", "pdf"),  # of files
 ) -> list:  # of paths
     "Write a figure as a picture and as vectors, whose letters stay letters"
@@ -295,7 +298,7 @@ def with_interval(
     value: float,  # of a quantity
     low: float,  # its lower bound, or nan
     high: float,  # its upper bound, or nan
-    write=number,  # how a number is written
+    write: Callable = number,  # how a number is written
 ) -> str:
     "A number and its interval: `−84.9 % [−88.7, −81.2]`"
     if not np.isfinite([low, high]).all():
@@ -343,7 +346,7 @@ def intervals(
     unit: str = "",  # words of the axis
     left: str = "",  # what lies left of zero
     right: str = "",  # what lies right of zero
-    write=number,  # how a number is written
+    write: Callable = number,  # how a number is written
     order: str = "",  # "value" to sort by value, else the order of Table 3
     note: str = "",  # caption
 ) -> Picture:
@@ -379,7 +382,7 @@ def interval_panel(
     rows: list,  # from the top
     looks: dict,  # name -> Look
     zero: float,  # where the line stands
-    write,  # how a number is written
+    write: Callable,  # how a number is written
 ):
     "One panel of `intervals`"
     ax.axvline(zero, color=INK, linewidth=1)
@@ -676,7 +679,7 @@ def same_size(
 # %% ../nbs/measurement/30_figures.ipynb #416e45ad
 def cut(
     image: np.ndarray,  # (H, W, ...)
-    box,  # (top, left, height, width), or None for the whole
+    box: tuple | None,  # (top, left, height, width), or None for the whole
     what: str,  # the figure, for the message
 ) -> np.ndarray:
     "The box of a picture; raises `QebiasError` where it leaves the picture"
@@ -710,7 +713,7 @@ def show(
 @styled
 def crops(
     images: dict,  # label -> uint8 RGB (H, W, 3), all of one size; a row's name becomes its label
-    box=None,  # (top, left, height, width) in pixels; None: whole pictures
+    box: tuple | None = None,  # (top, left, height, width) in pixels; None: whole pictures
     context: str = "",  # label of the picture to show whole, with the box drawn in, before the crops
     height: float = 1.9,  # of a panel, in inches
     note: str = "",  # caption
@@ -754,7 +757,7 @@ def residuals(
     raw: np.ndarray,  # uint8 RGB (H, W, 3)
     compressed: np.ndarray,  # of the same size
     enhanced: dict,  # row -> picture of the same size
-    box=None,  # (top, left, height, width) in pixels; None: the whole picture
+    box: tuple | None = None,  # (top, left, height, width) in pixels; None: the whole picture
     gain: float = 4,  # magnification of the difference
     size: float = 1.7,  # of a panel, in inches
     note: str = "",  # caption

@@ -322,7 +322,9 @@ def derive(
 def scaled_spec(
     path: str,  # "module:Class" of the method's own network
     networks: dict,  # class name -> keyword arguments, with `class` for another network in its place
-    own=None,  # a class, or "module:Class", that takes its place whatever `networks` says
+    own: type
+    | str
+    | None = None,  # a class, or "module:Class", that takes its place whatever `networks` says
     patch: int = 128,  # side in px, for a VGG-style discriminator
 ) -> dict:  # a spec, as for `qebias.networks.build`
     "The network of a training at some scale; raises `QebiasError` for one that cannot be imported"
@@ -358,8 +360,8 @@ ADVERSARIAL += ("d_schedule", "d_betas", "g_init_iterations", "d_init_iterations
 def train_config(
     method: Method,
     networks: dict = {},  # class name -> keyword arguments, with `class` for another network in its place
-    generator=None,  # a class, or "module:Class", instead of the method's generator
-    discriminator=None,  # the same for its discriminator, which must take `in_channels`
+    generator: type | str | None = None,  # a class, or "module:Class", instead of the method's generator
+    discriminator: type | str | None = None,  # the same for its discriminator, which must take `in_channels`
     lr: float | None = None,  # of the generator, and of a discriminator that has no schedule of its own
     ema: float | None = None,  # for methods that average at all
     divergence: Divergence | dict | None = None,  # where Eq. 6-8 are taken

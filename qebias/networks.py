@@ -242,7 +242,7 @@ SIZES = {
 
 # %% ../nbs/networks/30_networks.ipynb #3210a786
 def save_network(
-    path,  # file to write, atomically; by custom `generator.safetensors`
+    path: str | Path,  # file to write, atomically; by custom `generator.safetensors`
     network: nn.Module,  # a generator or a discriminator that `build` can make
     spec: Mapping,  # what builds it again, as for `build`
     provenance: Mapping,  # where its weights come from; anything JSON can hold
@@ -281,7 +281,7 @@ def open_weights(path: str | Path):
 
 # %% ../nbs/networks/30_networks.ipynb #ece3ab41
 def read_header(
-    path,  # a file that `save_network` wrote
+    path: str | Path,  # a file that `save_network` wrote
 ) -> dict:  # spec, provenance
     "Which network a file holds and where it comes from, without loading it; raises `QebiasError`"
     with open_weights(path) as file:
@@ -300,7 +300,7 @@ def read_header(
 
 # %% ../nbs/networks/30_networks.ipynb #47b1fbe0
 def load_state(
-    path,  # a safetensors file
+    path: str | Path,  # a safetensors file
 ) -> dict:  # name -> tensor, on the CPU
     "The tensors of a file without a network around them; raises `QebiasError`"
     with open_weights(path) as file:
@@ -308,7 +308,7 @@ def load_state(
 
 
 def load_shapes(
-    path,  # a safetensors file
+    path: str | Path,  # a safetensors file
 ) -> dict:  # name -> shape
     "The shapes of a file's tensors, without reading them; raises `QebiasError`"
     with open_weights(path) as file:
@@ -316,7 +316,7 @@ def load_shapes(
 
 # %% ../nbs/networks/30_networks.ipynb #4a330105
 def checked_spec(
-    spec,  # as a file's header has it: anything
+    spec: object,  # as a file's header has it: anything
     shapes: Mapping,  # name -> shape of the file's tensors
     trust: bool | Collection[str] = False,  # whether other modules may be imported: `True`, or classes
 ) -> dict:  # a spec that may be built
@@ -357,7 +357,7 @@ def require_trust(
 
 # %% ../nbs/networks/30_networks.ipynb #30fbf1da
 def load_network(
-    path,  # a file that `save_network` wrote
+    path: str | Path,  # a file that `save_network` wrote
     trust: bool | Collection[str] = False,  # as for `checked_spec`
 ) -> nn.Module:  # on the CPU, in evaluation mode
     "The network that a file describes, with its weights and `halo`; raises `QebiasError`"
@@ -391,7 +391,7 @@ def checked_halo(
 
 # %% ../nbs/networks/30_networks.ipynb #9ccec3d4
 def load_discriminator(
-    path,  # a `discriminator.safetensors` of a training
+    path: str | Path,  # a `discriminator.safetensors` of a training
     trust: bool | Collection[str] = False,  # as for `checked_spec`
 ) -> ConditionalDiscriminator:  # on the CPU, in evaluation mode; `gan` and `patch` are its attributes
     "A discriminator `d(image, compressed)` that gives logits; raises `QebiasError` for any other file"

@@ -44,7 +44,7 @@ class Curve:
 
     def point(
         self,
-        i,  # index from the lowest rate
+        i: int,  # index from the lowest rate
     ) -> str:
         "One point in words"
         where = f"{self.bpp[i]:.3g} bpp: {self.value[i]:.4g}"
@@ -57,7 +57,7 @@ _SIGN = {"higher": 1, "lower": -1}
 
 def breaks(
     curve: Curve,
-    better="higher",  # or `lower`: which values of the metric are good
+    better: str = "higher",  # or `lower`: which values of the metric are good
 ) -> tuple:  # indices, from the lowest rate
     "Points of a curve that are no better than the next cheaper one, or not finite"
     rise = _SIGN[better] * np.diff(curve.value, prepend=-_SIGN[better] * np.inf)
@@ -122,8 +122,8 @@ def three_digits(value: float) -> str:
 def bd_br(
     anchor: Curve,  # what is compared with, for instance `compressed`
     test: Curve,  # what is judged, for instance a method
-    better="higher",  # or `lower`: which values of the metric are good
-    method="cubic",  # interpolation: `cubic` (the paper's [5]) or `pchip`
+    better: str = "higher",  # or `lower`: which values of the metric are good
+    method: str = "cubic",  # interpolation: `cubic` (the paper's [5]) or `pchip`
 ) -> BDRate:
     "Bjøntegaard delta bit rate of `test` against `anchor` (Tab. 4), or the reason why there is none"
     for word, known, what in ((better, _SIGN, "direction"), (method, POINTS, "interpolation")):

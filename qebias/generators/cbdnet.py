@@ -42,8 +42,8 @@ class CBDNet(nn.Module):
 
     def __init__(
         self,
-        width=64,  # channels of the denoiser's finest level; the next ones have twice and four times as many
-        estimator=32,  # channels of the estimator
+        width: int = 64,  # channels of the denoiser's finest level; the next have 2 and 4 times as many
+        estimator: int = 32,  # channels of the estimator
     ):
         super().__init__()
         check_counts("CBDNet", width=width, estimator=estimator)
@@ -57,7 +57,7 @@ class CBDNet(nn.Module):
         self.dec0 = conv_relu(width, width, 2)
         self.last = nn.Conv2d(width, 3, 3, padding=1)
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor):
         check_input(x, "CBDNet")
         y0 = self.enc0(torch.cat([x, self.estimator(x)], 1))
         if min(y0.shape[2:]) > 1:

@@ -19,8 +19,8 @@ class DCAD(nn.Module):
 
     def __init__(
         self,
-        width=64,  # channels between the layers
-        depth=10,  # convolutions, the first and the last included
+        width: int = 64,  # channels between the layers
+        depth: int = 10,  # convolutions, the first and the last included
     ):
         super().__init__()
         check_counts("DCAD", width=width, depth=depth)
@@ -34,6 +34,6 @@ class DCAD(nn.Module):
             layers += [nn.ReLU(inplace=True), conv]
         self.layers = nn.Sequential(*layers)
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor):
         check_input(x, "DCAD")
         return x + self.layers(x)

@@ -7,6 +7,8 @@ __all__ = ['conv', 'ChannelAttention', 'CAB', 'blocks', 'split', 'join', 'Resamp
            'FullResolution', 'MPRNet']
 
 # %% ../../nbs/networks/16_generators.mprnet.ipynb #242059ab
+from collections.abc import Sequence
+
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -29,14 +31,14 @@ class ChannelAttention(nn.Module):
 
     def __init__(
         self,
-        channels,  # in and out
-        reduction=4,  # how many times fewer channels there are between the two layers
+        channels: int,  # in and out
+        reduction: int = 4,  # how many times fewer channels there are between the two layers
     ):
         super().__init__()
         self.squeeze = conv(channels, channels // reduction, 1)
         self.excite = conv(channels // reduction, channels, 1)
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor):
         means = x.mean((2, 3), keepdim=True)
         return x * torch.sigmoid(self.excite(F.relu(self.squeeze(means))))
 
@@ -46,15 +48,15 @@ class CAB(nn.Module):
 
     def __init__(
         self,
-        channels,  # in and out
-        reduction,  # of the channel attention
-        act,  # the PReLU, one module for all blocks of a network
+        channels: int,  # in and out
+        reduction: int,  # of the channel attention
+        act: nn.Module,  # the PReLU, one module for all blocks of a network
     ):
         super().__init__()
         self.conv1, self.act, self.conv2 = conv(channels, channels), act, conv(channels, channels)
         self.attention = ChannelAttention(channels, reduction)
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor):
         return x + self.attention(self.conv2(self.act(self.conv1(x))))
 
 # %% ../../nbs/networks/16_generators.mprnet.ipynb #91d70e13
@@ -88,11 +90,11 @@ def join(
 class Resample(nn.Module):
     "Bilinear by `factor`, then a 1 x 1 convolution to another number of channels"
 
-    def __init__(self, inputs, outputs, factor):
+    def __init__(self, inputs: int, outputs: int, factor: float):
         super().__init__()
         self.factor, self.mix = factor, conv(inputs, outputs, 1)
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor):
         return self.mix(F.interpolate(x, scale_factor=self.factor, mode="bilinear"))
 
 # %% ../../nbs/networks/16_generators.mprnet.ipynb #740370aa
@@ -101,10 +103,10 @@ class Encoder(nn.Module):
 
     def __init__(
         self,
-        channels,  # of the three levels, fine to coarse
-        reduction,
-        act,  # as for `CAB`
-        fusion=False,  # whether an earlier stage's features come in
+        channels: Sequence[int],  # of the three levels, fine to coarse
+        reduction: int,
+        act: nn.Module,  # as for `CAB`
+        fusion: bool = False,  # whether an earlier stage's features come in
     ):
         super().__init__()
         self.levels = nn.ModuleList(blocks(2, c, reduction, act) for c in channels)
@@ -113,7 +115,7 @@ class Encoder(nn.Module):
         if fusion:
             self.fuse = nn.ModuleList(nn.ModuleList([conv(c, c, 1), conv(c, c, 1)]) for c in channels)
 
-    def forward(self, x, encoded=None, decoded=None):
+    def forward(self, x: torch.Tensor, encoded: list | None = None, decoded: list | None = None):
         features = []
         for i, level in enumerate(self.levels):
             x = level(self.down[i - 1](x) if i else x)
@@ -127,13 +129,13 @@ class Encoder(nn.Module):
 class Decoder(nn.Module):
     "From the coarsest level up again; returns the features of all levels, fine to coarse"
 
-    def __init__(self, channels, reduction, act):  # as for `Encoder`
+    def __init__(self, channels: Sequence[int], reduction: int, act: nn.Module):  # as for `Encoder`
         super().__init__()
         self.levels = nn.ModuleList(blocks(2, c, reduction, act) for c in channels)
         self.up = nn.ModuleList(Resample(b, a, 2) for a, b in zip(channels, channels[1:]))
         self.skips = nn.ModuleList(CAB(c, reduction, act) for c in channels[:-1])
 
-    def forward(self, encoded):
+    def forward(self, encoded: list):
         features = [self.levels[-1](encoded[-1])]
         for i in reversed(range(len(self.up))):
             features.insert(0, self.levels[i](self.up[i](features[0]) + self.skips[i](encoded[i])))
@@ -143,7 +145,7 @@ class Decoder(nn.Module):
 class SAM(nn.Module):
     "The gate between two stages: features, plus features times a mask made from this stage's image"
 
-    def __init__(self, channels):
+    def __init__(self, channels: int):
         super().__init__()
         self.features = conv(channels, channels, 1)
         self.residual = conv(channels, 3, 1)
@@ -151,8 +153,8 @@ class SAM(nn.Module):
 
     def forward(
         self,
-        x,  # features (N, C, H, W)
-        image,  # the compressed picture, (N, 3, H, W)
+        x: torch.Tensor,  # features (N, C, H, W)
+        image: torch.Tensor,  # the compressed picture, (N, 3, H, W)
     ):  # gated features (N, C, H, W)
         return x + self.features(x) * torch.sigmoid(self.mask(image + self.residual(x)))
 
@@ -160,11 +162,11 @@ class SAM(nn.Module):
 class ORB(nn.Module):
     "Original resolution block: x + conv(CABs(x))"
 
-    def __init__(self, channels, cabs, reduction, act):
+    def __init__(self, channels: int, cabs: int, reduction: int, act: nn.Module):
         super().__init__()
         self.body = nn.Sequential(*blocks(cabs, channels, reduction, act), conv(channels, channels))
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor):
         return x + self.body(x)
 
 # %% ../../nbs/networks/16_generators.mprnet.ipynb #c8ac7825
@@ -173,11 +175,11 @@ class FullResolution(nn.Module):
 
     def __init__(
         self,
-        channels,  # of the earlier stage's three levels
-        wide,  # channels of this stage
-        cabs,  # channel attention blocks in an ORB
-        reduction,
-        act,  # as for `CAB`
+        channels: Sequence[int],  # of the earlier stage's three levels
+        wide: int,  # channels of this stage
+        cabs: int,  # channel attention blocks in an ORB
+        reduction: int,
+        act: nn.Module,  # as for `CAB`
     ):
         super().__init__()
 
@@ -192,7 +194,7 @@ class FullResolution(nn.Module):
         self.of_encoder = nn.ModuleList(way(i) for i in range(len(channels)))
         self.of_decoder = nn.ModuleList(way(i) for i in range(len(channels)))
 
-    def forward(self, x, encoded, decoded):
+    def forward(self, x: torch.Tensor, encoded: list, decoded: list):
         for i, orb in enumerate(self.orbs):
             x = orb(x) + self.of_encoder[i](encoded[i]) + self.of_decoder[i](decoded[i])
         return x
@@ -205,11 +207,11 @@ class MPRNet(nn.Module):
 
     def __init__(
         self,
-        width=16,  # channels of the finest level
-        step=16,  # channels that each coarser level has more
-        orb_step=16,  # channels that the third stage has more
-        cabs=4,  # channel attention blocks in an original resolution block
-        reduction=4,  # of the channel attention
+        width: int = 16,  # channels of the finest level
+        step: int = 16,  # channels that each coarser level has more
+        orb_step: int = 16,  # channels that the third stage has more
+        cabs: int = 4,  # channel attention blocks in an original resolution block
+        reduction: int = 4,  # of the channel attention
     ):
         super().__init__()
         check_counts("MPRNet", width=width, step=step, orb_step=orb_step, cabs=cabs, reduction=reduction)
@@ -228,7 +230,7 @@ class MPRNet(nn.Module):
         self.stage3 = FullResolution(channels, wide, cabs, reduction, act)
         self.tail = conv(wide, 3)
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor):
         check_input(x, "MPRNet", multiple=self.multiple)
         halves = split(x, 2)
         encoded = [join(f, 3) for f in self.encoder1(self.shallow1(split(halves, 3)))]

@@ -21,7 +21,7 @@ class ECA(nn.Module):
         super().__init__()
         self.conv = nn.Conv1d(1, 1, 3, padding=1, bias=False)
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor):
         means = x.mean((2, 3))
         return x * torch.sigmoid(self.conv(means[:, None]))[:, 0, :, None, None]
 
@@ -39,7 +39,7 @@ def attended_conv(
 class Down(nn.Sequential):
     "One level down: convolution, convolution with stride 2, convolution, no activation"
 
-    def __init__(self, width, attention=False):
+    def __init__(self, width: int, attention: bool = False):
         super().__init__(
             *attended_conv(width, width, attention),
             nn.Conv2d(width, width, 3, stride=2, padding=1),
@@ -52,9 +52,9 @@ class Up(nn.Module):
 
     def __init__(
         self,
-        width,  # channels of each map
-        joined,  # how many maps of that level are joined
-        attention=False,  # channel attention before the two convolutions
+        width: int,  # channels of each map
+        joined: int,  # how many maps of that level are joined
+        attention: bool = False,  # channel attention before the two convolutions
     ):
         super().__init__()
         self.up = nn.ConvTranspose2d(width, width, 3, stride=2, padding=1)
@@ -64,7 +64,7 @@ class Up(nn.Module):
             *attended_conv(width, width, attention),
         )
 
-    def forward(self, deeper, known):
+    def forward(self, deeper: torch.Tensor, known: list):
         return self.mix(torch.cat([fitted(self.up(deeper), known[0]), *known], 1))
 
 # %% ../../nbs/networks/15_generators.rbqe.ipynb #3dbf3b44
@@ -73,15 +73,15 @@ class Stage(nn.Module):
 
     def __init__(
         self,
-        width,  # channels of each map
-        index,  # 0 for the first stage; the level that it starts from
-        attention=False,  # channel attention before the convolutions
+        width: int,  # channels of each map
+        index: int,  # 0 for the first stage; the level that it starts from
+        attention: bool = False,  # channel attention before the convolutions
     ):
         super().__init__()
         self.down = Down(width, attention)
         self.ups = nn.ModuleList(Up(width, 1 + j, attention) for j in range(index + 1))
 
-    def forward(self, known):
+    def forward(self, known: list):
         "Maps of each level, finest first -> the same, one map longer on each level and one level longer"
         found = [self.down(known[-1][0])]
         for up, level in zip(self.ups, reversed(known)):
@@ -96,9 +96,9 @@ class RBQE(nn.Module):
 
     def __init__(
         self,
-        width=32,  # channels everywhere
-        levels=5,  # how many times the deepest stage halves the size; the number of stages
-        attention=False,  # channel attention before the convolutions; then there is no finite reach
+        width: int = 32,  # channels everywhere
+        levels: int = 5,  # how many times the deepest stage halves the size; the number of stages
+        attention: bool = False,  # channel attention before the convolutions; then there is no finite reach
     ):
         super().__init__()
         check_counts("RBQE", width=width, levels=levels)
@@ -112,7 +112,7 @@ class RBQE(nn.Module):
         self.unets = nn.ModuleList(Stage(width, u, attention) for u in range(levels))
         self.last = nn.Sequential(*attended_conv(width, 3, attention))
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor):
         check_input(x, "RBQE")
         known = [[self.first(x)]]
         for unet in self.unets:

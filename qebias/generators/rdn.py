@@ -19,9 +19,9 @@ class ResidualDenseBlock(nn.Module):
 
     def __init__(
         self,
-        width,  # channels in and out
-        layers,  # dense layers
-        growth,  # channels that each of them adds
+        width: int,  # channels in and out
+        layers: int,  # dense layers
+        growth: int,  # channels that each of them adds
     ):
         super().__init__()
         dense = []
@@ -31,7 +31,7 @@ class ResidualDenseBlock(nn.Module):
         self.layers = nn.Sequential(*dense)
         self.lff = nn.Conv2d(width + layers * growth, width, 1)
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor):
         known = x
         for layer in self.layers:
             known = torch.cat([known, layer(known)], 1)
@@ -45,10 +45,10 @@ class RDN(nn.Module):
 
     def __init__(
         self,
-        width=32,  # channels between the blocks
-        blocks=4,  # residual dense blocks
-        layers=4,  # dense layers of a block
-        growth=32,  # channels that each dense layer adds
+        width: int = 32,  # channels between the blocks
+        blocks: int = 4,  # residual dense blocks
+        layers: int = 4,  # dense layers of a block
+        growth: int = 32,  # channels that each dense layer adds
     ):
         super().__init__()
         check_counts("RDN", width=width, blocks=blocks, layers=layers, growth=growth)
@@ -58,7 +58,7 @@ class RDN(nn.Module):
         self.gff = nn.Sequential(nn.Conv2d(blocks * width, width, 1), nn.Conv2d(width, width, 3, padding=1))
         self.output = nn.Conv2d(width, 3, 3, padding=1)
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor):
         check_input(x, "RDN")
         shallow = self.sfe1(x)
         y, kept = self.sfe2(shallow), []
