@@ -6,6 +6,7 @@
 __all__ = ['DCAD']
 
 # %% ../../nbs/networks/11_generators.dcad.ipynb #02432894
+import torch
 from torch import nn
 
 from ..core import QebiasError

@@ -6,6 +6,7 @@
 __all__ = ['DnCNN']
 
 # %% ../../nbs/networks/12_generators.dncnn.ipynb #58ab506f
+import torch
 from torch import nn
 
 from ..core import QebiasError
