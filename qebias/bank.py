@@ -5,11 +5,12 @@
 # %% auto #0
 __all__ = ['FAKES', 'KINDS', 'VERSION', 'DEFAULTS', 'BLENDS', 'DOMAINS', 'SMALLEST', 'CHANCE', 'KIND_WORDS', 'KIND_TITLES',
            'DOMAIN_WORDS', 'sharp_fake', 'blur_fake', 'noise_fake', 'far_fake', 'bank_settings', 'Pictures', 'chosen',
-           'with_fakes', 'train_discriminator', 'bank_loss', 'mean_scores', 'as_batch', 'swapped', 'blended',
-           'score_lines', 'run_bank', 'shown_as', 'one_discriminator', 'bank_gaps', 'bank_rows', 'in_order',
-           'bank_sentence', 'said', 'gap_figure', 'bank_scores', 'plain_text']
+           'with_fakes', 'train_discriminator', 'bank_loss', 'mean_scores', 'swapped', 'blended', 'score_lines',
+           'one_discriminator', 'shown_as', 'bank_work', 'run_bank', 'in_order', 'bank_rows', 'bank_gaps', 'said',
+           'bank_sentence', 'gap_figure', 'plain_text', 'bank_scores']
 
 # %% ../nbs/measurement/50_bank.ipynb #c77a7af1
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +26,7 @@ from .discriminators import PROJECTIONS, ConditionalDiscriminator, UNetSN
 from .figures import intervals
 from .generators.core import evaluating
 from .losses import vanilla_gan
-from .measure import Cell, cut, identity, measure
+from .measure import Cell, as_batch, cut, identity, measure
 from .pairs import PATCHES_VERSION, PatchSampler
 from .stats import COLUMNS, Estimate, Results, difference, estimate
 
@@ -45,7 +46,7 @@ def blur_fake(
     "Smoothed by a Gaussian of 1 px, as an average over all pictures that could have been"
     return eight_bit(gaussian_filter(compressed.astype(float), (1.0, 1.0, 0)))
 
-
+# %% ../nbs/measurement/50_bank.ipynb #4ab1ca28
 def noise_fake(
     compressed: np.ndarray,  # uint8 (H, W, 3)
     name: str,  # of the picture: its noise is a function of it
@@ -82,7 +83,7 @@ DEFAULTS = {
     "pictures": 24,  # of each evaluation set at most
 }
 
-
+# %% ../nbs/measurement/50_bank.ipynb #6c82b929
 def bank_settings(
     settings: dict,  # what differs from `DEFAULTS`
     profile,  # of the study: patches have its size
@@ -123,18 +124,17 @@ class Pictures:
     def compressed(self, i: int) -> np.ndarray:
         return self.second[i]
 
-
+# %% ../nbs/measurement/50_bank.ipynb #1f2b400b
 def chosen(
     pairs,  # `Pairs`
     most: int,  # pictures
 ) -> Pictures:
     "The first pictures of a store, by their names"
     order = sorted(range(len(pairs)), key=lambda i: pairs.names[i])[:most]
-    return Pictures(
-        [pairs.names[i] for i in order], [pairs.raw(i) for i in order], [pairs.compressed(i) for i in order]
-    )
+    names = [pairs.names[i] for i in order]
+    return Pictures(names, [pairs.raw(i) for i in order], [pairs.compressed(i) for i in order])
 
-
+# %% ../nbs/measurement/50_bank.ipynb #c704df1a
 def with_fakes(
     pictures: Pictures,
     fake: str,  # one of `FAKES`, or a row
@@ -178,7 +178,7 @@ def train_discriminator(
         optimiser.step()
     return found.float().eval()
 
-
+# %% ../nbs/measurement/50_bank.ipynb #64751b23
 def bank_loss(
     discriminator: ConditionalDiscriminator,
     kind: str,  # one of `KINDS`
@@ -213,12 +213,7 @@ def mean_scores(
             found.append(float(torch.cat(scores).double().mean()))
     return found
 
-
-def as_batch(patches: list) -> torch.Tensor:  # (N, 3, H, W) in [0, 1]
-    "Patches as a network takes them"
-    return torch.from_numpy(np.stack(patches)).permute(0, 3, 1, 2).float() / 255
-
-
+# %% ../nbs/measurement/50_bank.ipynb #547c291c
 def swapped(pictures: Pictures) -> list:
     "Beside each picture the compressed version of the next one, repeated or cut to its size"
     found = []
@@ -236,7 +231,7 @@ def blended(pictures: Pictures, share: int) -> list:
     domains = zip(pictures.first, pictures.second)
     return [eight_bit(part * raw.astype(float) + (1 - part) * compressed) for raw, compressed in domains]
 
-
+# %% ../nbs/measurement/50_bank.ipynb #9fe99582
 def score_lines(
     discriminator: ConditionalDiscriminator,
     pictures: Pictures,  # held out
@@ -264,58 +259,7 @@ def score_lines(
         lines += [(name, quantity, score, "1") for name, score in zip(pictures.names, scores)]
     return lines
 
-# %% ../nbs/measurement/50_bank.ipynb #dc7c914a
-def run_bank(
-    settings: dict,  # as `bank_settings` gives them
-    pictures: dict,  # "train" -> `Pairs`, and each evaluation set -> `Pairs`, at one codec and level
-    folder: str | Path,  # where each finished discriminator leaves its scores
-    progress: Callable | None = None,  # called with (discriminators done, discriminators)
-    enhancers: dict | None = None,  # row -> function of a compressed picture, for the settings' `rows`
-) -> pd.DataFrame:  # the long table
-    "Train every kind against every fake with every seed, and score them; takes up what is there"
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    sets = {name: chosen(pairs, settings["pictures"]) for name, pairs in pictures.items() if name != "train"}
-    sets["train"] = chosen(pictures["train"], settings["train_pictures"])
-    contents = {name: pairs.key for name, pairs in pictures.items()}
-    work = [
-        (fake, kind, seed)
-        for fake in [*settings["fakes"], *settings["rows"]]
-        for kind in settings["kinds"]
-        for seed in settings["seeds"]
-    ]
-    one = {k: v for k, v in settings.items() if k not in ("fakes", "kinds", "rows", "seeds")}
-    found, fakes = [], {}
-    for i, (fake, kind, seed) in enumerate(work):
-        if progress:
-            progress(i, len(work))
-        if fake not in fakes:
-            fakes = {fake: {name: with_fakes(part, fake, enhancers or {}) for name, part in sets.items()}}
-        key = digest(
-            {"of": [kind, seed], "settings": one, "pictures": contents, "fakes": shown_as(fakes[fake])}, 16
-        )
-        path = folder / f"{kind}-{fake}-{seed}-{key}.parquet"
-        if not path.exists():
-            frame = one_discriminator(settings, kind, sets, fakes[fake], seed)
-            with atomic(path) as tmp:
-                frame.to_parquet(tmp, index=False)
-        found.append(pd.read_parquet(path).assign(row=f"bank:{kind}:{fake}", seed=seed))
-    if progress:
-        progress(len(work), len(work))
-    coded = pictures["train"].manifest["codec"]
-    place = {
-        "codec": coded["codec"],
-        "level": coded["level"],
-        "trained_on": f"{coded['codec']}-{coded['level']}",
-    }
-    return pd.concat(found, ignore_index=True).assign(**place)[COLUMNS]
-
-
-def shown_as(fakes: dict) -> str:
-    "A digest of fakes: another generator under the same name makes others"
-    return digest({name: [array_digest(rgb) for rgb in part.first] for name, part in fakes.items()}, 16)
-
-
+# %% ../nbs/measurement/50_bank.ipynb #6c96469f
 def one_discriminator(
     settings: dict,  # as `bank_settings` gives them
     kind: str,  # one of `KINDS`
@@ -334,16 +278,79 @@ def one_discriminator(
         frames.append(frame.assign(dataset=dataset))
     return pd.concat(frames, ignore_index=True)
 
+# %% ../nbs/measurement/50_bank.ipynb #b75747aa
+def shown_as(fakes: dict) -> str:
+    "A digest of fakes: another generator under the same name makes others"
+    return digest({name: [array_digest(rgb) for rgb in part.first] for name, part in fakes.items()}, 16)
+
+
+def bank_work(
+    settings: dict,  # as `bank_settings` gives them
+) -> list:  # of (fake, kind, seed)
+    "The discriminators of a bank, fake by fake: the pictures of one are made once"
+    fakes = [*settings["fakes"], *settings["rows"]]
+    return list(itertools.product(fakes, settings["kinds"], settings["seeds"]))
+
+# %% ../nbs/measurement/50_bank.ipynb #dc7c914a
+def run_bank(
+    settings: dict,  # as `bank_settings` gives them
+    pictures: dict,  # "train" -> `Pairs`, and each evaluation set -> `Pairs`, at one codec and level
+    folder: str | Path,  # where each finished discriminator leaves its scores
+    progress: Callable | None = None,  # called with (discriminators done, discriminators)
+    enhancers: dict | None = None,  # row -> function of a compressed picture, for the settings' `rows`
+) -> pd.DataFrame:  # the long table
+    "Train every kind against every fake with every seed, and score them; takes up what is there"
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    sets = {name: chosen(pairs, settings["pictures"]) for name, pairs in pictures.items() if name != "train"}
+    sets["train"] = chosen(pictures["train"], settings["train_pictures"])
+    contents = {name: pairs.key for name, pairs in pictures.items()}
+    one = {k: v for k, v in settings.items() if k not in ("fakes", "kinds", "rows", "seeds")}
+    work = bank_work(settings)
+    found, fakes = [], {}
+    for i, (fake, kind, seed) in enumerate(work):
+        if progress:
+            progress(i, len(work))
+        if fake not in fakes:
+            fakes = {fake: {name: with_fakes(part, fake, enhancers or {}) for name, part in sets.items()}}
+        made_of = {"of": [kind, seed], "settings": one, "pictures": contents, "fakes": shown_as(fakes[fake])}
+        path = folder / f"{kind}-{fake}-{seed}-{digest(made_of, 16)}.parquet"
+        if not path.exists():
+            frame = one_discriminator(settings, kind, sets, fakes[fake], seed)
+            with atomic(path) as tmp:
+                frame.to_parquet(tmp, index=False)
+        found.append(pd.read_parquet(path).assign(row=f"bank:{kind}:{fake}", seed=seed))
+    if progress:
+        progress(len(work), len(work))
+    codec, level = (pictures["train"].manifest["codec"][part] for part in ("codec", "level"))
+    place = {"codec": codec, "level": level, "trained_on": f"{codec}-{level}"}
+    return pd.concat(found, ignore_index=True).assign(**place)[COLUMNS]
+
+# %% ../nbs/measurement/50_bank.ipynb #6332cd92
+DOMAINS = ("compressed", "enhanced", "raw-swapped", *(f"blend-{share}" for share in BLENDS))
+
+
+def in_order(column: pd.Series) -> pd.Series:
+    "Kinds, fakes and domains in the order of this module; rows of a study after the fakes"
+    known = [*KINDS, *FAKES, *DOMAINS]
+    return column.map(lambda name: known.index(name) if name in known else len(known))
+
+
+def bank_rows(results: Results) -> list[tuple]:  # of (kind, fake), in the order of this module
+    "The discriminators of a bank that a table has"
+    named = [row.split(":", 2)[1:] for row in results.known["row"] if row.startswith("bank:")]
+    places = pd.DataFrame(named, columns=["kind", "fake"]).sort_values("fake")
+    places = places.sort_values(["kind", "fake"], key=in_order, kind="stable")
+    return list(places.itertuples(index=False, name=None))
+
 # %% ../nbs/measurement/50_bank.ipynb #960ab05c
 def bank_gaps(
     table: pd.DataFrame | Results,  # the long table
     dataset: str,  # an evaluation set
     codec: str,
     level: int,
-) -> (
-    pd.DataFrame
-):  # kind, fake, domain, value, low, high, seeds; auc of raw from fakes; empty where there is no bank
-    "Scores of compressed patches, of fakes, and of what else was asked, less raw's"
+) -> pd.DataFrame:  # kind, fake, domain, value, low, high, seeds, auc of raw from fakes
+    "Scores of compressed patches, of fakes, and of what else was asked, less raw's; empty without a bank"
     results = table if isinstance(table, Results) else Results(table)
     lines = []
     for kind, fake in bank_rows(results):
@@ -361,46 +368,8 @@ def bank_gaps(
     frame = pd.DataFrame(lines, columns=columns)
     return frame.sort_values(["kind", "fake", "domain"], key=in_order, kind="stable", ignore_index=True)
 
-
-def bank_rows(results: Results) -> list[tuple]:  # of (kind, fake), in the order of this module
-    "The discriminators of a bank that a table has"
-    named = [row.split(":", 2)[1:] for row in results.known["row"] if row.startswith("bank:")]
-    places = pd.DataFrame(named, columns=["kind", "fake"]).sort_values("fake")
-    return list(
-        places.sort_values(["kind", "fake"], key=in_order, kind="stable").itertuples(index=False, name=None)
-    )
-
-
-DOMAINS = ("compressed", "enhanced", "raw-swapped", *(f"blend-{share}" for share in BLENDS))
-
-
-def in_order(column: pd.Series) -> pd.Series:
-    "Kinds, fakes and domains in the order of this module; rows of a study after the fakes"
-    known = [*KINDS, *FAKES, *DOMAINS]
-    return column.map(lambda name: known.index(name) if name in known else len(known))
-
-
-def bank_sentence(
-    gaps: pd.DataFrame,  # as `bank_gaps` gives them
-) -> str:  # Markdown
-    "When a discriminator takes compressed patches for real, in one sentence"
-    part = gaps[(gaps["domain"] == "compressed") & (gaps["auc"] >= CHANCE)]
-    if not len(part):
-        return "**Not measured here**: no discriminator of a bank tells raw patches from its fakes."
-    told = [f"{KIND_WORDS[kind]}, {said(lines)}" for kind, lines in part.groupby("kind", sort=False)]
-    plain = part[part["kind"] == "plain"]
-    both = (plain["low"] > 0).any() and (plain["high"] < 0).any()
-    head = "It depends on the fakes" if both else "Compressed less raw"
-    return f"**{head}.** " + "; ".join(told) + "."
-
-
+# %% ../nbs/measurement/50_bank.ipynb #6538a84e
 SMALLEST = 0.02  # score: less than this is called level
-CHANCE = 0.7  # least AUC(raw, fake) of a discriminator whose scores mean something
-KIND_WORDS = {
-    "plain": "Shown the picture alone",
-    "cond": "shown the compressed picture beside it",
-    "second": "with compressed patches as a second fake",
-}
 
 
 def said(
@@ -419,6 +388,28 @@ def said(
         number = f"{line.value:+.2f}".replace("-", "\N{MINUS SIGN}")
         words.append(f"{side} beside {line.fake} fakes ({number})")
     return "it puts compressed " + ", ".join(words)
+
+# %% ../nbs/measurement/50_bank.ipynb #3c2211fd
+CHANCE = 0.7  # least AUC(raw, fake) of a discriminator whose scores mean something
+KIND_WORDS = {
+    "plain": "Shown the picture alone",
+    "cond": "shown the compressed picture beside it",
+    "second": "with compressed patches as a second fake",
+}
+
+
+def bank_sentence(
+    gaps: pd.DataFrame,  # as `bank_gaps` gives them
+) -> str:  # Markdown
+    "When a discriminator takes compressed patches for real, in one sentence"
+    part = gaps[(gaps["domain"] == "compressed") & (gaps["auc"] >= CHANCE)]
+    if not len(part):
+        return "**Not measured here**: no discriminator of a bank tells raw patches from its fakes."
+    told = [f"{KIND_WORDS[kind]}, {said(lines)}" for kind, lines in part.groupby("kind", sort=False)]
+    plain = part[part["kind"] == "plain"]
+    both = (plain["low"] > 0).any() and (plain["high"] < 0).any()
+    head = "It depends on the fakes" if both else "Compressed less raw"
+    return f"**{head}.** " + "; ".join(told) + "."
 
 # %% ../nbs/measurement/50_bank.ipynb #ec1c3cc4
 KIND_TITLES = {
@@ -445,7 +436,15 @@ def gap_figure(
     shown = shown.iloc[np.argsort(panels.to_numpy(), kind="stable")]
     return intervals(shown, 0, "score less raw's", "found out", "more real than raw", note=note)
 
+# %% ../nbs/measurement/50_bank.ipynb #558bcff9
+def plain_text(found: Estimate) -> str:
+    "An estimate with two digits, as a table has it"
+    if found.value is None:
+        return "-"
+    interval = "" if found.low is None else f" [{found.low:.2f}, {found.high:.2f}]"
+    return f"{found.value:.2f}{interval}".replace("-", "\N{MINUS SIGN}")
 
+# %% ../nbs/measurement/50_bank.ipynb #d735696a
 def bank_scores(
     table: pd.DataFrame | Results,  # the long table
     dataset: str,  # an evaluation set
@@ -454,9 +453,8 @@ def bank_scores(
 ) -> pd.DataFrame:  # a line a discriminator
     "Scores of the three domains, and the areas under the ROC curve, with intervals"
     results = table if isinstance(table, Results) else Results(table)
-    asked = {
-        f"score:{domain}": DOMAIN_WORDS.get(domain, domain) for domain in ("raw", "enhanced", "compressed")
-    }
+    domains = ("raw", "enhanced", "compressed")
+    asked = {f"score:{domain}": DOMAIN_WORDS.get(domain, domain) for domain in domains}
     asked |= {"auc:raw-enhanced": "AUC raw, fakes", "auc:raw-compressed": "AUC raw, compressed"}
     lines = {}
     for kind, fake in bank_rows(results):
@@ -465,11 +463,3 @@ def bank_scores(
         if any(one.value is not None for one in found.values()):
             lines[f"{KIND_TITLES[kind]}, {fake}"] = {name: plain_text(one) for name, one in found.items()}
     return pd.DataFrame.from_dict(lines, orient="index", columns=list(asked.values()))
-
-
-def plain_text(found: Estimate) -> str:
-    "An estimate with two digits, as a table has it"
-    if found.value is None:
-        return "-"
-    interval = "" if found.low is None else f" [{found.low:.2f}, {found.high:.2f}]"
-    return f"{found.value:.2f}{interval}".replace("-", "\N{MINUS SIGN}")

@@ -4,12 +4,14 @@
 
 # %% auto #0
 __all__ = ['MOST_DIGITS', 'MOST_DEEP', 'MOST_YAML', 'MOST_VALUES', 'MOST_TABLE', 'MOST_ARRAYS', 'IMAGE_SUFFIXES', 'MOST_PIXELS',
-           'MOST_SIDE', 'MOST_PICTURE', 'MOST_UNDER_WAY', 'PACKAGES', 'QebiasError', 'LockedError', 'require',
-           'project_root', 'atomic', 'atomic_dir', 'sweep', 'write_json', 'locked', 'reading', 'one_line', 'contents',
-           'parse_json', 'read_json', 'read_lines', 'plain_value', 'read_yaml', 'read_table', 'read_npz',
-           'tensors_header', 'as_rgb', 'image_kind', 'open_image', 'require_size', 'is_deep', 'upright',
-           'orientation_of', 'read_rgb', 'write_png', 'digest', 'file_digest', 'array_digest', 'Outputs', 'code_digest',
-           'seed_for', 'threads', 'in_order', 'package_versions', 'code_version', 'provenance']
+           'MOST_SIDE', 'MOST_PICTURE', 'OUTPUTS', 'MOST_UNDER_WAY', 'PACKAGES', 'QebiasError', 'LockedError',
+           'is_absent', 'require', 'project_root', 'atomic', 'cut_name', 'umask', 'atomic_dir', 'sweep', 'write_json',
+           'locked', 'reading', 'one_line', 'contents', 'whole_number', 'finite_number', 'unique_names', 'require_flat',
+           'parse_json', 'read_json', 'read_lines', 'plain_value', 'YamlEvents', 'YamlBuilder', 'read_yaml',
+           'read_table', 'parquet_table', 'read_npz', 'npz_member', 'tensors_header', 'as_rgb', 'quiet_libtiff',
+           'image_kind', 'open_image', 'require_size', 'is_deep', 'is_deep_tile', 'upright', 'orientation_of',
+           'read_rgb', 'write_png', 'digest', 'file_digest', 'array_digest', 'outputs_of', 'fitting_entry', 'Outputs',
+           'code_digest', 'seed_for', 'threads', 'in_order', 'package_versions', 'code_version', 'provenance']
 
 # %% ../nbs/foundations/00_core.ipynb #fa1dc3fa
 import ast
@@ -32,6 +34,7 @@ import subprocess
 import tempfile
 import warnings
 import zipfile
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -46,7 +49,7 @@ class LockedError(QebiasError):
     "Another live process works on the same thing"
 
 # %% ../nbs/foundations/00_core.ipynb #f1ec5b7d
-def _absent(module):
+def is_absent(module: str) -> bool:
     "Whether a top-level module is nowhere to be found"
     try:
         return importlib.util.find_spec(module) is None
@@ -69,7 +72,7 @@ def require(
                 "opencv-python-headless"
             ) from None
         missing = (error.name or "").split(".")[0] if isinstance(error, ModuleNotFoundError) else ""
-        if missing and (missing == module.split(".")[0] or _absent(missing)):
+        if missing and (missing == module.split(".")[0] or is_absent(missing)):
             raise QebiasError(
                 f"{module if missing == module.split('.')[0] else missing} is needed{what} and is not "
                 "installed: pip install 'qebias[dev]'"
@@ -78,7 +81,7 @@ def require(
 
 # %% ../nbs/foundations/00_core.ipynb #63c3d390
 def project_root(
-    start=None,  # where the search begins; the package's own folder, if left out
+    start: str | Path | None = None,  # where the search begins; the package's own folder, if left out
 ) -> Path:
     "The checkout's root: the nearest folder upwards that holds both `settings.ini` and `nbs`"
     if start is None:
@@ -97,13 +100,13 @@ _UNFINISHED = ".qebias-unfinished-"  # how temporary names begin
 
 @contextlib.contextmanager
 def atomic(
-    path,  # the file's final name; its folder is made where it is missing
+    path: str | Path,  # the file's final name; its folder is made where it is missing
 ):
     "A temporary path that becomes `path` when the block ends without an error (same suffix, same folder)"
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(
-        dir=path.parent, prefix=f"{_UNFINISHED}{_cut(path.stem)}-", suffix=path.suffix
+        dir=path.parent, prefix=f"{_UNFINISHED}{cut_name(path.stem)}-", suffix=path.suffix
     )
     os.close(handle)
     tmp = Path(name)
@@ -111,19 +114,20 @@ def atomic(
         yield tmp
         with tmp.open("rb") as written:
             os.fsync(written.fileno())
-        os.chmod(tmp, 0o666 & ~_umask())
+        os.chmod(tmp, 0o666 & ~umask())
         os.replace(tmp, path)
     finally:
         tmp.unlink(missing_ok=True)
 
 # %% ../nbs/foundations/00_core.ipynb #4e135a0c
-def _cut(name):
+def cut_name(name: str) -> str:
     "So much of a name as leaves room for more in the 255 bytes that a file system allows"
     return name.encode(errors="surrogateescape")[:160].decode(errors="ignore")
 
 
 @functools.cache
-def _umask():
+def umask() -> int:
+    "Which rights this process takes from the files that it makes"
     mask = os.umask(0)
     os.umask(mask)
     return mask
@@ -131,17 +135,17 @@ def _umask():
 # %% ../nbs/foundations/00_core.ipynb #f1fa2376
 @contextlib.contextmanager
 def atomic_dir(
-    path,  # the folder's final name; what stood there is replaced when the block ends well
+    path: str | Path,  # the folder's final name; what stood there is replaced when the block ends well
 ):
     "A temporary folder that becomes `path` when the block ends without an error"
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    tmp = Path(tempfile.mkdtemp(dir=path.parent, prefix=f"{_UNFINISHED}{_cut(path.name)}-"))
+    tmp = Path(tempfile.mkdtemp(dir=path.parent, prefix=f"{_UNFINISHED}{cut_name(path.name)}-"))
     try:
         yield tmp
-        os.chmod(tmp, 0o777 & ~_umask())
+        os.chmod(tmp, 0o777 & ~umask())
         if path.exists():
-            old = Path(tempfile.mkdtemp(dir=path.parent, prefix=f"{_UNFINISHED}{_cut(path.name)}-old-"))
+            old = Path(tempfile.mkdtemp(dir=path.parent, prefix=f"{_UNFINISHED}{cut_name(path.name)}-old-"))
             os.replace(path, old / path.name)
             os.replace(tmp, path)
             shutil.rmtree(old, ignore_errors=True)
@@ -152,16 +156,16 @@ def atomic_dir(
 
 # %% ../nbs/foundations/00_core.ipynb #8f754f3e
 def sweep(
-    folder,  # nobody else may be writing below it
-    name=None,  # only what was to become `folder/name`, where others may be writing beside it
+    folder: str | Path,  # nobody else may be writing below it
+    name: str | None = None,  # only what was to become `folder/name`, where others may be writing beside it
 ):
     "Remove what `atomic` and `atomic_dir` left below a folder when their process was killed"
-    mine = re.compile(re.escape(f"{_UNFINISHED}{_cut(name)}-") + "(old-)?[a-z0-9_]{8}") if name else None
-    for path in (
-        [p for p in Path(folder).iterdir() if mine.fullmatch(p.name)]
-        if mine
-        else list(Path(folder).rglob(f"{_UNFINISHED}*"))
-    ):
+    if name:
+        mine = re.compile(re.escape(f"{_UNFINISHED}{cut_name(name)}-") + "(old-)?[a-z0-9_]{8}")
+        left = [path for path in Path(folder).iterdir() if mine.fullmatch(path.name)]
+    else:
+        left = list(Path(folder).rglob(f"{_UNFINISHED}*"))
+    for path in left:
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
         else:
@@ -169,8 +173,8 @@ def sweep(
 
 # %% ../nbs/foundations/00_core.ipynb #c904cc0e
 def write_json(
-    path,  # file to write, atomically
-    value,  # anything JSON can hold; paths and numpy scalars are converted, a NaN is refused
+    path: str | Path,  # file to write, atomically
+    value: object,  # anything JSON can hold; paths and numpy scalars are converted, a NaN is refused
 ):
     "Write `value` as readable JSON, whole or not at all"
     with atomic(path) as tmp:
@@ -194,8 +198,8 @@ def _plain(value):
 # %% ../nbs/foundations/00_core.ipynb #1aac5410
 @contextlib.contextmanager
 def locked(
-    folder,  # the folder to own; made where it is missing
-    what="work",  # what is going on there, for the message
+    folder: str | Path,  # the folder to own; made where it is missing
+    what: str = "work",  # what is going on there, for the message
 ):
     "Own `folder` while the block runs; raise `LockedError` where another live process does"
     import fcntl
@@ -214,7 +218,7 @@ def locked(
 # %% ../nbs/foundations/00_core.ipynb #37ed8ca1
 @contextlib.contextmanager
 def reading(
-    path,  # the file that is read in the block
+    path: str | Path,  # the file that is read in the block
     kind: str,  # what it should be, as in "is no readable ...": `"JSON file"`
     remedy: str = "remove it and run again",  # what to do about it
 ):
@@ -236,7 +240,7 @@ def reading(
 
 # %% ../nbs/foundations/00_core.ipynb #d732a104
 def one_line(
-    error,  # an exception
+    error: Exception,  # an exception
     longest: int = 200,  # characters to keep
 ) -> str:
     "An exception's message on one line, or its name where it has none"
@@ -245,7 +249,7 @@ def one_line(
 
 # %% ../nbs/foundations/00_core.ipynb #e56556b7
 def contents(
-    path,  # a file
+    path: str | Path,  # a file
     kind: str,  # what it should be, for messages
     limit: int = 2**26,  # bytes
 ) -> bytes:
@@ -263,22 +267,24 @@ MOST_DIGITS = 40  # of a whole number in a file
 MOST_DEEP = 64  # levels of lists and tables in a file
 
 
-def _whole(text):
-    "A whole number of a sane length"
+def whole_number(text: str) -> int:
+    "A whole number of a sane length; raises `ValueError`"
     if len(text) > MOST_DIGITS:
         raise ValueError(f"a number of {len(text):,} digits")
     return int(text)
 
 # %% ../nbs/foundations/00_core.ipynb #1e963e4b
-def _finite(text):
-    "A number that a float can hold"
+def finite_number(text: str) -> float:
+    "A number that a float can hold; raises `ValueError`"
     if len(text) > 400 or not math.isfinite(float(text)):
         raise ValueError(f"{text[:20]} is no number")
     return float(text)
 
 # %% ../nbs/foundations/00_core.ipynb #c767a78b
-def _object(pairs):
-    "A JSON object without a name that occurs twice"
+def unique_names(
+    pairs: list,  # of (name, value), as `json` hands them over
+) -> dict:
+    "A JSON object without a name that occurs twice; raises `ValueError`"
     found = dict(pairs)
     if len(found) < len(pairs):
         counted = collections.Counter(name for name, _ in pairs)
@@ -286,19 +292,24 @@ def _object(pairs):
     return found
 
 # %% ../nbs/foundations/00_core.ipynb #4662f345
-def _flat_enough(value):
-    "Raise where lists and tables are nested too deep"
+def require_flat(value: object):
+    "Raise `RecursionError` where lists and tables are nested more than `MOST_DEEP` deep"
     level = [value]
     for _ in range(MOST_DEEP):
-        level = [part for part in level if isinstance(part, (dict, list))]
-        level = [child for part in level for child in (part.values() if isinstance(part, dict) else part)]
-        if not level:
+        children: list = []
+        for part in level:
+            if isinstance(part, dict):
+                children += part.values()
+            elif isinstance(part, list):
+                children += part
+        if not children:
             return
+        level = children
     raise RecursionError
 
 # %% ../nbs/foundations/00_core.ipynb #b57334d4
 def parse_json(
-    text,  # str or bytes
+    text: str | bytes,  # str or bytes
     name: str,  # of the file or part of it, for messages
     remedy: str = "remove it and run again",
 ):
@@ -308,17 +319,17 @@ def parse_json(
             text = text.decode("utf-8")
         value = json.loads(
             text,
-            object_pairs_hook=_object,
-            parse_int=_whole,
-            parse_float=_finite,
-            parse_constant=_finite,
+            object_pairs_hook=unique_names,
+            parse_int=whole_number,
+            parse_float=finite_number,
+            parse_constant=finite_number,
         )
-        _flat_enough(value)
+        require_flat(value)
         return value
 
 # %% ../nbs/foundations/00_core.ipynb #4c5641aa
 def read_json(
-    path,
+    path: str | Path,
     limit: int = 2**26,  # bytes
 ):
     "Read a JSON file; a missing, broken or hostile one is a `QebiasError` that names it"
@@ -326,7 +337,7 @@ def read_json(
 
 # %% ../nbs/foundations/00_core.ipynb #36daf70d
 def read_lines(
-    path,  # a file of JSON objects, one a line, that grows while its writer lives
+    path: str | Path,  # a file of JSON objects, one a line, that grows while its writer lives
     limit: int = 2**28,  # bytes
 ) -> list:  # of dicts, oldest first
     "The whole lines of a file that only grows; one that a kill tore, or that is no object, is left out"
@@ -342,9 +353,9 @@ def read_lines(
 _YAML_PLAIN = (
     (re.compile(r"(|~|null|Null|NULL)"), lambda text: None),
     (re.compile(r"(true|True|TRUE|false|False|FALSE)"), lambda text: text[0] in "tT"),
-    (re.compile(r"[-+]?(0|[1-9][0-9]*)"), _whole),
-    (re.compile(r"[-+]?(0|[1-9][0-9]*)(\.[0-9]*)?([eE][-+]?[0-9]+)?"), _finite),
-    (re.compile(r"[-+]?\.[0-9]+([eE][-+]?[0-9]+)?"), _finite),
+    (re.compile(r"[-+]?(0|[1-9][0-9]*)"), whole_number),
+    (re.compile(r"[-+]?(0|[1-9][0-9]*)(\.[0-9]*)?([eE][-+]?[0-9]+)?"), finite_number),
+    (re.compile(r"[-+]?\.[0-9]+([eE][-+]?[0-9]+)?"), finite_number),
     (re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)"), lambda text: float(text.replace(".", ""))),
 )
 
@@ -358,13 +369,13 @@ def plain_value(
             return value(text)
     return text
 
-# %% ../nbs/foundations/00_core.ipynb #04f94ad8
+# %% ../nbs/foundations/00_core.ipynb #dd72e4f5
 MOST_YAML = 2**20  # bytes of a YAML file
 MOST_VALUES = 100_000  # values in a YAML file, aliases counted as what they stand for
 
 
-class _YamlBuilder:
-    "Build plain values from PyYAML's events"
+class YamlEvents:
+    "PyYAML's events, and how many values they have stood for so far"
 
     def __init__(self, events, yaml):
         self.events = events
@@ -372,7 +383,39 @@ class _YamlBuilder:
         self.anchors = {}  # name -> (value, how many values it holds)
         self.count = 0
 
+    def counted(self, more: int):
+        "Count values; raises `ValueError` for too many"
+        self.count += more
+        if self.count > MOST_VALUES:
+            raise ValueError(f"it stands for more than {MOST_VALUES:,} values")
+
+    def alias(self, event):
+        "What an alias stands for; raises `ValueError` for one that stands for nothing"
+        if event.anchor not in self.anchors:
+            raise ValueError(f"*{event.anchor[:40]} stands for nothing that is complete")
+        value, size = self.anchors[event.anchor]
+        self.counted(size)
+        return value
+
+    def scalar(self, event):
+        "A plain value; raises `ValueError` for a tag that is not read"
+        if event.tag == "tag:yaml.org,2002:str" or event.tag is None and not event.implicit[0]:
+            return event.value
+        if event.tag is not None:
+            raise ValueError(f"the tag {event.tag[:60]} is not read")
+        return plain_value(event.value)
+
+    def require_tag(self, event, tag: str):
+        "Raise `ValueError` for a list or a table of another type"
+        if event.tag not in (None, "!", tag):
+            raise ValueError(f"the tag {event.tag[:60]} is not read")
+
+# %% ../nbs/foundations/00_core.ipynb #04f94ad8
+class YamlBuilder(YamlEvents):
+    "Build plain values from PyYAML's events"
+
     def document(self):
+        "The one document of a text; raises `ValueError` for more than one"
         kind = self.yaml
         event = next(self.events)
         while isinstance(event, (kind.StreamStartEvent, kind.DocumentStartEvent)):
@@ -385,7 +428,8 @@ class _YamlBuilder:
             raise ValueError("it holds more than one document")
         return value
 
-    def build(self, event, depth):
+    def build(self, event, depth: int):
+        "The value that begins with an event; raises `RecursionError` where it is nested too deep"
         kind = self.yaml
         if depth > MOST_DEEP:
             raise RecursionError
@@ -405,36 +449,13 @@ class _YamlBuilder:
             self.anchors[event.anchor] = value, self.count - start
         return value
 
-    def counted(self, more):
-        self.count += more
-        if self.count > MOST_VALUES:
-            raise ValueError(f"it stands for more than {MOST_VALUES:,} values")
-
-    def alias(self, event):
-        if event.anchor not in self.anchors:
-            raise ValueError(f"*{event.anchor[:40]} stands for nothing that is complete")
-        value, size = self.anchors[event.anchor]
-        self.counted(size)
-        return value
-
-    def scalar(self, event):
-        if event.tag == "tag:yaml.org,2002:str" or event.tag is None and not event.implicit[0]:
-            return event.value
-        if event.tag is not None:
-            raise ValueError(f"the tag {event.tag[:60]} is not read")
-        return plain_value(event.value)
-
-    def require_tag(self, event, tag):
-        if event.tag not in (None, "!", tag):
-            raise ValueError(f"the tag {event.tag[:60]} is not read")
-
-    def sequence(self, depth):
+    def sequence(self, depth: int) -> list:
         found = []
         while not isinstance(event := next(self.events), self.yaml.SequenceEndEvent):
             found.append(self.build(event, depth + 1))
         return found
 
-    def mapping(self, depth):
+    def mapping(self, depth: int) -> dict:
         found = {}
         while not isinstance(event := next(self.events), self.yaml.MappingEndEvent):
             key = self.build(event, depth + 1)
@@ -447,7 +468,9 @@ class _YamlBuilder:
 
 # %% ../nbs/foundations/00_core.ipynb #2e890574
 def read_yaml(
-    source,  # a path; or the text itself, a `str` (without a name, one that ends in .yaml or .yml is a path)
+    source: str
+    | bytes
+    | os.PathLike,  # a path (also a `str` that ends in .yaml, without a name); or the text
     name: str | None = None,  # what messages call it; the path, or "the YAML text", if left out
 ):  # None, bool, int, float, str, list, dict
     "Read YAML 1.2 as plain values; raises `QebiasError` for what is missing, broken or hostile"
@@ -464,7 +487,7 @@ def read_yaml(
         text = source.decode("utf-8") if isinstance(source, bytes) else source
         events = yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
         try:
-            return _YamlBuilder(events, yaml).document()
+            return YamlBuilder(events, yaml).document()
         except yaml.MarkedYAMLError as error:
             where = error.problem_mark or error.context_mark
             raise ValueError(f"line {where.line + 1}: {error.problem or error.context}") from None
@@ -474,8 +497,9 @@ MOST_TABLE = 2**31  # bytes of a table, unpacked
 
 
 def read_table(
-    path,  # a .parquet or .csv file
-    columns=None,  # names that it must have; the table is given with these alone, in this order
+    path: str | Path,  # a .parquet or .csv file
+    columns: Iterable[str]
+    | None = None,  # names that it must have; the table is given with these alone, in this order
 ):  # pandas.DataFrame
     "Read a table; raises `QebiasError` for one that is missing, broken or too large, or lacks a column"
     pandas = require("pandas", "tables")
@@ -487,7 +511,7 @@ def read_table(
         if suffix == ".csv":
             table = pandas.read_csv(data, keep_default_na=True, encoding="utf-8")
         else:
-            table = _parquet(data)
+            table = parquet_table(data)
     if columns is not None:
         lacking = [name for name in columns if name not in table.columns]
         if lacking:
@@ -496,8 +520,10 @@ def read_table(
     return table
 
 # %% ../nbs/foundations/00_core.ipynb #e21c6b0e
-def _parquet(data):
-    "A Parquet file whose sizes are sane"
+def parquet_table(
+    data: io.BytesIO,  # a Parquet file
+):  # pandas.DataFrame
+    "The table of a Parquet file whose sizes are sane; raises `ValueError` for others"
     parquet = require("pyarrow.parquet", "tables")
     file = parquet.ParquetFile(data)
     groups = [file.metadata.row_group(i) for i in range(file.metadata.num_row_groups)]
@@ -512,8 +538,8 @@ MOST_ARRAYS = 2**33  # bytes of the arrays in a file
 
 
 def read_npz(
-    path,  # a .npz file
-    names=None,  # arrays that it must hold; all of them if left out
+    path: str | Path,  # a .npz file
+    names: Iterable[str] | None = None,  # arrays that it must hold; all of them if left out
 ) -> dict:  # of numpy arrays
     "Read the arrays of a `.npz` file; raises `QebiasError` for one that is broken, pickled or too large"
     with reading(path, "file of arrays"), zipfile.ZipFile(path) as archive:
@@ -523,11 +549,11 @@ def read_npz(
             raise QebiasError(f"{path} lacks the array {', '.join(lacking)}: it is another file")
         if sum(info.file_size for info in members.values()) > MOST_ARRAYS:
             raise ValueError("it unpacks to more than 8 GiB")
-        return {name: _npy(archive, members[name]) for name in (members if names is None else names)}
+        return {name: npz_member(archive, members[name]) for name in (members if names is None else names)}
 
 # %% ../nbs/foundations/00_core.ipynb #ad6779d8
-def _npy(archive, info):
-    "An array of a `.npz` file, whose header agrees with its length"
+def npz_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:
+    "An array of a `.npz` file, whose header agrees with its length; raises `ValueError` for others"
     with archive.open(info) as member:
         version = np.lib.format.read_magic(member)
         header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
@@ -548,7 +574,7 @@ _TENSOR_BYTES |= {"U16": 2, "I8": 1, "U8": 1, "BOOL": 1, "F8_E4M3": 1, "F8_E5M2"
 
 
 def tensors_header(
-    path,  # a .safetensors file
+    path: str | Path,  # a .safetensors file
 ) -> tuple:  # (metadata: dict of str, tensors: dict name -> (dtype, shape))
     "What a `.safetensors` file says of itself, once it fits the file's length; raises `QebiasError`"
     with reading(path, "safetensors file"), open(path, "rb") as file:
@@ -575,8 +601,8 @@ def tensors_header(
 
 # %% ../nbs/foundations/00_core.ipynb #63d56c8c
 def as_rgb(
-    image,  # uint8 array (H, W, 3); grey (H, W) or (H, W, 1); opaque alpha (H, W, 2) or (H, W, 4)
-    name="image",  # how messages call it
+    image: np.ndarray,  # uint8 array (H, W, 3); grey (H, W) or (H, W, 1); opaque alpha (H, W, 2) or (H, W, 4)
+    name: str = "image",  # how messages call it
 ) -> np.ndarray:  # uint8 (H, W, 3)
     "Check an array, or refuse it: grey is repeated, an opaque alpha channel dropped; raises `QebiasError`"
     if not isinstance(image, np.ndarray):
@@ -612,13 +638,12 @@ _KINDS = {
     "JPEG 2000": ("Jpeg2KImagePlugin", "Jpeg2KImageFile", rb"\xff\x4f\xff\x51|\0\0\0\x0cjP  \r\n\x87\n"),
     "TGA": ("TgaImagePlugin", "TgaImageFile", None),  # has no signature: known by its suffix alone
 }
-warnings.filterwarnings(
-    "ignore", module=r"PIL\."
-)  # of metadata and sizes, beside which ours would stand twice
+# of metadata and sizes, beside which ours would stand twice
+warnings.filterwarnings("ignore", module=r"PIL\.")
 
-
+# %% ../nbs/foundations/00_core.ipynb #5ba858d7
 @functools.cache
-def _quiet_libtiff():
+def quiet_libtiff():
     "Take libtiff's habit of printing from it, where it is the one in Pillow's wheel"
     for library in Path(Image.__file__).parent.parent.glob("pillow.libs/libtiff*"):
         with contextlib.suppress(OSError, AttributeError):
@@ -642,7 +667,7 @@ def image_kind(
 # %% ../nbs/foundations/00_core.ipynb #3d057e6b
 @contextlib.contextmanager
 def open_image(
-    path,  # a picture's file
+    path: str | Path,  # a picture's file
 ):
     "A Pillow image of a sane size, not decoded yet; raises `QebiasError`, also for what the block meets"
     remedy = "fix it or leave it out"
@@ -659,7 +684,7 @@ def open_image(
                 raise QebiasError(f"{path}: no picture that can be read: {remedy}")
             file.seek(0)
             if kind == "TIFF":
-                _quiet_libtiff()
+                quiet_libtiff()
             plugin = importlib.import_module(f"PIL.{_KINDS[kind][0]}")
             with getattr(plugin, _KINDS[kind][1])(file, os.fspath(path)) as image:
                 require_size(*image.size, path)
@@ -669,8 +694,8 @@ def open_image(
 def require_size(
     width: int,
     height: int,
-    name,  # what messages call the picture
-    error=None,  # class of the error; `QebiasError` if left out
+    name: object,  # what messages call the picture
+    error: type[Exception] | None = None,  # class of the error; `QebiasError` if left out
 ):
     "Raise where a picture is larger than what is read, coded and enhanced here"
     if max(width, height) > MOST_SIDE or width * height > MOST_PIXELS:
@@ -679,9 +704,8 @@ def require_size(
         )
 
 # %% ../nbs/foundations/00_core.ipynb #4d49799a
-_DEEP = re.compile(
-    r"(I|L|LA|RGB|RGBA|RGBX|RGBa|CMYK);(16|10|12|32)|^[IF]($|;)"
-)  # R5G6B5 is "BGR;16", and 8 bit
+# R5G6B5 is "BGR;16", and 8 bit
+_DEEP = re.compile(r"(I|L|LA|RGB|RGBA|RGBX|RGBa|CMYK);(16|10|12|32)|^[IF]($|;)")
 
 
 def is_deep(image) -> bool:
@@ -690,10 +714,12 @@ def is_deep(image) -> bool:
         return True
     if any(bits > 8 for bits in np.ravel(getattr(image, "tag_v2", {}).get(258, 8))):
         return True
-    return any(_deep_tile(tile[3]) for tile in image.tile)
+    return any(is_deep_tile(tile[3]) for tile in image.tile)
 
 # %% ../nbs/foundations/00_core.ipynb #e5e457f9
-def _deep_tile(args):
+def is_deep_tile(
+    args: object,  # of a tile of a Pillow image
+) -> bool:
     "Whether what Pillow hands to a decoder speaks of more than 8 bit: `RGB;16B`, or a PPM's `(RGB, 65535)`"
     words = [args] if isinstance(args, str) else [a for a in args or () if isinstance(a, (str, int))]
     if any(isinstance(word, str) and _DEEP.search(word) for word in words):
@@ -723,7 +749,7 @@ def orientation_of(image) -> int:
 
 # %% ../nbs/foundations/00_core.ipynb #012665c0
 def read_rgb(
-    path,  # a picture, 8 bit a channel
+    path: str | Path,  # a picture, 8 bit a channel
 ) -> np.ndarray:  # uint8 (H, W, 3), turned upright as its EXIF says
     "Read a picture; a foreign, truncated, 16-bit or transparent one is a `QebiasError` that names it"
     with open_image(path) as image:
@@ -739,83 +765,90 @@ def read_rgb(
         return as_rgb(upright(np.array(image), orientation), str(path))
 
 # %% ../nbs/foundations/00_core.ipynb #0739f8df
-def write_png(path, rgb):
+def write_png(path: str | Path, rgb: np.ndarray):
     "Write a uint8 (H, W, 3) array as PNG, whole or not at all"
     with atomic(Path(path)) as tmp:
         Image.fromarray(as_rgb(rgb, str(path))).save(tmp, format="PNG", compress_level=3)
 
 # %% ../nbs/foundations/00_core.ipynb #18f2f525
 def digest(
-    value,  # anything `write_json` takes
-    length=16,  # hexadecimal digits to keep
+    value: object,  # anything `write_json` takes
+    length: int = 16,  # hexadecimal digits to keep
 ) -> str:
     "Name a value by the sha256 of its canonical JSON"
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=_plain).encode()).hexdigest()[:length]
 
 
-def file_digest(path, length=64) -> str:
+def file_digest(path: str | Path, length: int = 64) -> str:
     "Name a file by the sha256 of its bytes"
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:length]
 
 
-def array_digest(array, length=16) -> str:
+def array_digest(array, length: int = 16) -> str:
     "Name an array by its shape, its type and its bytes"
     array = np.ascontiguousarray(array)
     name = hashlib.sha256(f"{array.shape}{array.dtype}".encode())
     name.update(array.reshape(-1).view(np.uint8))  # where they lie: a picture is not copied to be named
     return name.hexdigest()[:length]
 
+# %% ../nbs/foundations/00_core.ipynb #6d82de79
+OUTPUTS = ".qebias-outputs.jsonl"  # the hidden list in a folder of outputs
+
+
+def outputs_of(
+    folder: str | Path,  # of outputs; it need not be there
+) -> dict:  # name -> list of (digest, bytes, key), oldest first
+    "What a folder's hidden list says was written there"
+    path = Path(folder) / OUTPUTS
+    found: dict[str, list] = {}
+    for entry in read_lines(path) if path.is_file() else ():
+        if {"name", "sha256", "bytes", "key"} <= set(entry) and isinstance(entry["name"], str):
+            found.setdefault(entry["name"], []).append((entry["sha256"], entry["bytes"], entry["key"]))
+    return found
+
+
+def fitting_entry(
+    path: Path,  # a file
+    entries: list,  # of (digest, bytes, key)
+) -> tuple | None:
+    "The newest entry that a file fits; it is not read where none has its size"
+    if not entries or not path.is_file():
+        return None
+    size = path.stat().st_size
+    fitting = [entry for entry in entries if entry[1] == size]
+    sha256 = file_digest(path) if fitting else None
+    return next((entry for entry in reversed(fitting) if entry[0] == sha256), None)
+
 # %% ../nbs/foundations/00_core.ipynb #a40656b8
 class Outputs:
     "The files that were written into a folder by these commands, and how to write more"
 
-    LIST = ".qebias-outputs.jsonl"
-
     def __init__(
         self,
-        folder,  # where outputs go; made when something is written
+        folder: str | Path,  # where outputs go; made when something is written
         overwrite: bool = False,  # replace files that were not written here, too
     ):
         self.folder = Path(folder)
         self.overwrite = overwrite
-        self.known = {}  # name -> list of (digest, bytes, key)
-        path = self.folder / self.LIST
-        for entry in read_lines(path) if path.is_file() else ():
-            if {"name", "sha256", "bytes", "key"} <= set(entry) and isinstance(entry["name"], str):
-                self._remember(entry["name"], entry["sha256"], entry["bytes"], entry["key"])
+        self.known = outputs_of(folder)
 
-    def _remember(self, name, sha256, size, key):
-        self.known.setdefault(name, []).append((sha256, size, key))
-
-    def _entry(self, path):
-        "The entry that a file fits, the newest first; None where it fits none"
-        path = Path(path)
-        entries = self.known.get(path.relative_to(self.folder).as_posix(), [])
-        if not entries or not path.is_file():
-            return None
-        fitting = [entry for entry in entries if entry[1] == path.stat().st_size]
-        sha256 = file_digest(path) if fitting else None
-        return next((entry for entry in reversed(fitting) if entry[0] == sha256), None)
-
-    def is_ours(self, path) -> bool:
-        "Whether a file was written here and is as it was"
-        return self._entry(path) is not None
-
-    def is_complete(
+    def is_ours(
         self,
-        path,
-        key: str,  # of what would make it
+        path: str | Path,
+        key: str | None = None,  # of what made it; whatever it was, if left out
     ) -> bool:
-        "Whether a file was made by what has this key, and is as it was"
-        entry = self._entry(path)
-        return entry is not None and entry[2] == key
+        "Whether a file was written here and is as it was"
+        path = Path(path)
+        entry = fitting_entry(path, self.known.get(path.relative_to(self.folder).as_posix(), []))
+        return entry is not None and key in (None, entry[2])
 
-    def require_free(
-        self,
-        paths,  # files that are to be written
-    ):
-        "Raise `QebiasError` where one stands there already and is not ours"
+    def is_complete(self, path: str | Path, key: str) -> bool:
+        "Whether a file was made by what has this key, and is as it was"
+        return self.is_ours(path, key)
+
+    def require_free(self, paths: Iterable):
+        "Raise `QebiasError` where a file that is to be written stands there already and is not ours"
         for path in map(Path, paths):
             if path.is_dir():
                 raise QebiasError(f"{path} is a folder: choose another folder with -o")
@@ -828,29 +861,23 @@ class Outputs:
     @contextlib.contextmanager
     def write(
         self,
-        path,  # a file in the folder or below it
+        path: str | Path,  # a file in the folder or below it
         key: str = "",  # of what makes it
     ):
         "A temporary path that becomes `path` when the block ends without an error"
-        path = Path(path)
+        name = Path(path).relative_to(self.folder).as_posix()
         with atomic(path) as tmp:
             yield tmp
-            size = tmp.stat().st_size
-            entry = {
-                "name": path.relative_to(self.folder).as_posix(),
-                "sha256": file_digest(tmp),
-                "bytes": size,
-                "key": key,
-            }
-            with open(self.folder / self.LIST, "ab") as file:
+            entry = {"name": name, "sha256": file_digest(tmp), "bytes": tmp.stat().st_size, "key": key}
+            with open(self.folder / OUTPUTS, "ab") as file:
                 file.write(b"\n" + json.dumps(entry).encode() + b"\n")
-            self._remember(*entry.values())
+            self.known.setdefault(name, []).append((entry["sha256"], entry["bytes"], key))
 
 # %% ../nbs/foundations/00_core.ipynb #f7a26dfb
 @functools.cache
 def code_digest(
     source: str,  # Python source
-    length=16,
+    length: int = 16,
 ) -> str:
     "Name source code by what it does: comments, docstrings, annotations' layout and blank lines do not count"
     tree = ast.parse(source)
@@ -892,8 +919,8 @@ def threads(
 # %% ../nbs/foundations/00_core.ipynb #6dc871a6
 def in_order(
     pool,  # of `threads`
-    work,  # a function of an item
-    items,  # any iterable, taken as it is needed
+    work: Callable,  # a function of an item
+    items: Iterable,  # any iterable, taken as it is needed
     ahead: int,  # how many items may be under way
     budget: int = MOST_UNDER_WAY,  # and how much their `cost` may be in all; an item above it goes alone
 ):  # iterator over the results
@@ -910,7 +937,7 @@ def in_order(
 PACKAGES = ["torch", "torchvision", "numpy", "pillow", "av", "pyiqa", "timm", "scikit-image", "scipy"]
 
 
-def package_versions(names=PACKAGES) -> dict:
+def package_versions(names: Iterable[str] = PACKAGES) -> dict:
     "Installed versions of the packages that numbers depend on; `None` where one is missing"
 
     def version(name):

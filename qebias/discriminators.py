@@ -22,9 +22,9 @@ class VGGStyle(nn.Module):
 
     def __init__(
         self,
-        in_channels=3,  # 3, or 6 with the compressed image as condition
-        width=64,  # channels of the first stage; the others have 2, 4, 8, 8, 8 times as many
-        size=128,  # side of the pictures in pixels: 32, 64, 128 or 256
+        in_channels: int = 3,  # 3, or 6 with the compressed image as condition
+        width: int = 64,  # channels of the first stage; the others have 2, 4, 8, 8, 8 times as many
+        size: int = 128,  # side of the pictures in pixels: 32, 64, 128 or 256
     ):
         super().__init__()
         check_counts("VGGStyle", in_channels=in_channels, width=width)
@@ -41,7 +41,7 @@ class VGGStyle(nn.Module):
             setattr(self, f"bn{i}_1", nn.BatchNorm2d(now))
         self.linear1, self.linear2 = nn.Linear(channels[-1] * 4 * 4, 100), nn.Linear(100, 1)
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor):
         check_input(x, "VGGStyle", self.in_channels)
         if x.shape[2:] != (self.size, self.size):
             raise QebiasError(
@@ -56,14 +56,14 @@ class VGGStyle(nn.Module):
 
 # %% ../nbs/networks/20_discriminators.ipynb #a9fa405a
 class UNetSN(nn.Module):
-    "Real-ESRGAN's discriminator; input (N, in_channels, H, W) in [0, 1], H and W multiples of 8, output logits (N, 1, H, W)"
+    "Real-ESRGAN's discriminator: (N, in_channels, H, W) in [0, 1], multiples of 8 -> logits (N, 1, H, W)"
 
     version, multiple = 1, 8
 
     def __init__(
         self,
-        in_channels=3,  # 3, or 6 with the compressed image as condition
-        width=64,  # channels at full size; 2, 4, 8 times as many on the way down
+        in_channels: int = 3,  # 3, or 6 with the compressed image as condition
+        width: int = 64,  # channels at full size; 2, 4, 8 times as many on the way down
     ):
         super().__init__()
         check_counts("UNetSN", in_channels=in_channels, width=width)
@@ -81,7 +81,7 @@ class UNetSN(nn.Module):
         self.conv7, self.conv8 = keep(w, w), keep(w, w)
         self.conv9 = nn.Conv2d(w, 1, 3, padding=1)
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor):
         check_input(x, "UNetSN", self.in_channels, self.multiple)
         skips = [F.leaky_relu(self.conv0(x), 0.2, inplace=True)]
         for conv in (self.conv1, self.conv2, self.conv3):
@@ -96,7 +96,7 @@ class UNetSN(nn.Module):
 
 # %% ../nbs/networks/20_discriminators.ipynb #0da7dec9
 def edges(
-    image,  # (N, 3, H, W) in [0, 1]
+    image: torch.Tensor,  # (N, 3, H, W) in [0, 1]
 ):  # the same shape, about 0
     "The picture centred and doubled, and eight times its difference from the mean of its 3 x 3 neighbours"
     image = image.float() if image.dtype in (torch.bfloat16, torch.float16) else image
@@ -108,7 +108,7 @@ PROJECTIONS = {"none": lambda image: image, "edges": edges}
 
 # %% ../nbs/networks/20_discriminators.ipynb #498fca90
 class ConditionalDiscriminator(nn.Module):
-    "A discriminator with or without the compressed image as condition (Eq. 4): `discriminator(image, compressed)` gives the network's logits"
+    "`discriminator(image, compressed)` -> logits, with the compressed image as condition (Eq. 4) or without"
 
     def __init__(
         self,
@@ -130,8 +130,9 @@ class ConditionalDiscriminator(nn.Module):
 
     def forward(
         self,
-        image,  # raw, enhanced or compressed, (N, 3, H, W) in [0, 1]
-        compressed=None,  # the compressed image at the same place, same shape; ignored unless conditional
+        image: torch.Tensor,  # raw, enhanced or compressed, (N, 3, H, W) in [0, 1]
+        compressed: torch.Tensor
+        | None = None,  # the compressed image at the same place, same shape; ignored unless conditional
     ):
         project = PROJECTIONS[self.projection]
         if not self.conditional:

@@ -24,6 +24,7 @@ import math
 import os
 import re
 import textwrap
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -124,7 +125,9 @@ def label_of(
 
 # %% ../nbs/measurement/30_figures.ipynb #3cd3fa2d
 def method_looks(
-    rows,  # names such as `arcnn`, `realesrgan+both`, `control:noise4`, in any order, repeats allowed
+    rows: Iterable[
+        str
+    ],  # names such as `arcnn`, `realesrgan+both`, `control:noise4`, in any order, repeats allowed
 ) -> dict:  # name -> Look, in the order of Table 3, unknown names and controls last
     "The one look and the one order of rows in every figure"
     names, known, variants = list(dict.fromkeys(rows)), list(LABELS), list(VARIANTS)
@@ -150,7 +153,7 @@ def method_looks(
         looks[name] = Look(label_of(name), colour, marker, line)
     return looks
 
-# %% ../nbs/measurement/30_figures.ipynb #b920b471
+# %% ../nbs/measurement/30_figures.ipynb #60d1908b
 @functools.cache
 def style() -> dict:  # matplotlib's rcParams
     "The settings of every figure: seaborn's white grid, matplotlib's own font, sizes for a notebook"
@@ -187,13 +190,13 @@ def style() -> dict:  # matplotlib's rcParams
         "pdf.fonttype": 42,
     }
 
-
+# %% ../nbs/measurement/30_figures.ipynb #b920b471
 def theme():
     "Use the style of these figures for everything that the notebook draws from here on"
     mpl.rcParams.update(style())
 
 
-def styled(draw):
+def styled(draw: Callable):
     "Draw in the study's style, whatever the global settings are"
 
     @functools.wraps(draw)
@@ -203,7 +206,7 @@ def styled(draw):
 
     return inside
 
-# %% ../nbs/measurement/30_figures.ipynb #9cd8f2ed
+# %% ../nbs/measurement/30_figures.ipynb #a05ced9f
 class Picture(Figure):
     "A matplotlib figure that pyplot does not hold: a cell that ends with it shows it once"
 
@@ -231,7 +234,7 @@ class Picture(Figure):
             {kind: stored, "text/plain": repr(self)}, raw=True
         )
 
-
+# %% ../nbs/measurement/30_figures.ipynb #9cd8f2ed
 def panels(
     nrows: int = 1,  # rows of axes
     ncols: int = 1,  # columns of axes
@@ -250,7 +253,7 @@ def panels(
 # %% ../nbs/measurement/30_figures.ipynb #d50b9c63
 def save(
     figure: Picture,  # to write
-    stem,  # path without an ending
+    stem: str | Path,  # path without an ending
     kinds: tuple = ("png", "svg", "pdf"),  # of files
 ) -> list:  # of paths
     "Write a figure as a picture and as vectors, whose letters stay letters"
@@ -274,7 +277,7 @@ def caption(
         line = textwrap.shorten(words, wide, placeholder=" …")
         figure.supxlabel(line, x=0.01, ha="left", fontsize=6.8, color="#555555")
 
-# %% ../nbs/measurement/30_figures.ipynb #6a31caf9
+# %% ../nbs/measurement/30_figures.ipynb #b3f185c3
 def number(
     value: float,  # any finite number
     digits: int = 3,  # significant digits
@@ -295,12 +298,12 @@ def percent(
     value = round(float(value), 1)
     return f"{value:+.1f} %".replace("-", "\N{MINUS SIGN}") if value else "0.0 %"
 
-
+# %% ../nbs/measurement/30_figures.ipynb #6a31caf9
 def with_interval(
     value: float,  # of a quantity
     low: float,  # its lower bound, or nan
     high: float,  # its upper bound, or nan
-    write=number,  # how a number is written
+    write: Callable = number,  # how a number is written
 ) -> str:
     "A number and its interval: `−84.9 % [−88.7, −81.2]`"
     if not np.isfinite([low, high]).all():
@@ -348,7 +351,7 @@ def intervals(
     unit: str = "",  # words of the axis
     left: str = "",  # what lies left of zero
     right: str = "",  # what lies right of zero
-    write=number,  # how a number is written
+    write: Callable = number,  # how a number is written
     order: str = "",  # "value" to sort by value, else the order of Table 3
     note: str = "",  # caption
 ) -> Picture:
@@ -384,7 +387,7 @@ def interval_panel(
     rows: list,  # from the top
     looks: dict,  # name -> Look
     zero: float,  # where the line stands
-    write,  # how a number is written
+    write: Callable,  # how a number is written
 ):
     "One panel of `intervals`"
     ax.axvline(zero, color=INK, linewidth=1)
@@ -525,17 +528,16 @@ def triangles(
     longest = frame.groupby("panel", sort=False).size().max()
     heights = [2.3, 0.3 + 0.2 * longest] * nrows
     figure, axes = panels(2 * nrows, ncols, 4.6, sum(heights) / (2 * nrows), height_ratios=heights)
-    places = [(axes[2 * r, c], axes[2 * r + 1, c]) for r in range(nrows) for c in range(ncols)]
+    places = list(zip(axes[0::2].flat, axes[1::2].flat))
     for place, kind in zip(places, kinds):
         triangle(frame[frame["panel"] == kind], kind, ax=place)
     for place in places[len(kinds) :]:
         for ax in place:
             ax.set_visible(False)
     tops = [ax for ax, _ in places[: len(kinds)]]
-    left, right = min(ax.get_xlim()[0] for ax in tops), max(ax.get_xlim()[1] for ax in tops)
-    low, high = min(ax.get_ylim()[0] for ax in tops), max(ax.get_ylim()[1] for ax in tops)
+    across, along = np.array([ax.get_xlim() for ax in tops]), np.array([ax.get_ylim() for ax in tops])
     for ax in tops:
-        ax.set(xlim=(left, right), ylim=(low, high))
+        ax.set(xlim=(across.min(), across.max()), ylim=(along.min(), along.max()))
     return finished(figure, note)
 
 # %% ../nbs/measurement/30_figures.ipynb #f30005b3
@@ -602,7 +604,7 @@ def paired_changes(
     ax.legend(loc="upper left")
     return finished(figure, note)
 
-# %% ../nbs/measurement/30_figures.ipynb #d45aea0e
+# %% ../nbs/measurement/30_figures.ipynb #48447090
 def apart(
     wanted: list,  # positions
     gap: float,  # least distance of two
@@ -622,7 +624,7 @@ def apart(
     found[order] = moved
     return list(found)
 
-
+# %% ../nbs/measurement/30_figures.ipynb #d45aea0e
 @styled
 def rate_curves(
     table,  # DataFrame: row, bpp, value; optional panel (a codec), low, high
@@ -662,7 +664,7 @@ def rate_curves(
         )
     return finished(figure, note)
 
-# %% ../nbs/measurement/30_figures.ipynb #e572ecc3
+# %% ../nbs/measurement/30_figures.ipynb #80c2864e
 def same_size(
     images: dict,  # label -> picture
     what: str,  # the figure, for the message
@@ -680,10 +682,10 @@ def same_size(
             )
     return images
 
-
+# %% ../nbs/measurement/30_figures.ipynb #416e45ad
 def cut(
     image: np.ndarray,  # (H, W, ...)
-    box,  # (top, left, height, width), or None for the whole
+    box: tuple | None,  # (top, left, height, width), or None for the whole
     what: str,  # the figure, for the message
 ) -> np.ndarray:
     "The box of a picture; raises `QebiasError` where it leaves the picture"
@@ -700,7 +702,7 @@ def cut(
         )
     return image[top : top + height, left : left + width]
 
-
+# %% ../nbs/measurement/30_figures.ipynb #e572ecc3
 def show(
     ax,  # axes
     image: np.ndarray,  # to show
@@ -717,7 +719,7 @@ def show(
 @styled
 def crops(
     images: dict,  # label -> uint8 RGB (H, W, 3), all of one size; a row's name becomes its label
-    box=None,  # (top, left, height, width) in pixels; None: whole pictures
+    box: tuple | None = None,  # (top, left, height, width) in pixels; None: whole pictures
     context: str = "",  # label of the picture to show whole, with the box drawn in, before the crops
     height: float = 1.9,  # of a panel, in inches
     note: str = "",  # caption
@@ -746,7 +748,7 @@ def crops(
             axes[0, 0].add_patch(frame)
     return finished(figure, note)
 
-# %% ../nbs/measurement/30_figures.ipynb #7ee8972a
+# %% ../nbs/measurement/30_figures.ipynb #bafcd07b
 def signed_residual(
     a: np.ndarray,  # uint8 RGB
     b: np.ndarray,  # uint8 RGB, subtracted
@@ -755,13 +757,13 @@ def signed_residual(
     "The difference of two pictures around middle grey"
     return np.clip(128 + gain * (a.astype(float) - b), 0, 255).round().astype(np.uint8)
 
-
+# %% ../nbs/measurement/30_figures.ipynb #7ee8972a
 @styled
 def residuals(
     raw: np.ndarray,  # uint8 RGB (H, W, 3)
     compressed: np.ndarray,  # of the same size
     enhanced: dict,  # row -> picture of the same size
-    box=None,  # (top, left, height, width) in pixels; None: the whole picture
+    box: tuple | None = None,  # (top, left, height, width) in pixels; None: the whole picture
     gain: float = 4,  # magnification of the difference
     size: float = 1.7,  # of a panel, in inches
     note: str = "",  # caption
@@ -861,8 +863,8 @@ def training_curves(
     "Loss terms and discriminator outputs over the iterations, as small multiples"
     frame = checked(stats, ["iteration"], ["iteration"], "training_curves").sort_values("iteration")
     if terms is None:
-        terms = {title: [c for c in columns if c in frame] for title, columns in TERMS.items()}
-        terms = {title: columns for title, columns in terms.items() if columns}
+        there = {title: list(filter(frame.columns.__contains__, names)) for title, names in TERMS.items()}
+        terms = {title: names for title, names in there.items() if names}
     if not terms:
         raise QebiasError("training_curves: the table has no column of numbers beside iteration")
     window, ncols = int(smooth or max(1, len(frame) // 25)), min(ncols, len(terms))

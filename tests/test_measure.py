@@ -158,7 +158,7 @@ def test_below_ten_pictures_features_of_whole_pictures_are_taken_of_patches():
 def test_scores_are_means_of_patches_and_outputs():
     for dense in (False, True):
         lines = points(measure("realism", a_cell(discriminator=Detail(dense))))
-        patches = m._as_batch(m.cut(RAW[1], 64), "cpu")
+        patches = m.as_batch(m.cut(RAW[1], 64), "cpu")
         expected = torch.sigmoid(Detail(dense)(patches)).mean().item()
         assert lines["score:raw"]["a"] == pytest.approx(expected, rel=1e-6)
     assert 0.5 < lines["auc:raw-compressed"][""] <= 1
@@ -182,7 +182,7 @@ def test_relativistic_scores_redraw_their_means(dense):
     found = {q: results(lines).values(quantity=f"score:{q}", **AT).array[0] for q in ("raw", "enhanced")}
     logits = {
         domain: [
-            Detail(dense)(m._as_batch(m.cut(pictures[i], 64), "cpu")).flatten(1).double().numpy()
+            Detail(dense)(m.as_batch(m.cut(pictures[i], 64), "cpu")).flatten(1).double().numpy()
             for i in (1, 0, 2)
         ]
         for domain, pictures in (("raw", RAW), ("enhanced", ENHANCED))
@@ -190,15 +190,15 @@ def test_relativistic_scores_redraw_their_means(dense):
     for k, draw in enumerate([np.arange(3), *resamples(NAMES)[:5]]):
         for domain, other in (("raw", "enhanced"), ("enhanced", "raw")):
             shift = np.mean([logits[other][i].mean() for i in draw])
-            by_hand = np.mean([m._sigmoid(logits[domain][i] - shift).mean() for i in draw])
+            by_hand = np.mean([m.sigmoid(logits[domain][i] - shift).mean() for i in draw])
             assert found[domain][k] == pytest.approx(by_hand, abs=2e-5)
     gap = (found["enhanced"] - found["raw"])[1:]
     means = {domain: np.mean([x.mean() for x in logits[domain]]) for domain in logits}
     fixed = [
         np.mean(
             [
-                m._sigmoid(logits["enhanced"][i] - means["raw"]).mean()
-                - m._sigmoid(logits["raw"][i] - means["enhanced"]).mean()
+                m.sigmoid(logits["enhanced"][i] - means["raw"]).mean()
+                - m.sigmoid(logits["raw"][i] - means["enhanced"]).mean()
                 for i in draw
             ]
         )
@@ -212,7 +212,7 @@ def test_the_interval_of_a_relativistic_difference_has_the_right_width():
     generator = np.random.default_rng(0)
 
     def judged(logits):
-        return m.Judged(m._sigmoid(logits), logits, np.stack([m._histogram(x[None]) for x in logits]), [])
+        return m.Judged(m.sigmoid(logits), logits, np.stack([m.logit_shares(x[None]) for x in logits]), [])
 
     def world(n=30):
         raw = generator.normal(0, 1, n)

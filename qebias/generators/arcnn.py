@@ -14,7 +14,7 @@ from .core import check_input
 
 # %% ../../nbs/networks/10_generators.arcnn.ipynb #0fadf745
 class ARCNN(nn.Module):
-    "AR-CNN for RGB with a skip over the whole network; input and output (N, 3, H, W), the input in [0, 1], the output not clamped, any size"
+    "AR-CNN for RGB with a skip over all: (N, 3, H, W) of any size, in [0, 1] -> the same, not clamped"
 
     multiple, reach, residual_input = 1, 9, True
 
@@ -25,7 +25,7 @@ class ARCNN(nn.Module):
         self.mapping = nn.Conv2d(32, 16, 1)
         self.reconstruction = nn.Conv2d(16, 3, 5, padding=2)
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor):
         check_input(x, "ARCNN")
         y = F.relu(self.extraction(x))
         y = F.relu(self.enhancement(y))

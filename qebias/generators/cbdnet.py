@@ -14,41 +14,36 @@ from .core import check_counts, check_input
 
 # %% ../../nbs/networks/13_generators.cbdnet.ipynb #98784f3e
 def conv_relu(
-    width_in,  # channels in
-    width_out,  # channels out
-    n=1,  # how many convolutions
+    width_in: int,  # channels in
+    width_out: int,  # channels out
+    n: int = 1,  # how many convolutions
 ) -> nn.Sequential:
     "`n` 3 x 3 convolutions in a row, each with a ReLU behind it"
-    return nn.Sequential(
-        *(
-            layer
-            for i in range(n)
-            for layer in (
-                nn.Conv2d(width_out if i else width_in, width_out, 3, padding=1),
-                nn.ReLU(inplace=True),
-            )
-        )
-    )
+    layers: list[nn.Module] = []
+    for i in range(n):
+        layers.append(nn.Conv2d(width_out if i else width_in, width_out, 3, padding=1))
+        layers.append(nn.ReLU(inplace=True))
+    return nn.Sequential(*layers)
 
 # %% ../../nbs/networks/13_generators.cbdnet.ipynb #f978fbf0
 def fitted(
     x: torch.Tensor,  # (N, C, h, w)
     like: torch.Tensor,  # (N, any, H, W), H >= h and W >= w
 ) -> torch.Tensor:  # (N, C, H, W)
-    "Zeros around a map until it has the height and width of another; of an odd number the larger half lies right and below"
+    "Zeros around a map until it has the size of another; of an odd number more lies right and below"
     dh, dw = (b - a for a, b in zip(x.shape[2:], like.shape[2:]))
     return F.pad(x, (dw // 2, dw - dw // 2, dh // 2, dh - dh // 2))
 
 # %% ../../nbs/networks/13_generators.cbdnet.ipynb #56b92b2f
 class CBDNet(nn.Module):
-    "CBDNet for RGB; input and output (N, 3, H, W), the input in [0, 1], the output not clamped, any size (`enhance` pads to the grid, since other sizes shift the coarse levels)"
+    "CBDNet for RGB: (N, 3, H, W) of any size, in [0, 1] -> the same, not clamped; `enhance` pads to the grid"
 
     multiple, grid, reach, residual_input = 4, 4, 47, True
 
     def __init__(
         self,
-        width=64,  # channels of the denoiser's finest level; the next ones have twice and four times as many
-        estimator=32,  # channels of the estimator
+        width: int = 64,  # channels of the denoiser's finest level; the next have 2 and 4 times as many
+        estimator: int = 32,  # channels of the estimator
     ):
         super().__init__()
         check_counts("CBDNet", width=width, estimator=estimator)
@@ -62,7 +57,7 @@ class CBDNet(nn.Module):
         self.dec0 = conv_relu(width, width, 2)
         self.last = nn.Conv2d(width, 3, 3, padding=1)
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor):
         check_input(x, "CBDNet")
         y0 = self.enc0(torch.cat([x, self.estimator(x)], 1))
         if min(y0.shape[2:]) > 1:

@@ -4,15 +4,17 @@
 
 # %% auto #0
 __all__ = ['PRECISIONS', 'TOLERANCE', 'hashed', 'fill', 'test_image', 'fingerprint', 'evaluating', 'as_device', 'arithmetic',
-           'count', 'macs', 'stages', 'show_stages', 'measured_reach', 'check_input', 'check_counts', 'pad_to_multiple',
-           'crop_to', 'grid_of', 'applied', 'Halo', 'measured_halo', 'load_weights']
+           'count', 'watching', 'layer_macs', 'blank', 'macs', 'stages', 'show_stages', 'measured_reach', 'check_input',
+           'check_counts', 'pad_to_multiple', 'crop_to', 'grid_of', 'applied', 'spans', 'cell_depth', 'strays_of',
+           'Halo', 'Lattice', 'lattices', 'lattice_error', 'measured_halo', 'misfit', 'load_weights']
 
 # %% ../../nbs/networks/00_generators.core.ipynb #9b7326b1
 import contextlib
+import itertools
 import math
 import threading
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -39,20 +41,23 @@ def hashed(
 def fill(
     model: nn.Module,  # changed in place
 ) -> nn.Module:  # the same model
-    "Set the weights of every convolution and linear layer by the fill rule; everything else keeps its value"
+    "Set the weights of convolutions and linear layers by the fill rule; everything else keeps its value"
     for layer in model.modules():
         if not isinstance(layer, (nn.modules.conv._ConvNd, nn.Linear)):
             continue
         for p in layer.parameters(recurse=False):
             u = torch.from_numpy(hashed(p.numel())).view(p.shape)
-            p.copy_((2 * u - 1) * (6 * p.shape[0] / p.numel()) ** 0.5 if p.dim() >= 2 else 0.1 * (u - 0.5))
+            if p.dim() >= 2:
+                p.copy_((2 * u - 1) * (6 * p.shape[0] / p.numel()) ** 0.5)
+            else:
+                p.copy_(0.1 * (u - 0.5))
     return model
 
 # %% ../../nbs/networks/00_generators.core.ipynb #42b347a7
 def test_image(
-    channels=3,  # colour channels, 6 for a conditional discriminator
-    size=64,  # side in pixels, or (height, width)
-    dtype=torch.float64,  # fingerprints are taken in double precision
+    channels: int = 3,  # colour channels, 6 for a conditional discriminator
+    size: int | tuple = 64,  # side in pixels, or (height, width)
+    dtype: torch.dtype = torch.float64,  # fingerprints are taken in double precision
 ) -> torch.Tensor:  # (1, channels, height, width), in [0, 1)
     "The fixed input of all fingerprints: x[c, i, j] = ((31c + 7i + 3j) mod 64)/64"
     h, w = (size, size) if isinstance(size, int) else size
@@ -62,26 +67,20 @@ def test_image(
 # %% ../../nbs/networks/00_generators.core.ipynb #45a39fad
 def fingerprint(
     output: torch.Tensor,  # what a network gave
-) -> list[
-    float
-]:  # mean, standard deviation (n - 1 free values; 0 for a single one), flat values 0, n//3, n//2, n-1
+) -> list[float]:  # mean, standard deviation (of n - 1; 0 for a single value), values 0, n//3, n//2, n-1
     "Six numbers that two different networks will not share"
     flat = output.detach().flatten()
     n = len(flat)
-    return [
-        flat.mean().item(),
-        flat.std().item() if n > 1 else 0.0,
-        *(flat[i].item() for i in (0, n // 3, n // 2, n - 1)),
-    ]
+    spread = flat.std().item() if n > 1 else 0.0
+    return [flat.mean().item(), spread, *(flat[i].item() for i in (0, n // 3, n // 2, n - 1))]
 
 
 test_image.__test__ = False  # no test for pytest to collect
 
 # %% ../../nbs/networks/00_generators.core.ipynb #b65dcfb5
-_EVALUATING, _MODES = (
-    weakref.WeakKeyDictionary(),
-    threading.Lock(),
-)  # model -> (modes of its modules, how many blocks are under way)
+# model -> (modes of its modules, how many blocks are under way)
+_EVALUATING: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
+_MODES = threading.Lock()
 
 
 @contextlib.contextmanager
@@ -109,7 +108,7 @@ PRECISIONS = ("fp32", "bf16")
 
 
 def as_device(
-    device,  # `"cpu"`, `"cuda"`, `"cuda:1"`, or a `torch.device`
+    device: str | torch.device,  # `"cpu"`, `"cuda"`, `"cuda:1"`
 ) -> torch.device:
     "A device that is there, or a `QebiasError` in one line"
     try:
@@ -127,10 +126,10 @@ def as_device(
 # %% ../../nbs/networks/00_generators.core.ipynb #55dcfcbe
 @contextlib.contextmanager
 def arithmetic(
-    device,  # where the computation runs
-    precision="fp32",  # `"fp32"` without TF32, or `"bf16"` by autocast
+    device: str | torch.device,  # where the computation runs
+    precision: str = "fp32",  # `"fp32"` without TF32, or `"bf16"` by autocast
 ):
-    "Compute in this precision while the block runs"
+    "Compute in this precision while the block runs; raises `QebiasError` for one that is not known"
     if precision not in PRECISIONS:
         raise QebiasError(f"precision {precision!r} is not known: use {' or '.join(PRECISIONS)}")
     cudnn = torch.backends.cudnn
@@ -157,7 +156,10 @@ def count(
 
 # %% ../../nbs/networks/00_generators.core.ipynb #9ce136ee
 @contextlib.contextmanager
-def _watching(model, see):
+def watching(
+    model: nn.Module,
+    see: Callable,  # of a name, a layer, its input and its output
+):
     "Call `see(name, layer, input, output)` for every layer without children, in the order of their work"
     hooks = [
         layer.register_forward_hook(lambda m, i, o, name=name: see(name, m, i[0], o))
@@ -171,7 +173,11 @@ def _watching(model, see):
             hook.remove()
 
 # %% ../../nbs/networks/00_generators.core.ipynb #0ca7fadb
-def _layer_macs(layer, x, y):
+def layer_macs(
+    layer: nn.Module,
+    x: torch.Tensor,  # its input
+    y: torch.Tensor,  # its output
+) -> int:
     "Multiplications of one layer for a whole batch; only convolutions and linear layers have any"
     if isinstance(layer, nn.Linear):
         return y.numel() * layer.in_features
@@ -181,7 +187,12 @@ def _layer_macs(layer, x, y):
     return values * partners // layer.groups * int(np.prod(layer.kernel_size))
 
 
-def _zeros(model, size, channels):
+def blank(
+    model: nn.Module,
+    size: int | tuple,  # side in pixels, or (height, width)
+    channels: int,
+) -> torch.Tensor:  # (1, channels, height, width)
+    "A black picture of the type and on the device of a network's weights"
     h, w = (size, size) if isinstance(size, int) else size
     p = next(model.parameters())
     return torch.zeros(1, channels, h, w, dtype=p.dtype, device=p.device)
@@ -190,25 +201,26 @@ def _zeros(model, size, channels):
 @torch.no_grad()
 def macs(
     model: nn.Module,
-    size=128,  # side of the input in pixels, or (height, width)
-    channels=3,  # channels of the input
+    size: int | tuple = 128,  # side of the input in pixels, or (height, width)
+    channels: int = 3,  # channels of the input
 ) -> int:
     "Multiply-accumulate operations of the convolutions and linear layers, for one image"
     total = []
-    with evaluating(model), _watching(model, lambda name, m, x, y: total.append(_layer_macs(m, x, y))):
-        model(_zeros(model, size, channels))
+    with evaluating(model), watching(model, lambda name, m, x, y: total.append(layer_macs(m, x, y))):
+        model(blank(model, size, channels))
     return sum(total)
 
 # %% ../../nbs/networks/00_generators.core.ipynb #66181405
 @torch.no_grad()
 def stages(
     model: nn.Module,
-    size=128,  # side of the input in pixels, or (height, width)
-    channels=3,  # channels of the input
-    depth=1,  # how many levels of names are told apart: at 1, `body.0.rdb1.conv1` is booked under `body`
+    size: int | tuple = 128,  # side of the input in pixels, or (height, width)
+    channels: int = 3,  # channels of the input
+    depth: int = 1,  # how many levels of names are told apart: at 1, `body.0.rdb1.conv1` is part of `body`
 ) -> list[dict]:  # stage, parameters, output (C, H, W), mmac
-    "The stages of a network as rows of a table, in the order of their work; a layer used twice keeps its first place"
-    rows, seen = {}, set()
+    "The stages of a network in the order of their work; a layer that is used twice keeps its first place"
+    rows: dict[str, dict] = {}
+    seen: set[int] = set()
 
     def see(name, layer, x, y):
         row = rows.setdefault(".".join(name.split(".")[:depth]), dict(parameters=0, mmac=0))
@@ -216,38 +228,40 @@ def stages(
         seen.update(map(id, new))
         row["parameters"] += sum(p.numel() for p in new)
         row["output"] = tuple(y.shape[1:])
-        row["mmac"] += _layer_macs(layer, x, y) / 1e6
+        row["mmac"] += layer_macs(layer, x, y) / 1e6
 
-    with evaluating(model), _watching(model, see):
-        model(_zeros(model, size, channels))
-    return [
-        dict(stage=name, parameters=r["parameters"], output=r["output"], mmac=round(r["mmac"], 3))
-        for name, r in rows.items()
-        if r["parameters"]
-    ]
+    with evaluating(model), watching(model, see):
+        model(blank(model, size, channels))
+    found = []
+    for name, row in rows.items():
+        if row["parameters"]:
+            mmac = round(row["mmac"], 3)
+            found.append(
+                {"stage": name, "parameters": row["parameters"], "output": row["output"], "mmac": mmac}
+            )
+    return found
 
 # %% ../../nbs/networks/00_generators.core.ipynb #bb6a580a
 def show_stages(
     model: nn.Module,
-    size=128,
-    channels=3,
-    depth=1,  # as for `stages`
+    size: int | tuple = 128,
+    channels: int = 3,
+    depth: int = 1,  # as for `stages`
 ) -> str:
     "`stages` as text, with the totals"
     rows = stages(model, size, channels, depth)
-    total = dict(stage="total", parameters=count(model), output="", mmac=macs(model, size, channels) / 1e6)
-    return "\n".join(
-        [f"{'stage':<16}{'parameters':>12}   {'output':<16}{'MMAC':>10}"]
-        + [
-            f"{r['stage']:<16}{r['parameters']:>12,}   {' x '.join(map(str, r['output'])):<16}{r['mmac']:>10,.2f}"
-            for r in rows + [total]
-        ]
-    )
+    total = macs(model, size, channels) / 1e6
+    rows.append({"stage": "total", "parameters": count(model), "output": (), "mmac": total})
+    lines = [f"{'stage':<16}{'parameters':>12}   {'output':<16}{'MMAC':>10}"]
+    for row in rows:
+        output = " x ".join(map(str, row["output"]))
+        lines.append(f"{row['stage']:<16}{row['parameters']:>12,}   {output:<16}{row['mmac']:>10,.2f}")
+    return "\n".join(lines)
 
 # %% ../../nbs/networks/00_generators.core.ipynb #c1359682
 def measured_reach(
     model: nn.Module,  # a generator; its weights should not be zero: `fill` it first
-    size: int = 64,  # side of the image, more than twice the expected reach and a multiple of the network's grid
+    size: int = 64,  # side of the image: over twice the expected reach, a multiple of the network's grid
     phases: int = 1,  # the network's grid, `model.multiple`
 ) -> int:  # pixels
     "The largest distance over which an input pixel changes an output pixel, by gradients"
@@ -267,8 +281,8 @@ def measured_reach(
 def check_input(
     x: torch.Tensor,  # the batch
     network: str,  # the network's name, for the message
-    channels=3,  # how many the network takes
-    multiple=1,  # of what height and width must be multiples
+    channels: int = 3,  # how many the network takes
+    multiple: int = 1,  # of what height and width must be multiples
 ):
     "Refuse a batch that the network cannot take, in one line; raises `QebiasError`"
     if x.dim() != 4 or x.shape[1] != channels:
@@ -276,7 +290,8 @@ def check_input(
     h, w = x.shape[2:]
     if h % multiple or w % multiple or not h * w:
         raise QebiasError(
-            f"{network} takes heights and widths that are multiples of {multiple}, this batch is {h} x {w}: pad it, or use qebias.inference.enhance"
+            f"{network} takes heights and widths that are multiples of {multiple}, this batch is {h} x {w}: "
+            "pad it, or use qebias.inference.enhance"
         )
 
 # %% ../../nbs/networks/00_generators.core.ipynb #a5b2e1ff
@@ -295,11 +310,8 @@ def pad_to_multiple(
     for axis in (2, 3):
         size, more = x.shape[axis], -x.shape[axis] % multiple
         if more:
-            x = F.pad(
-                x,
-                (0, 0, 0, more) if axis == 2 else (0, more, 0, 0),
-                mode="reflect" if more < size else "replicate",
-            )
+            border = (0, 0, 0, more) if axis == 2 else (0, more, 0, 0)
+            x = F.pad(x, border, mode="reflect" if more < size else "replicate")
     return x
 
 # %% ../../nbs/networks/00_generators.core.ipynb #4d1250ef
@@ -314,7 +326,7 @@ def crop_to(
 def grid_of(
     model: nn.Module,  # a generator, of this package or not
 ) -> int:  # pixels, a multiple of `model.multiple`
-    "What a tile must start on: the network's `grid` and `multiple`, or 32 for a network that states neither of them nor a `reach`"
+    "What a tile must start on: the network's `grid` and `multiple`, or 32 where it states nothing at all"
     stated = [getattr(model, name, None) for name in ("multiple", "grid")]
     if stated == [None, None] and not hasattr(model, "reach"):
         return 32
@@ -332,95 +344,130 @@ def applied(
     except RuntimeError as error:
         if isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error):
             raise QebiasError(
-                f"not enough memory on {x.device} for {h} x {w} pixels at once: pass a tile or a smaller one, and a halo where tiles were refused"
+                f"not enough memory on {x.device} for {h} x {w} pixels at once: pass a tile or a smaller "
+                "one, and a halo where tiles were refused"
             ) from None
         raise
     if result.shape != x.shape:
-        raise QebiasError(
-            f"{type(model).__name__} turned {tuple(x.shape)} into {tuple(result.shape)}: a generator keeps the shape"
-        )
+        shapes = f"{tuple(x.shape)} into {tuple(result.shape)}"
+        raise QebiasError(f"{type(model).__name__} turned {shapes}: a generator keeps the shape")
     return result
 
 # %% ../../nbs/networks/00_generators.core.ipynb #355035ec
-def _spans(size, spacing, start):
-    "The intervals between cuts at `start`, `start + spacing`, ...; no stump of less than half a spacing is left at the end"
+def spans(
+    size: int,  # of the picture along one axis
+    spacing: int,  # of the cuts
+    start: int,  # the first cut
+) -> list[tuple[int, int]]:
+    "The intervals between cuts; no stump of less than half a spacing is left at the end"
     cuts = [0, *range(start, size - spacing // 2 + 1, spacing), size]
     return list(zip(cuts, cuts[1:]))
 
 
-def _depth(a, b, size, grid):
-    "For each pixel of the interval: the largest halo, in cells of the grid, that does not throw it away; the frame's border is no cut"
+def cell_depth(
+    a: int,  # where an interval begins
+    b: int,  # and ends
+    size: int,  # of the picture along this axis: its border is no cut
+    grid: int,  # px
+) -> torch.Tensor:  # (b - a,) int64
+    "For each pixel of an interval: the largest halo, in cells of the grid, that does not throw it away"
     i = torch.arange(a, b)
     far = torch.full_like(i, 2**40)
     return torch.minimum((i - a) // grid if a else far, (b - 1 - i) // grid if b < size else far)
 
 # %% ../../nbs/networks/00_generators.core.ipynb #d708d760
-def _strays(model, frame, whole, spacing, start, grid):
+def strays_of(
+    model: nn.Module,  # a generator
+    frame: torch.Tensor,  # (N, C, H, W) in [0, 1]
+    whole: torch.Tensor,  # what it makes of the frame at once
+    spacing: int,  # of the cuts, px
+    start: int,  # the first cut
+    grid: int,  # px
+) -> torch.Tensor:  # (most halos + 2,) float64
     "E(h) for h = 0, 1, 2, ... cells of the grid, over the seams of one lattice"
     height, width = frame.shape[2:]
     more = [n % grid for n in (height, width)]
     worst = torch.zeros(max(height, width) // grid + 2, dtype=torch.float64)
-    for a, b in _spans(height, spacing, start):
-        for c, d in _spans(width, spacing, start):
+    for a, b in spans(height, spacing, start):
+        for c, d in spans(width, spacing, start):
             cell = applied(model, frame[..., a : b + more[0], c : d + more[1]])[..., : b - a, : d - c]
             gap = (cell - whole[..., a:b, c:d]).abs().amax((0, 1)).cpu().double().nan_to_num(torch.inf)
-            depth = torch.minimum(_depth(a, b, height, grid)[:, None], _depth(c, d, width, grid))
+            depth = torch.minimum(cell_depth(a, b, height, grid)[:, None], cell_depth(c, d, width, grid))
             inside = depth < len(worst) - 1
             worst.scatter_reduce_(0, depth[inside], gap[inside], "amax")
     return worst.flip(0).cummax(0).values.flip(0)
 
 # %% ../../nbs/networks/00_generators.core.ipynb #beb4d058
-TOLERANCE = (
-    1e-3  # what tiles may differ from the whole picture, on the scale [0, 1]: a quarter of a grey level
-)
+TOLERANCE = 1e-3  # what tiles may differ from the whole picture, in [0, 1]: a quarter of a grey level
 
 
 class Halo(NamedTuple):
     "A border for tiles, and how far tiles with it are from the whole picture"
 
     pixels: int | None  # on the network's grid; None: no halo was enough that the pictures had room for
-    difference: float  # largest absolute difference at the seams tested, on the scale [0, 1]; where `pixels` is None, at the widest
+    difference: float  # largest at the seams tested, in [0, 1]; at the widest halo where none is enough
 
 # %% ../../nbs/networks/00_generators.core.ipynb #d8f27610
-def _lattices(sizes, grid):
-    "Lattices of cuts from fine to coarse: spacing, the starts of two of them, and the widest halo in pixels that they can judge"
+class Lattice(NamedTuple):
+    "Cuts through pictures, in two places"
+
+    spacing: int  # px, an odd number of grid cells
+    starts: tuple[int, int]  # the first cut of each
+    room: int  # the widest halo in px that they can judge
+
+
+def lattices(
+    sizes: Sequence[int],  # heights and widths of the pictures
+    grid: int,  # px
+) -> Iterator[Lattice]:
+    "Lattices of cuts from fine to coarse, as long as the pictures have room for a cut"
+    largest = max(sizes)
     for k in range(1, 20):
-        spacing, starts = grid * (2**k + 1), (grid * (2**k + 1), grid * max(2**k // 2, 1))
-        cuts = max(len(_spans(n, spacing, start)) - 1 for n in sizes for start in starts)
-        if not cuts or len(_spans(max(sizes), spacing, spacing)) == 1:
+        spacing, coarser = grid * (2**k + 1), grid * (2 ** (k + 1) + 1)
+        starts = spacing, grid * max(2**k // 2, 1)
+        cuts = max(len(spans(n, spacing, start)) - 1 for n, start in itertools.product(sizes, starts))
+        if not cuts or len(spans(largest, spacing, spacing)) == 1:
             return
-        if (
-            spacing >= 64
-            or len(_spans(max(sizes), grid * (2 ** (k + 1) + 1), grid * (2 ** (k + 1) + 1))) == 1
-        ):
-            yield spacing, starts, spacing // (2 if cuts == 1 else 3) // grid * grid
+        if spacing >= 64 or len(spans(largest, coarser, coarser)) == 1:
+            yield Lattice(spacing, starts, spacing // (2 if cuts == 1 else 3) // grid * grid)
+
+# %% ../../nbs/networks/00_generators.core.ipynb #394a6a7f
+def lattice_error(
+    model: nn.Module,
+    frames: Sequence[torch.Tensor],  # (N, C, H, W) in [0, 1] each
+    wholes: Sequence[torch.Tensor],  # what the generator makes of each at once
+    lattice: Lattice,
+    start: int,  # one of its two starts
+    grid: int,  # px
+) -> torch.Tensor:  # (room // grid + 1,) float64
+    "E(h) for each halo that a lattice can judge, the largest over the pictures"
+    error = torch.zeros(lattice.room // grid + 1, dtype=torch.float64)
+    for frame, whole in zip(frames, wholes):
+        strays = strays_of(model, frame, whole, lattice.spacing, start, grid)[: len(error)]
+        error[: len(strays)] = torch.maximum(error[: len(strays)], strays)
+    return error
 
 # %% ../../nbs/networks/00_generators.core.ipynb #75fa710d
 @torch.no_grad()
 def measured_halo(
     model: nn.Module,  # a generator, on its device
-    pictures,  # (N, C, H, W) in [0, 1], or a list of such: a few of a few hundred pixels
-    tolerance=TOLERANCE
-    / 2,  # what a tile may differ at the seams tested, on the scale [0, 1]; the other half is kept for seams and pictures that are not tested
-    grid=None,  # what tiles start on; left out: `grid_of(model)`
+    pictures: torch.Tensor | Sequence,  # (N, C, H, W) in [0, 1], or several: a few hundred pixels each
+    tolerance: float = TOLERANCE / 2,  # at the seams tested; the rest is kept for others and other pictures
+    grid: int | None = None,  # what tiles start on; left out: `grid_of(model)`
 ) -> Halo:
-    "The smallest halo at which tiles of these pictures agree with the whole, in fp32; raises `QebiasError` where a picture is too small to be cut"
+    "The smallest halo at which tiles agree with the whole, in fp32; raises `QebiasError` for small pictures"
     grid, multiple = grid or grid_of(model), getattr(model, "multiple", None) or 1
     p = next(model.parameters(), torch.zeros(0))
-    frames = [
-        pad_to_multiple(x.to(p.device, p.dtype), multiple)
-        for x in ([pictures] if isinstance(pictures, torch.Tensor) else pictures)
-    ]
-    sizes = [n for frame in frames for n in frame.shape[2:]]
+    pictures = [pictures] if isinstance(pictures, torch.Tensor) else pictures
+    frames = [pad_to_multiple(x.to(p.device, p.dtype), multiple) for x in pictures]
+    sizes = [size for frame in frames for size in frame.shape[2:]]
     found = None
     with evaluating(model), arithmetic(p.device):
         wholes = [applied(model, frame) for frame in frames]
-        for spacing, starts, room in _lattices(sizes, grid):
-            error = torch.zeros(room // grid + 1, dtype=torch.float64)
-            for start in starts:
-                for frame, whole in zip(frames, wholes):
-                    strays = _strays(model, frame, whole, spacing, start, grid)[: len(error)]
-                    error[: len(strays)] = torch.maximum(error[: len(strays)], strays)
+        for lattice in lattices(sizes, grid):
+            error = torch.zeros(())
+            for start in lattice.starts:  # the second confirms what the first found
+                error = torch.maximum(error, lattice_error(model, frames, wholes, lattice, start, grid))
                 enough = (error <= tolerance).nonzero()
                 if not len(enough):
                     break
@@ -429,14 +476,37 @@ def measured_halo(
             found = Halo(None, error[-1].item())
     if found is None:
         raise QebiasError(
-            f"a halo on a grid of {grid} cannot be measured on pictures of at most {max(sizes)} pixels a side: pass pictures of {5 * grid} or more"
+            f"a halo on a grid of {grid} cannot be measured on pictures of at most {max(sizes)} pixels a "
+            f"side: pass pictures of {5 * grid} or more"
         )
     return found
+
+# %% ../../nbs/networks/00_generators.core.ipynb #46ee9b62
+def misfit(
+    own: Mapping,  # name -> tensor of the network
+    state: Mapping,  # name -> tensor of the weights
+) -> str:
+    "The first tensor that does not fit, in words; empty where all do"
+    for name, tensor in own.items():
+        if name not in state:
+            return f"the weights lack {name}, shape {tuple(tensor.shape)}: they belong to another network"
+        found = getattr(state[name], "shape", None)
+        if found is None:
+            kind = type(state[name]).__name__
+            return f"{name} is a {kind} in the weights, expected a tensor of shape {tuple(tensor.shape)}"
+        if tuple(found) != tuple(tensor.shape):
+            shapes = f"{tuple(found)} in the weights, expected {tuple(tensor.shape)}"
+            return f"{name} has shape {shapes}: they belong to another width or number of channels"
+    for name in state:
+        if name not in own:
+            why = "which this network does not have: they belong to another network"
+            return f"the weights hold {name}, {why}"
+    return ""
 
 # %% ../../nbs/networks/00_generators.core.ipynb #cd62fdd9
 def load_weights(
     module: nn.Module,  # changed in place, only when everything fits
-    state,  # name -> tensor; a checkpoint's `params_ema`, `params` or `state_dict` is found by itself
+    state: Mapping,  # name -> tensor; a checkpoint's `params_ema`, `params` or `state_dict` is found
 ) -> nn.Module:  # the same module
     "Load a state dict strictly; raises `QebiasError` that names the first tensor that does not fit"
     who = type(module).__name__
@@ -444,34 +514,15 @@ def load_weights(
         raise QebiasError(
             f"{who}: weights come as a mapping of names to tensors, not as {type(state).__name__}"
         )
-    state = next(
-        (state[k] for k in ("params_ema", "params", "state_dict") if isinstance(state.get(k), Mapping)), state
-    )
+    for name in ("params_ema", "params", "state_dict"):
+        if isinstance(state.get(name), Mapping):
+            state = state[name]
+            break
     own = module.state_dict()
-    if (
-        state
-        and all(str(k).startswith("module.") for k in state)
-        and not any(k.startswith("module.") for k in own)
-    ):
-        state = {k.removeprefix("module."): v for k, v in state.items()}  # as a parallel training saves them
-    for name, tensor in own.items():
-        if name not in state:
-            raise QebiasError(
-                f"{who}: the weights lack {name}, shape {tuple(tensor.shape)}: they belong to another network"
-            )
-        found = getattr(state[name], "shape", None)
-        if found is None:
-            raise QebiasError(
-                f"{who}: {name} is a {type(state[name]).__name__} in the weights, expected a tensor of shape {tuple(tensor.shape)}"
-            )
-        if tuple(found) != tuple(tensor.shape):
-            raise QebiasError(
-                f"{who}: {name} has shape {tuple(found)} in the weights, expected {tuple(tensor.shape)}: they belong to another width or number of channels"
-            )
-    for name in state:
-        if name not in own:
-            raise QebiasError(
-                f"{who}: the weights hold {name}, which this network does not have: they belong to another network"
-            )
+    in_parallel = state and all(str(name).startswith("module.") for name in state)
+    if in_parallel and not any(name.startswith("module.") for name in own):
+        state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
+    if wrong := misfit(own, state):
+        raise QebiasError(f"{who}: {wrong}")
     module.load_state_dict(state)
     return module

@@ -6,6 +6,7 @@
 __all__ = ['DCAD']
 
 # %% ../../nbs/networks/11_generators.dcad.ipynb #02432894
+import torch
 from torch import nn
 
 from ..core import QebiasError
@@ -19,8 +20,8 @@ class DCAD(nn.Module):
 
     def __init__(
         self,
-        width=64,  # channels between the layers
-        depth=10,  # convolutions, the first and the last included
+        width: int = 64,  # channels between the layers
+        depth: int = 10,  # convolutions, the first and the last included
     ):
         super().__init__()
         check_counts("DCAD", width=width, depth=depth)
@@ -29,10 +30,11 @@ class DCAD(nn.Module):
         self.reach = depth
         channels = [3] + [width] * (depth - 1) + [3]
         convs = [nn.Conv2d(i, o, 3, padding=1) for i, o in zip(channels, channels[1:])]
-        self.layers = nn.Sequential(
-            convs[0], *(layer for conv in convs[1:] for layer in (nn.ReLU(inplace=True), conv))
-        )
+        layers: list[nn.Module] = [convs[0]]
+        for conv in convs[1:]:
+            layers += [nn.ReLU(inplace=True), conv]
+        self.layers = nn.Sequential(*layers)
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor):
         check_input(x, "DCAD")
         return x + self.layers(x)

@@ -6,6 +6,7 @@
 __all__ = ['DnCNN']
 
 # %% ../../nbs/networks/12_generators.dncnn.ipynb #58ab506f
+import torch
 from torch import nn
 
 from ..core import QebiasError
@@ -19,9 +20,9 @@ class DnCNN(nn.Module):
 
     def __init__(
         self,
-        width=64,  # channels between the layers
-        depth=17,  # convolutions, the first and the last included
-        norm=False,  # batch normalisation after every convolution but the first and the last
+        width: int = 64,  # channels between the layers
+        depth: int = 17,  # convolutions, the first and the last included
+        norm: bool = False,  # batch normalisation after every convolution but the first and the last
     ):
         super().__init__()
         check_counts("DnCNN", width=width, depth=depth)
@@ -38,6 +39,6 @@ class DnCNN(nn.Module):
             layers.append(nn.ReLU(inplace=True))
         self.layers = nn.Sequential(*layers, nn.Conv2d(width, 3, 3, padding=1))
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor):
         check_input(x, "DnCNN")
         return x + self.layers(x)

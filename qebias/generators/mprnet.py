@@ -7,6 +7,8 @@ __all__ = ['conv', 'ChannelAttention', 'CAB', 'blocks', 'split', 'join', 'Resamp
            'FullResolution', 'MPRNet']
 
 # %% ../../nbs/networks/16_generators.mprnet.ipynb #242059ab
+from collections.abc import Sequence
+
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -15,26 +17,28 @@ from ..core import QebiasError
 from .core import check_counts, check_input
 
 # %% ../../nbs/networks/16_generators.mprnet.ipynb #88f0c54f
-def conv(inputs, outputs, size=3):
+def conv(
+    inputs: int,  # channels in
+    outputs: int,  # channels out
+    size: int = 3,  # of the kernel, px
+) -> nn.Conv2d:
     "A convolution without bias that keeps height and width"
     return nn.Conv2d(inputs, outputs, size, padding=size // 2, bias=False)
 
 # %% ../../nbs/networks/16_generators.mprnet.ipynb #d87227cd
 class ChannelAttention(nn.Module):
-    "Weighs each channel by a number in (0, 1) that depends on the means of all channels over the whole picture"
+    "Weighs each channel by a number in (0, 1) that depends on the means of all channels"
 
     def __init__(
         self,
-        channels,  # in and out
-        reduction=4,  # how many times fewer channels there are between the two layers
+        channels: int,  # in and out
+        reduction: int = 4,  # how many times fewer channels there are between the two layers
     ):
         super().__init__()
-        self.squeeze, self.excite = (
-            conv(channels, channels // reduction, 1),
-            conv(channels // reduction, channels, 1),
-        )
+        self.squeeze = conv(channels, channels // reduction, 1)
+        self.excite = conv(channels // reduction, channels, 1)
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor):
         means = x.mean((2, 3), keepdim=True)
         return x * torch.sigmoid(self.excite(F.relu(self.squeeze(means))))
 
@@ -44,19 +48,24 @@ class CAB(nn.Module):
 
     def __init__(
         self,
-        channels,  # in and out
-        reduction,  # of the channel attention
-        act,  # the PReLU, one module for all blocks of a network
+        channels: int,  # in and out
+        reduction: int,  # of the channel attention
+        act: nn.Module,  # the PReLU, one module for all blocks of a network
     ):
         super().__init__()
         self.conv1, self.act, self.conv2 = conv(channels, channels), act, conv(channels, channels)
         self.attention = ChannelAttention(channels, reduction)
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor):
         return x + self.attention(self.conv2(self.act(self.conv1(x))))
 
 # %% ../../nbs/networks/16_generators.mprnet.ipynb #91d70e13
-def blocks(n, channels, reduction, act):
+def blocks(
+    n: int,
+    channels: int,  # in and out
+    reduction: int,  # of the channel attention
+    act: nn.Module,  # the PReLU, one module for all blocks of a network
+) -> nn.Sequential:
     "`n` channel attention blocks in a row"
     return nn.Sequential(*(CAB(channels, reduction, act) for _ in range(n)))
 
@@ -81,34 +90,32 @@ def join(
 class Resample(nn.Module):
     "Bilinear by `factor`, then a 1 x 1 convolution to another number of channels"
 
-    def __init__(self, inputs, outputs, factor):
+    def __init__(self, inputs: int, outputs: int, factor: float):
         super().__init__()
         self.factor, self.mix = factor, conv(inputs, outputs, 1)
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor):
         return self.mix(F.interpolate(x, scale_factor=self.factor, mode="bilinear"))
 
 # %% ../../nbs/networks/16_generators.mprnet.ipynb #740370aa
 class Encoder(nn.Module):
-    "Features on three levels, each half the size of the one before; optionally with those of an earlier stage added"
+    "Features on three levels, each half the size of the one before; an earlier stage's may be added"
 
     def __init__(
         self,
-        channels,  # of the three levels, fine to coarse
-        reduction,
-        act,  # as for `CAB`
-        fusion=False,  # whether an earlier stage's features come in
+        channels: Sequence[int],  # of the three levels, fine to coarse
+        reduction: int,
+        act: nn.Module,  # as for `CAB`
+        fusion: bool = False,  # whether an earlier stage's features come in
     ):
         super().__init__()
         self.levels = nn.ModuleList(blocks(2, c, reduction, act) for c in channels)
         self.down = nn.ModuleList(Resample(a, b, 0.5) for a, b in zip(channels, channels[1:]))
-        self.fuse = (
-            nn.ModuleList(nn.ModuleList(conv(c, c, 1) for _ in range(2)) for c in channels)
-            if fusion
-            else None
-        )
+        self.fuse = None
+        if fusion:
+            self.fuse = nn.ModuleList(nn.ModuleList([conv(c, c, 1), conv(c, c, 1)]) for c in channels)
 
-    def forward(self, x, encoded=None, decoded=None):
+    def forward(self, x: torch.Tensor, encoded: list | None = None, decoded: list | None = None):
         features = []
         for i, level in enumerate(self.levels):
             x = level(self.down[i - 1](x) if i else x)
@@ -122,13 +129,13 @@ class Encoder(nn.Module):
 class Decoder(nn.Module):
     "From the coarsest level up again; returns the features of all levels, fine to coarse"
 
-    def __init__(self, channels, reduction, act):  # as for `Encoder`
+    def __init__(self, channels: Sequence[int], reduction: int, act: nn.Module):  # as for `Encoder`
         super().__init__()
         self.levels = nn.ModuleList(blocks(2, c, reduction, act) for c in channels)
         self.up = nn.ModuleList(Resample(b, a, 2) for a, b in zip(channels, channels[1:]))
         self.skips = nn.ModuleList(CAB(c, reduction, act) for c in channels[:-1])
 
-    def forward(self, encoded):
+    def forward(self, encoded: list):
         features = [self.levels[-1](encoded[-1])]
         for i in reversed(range(len(self.up))):
             features.insert(0, self.levels[i](self.up[i](features[0]) + self.skips[i](encoded[i])))
@@ -136,20 +143,18 @@ class Decoder(nn.Module):
 
 # %% ../../nbs/networks/16_generators.mprnet.ipynb #4496ce69
 class SAM(nn.Module):
-    "The gate between two stages: the features and, added to them, the features times a mask made from this stage's image"
+    "The gate between two stages: features, plus features times a mask made from this stage's image"
 
-    def __init__(self, channels):
+    def __init__(self, channels: int):
         super().__init__()
-        self.features, self.residual, self.mask = (
-            conv(channels, channels, 1),
-            conv(channels, 3, 1),
-            conv(3, channels, 1),
-        )
+        self.features = conv(channels, channels, 1)
+        self.residual = conv(channels, 3, 1)
+        self.mask = conv(3, channels, 1)
 
     def forward(
         self,
-        x,  # features (N, C, H, W)
-        image,  # the compressed picture, (N, 3, H, W)
+        x: torch.Tensor,  # features (N, C, H, W)
+        image: torch.Tensor,  # the compressed picture, (N, 3, H, W)
     ):  # gated features (N, C, H, W)
         return x + self.features(x) * torch.sigmoid(self.mask(image + self.residual(x)))
 
@@ -157,11 +162,11 @@ class SAM(nn.Module):
 class ORB(nn.Module):
     "Original resolution block: x + conv(CABs(x))"
 
-    def __init__(self, channels, cabs, reduction, act):
+    def __init__(self, channels: int, cabs: int, reduction: int, act: nn.Module):
         super().__init__()
         self.body = nn.Sequential(*blocks(cabs, channels, reduction, act), conv(channels, channels))
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor):
         return x + self.body(x)
 
 # %% ../../nbs/networks/16_generators.mprnet.ipynb #c8ac7825
@@ -170,43 +175,43 @@ class FullResolution(nn.Module):
 
     def __init__(
         self,
-        channels,  # of the earlier stage's three levels
-        wide,  # channels of this stage
-        cabs,
-        reduction,
-        act,  # CABs in an ORB; the rest as for `CAB`
+        channels: Sequence[int],  # of the earlier stage's three levels
+        wide: int,  # channels of this stage
+        cabs: int,  # channel attention blocks in an ORB
+        reduction: int,
+        act: nn.Module,  # as for `CAB`
     ):
         super().__init__()
 
         def way(level):
+            "From a level of the earlier stage to this one's size and channels"
             return nn.Sequential(
                 *(Resample(channels[i], channels[i - 1], 2) for i in range(level, 0, -1)),
                 conv(channels[0], wide, 1),
             )
 
         self.orbs = nn.ModuleList(ORB(wide, cabs, reduction, act) for _ in channels)
-        self.of_encoder, self.of_decoder = (
-            nn.ModuleList(way(i) for i in range(len(channels))) for _ in range(2)
-        )
+        self.of_encoder = nn.ModuleList(way(i) for i in range(len(channels)))
+        self.of_decoder = nn.ModuleList(way(i) for i in range(len(channels)))
 
-    def forward(self, x, encoded, decoded):
+    def forward(self, x: torch.Tensor, encoded: list, decoded: list):
         for i, orb in enumerate(self.orbs):
             x = orb(x) + self.of_encoder[i](encoded[i]) + self.of_decoder[i](decoded[i])
         return x
 
 # %% ../../nbs/networks/16_generators.mprnet.ipynb #37d125ef
 class MPRNet(nn.Module):
-    "MPRNet for RGB; input and output (N, 3, H, W), the input in [0, 1], the output not clamped, H and W multiples of 8"
+    "MPRNet for RGB: (N, 3, H, W), H and W multiples of 8, in [0, 1] -> the same, not clamped"
 
     multiple, grid, reach, residual_input = 8, 8, None, True
 
     def __init__(
         self,
-        width=16,  # channels of the finest level
-        step=16,  # channels that each coarser level has more
-        orb_step=16,  # channels that the third stage has more
-        cabs=4,  # channel attention blocks in an original resolution block
-        reduction=4,  # of the channel attention
+        width: int = 16,  # channels of the finest level
+        step: int = 16,  # channels that each coarser level has more
+        orb_step: int = 16,  # channels that the third stage has more
+        cabs: int = 4,  # channel attention blocks in an original resolution block
+        reduction: int = 4,  # of the channel attention
     ):
         super().__init__()
         check_counts("MPRNet", width=width, step=step, orb_step=orb_step, cabs=cabs, reduction=reduction)
@@ -219,15 +224,13 @@ class MPRNet(nn.Module):
         )
         self.encoder1, self.decoder1 = Encoder(channels, reduction, act), Decoder(channels, reduction, act)
         self.sam1, self.merge2 = SAM(width), conv(2 * width, width)
-        self.encoder2, self.decoder2 = (
-            Encoder(channels, reduction, act, fusion=True),
-            Decoder(channels, reduction, act),
-        )
+        self.encoder2 = Encoder(channels, reduction, act, fusion=True)
+        self.decoder2 = Decoder(channels, reduction, act)
         self.sam2, self.merge3 = SAM(width), conv(2 * width, wide)
         self.stage3 = FullResolution(channels, wide, cabs, reduction, act)
         self.tail = conv(wide, 3)
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor):
         check_input(x, "MPRNet", multiple=self.multiple)
         halves = split(x, 2)
         encoded = [join(f, 3) for f in self.encoder1(self.shallow1(split(halves, 3)))]

@@ -19,24 +19,19 @@ class ResidualDenseBlock(nn.Module):
 
     def __init__(
         self,
-        width,  # channels in and out
-        layers,  # dense layers
-        growth,  # channels that each of them adds
+        width: int,  # channels in and out
+        layers: int,  # dense layers
+        growth: int,  # channels that each of them adds
     ):
         super().__init__()
-        self.layers = nn.Sequential(
-            *(
-                nn.Sequential(
-                    OrderedDict(
-                        conv=nn.Conv2d(width + i * growth, growth, 3, padding=1), relu=nn.ReLU(inplace=True)
-                    )
-                )
-                for i in range(layers)
-            )
-        )
+        dense = []
+        for i in range(layers):
+            conv = nn.Conv2d(width + i * growth, growth, 3, padding=1)
+            dense.append(nn.Sequential(OrderedDict(conv=conv, relu=nn.ReLU(inplace=True))))
+        self.layers = nn.Sequential(*dense)
         self.lff = nn.Conv2d(width + layers * growth, width, 1)
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor):
         known = x
         for layer in self.layers:
             known = torch.cat([known, layer(known)], 1)
@@ -44,16 +39,16 @@ class ResidualDenseBlock(nn.Module):
 
 # %% ../../nbs/networks/14_generators.rdn.ipynb #f00531e7
 class RDN(nn.Module):
-    "Residual dense network at scale 1; input and output (N, 3, H, W), the input in [0, 1], the output not clamped, any size"
+    "Residual dense network at scale 1: (N, 3, H, W) of any size, in [0, 1] -> the same, not clamped"
 
     multiple, residual_input = 1, False
 
     def __init__(
         self,
-        width=32,  # channels between the blocks
-        blocks=4,  # residual dense blocks
-        layers=4,  # dense layers of a block
-        growth=32,  # channels that each dense layer adds
+        width: int = 32,  # channels between the blocks
+        blocks: int = 4,  # residual dense blocks
+        layers: int = 4,  # dense layers of a block
+        growth: int = 32,  # channels that each dense layer adds
     ):
         super().__init__()
         check_counts("RDN", width=width, blocks=blocks, layers=layers, growth=growth)
@@ -63,7 +58,7 @@ class RDN(nn.Module):
         self.gff = nn.Sequential(nn.Conv2d(blocks * width, width, 1), nn.Conv2d(width, width, 3, padding=1))
         self.output = nn.Conv2d(width, 3, 3, padding=1)
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor):
         check_input(x, "RDN")
         shallow = self.sfe1(x)
         y, kept = self.sfe2(shallow), []

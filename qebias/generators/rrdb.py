@@ -15,12 +15,12 @@ from .core import check_counts, check_input
 
 # %% ../../nbs/networks/17_generators.rrdb.ipynb #d3d96c2a
 class RDB(nn.Module):
-    "Residual dense block: five 3 x 3 convolutions, each on the concatenation of all before; 0.2 of the result is added to the input"
+    "Residual dense block: five convolutions, each on all before; 0.2 of the result is added to the input"
 
     def __init__(
         self,
-        width=64,  # channels in and out
-        growth=32,  # channels that each of the first four convolutions adds
+        width: int = 64,  # channels in and out
+        growth: int = 32,  # channels that each of the first four convolutions adds
     ):
         super().__init__()
         for i in range(1, 6):
@@ -31,7 +31,7 @@ class RDB(nn.Module):
             nn.init.zeros_(conv.bias)
             setattr(self, f"conv{i}", conv)
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor):
         known = [x]
         for conv in (self.conv1, self.conv2, self.conv3, self.conv4):
             known.append(F.leaky_relu(conv(torch.cat(known, 1)), 0.2, inplace=True))
@@ -41,25 +41,25 @@ class RDB(nn.Module):
 class RRDB(nn.Module):
     "Residual in residual: three dense blocks in a row; 0.2 of the result is added to the input"
 
-    def __init__(self, width=64, growth=32):
+    def __init__(self, width: int = 64, growth: int = 32):
         super().__init__()
         self.rdb1, self.rdb2, self.rdb3 = (RDB(width, growth) for _ in range(3))
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor):
         return x + 0.2 * self.rdb3(self.rdb2(self.rdb1(x)))
 
 # %% ../../nbs/networks/17_generators.rrdb.ipynb #cbbcfef9
 class RRDBNet(nn.Module):
-    "RRDBNet at scale 1; input and output (N, 3, H, W), the input in [0, 1], the output not clamped, H and W multiples of 4"
+    "RRDBNet at scale 1: (N, 3, H, W), H and W multiples of 4, in [0, 1] -> the same, not clamped"
 
     version, multiple, residual_input = 1, 4, False
 
     def __init__(
         self,
-        width=64,  # channels of the trunk
-        blocks=23,  # residual-in-residual dense blocks
-        growth=32,  # channels that each convolution of a dense block adds
-        residual=False,  # add the input to the output, and start as the identity or near it
+        width: int = 64,  # channels of the trunk
+        blocks: int = 23,  # residual-in-residual dense blocks
+        growth: int = 32,  # channels that each convolution of a dense block adds
+        residual: bool = False,  # add the input to the output, and start as the identity or near it
     ):
         super().__init__()
         check_counts("RRDBNet", width=width, blocks=blocks, growth=growth)
@@ -78,7 +78,7 @@ class RRDBNet(nn.Module):
                 self.conv_last.weight *= 0.01
             nn.init.zeros_(self.conv_last.bias)
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor):
         check_input(x, "RRDBNet", multiple=self.multiple)
         y = self.conv_first(F.pixel_unshuffle(x, 4))
         y = y + self.conv_body(self.body(y))

@@ -1,0 +1,178 @@
+"Each kind of thing is added from outside of the package by one file, and its pipeline runs"
+
+import json
+
+import nbformat
+import numpy as np
+import pytest
+import torch
+from nbformat.v4 import new_code_cell, new_notebook
+
+from qebias.claims import judge, read_claims
+from qebias.codecs import codec
+from qebias.datasets import load_dataset
+from qebias.measure import Cell, measure
+from qebias.methods import method, train_config
+from qebias.notebooks import execute
+from qebias.pairs import build_pairs
+from qebias.stats import COLUMNS
+from qebias.training import Trainer
+
+CODEC = '''
+from dataclasses import dataclass
+from typing import ClassVar
+import zlib
+import numpy as np
+from qebias.codecs import Codec
+
+@dataclass(frozen=True)
+class Coarse(Codec):
+    step: int
+    name: ClassVar = "coarse"
+    suffix: ClassVar = ".coarse"
+    levels: ClassVar = (16,)
+    def encode(self, rgb):
+        height, width = rgb.shape[:2]
+        return np.array([height, width], "<u4").tobytes() + zlib.compress((rgb // self.step).tobytes())
+    def decode(self, data):
+        height, width = np.frombuffer(data[:8], "<u4")
+        steps = np.frombuffer(zlib.decompress(data[8:]), np.uint8)
+        return steps.reshape(height, width, 3) * np.uint8(self.step)
+    def describe(self):
+        return {"codec": self.name, "level": self.step, "parameters": {}, "backend": "zlib", "versions": {}}
+'''
+GENERATOR = '''
+from torch import nn
+
+class Three(nn.Module):
+    def __init__(self, width=4):
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, width, 3, padding=1), nn.Conv2d(width, 3, 3, padding=1))
+    def forward(self, x):
+        return x + self.body(x)
+'''
+DISCRIMINATOR = '''
+from torch import nn
+
+class Flat(nn.Module):
+    def __init__(self, in_channels=3):
+        super().__init__()
+        self.in_channels, self.last = in_channels, nn.Conv2d(in_channels, 1, 3, padding=1)
+    def forward(self, x):
+        return self.last(x)
+'''
+TERM = '''
+def smooth(given):
+    return (given.enhanced[..., 1:] - given.enhanced[..., :-1]).abs().mean()
+'''
+METRIC = '''
+from qebias.metrics import Metric
+
+def contrast(enhanced, raw):
+    return float(enhanced.std() / raw.std())
+
+row = Metric("contrast", "contrast", "higher", "full-reference", 1, (0, 9), function="added_metric:contrast")
+'''
+CLAIMS = '''
+effects: {psnr: 0.1}
+claims:
+  - {item: Ours, statement: "rrdb gains", rows: [rrdb, compressed], quantity: psnr,
+     contrast: difference, side: above, paper: none, grade: hypothesis}
+'''
+
+
+@pytest.fixture
+def add(tmp_path, monkeypatch):
+    "Put one file beside the package"
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def put(name, text):
+        (tmp_path / name).write_text(text)
+        return tmp_path / name
+
+    return put
+
+
+def step(**more):
+    "Two steps of a training of the smallest size"
+    config = train_config(
+        method("realesrgan"), iterations=2, batch=1, patch=32, psi="random-w4-s0", lr=1e-3, **more
+    )
+    trainer = Trainer(config)
+    raw, compressed = torch.rand(2, 1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    return trainer, [trainer.step(i, raw, compressed) for i in range(2)]
+
+
+SMALL = {"RRDBNet": {"width": 4, "blocks": 1, "growth": 4}, "UNetSN": {"width": 4}}
+
+
+def test_a_codec(add, tmp_path):
+    add("added_codec.py", CODEC)
+    found = codec("added_codec:Coarse", 16)
+    pairs = build_pairs(load_dataset("sample", "eval"), found, tmp_path / "coarse", progress=False)
+    assert pairs.manifest["codec"]["codec"] == "coarse"
+    assert np.abs(pairs.raw(0).astype(int) - pairs.compressed(0)).max() == 15
+
+
+def test_a_generator(add):
+    add("added_generator.py", GENERATOR)
+    networks = {**SMALL, "RRDBNet": {"class": "added_generator:Three", "width": 5}}
+    trainer, records = step(networks=networks)
+    assert trainer.generator.body[0].out_channels == 5
+    assert all(np.isfinite(float(v)) for record in records for v in record.values())
+
+
+def test_a_discriminator(add):
+    add("added_discriminator.py", DISCRIMINATOR)
+    networks = {**SMALL, "UNetSN": {"class": "added_discriminator:Flat"}}
+    trainer, records = step(networks=networks)
+    assert type(trainer.discriminator.network).__name__ == "Flat" and float(records[1]["d_real"]) > 0
+
+
+def test_a_loss_term(add):
+    add("added_term.py", TERM)
+    _, records = step(
+        networks=SMALL, terms=[{"name": "smooth", "weight": 0.1, "function": "added_term:smooth"}]
+    )
+    assert float(records[0]["smooth"]) > 0
+
+
+def test_a_metric(add):
+    add("added_metric.py", METRIC)
+    raw = np.random.default_rng(0).integers(0, 256, (40, 48, 3), np.uint8)
+    lines = measure("added_metric:row", Cell(["a"], [raw], [raw], [raw // 2], [1.0]))
+    assert len(lines) == 1 and lines[0][0] == "a" and 0.4 < lines[0][2] < 0.6
+
+
+def table():
+    import pandas as pd
+
+    lines = []
+    for i in range(6):
+        at = ("sample", f"p{i}", "bpg", 37)
+        lines.append((*at, "compressed", "", 0, "psnr", 30.0 + i, "dB"))
+        lines += [
+            (*at, "rrdb", "bpg-37", seed, "psnr", 31.0 + i + 0.01 * seed * i, "dB") for seed in range(3)
+        ]
+    return pd.DataFrame(lines, columns=COLUMNS)
+
+
+def test_a_claim(add):
+    rows = judge(read_claims(add("added_claims.yaml", CLAIMS)), table())
+    assert [row["verdict"] for row in rows] == ["holds"]
+
+
+def test_a_study_notebook(add, tmp_path):
+    cells = [
+        new_code_cell(
+            'profile: str = "photos"  # whose results are read\nrun_dir: str = ""  # a study\'s folder'
+        ),
+        new_code_cell("from qebias.study.results import load\nprint(load(profile, run_dir).scale())"),
+    ]
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    book = new_notebook(cells=cells, metadata=kernel)
+    book.cells[0].metadata["tags"] = ["parameters"]
+    path = add("added.ipynb", nbformat.writes(book))
+    execute(path, tmp_path / "out.ipynb", {"profile": "photos"})
+    shown = json.loads((tmp_path / "out.ipynb").read_text())["cells"][-1]["outputs"]
+    assert "".join(shown[-1]["text"]).strip()
