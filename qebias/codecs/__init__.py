@@ -181,7 +181,8 @@ def _named(name, error) -> CodecError:
     message = one_line(error, 500)
     if not isinstance(error, QebiasError):
         message = f"{type(error).__name__}: {message}"
-    return CodecError(message if message.startswith(name) else f"{name}: {message}")
+    named = message.startswith(" ".join(name.split()))
+    return CodecError(message if named else f"{name}: {message}")
 
 # %% ../../nbs/data/04_codecs.__init__.ipynb #8ffa1c7a
 def _one_by_one(images, names, codec, on_error=None):
