@@ -495,6 +495,12 @@ def audit(
     skip: Annotated[
         bool, typer.Option("--skip", help="Leave out pictures that do not match; the page names them")
     ] = False,
+    suffix: Annotated[
+        str, typer.Option(help="What the enhanced pictures' names have behind the raw ones': _out")
+    ] = "",
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace a page that is not from here")
+    ] = False,
     distance: Annotated[
         list[str] | None,
         typer.Option(help="Only this distance; may be repeated [default: all that this machine can compute]"),
@@ -515,7 +521,7 @@ def audit(
     from qebias import audit as pages
     from qebias import bias
 
-    page = pages.audit_target(out)
+    page = pages.audit_target(out, overwrite)
     report = bias.audit(
         raw,
         compressed,
@@ -528,8 +534,9 @@ def audit(
         patch=patch,
         device=device,
         progress=bias.bars(),
+        suffix=suffix,
     )
-    print(f"{report.text()}\n\npage: {pages.audit_page(report, page)}")
+    print(f"{report.text()}\n\npage: {pages.audit_page(report, page, overwrite)}")
 
 # %% ../nbs/tools/60_cli.ipynb #fc049fbe
 @app.command()
