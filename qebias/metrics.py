@@ -704,7 +704,7 @@ class _Nlpd(torch.nn.Module):
         return sum(terms) / len(terms)
 
 
-def _nlpd(purpose, device="cpu"):
+def _nlpd(purpose="", device="cpu"):
     net = _Nlpd().to(device).eval().requires_grad_(False)
 
     def compute(enhanced, raw):
