@@ -31,7 +31,7 @@ import torch
 from PIL import Image, ImageDraw
 
 from .controls import CONTROLS, PREFIX, control
-from .core import QebiasError, array_digest, as_rgb, atomic, digest, provenance, threads
+from .core import Outputs, QebiasError, array_digest, as_rgb, digest, provenance, threads
 from .figures import cut, number, percent, realism_differences, residuals, triangle, with_interval
 from .measure import FEW, Cell, measure
 from .metrics import METRICS, available, find_metric, weight_files
@@ -78,6 +78,7 @@ class Found(NamedTuple):
 # %% ../nbs/measurement/40_audit.ipynb #3d1924d5
 def match(
     folders: dict,  # domain -> folder
+    suffix: str = "",  # what the enhanced pictures' names have behind the others': `_out`
 ) -> Found:
     "Pair the pictures of three folders by name; of several files of one name the lossless one counts"
     listed, notes = {}, []
@@ -90,11 +91,15 @@ def match(
             found, left_out = find_pictures([root])
         except QebiasError as error:
             raise QebiasError(f"{domain}: {error}") from None
-        listed[domain] = {picture.name: picture.path for picture in found}
+        behind = suffix if domain == "enhanced" else ""
+        listed[domain] = {picture.name.removesuffix(behind): picture.path for picture in found}
         notes += [f"{domain}: {line}" for line in left_out]
     if not set.intersection(*map(set, listed.values())):
         first = ", ".join(f"{domain} has {next(iter(found))}" for domain, found in listed.items())
-        raise QebiasError(f"no name occurs in all three folders: {first}: name the files alike")
+        raise QebiasError(
+            f"no name occurs in all three folders: {first}: name the files alike "
+            "(a suffix that a method adds is given by --suffix)"
+        )
     loads, problems = {}, {}
     for name in sorted(set().union(*listed.values())):
         absent = [domain for domain in DOMAINS if name not in listed[domain]]
@@ -270,12 +275,12 @@ class Set(NamedTuple):
     facts: dict
 
 # %% ../nbs/measurement/40_audit.ipynb #1107bb56
-def gather(folders: dict, names, on_mismatch: str, progress: Callable | None) -> Set:
+def gather(folders: dict, names, on_mismatch: str, progress: Callable | None, suffix="") -> Set:
     "Find, look, and complain or skip"
     arrays = [not isinstance(images, (str, os.PathLike)) for images in folders.values()]
     if any(arrays) and not all(arrays):
         raise QebiasError("raw, compressed and enhanced are three folders or three lists: do not mix them")
-    found = given(folders, names) if arrays[0] else match(folders)
+    found = given(folders, names) if arrays[0] else match(folders, suffix)
     looks, wrong = look_all(found.loads, progress)
     problems = found.problems | wrong
     if problems and (on_mismatch == "raise" or not looks):
@@ -674,6 +679,7 @@ def audit(
     cache=None,  # a dict, kept from one audit to the next of another method on the same pictures
     progress=None,  # called with (stage, done, total)
     controls=True,  # whether to measure what noise and an unsharp mask score
+    suffix="",  # what the enhanced pictures' names have behind the raw ones'
 ) -> AuditReport:
     "Audit a method by three sets of pictures (Sec. 3, Eq. 1); raises `QebiasError` for what does not match"
     _check(on_mismatch, judge, discriminator, patch, level, device)
@@ -683,7 +689,8 @@ def audit(
     single = [m.name for m in METRICS.values() if m.kind != "set" and m.name != "rmse"]
     scored, more = choose(metrics, single, "metric of single images")
     reasons |= more
-    pictures = gather(dict(raw=raw, compressed=compressed, enhanced=enhanced), names, on_mismatch, progress)
+    folders = dict(raw=raw, compressed=compressed, enhanced=enhanced)
+    pictures = gather(folders, names, on_mismatch, progress, suffix)
     whole = len(pictures.names) >= FEW
 
     def side(name):
@@ -794,7 +801,7 @@ def bars() -> Callable:
 
     def tell(stage, done, total):
         if stage not in shown:
-            shown[stage] = tqdm(total=total, desc=stage, leave=False)
+            shown[stage] = tqdm(total=total, desc=stage, leave=False, disable=None)
         shown[stage].update(done - shown[stage].n)
         if done == total:
             shown.pop(stage).close()
@@ -807,6 +814,7 @@ _MARK = '<meta name="generator" content="qebias audit">'
 
 def audit_target(
     path,  # `report`, `report.html`, or a folder
+    overwrite: bool = False,  # replace a page that is not ours
 ) -> Path:  # of the page
     "Where an audit's page goes; raises `QebiasError` for what must not be overwritten"
     path = Path(path).expanduser()
@@ -820,11 +828,11 @@ def audit_target(
         page = path.with_name(path.name + ".html")
     if page.is_dir():
         raise QebiasError(f"{page} is a folder: name another page with -o")
-    if page.exists():
-        with page.open("rb") as file:
-            start = file.read(2000)
-        if _MARK.encode() not in start:
-            raise QebiasError(f"{page} is there already and is no earlier audit: name another page with -o")
+    if page.exists() and not overwrite and not Outputs(page.parent).is_ours(page):
+        raise QebiasError(
+            f"{page} is there already and is no earlier audit as it was written: "
+            "name another page with -o, or replace it with --overwrite"
+        )
     ground = next(folder for folder in page.absolute().parents if folder.exists())
     if not ground.is_dir():
         raise QebiasError(f"{ground} is a file, no folder: name another page with -o")
@@ -1160,9 +1168,10 @@ numbers of this page as CSV</a></p>
 def audit_page(
     report: AuditReport,
     path,  # see `audit_target`
+    overwrite: bool = False,  # replace a page that is not ours
 ) -> Path:  # of the page that was written
     "Write an audit as one self-contained page, whole or not at all; raises `QebiasError`"
-    page = audit_target(path)
+    page = audit_target(path, overwrite)
     names = dict.fromkeys(report.frame[report.frame["what"] == "deviation"]["name"])
     reasons = {METRICS[name].label: no_home(why) for name, why in report.reasons.items()}
     template = jinja2.Environment(autoescape=True).from_string(TEMPLATE)
@@ -1183,7 +1192,8 @@ def audit_page(
         number=number,
         percent=percent,
     )
-    with atomic(page) as tmp:
+    page.parent.mkdir(parents=True, exist_ok=True)
+    with Outputs(page.parent, overwrite).write(page, "audit") as tmp:
         tmp.write_text(text.replace(" %", "\N{NO-BREAK SPACE}%"), encoding="utf-8", errors="replace")
     return page
 

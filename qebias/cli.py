@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 import threading
+import warnings
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -78,7 +79,12 @@ def _options(
 
 
 def _line(message):
-    return "qebias: " + " ".join(str(message).split())
+    return "qebias: " + _plain(" ".join(str(message).split()))
+
+
+def _plain(text) -> str:
+    "A text on one line; what would command a terminal, as a file's name may, is written out"
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
 
 # %% ../nbs/tools/60_cli.ipynb #b82b0a12
 STOPPED = "stopped; what was complete is kept, run the same command to go on"
@@ -121,6 +127,7 @@ def _misused(error) -> str:
 def main():
     "The entry point: whatever a user can fix is one line on standard error and a non-zero exit"
     _listen()
+    warnings.filterwarnings("ignore", module=r"torch\.")  # what is wrong with a file is told by us
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")
     try:
@@ -272,7 +279,7 @@ def compress(
     bar.clear()
     width = max([len("image"), *(len(row[0]) for row in rows)])
     print(f"{'image':{width}s}  {'bytes':>9s}  {'bpp':>7s}  {'PSNR (dB)':>9s}")
-    for name, size, bpp, psnr in rows:
+    for name, size, bpp, psnr in ((_plain(row[0]), *row[1:]) for row in rows):
         print(f"{name:{width}s}  {size:9d}  {bpp:7.4f}  {psnr:9.2f}")
     if len(rows) > 1:
         bpp, psnr = (sum(row[i] for row in rows) / len(rows) for i in (2, 3))
@@ -290,7 +297,7 @@ def _device(name):
 
 
 def _say(line):
-    print(line, flush=True)
+    print(_plain(line), flush=True)
 
 # %% ../nbs/tools/60_cli.ipynb #c930d578
 def _list_models(value: bool):
@@ -310,7 +317,7 @@ class Bar:
 
     def __call__(self, text):
         if self.on:
-            text = str(text)[: os.get_terminal_size(sys.stderr.fileno()).columns - 1]
+            text = _plain(text)[: os.get_terminal_size(sys.stderr.fileno()).columns - 1]
             print("\r" + text.ljust(self.width), end="", file=sys.stderr, flush=True)
             self.width = len(text)
 
@@ -458,7 +465,7 @@ def score(
         report=bar,
     )
     bar.clear()
-    print(*files.summary(table), "", f"{out}: {len(table)} rows", sep="\n")
+    print(*map(_plain, files.summary(table)), "", f"{out}: {len(table)} rows", sep="\n")
     if metric and (empty := table.attrs["empty"]):
         raise QebiasError(f"{out} has {len(empty)} empty cells, first: {empty[0]['reason']}")
     if table.attrs.get("failed"):
@@ -488,6 +495,12 @@ def audit(
     skip: Annotated[
         bool, typer.Option("--skip", help="Leave out pictures that do not match; the page names them")
     ] = False,
+    suffix: Annotated[
+        str, typer.Option(help="What the enhanced pictures' names have behind the raw ones': _out")
+    ] = "",
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace a page that is not from here")
+    ] = False,
     distance: Annotated[
         list[str] | None,
         typer.Option(help="Only this distance; may be repeated [default: all that this machine can compute]"),
@@ -508,7 +521,7 @@ def audit(
     from qebias import audit as pages
     from qebias import bias
 
-    page = pages.audit_target(out)
+    page = pages.audit_target(out, overwrite)
     report = bias.audit(
         raw,
         compressed,
@@ -521,8 +534,9 @@ def audit(
         patch=patch,
         device=device,
         progress=bias.bars(),
+        suffix=suffix,
     )
-    print(f"{report.text()}\n\npage: {pages.audit_page(report, page)}")
+    print(f"{report.text()}\n\npage: {pages.audit_page(report, page, overwrite)}")
 
 # %% ../nbs/tools/60_cli.ipynb #fc049fbe
 @app.command()
@@ -729,6 +743,9 @@ def convert(
     "Make a model file of weights from elsewhere; class and sizes are read off the tensors."
     from qebias import convert as module
 
+    if not weights.is_file():
+        what = "is no file" if weights.exists() else "does not exist"
+        raise QebiasError(f"{weights} {what}: name a file of weights")
     spec = module.convert(weights, out, part, conditional, gan, patch)
     sizes = ", ".join(f"{k} {v}" for k, v in spec["kwargs"].items())
     print(f"{out}: {spec['class'].split(':')[1]}" + (f", {sizes}" if sizes else ""))

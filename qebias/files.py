@@ -301,7 +301,9 @@ def enhance_files(
                 meter(p.name)
                 continue
             notes.add(p.path, picture.notes)
-            enhanced, plan = _enhanced(choose(p.path), picture, tile, halo, device, options, meter, p.name)
+            enhanced, plan = _enhanced(
+                p.path, choose(p.path), picture, tile, halo, device, options, meter, p.name
+            )
             with ledger.write(outputs[p], keys[p]) as tmp:
                 save_picture(tmp, enhanced)
             meter(p.name)
@@ -353,7 +355,15 @@ def weights_digest(
     return known
 
 # %% ../nbs/tools/40_files.ipynb #4123bfd0
-def _enhanced(generator, picture, tile, halo, device, options, meter, name):
+def _enhanced(path, *more):
+    "What `_tiled` gives; an error names the picture"
+    try:
+        return _tiled(*more)
+    except QebiasError as error:
+        raise QebiasError(f"{path}: {error}") from None
+
+
+def _tiled(generator, picture, tile, halo, device, options, meter, name):
     "(the enhanced picture, how it was tiled)"
     import torch
 

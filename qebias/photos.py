@@ -167,7 +167,8 @@ def train(
     "Compress, train and look; raises `QebiasError`"
     out, coder = Path(out), codec_named(codec, level)
     stages = configs(name, settings)
-    images, kept = split_by_content(load_dataset(f"folder:{photos}"))
+    found = load_dataset(f"folder:{photos}")  # nosec B615: a folder, nothing of Hugging Face
+    images, kept = split_by_content(found)
     say(f"{len(images)} photographs to train on, {len(kept)} to look at; {codec} at level {level}")
     pairs = build_pairs(images, coder, out / "data" / "train" / f"{codec}-{level}")
     init = None

@@ -416,7 +416,10 @@ def test_progress_counts_up_to_the_end(eleven):
         ]
 
 
-def test_bars_go_to_standard_error(capsys):
+def test_bars_go_to_a_terminal_s_standard_error(capsys, monkeypatch):
+    import sys
+
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     tell = pages.bars()
     for k in range(3):
         tell("reading", k + 1, 3)
@@ -805,7 +808,8 @@ def test_a_failure_leaves_the_earlier_page_and_nothing_half_written(report, tmp_
         pages.audit_page(report, tmp_path / "report")
     assert (
         page.read_bytes() == before
-        and sorted(p.name for p in tmp_path.iterdir() if p.name != "new") == ["report.html"]
+        and sorted(p.name for p in tmp_path.iterdir() if p.name != "new")
+        == [".qebias-outputs.jsonl", "report.html"]
         and not list((tmp_path / "new").glob("*") if (tmp_path / "new").exists() else ())
     )
 
@@ -825,6 +829,44 @@ def test_a_page_takes_the_place_of_an_earlier_page_only(report, tmp_path):
         pages.audit_target(tmp_path / "report.pdf")
     with pytest.raises(QebiasError, match="mine.html is a file, no folder"):
         pages.audit_target(tmp_path / "mine.html" / "x")
+
+
+def test_a_page_that_was_changed_since_is_not_ours_any_more(report, tmp_path):
+    page = pages.audit_page(report, tmp_path / "report")
+    page.write_text(page.read_text().replace("<h1>", "<h1>my notes: "))
+    changed = page.read_bytes()
+    with pytest.raises(QebiasError, match="report.html is there already .* replace it with --overwrite"):
+        pages.audit_page(report, tmp_path / "report")
+    assert page.read_bytes() == changed
+    assert b"my notes" not in pages.audit_page(report, tmp_path / "report", overwrite=True).read_bytes()
+
+
+def test_subfolders_bitstreams_and_a_suffix(three, tmp_path):
+    from qebias.codecs import Bpg
+
+    raw, compressed, enhanced = folders(three)
+    for path in sorted(Path(raw).glob("*.png")):
+        rgb = read_rgb(path)
+        write_png(tmp_path / "raw" / "x" / path.name, rgb)
+        (tmp_path / "comp" / "x").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "comp" / "x" / f"{path.stem}.bpg").write_bytes(Bpg(40).encode(rgb))
+        made = read_rgb(Path(enhanced) / path.name)
+        write_png(tmp_path / "enh" / "x" / f"{path.stem}_out.png", made)
+    (tmp_path / "comp" / "notes.doc").write_text("no picture")
+    three_now = [tmp_path / name for name in ("raw", "comp", "enh")]
+    with pytest.raises(QebiasError, match="no name occurs in all three .* given by --suffix"):
+        audit(*three_now, **QUICK)
+    found = audit(*three_now, suffix="_out", **QUICK)
+    assert found.facts["images"] == len(list(Path(raw).glob("*.png"))) and not found.skipped
+    assert found.facts["formats"]["compressed"] == {".bpg": found.facts["images"]}
+    assert any("left out what is no picture" in note for note in found.notes)
+
+
+def test_bars_are_for_terminals(capsys):
+    tell = pages.bars()
+    tell("reading", 1, 2)
+    tell("reading", 2, 2)
+    assert not capsys.readouterr().err
 
 
 # --- the Kodak set

@@ -310,3 +310,41 @@ def test_documented_commands_exist():
         "methods",
     ):
         assert f"def {command}(" in text
+
+
+# Files from strangers, at the door of every command
+
+
+def test_a_pipe_of_weights_is_no_file(tmp_path):
+    os.mkfifo(tmp_path / "w.pth")
+    for command in ("convert", "export"):
+        code, _, err = sh(command, tmp_path / "w.pth", "-o", tmp_path / "out.safetensors")
+        assert code == 1 and "w.pth" in err and "no file" in err and err.count("\n") == 1
+    code, _, err = sh("convert", tmp_path / "none.pth", "-o", tmp_path / "out.safetensors")
+    assert code == 1 and err == f"qebias: {tmp_path}/none.pth does not exist: name a file of weights\n"
+
+
+def test_broken_weights_are_told_with_the_picture(tmp_path, photo):
+    net = DnCNN(4, 3)
+    torch.nn.init.constant_(net.layers[-1].bias, float("nan"))
+    torch.save(net.state_dict(), tmp_path / "nan.pth")
+    code, _, err = sh("enhance", photo, "-o", tmp_path / "out", "--model", tmp_path / "nan.pth")
+    assert code == 1 and err.startswith(f"qebias: {photo}: the enhanced picture holds values that are not")
+    assert err.count("\n") == 1 and not list((tmp_path / "out").rglob("*.png"))
+
+
+def test_torch_s_own_warnings_do_not_stand_beside_ours(tmp_path):
+    torch.save({"a": torch.ones(3).to_sparse()}, tmp_path / "sparse.pth")
+    code, _, err = sh("convert", tmp_path / "sparse.pth", "-o", tmp_path / "out.safetensors")
+    assert code == 1 and err.startswith("qebias: ") and err.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", ["esc\x1b[31m.png", "new\nline.png", "-dash.png", "ünï.png"])
+def test_a_name_commands_no_terminal(tmp_path, name):
+    (tmp_path / "in").mkdir()
+    write_png(tmp_path / "in" / name, np.full((20, 20, 3), 90, np.uint8))
+    code, out, err = sh("compress", "in", "--codec", "jpeg", "--level", 30, "-o", "out", cwd=tmp_path)
+    assert code == 0 and "\x1b" not in out and len(out.splitlines()) == 2
+    (tmp_path / "in" / name).write_bytes(b"\x89PNG\r\n\x1a\n")
+    code, out, err = sh("compress", "in", "--codec", "jpeg", "--level", 30, "-o", "out", cwd=tmp_path)
+    assert code == 1 and "\x1b" not in err and err.count("\n") == 1 and err.count("in/") == 1

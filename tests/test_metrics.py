@@ -822,3 +822,61 @@ def test_every_row_says_where_it_is_computed(name):
     assert bool(entry.function) != bool(entry.build)
     assert callable(metrics._named(entry.function or entry.build))
     assert entry.version >= 1
+
+
+# Large pictures go through in strips, and score what they would score whole
+
+
+@pytest.fixture
+def stripped(monkeypatch):
+    "Everything is large, and strips are narrow"
+
+    def begin(strip):
+        monkeypatch.setattr(metrics, "MOST_WHOLE", 0)
+        monkeypatch.setattr(metrics, "STRIP", strip)
+
+    return begin
+
+
+@pytest.mark.parametrize("height, width", [(200, 301), (201, 300), (193, 96), (97, 515), (33, 32)])
+@pytest.mark.parametrize("strip", [500, 5000, 40_000])
+def test_ssim_and_nlpd_in_strips_are_those_of_the_whole(stripped, monkeypatch, height, width, strip):
+    single = metrics._tensor
+    monkeypatch.setattr(metrics, "_tensor", lambda rgb, device: single(rgb, device).double())
+    rng = np.random.default_rng(0)
+    a, b = rng.integers(0, 256, (2, height, width, 3), np.uint8)
+    net = metrics._Nlpd().double()
+    ssim, views = metric("ssim")(a, b), [metrics._View(x) for x in (a, b)]
+    nlpd = float(net(*(view.tensor for view in views)))
+    stripped(strip)
+    assert metric("ssim")(a, b) == pytest.approx(ssim, rel=1e-12)
+    assert net.in_strips(views) == pytest.approx(nlpd, rel=1e-12)
+
+
+def test_nlpd_in_strips_in_single_precision(stripped, photo):
+    other = np.ascontiguousarray(photo[::-1])
+    whole = metric("nlpd")(photo, other)
+    stripped(9000)
+    assert metric("nlpd")(photo, other) == pytest.approx(whole, rel=2e-7)
+
+
+@pytest.mark.parametrize("height, width", [(192, 290), (300, 97), (400, 400)])
+def test_block_statistics_in_strips_are_those_of_the_whole(stripped, height, width):
+    rgb = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
+    rgb[96:192, :96] = 7  # without variation
+    whole = features("nss")(rgb)
+    stripped(100)
+    assert np.array_equal(features("nss")(rgb), whole, equal_nan=True)
+    assert np.isnan(whole).any() and len(whole) == (height // 96) * (width // 96)
+
+
+def test_a_large_picture_is_never_a_tensor_as_a_whole(stripped, monkeypatch, photo):
+    made = []
+    single = metrics._tensor
+    monkeypatch.setattr(metrics, "_tensor", lambda rgb, device: made.append(len(rgb)) or single(rgb, device))
+    stripped(9000)
+    photo = np.tile(photo, (3, 1, 1))
+    for name in ("ssim", "nlpd"):
+        metric(name)(photo, photo)
+    features("nss")(photo)
+    assert made and max(made) < len(photo)

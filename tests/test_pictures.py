@@ -427,3 +427,56 @@ def test_a_picture_of_memory(tmp_path):
     data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
     (tmp_path / "a.png").write_bytes(data)
     one_line_about(tmp_path / "a.png")
+
+
+# Small files that keep a decoder busy, and names that command a terminal
+
+
+def jpeg_bytes(**more):
+    out = io.BytesIO()
+    Image.fromarray(np.full((256, 256, 3), 90, np.uint8)).save(out, "JPEG", **more)
+    return out.getvalue()
+
+
+@pytest.mark.parametrize("read", [look, read_picture])
+def test_a_jpeg_of_thousands_of_scans_is_refused(tmp_path, read):
+    whole = jpeg_bytes(progressive=True)
+    last = whole[whole.rfind(b"\xff\xda") : -2]
+    path = tmp_path / "scans.jpg"
+    path.write_bytes(whole[:-2] + 3000 * last + b"\xff\xd9")
+    with pytest.raises(QebiasError, match=r"scans.jpg has 3,\d\d\d scans, which nothing needs: save it anew"):
+        read(path)
+    path.write_bytes(whole[:-2] + 20 * last + b"\xff\xd9")
+    read(path)
+
+
+@pytest.mark.parametrize("read", [look, read_picture])
+def test_a_jpeg_that_cannot_hold_its_size_is_refused(tmp_path, read):
+    data = bytearray(jpeg_bytes())
+    at = data.find(b"\xff\xc0")
+    data[at + 5 : at + 9] = struct.pack(">HH", 11_000, 12_000)
+    (tmp_path / "grey.jpg").write_bytes(bytes(data))
+    with pytest.raises(QebiasError, match="grey.jpg has .* bytes, too few for 12000x11000 pixels: fix it"):
+        read(tmp_path / "grey.jpg")
+
+
+@pytest.mark.parametrize(
+    "more", [{"quality": 1}, {"optimize": True}, {"progressive": True, "optimize": True}]
+)
+def test_the_shortest_honest_jpeg_is_read(tmp_path, more):
+    for mode in ("L", "RGB"):
+        Image.new(mode, (2048, 2048)).save(tmp_path / "flat.jpg", **more)
+        assert read_picture(tmp_path / "flat.jpg").rgb.shape == (2048, 2048, 3)
+
+
+def test_what_is_missing_or_broken_says_what_to_do(tmp_path):
+    (tmp_path / "link.png").symlink_to("nowhere.png")
+    (tmp_path / "cut.bpg").write_bytes(Bpg(40).encode(np.full((32, 32, 3), 90, np.uint8))[:-5])
+    for name, words in [
+        ("none.png", "does not exist: name a picture, or a folder of them"),
+        ("link.png", "is a link that leads nowhere: fix it or leave it out"),
+        ("cut.bpg", "truncated.*: fix it or leave it out"),
+    ]:
+        for read in (look, read_picture):
+            with pytest.raises(QebiasError, match=f"{name}.*{words}"):
+                read(tmp_path / name)

@@ -729,3 +729,32 @@ def test_a_module_that_another_needs_is_named():
             require("needs_more", "tests")
     finally:
         sys.meta_path.remove(finder)
+
+
+def test_pixels_under_way_are_limited(monkeypatch):
+    "Four threads, but no more pixels at once than there is room for; a larger one goes alone"
+    import threading
+
+    from qebias.files import Pair
+
+    monkeypatch.setattr(metrics, "MOST_UNDER_WAY", 100)
+    lock, busy, most = threading.Lock(), [], []
+
+    def load(cost):
+        with lock:
+            busy.append(cost)
+            most.append((sum(busy), len(busy)))
+        time.sleep(0.01)
+        with lock:
+            busy.remove(cost)
+        return noise()
+
+    def pair(cost, name):
+        made = Pair(name, lambda: load(cost), noise(1), 0)
+        made.cost = cost
+        return made
+
+    costs = [30, 60, 300, 20, 20, 20, 90, 10] * 3
+    score([pair(cost, str(k)) for k, cost in enumerate(costs)], ["psnr"], workers=4)
+    assert all(total <= 100 or count == 1 for total, count in most)
+    assert max(count for _, count in most) > 1

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import http.server
 import os
+import pickle
 import signal
 import socket
 import subprocess
@@ -464,8 +465,6 @@ class Evil:
 
 def test_nothing_in_a_weight_file_is_executed(tmp_path):
     "Also not in one whose name and eight digits are right"
-    import pickle
-
     import torch
 
     mark = tmp_path / "ran"
@@ -493,3 +492,95 @@ def test_tensors_are_found_where_trainings_leave_them(tmp_path):
     torch.save([1, 2], tmp_path / "list.pth")
     with pytest.raises(QebiasError, match="other than named tensors"):
         weights.tensors(tmp_path / "list.pth")
+
+
+# Nothing is executed by any of the loaders, not even by a file whose name and known digits are right
+
+PICKLES = sorted(name for name in FILES if name.endswith((".pth", ".pt")))
+
+
+def test_four_files_are_known_by_eight_digits_alone_which_a_stranger_can_match():
+    short = {name for name in FILES if 0 < len(FILES[name].sha256) < 64}
+    assert {
+        "AHIQ_vit_p8_epoch33-da3ea303.pth",
+        "HyperIQA-resnet50-koniq10k-c96c41b1.pth",
+        "cfanet_fr_kadid_res50-2c4cc61d.pth",
+        "musiq_koniq_ckpt-e95806b9.pth",
+    } <= short
+
+
+@pytest.fixture
+def evil(home, monkeypatch):
+    "Every pickled weight file is a program, with the hash that the table asks for; the mark that they leave"
+    import torch
+
+    mark = home / "ran"
+    monkeypatch.setenv("QEBIAS_WEIGHTS", str(home / "w"))
+    (home / "w").mkdir()
+    for k, name in enumerate(PICKLES):
+        path = home / "w" / name
+        tensors = {"params": {"w": torch.ones(1)}, "state": Evil(mark)}
+        torch.save(tensors, path, _use_new_zipfile_serialization=bool(k % 2))
+        digits = len(FILES[name].sha256)
+        found = hashlib.sha256(path.read_bytes()).hexdigest()[:digits]
+        monkeypatch.setitem(FILES, name, dataclasses.replace(FILES[name], bytes=None, sha256=found))
+        assert find(name) == path
+    return mark
+
+
+def test_the_program_would_run_if_it_were_unpickled(evil, home):
+    import torch
+
+    torch.load(home / "w" / PICKLES[0], weights_only=False)
+    assert evil.exists()
+
+
+@pytest.mark.parametrize("name", PICKLES)
+def test_no_reader_runs_a_weight_file(evil, name):
+    from qebias import convert, features, metrics
+
+    for read in (
+        lambda: weights.tensors(find(name)),
+        lambda: metrics._state(name, ""),
+        lambda: convert.read_pickle(find(name)),
+        lambda: convert.load_any(find(name)),
+        lambda: features._read(find(name), ["w"]),
+    ):
+        with pytest.raises((QebiasError, pickle.UnpicklingError)):
+            read()
+        assert not evil.exists()
+
+
+PICKLED = [
+    "ahiq",
+    "clipiqa",
+    "dists",
+    "fid",
+    "fid_patch256",
+    "fd_alex",
+    "hyperiqa",
+    "lpips-alex",
+    "musiq",
+    "topiq_fr",
+]
+
+
+@pytest.mark.parametrize("name", PICKLED)
+def test_no_metric_runs_a_weight_file(evil, home, name):
+    from qebias import metrics
+
+    for file in metrics.METRICS[name].weights:
+        if file.endswith(".safetensors"):
+            (home / "w" / file).write_bytes(b"\2\0\0\0\0\0\0\0{}")
+    build = metrics.features if metrics.METRICS[name].kind == "set" else metrics.metric
+    with pytest.raises(QebiasError) as error:
+        build(metrics.EXTRACTORS.get(name, name))
+    assert not evil.exists() and "\n" not in str(error.value)
+
+
+def test_no_psi_runs_a_weight_file(evil):
+    from qebias import features
+
+    with pytest.raises((QebiasError, pickle.UnpicklingError)):
+        features.load_vgg("vgg19")
+    assert not evil.exists()

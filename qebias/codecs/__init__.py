@@ -96,12 +96,12 @@ def _serve():
     "A worker's life: read a codec's recipe, then images, and answer each; end with the pipe"
     inbox, outbox = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # whatever a library prints must not end up between the answers
-    recipe = pickle.load(inbox)
+    recipe = pickle.load(inbox)  # nosec B301: a pipe from the process that started this one
     use_scratch(recipe["scratch"])
     made = None
     while True:
         try:
-            image = pickle.load(inbox)
+            image = pickle.load(inbox)  # nosec B301: the same pipe
         except EOFError:
             return
         try:
@@ -141,7 +141,7 @@ class _Worker:
                 pickle.dump(self.greeting.pop(0), inbox)
             pickle.dump(image, inbox, protocol=5)
             inbox.flush()
-            error, coded = pickle.load(self.process.stdout)
+            error, coded = pickle.load(self.process.stdout)  # nosec B301: our own child's pipe
         except (EOFError, OSError, pickle.UnpicklingError):
             raise CodecError(
                 f"the worker process ended with status {self.stop(2)} (out of memory?): try workers=1"
@@ -181,7 +181,8 @@ def _named(name, error) -> CodecError:
     message = one_line(error, 500)
     if not isinstance(error, QebiasError):
         message = f"{type(error).__name__}: {message}"
-    return CodecError(message if message.startswith(name) else f"{name}: {message}")
+    named = message.startswith(" ".join(name.split()))
+    return CodecError(message if named else f"{name}: {message}")
 
 # %% ../../nbs/data/04_codecs.__init__.ipynb #8ffa1c7a
 def _one_by_one(images, names, codec, on_error=None):
