@@ -4,21 +4,18 @@
 
 # %% auto #0
 __all__ = ['FIDELITY', 'STAGE1', 'BASELINES', 'VARIANTS', 'METHODS', 'PRESETS', 'Method', 'variant', 'method', 'kin', 'preset',
-           'derive', 'train_config', 'networks_markdown']
+           'derive', 'spec_of', 'train_config', 'networks_markdown']
 
 # %% ../nbs/method/30_methods.ipynb #48cc1f27
 import difflib
 import re
 from typing import Literal
 
-import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from .config import Divergence, Schedule, TrainConfig
 from .core import QebiasError, project_root
-from .generators.core import count, macs
 from .losses import LAMBDAS, PERCEPTUAL_LAYERS, REDUCTIONS, LossWeights, Term, usual_terms
-from .networks import build, network_spec
-from .training import Divergence, Schedule, TrainConfig
 
 # %% ../nbs/method/30_methods.ipynb #1bedda67
 class Method(BaseModel):
@@ -265,6 +262,19 @@ def derive(
         where = ".".join(map(str, first["loc"]))
         raise QebiasError(f"row {name!r}: {where}: {first['msg']}") from None
 
+# %% ../nbs/method/30_methods.ipynb #2fb03712
+def spec_of(
+    network,  # a class, its name `"module:Class"`, or a spec
+    **kwargs,  # its arguments
+) -> dict:  # `{"class": "module:Class", "kwargs": {...}}`
+    "As `network_spec`; the networks of the tables are known to be there, and torch need not be imported for them"
+    ours = {m.network for m in METHODS.values()} | {m.discriminator for m in METHODS.values()}
+    if isinstance(network, str) and network in ours:
+        return {"class": network, "kwargs": kwargs}
+    from qebias.networks import network_spec
+
+    return network_spec(network, **kwargs)
+
 # %% ../nbs/method/30_methods.ipynb #0deb784c
 def train_config(
     method: Method,
@@ -278,7 +288,8 @@ def train_config(
     terms=None,  # further terms of the loss
     **more,  # fields of `Method` or `TrainConfig`; None leaves the method's own
 ) -> TrainConfig:
-    "The training of a method at some scale; whatever is left out is the paper's; raises `QebiasError` for a network that cannot be imported"
+    "The training of a method at some scale; whatever is left out is the paper's; raises `QebiasError` for"
+    "a network that cannot be imported"
     if discriminator and not method.discriminator:
         raise QebiasError(
             f"{method.name} has no discriminator: leave it out, or take a GAN such as esrgan+both"
@@ -297,9 +308,9 @@ def train_config(
 
     def spec(path, own):
         kwargs = dict(networks.get(path.split(":")[1], {}))
-        made = network_spec(own or kwargs.pop("class", path), **({} if own else kwargs))
+        made = spec_of(own or kwargs.pop("class", path), **({} if own else kwargs))
         if made["class"].endswith("discriminators:VGGStyle"):
-            made = network_spec(made["class"], **{**made["kwargs"], "size": m.patch})
+            made = spec_of(made["class"], **{**made["kwargs"], "size": m.patch})
         return made
 
     adversarial = {}
@@ -331,6 +342,11 @@ def train_config(
 # %% ../nbs/method/30_methods.ipynb #2758bceb
 def networks_markdown() -> str:
     "The generators of all methods as a Markdown table: parameters, operations for a patch, and what tiles must know"
+    import torch
+
+    from qebias.generators.core import count, macs
+    from qebias.networks import build
+
     lines = [
         "| network | notebook | parameters | GMAC, 128 x 128 | sizes | reach |",
         "| --- | --- | --- | --- | --- | --- |",

@@ -26,6 +26,7 @@ RATES = {  # MAC a second: of one CPU thread, of one data-centre GPU
     ("cpu", "fp32"): 20e9,
     ("cpu", "bf16"): 40e9,
     ("cuda", "fp32"): 12.5e12,
+    ("cuda", "tf32"): 25e12,
     ("cuda", "bf16"): 40e12,
 }
 SECONDS = {
