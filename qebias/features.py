@@ -121,7 +121,7 @@ class Psi(nn.Module):
             self.register_buffer(f"{n}_bias", bias.clone(), persistent=False)
         for n, value in (("mean", _MEAN), ("std", _STD)):
             self.register_buffer(n, torch.tensor(value).view(1, 3, 1, 1), persistent=False)
-        self.rounded = {}  # precision -> what was rounded, and the pairs
+        self.rounded = {}  # precision -> state of the weights, the weights, and what they were rounded to
 
     def in_precision(self, dtype) -> list:  # (weight, bias) of each convolution
         "The weights in a precision, rounded once: again only after they were moved or changed"
@@ -129,10 +129,10 @@ class Psi(nn.Module):
         own = [(getattr(self, f"{n}_weight"), getattr(self, f"{n}_bias")) for n in names]
         if own[0][0].dtype == dtype:
             return own
-        state = [(t.data_ptr(), t._version) for pair in own for t in pair]
+        state = [(id(t), 0 if t.is_inference() else t._version) for pair in own for t in pair]
         if dtype not in self.rounded or self.rounded[dtype][0] != state:
-            self.rounded[dtype] = state, [(w.to(dtype), b.to(dtype)) for w, b in own]
-        return self.rounded[dtype][1]
+            self.rounded[dtype] = state, own, [(w.to(dtype), b.to(dtype)) for w, b in own]
+        return self.rounded[dtype][2]
 
     def extra_repr(self):
         return f"{', '.join(self.layers)}; weights={self.name}"

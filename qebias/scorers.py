@@ -10,7 +10,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from .metrics import ALEXNET, _fill, _state, _trunk, _yiq
+from . import metrics
 
 # %% ../nbs/measurement/05_scorers.ipynb #628a6ab4
 class Lpips(torch.nn.Module):
@@ -20,13 +20,13 @@ class Lpips(torch.nn.Module):
 
     def __init__(self, purpose, device="cpu"):
         super().__init__()
-        self.trunk = _trunk("alexnet", ALEXNET[0], purpose)
-        heads = _state("LPIPS_v0.1_alex-df73285e.pth", purpose)
+        self.trunk = metrics._trunk("alexnet", metrics.ALEXNET[0], purpose)
+        heads = metrics._state("LPIPS_v0.1_alex-df73285e.pth", purpose)
         self.heads = torch.nn.ModuleList(
             torch.nn.Conv2d(c, 1, 1, bias=False) for c in (64, 192, 384, 256, 256)
         )
         renamed = {f"{name[3]}.weight": value for name, value in heads.items()}
-        _fill(self.heads, renamed, "LPIPS_v0.1_alex-df73285e.pth")
+        metrics._fill(self.heads, renamed, "LPIPS_v0.1_alex-df73285e.pth")
 
     def features(self, x):
         "Unit features of the five layers"
@@ -90,7 +90,7 @@ class Nlpd(torch.nn.Module):
         return F.conv2d(F.pad(wide, (2,) * 4), self.spread)[..., 2:, 2:]
 
     def forward(self, enhanced, raw):
-        pairs = zip(self.pyramid(_yiq(enhanced)), self.pyramid(_yiq(raw)))
+        pairs = zip(self.pyramid(metrics._yiq(enhanced)), self.pyramid(metrics._yiq(raw)))
         return torch.stack([(a - b).square().mean().sqrt() for a, b in pairs]).mean()
 
 # %% ../nbs/measurement/05_scorers.ipynb #29b4e35f

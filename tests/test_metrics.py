@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from qebias import metrics
+from qebias import metrics, scorers
 from qebias.core import QebiasError, file_digest, read_rgb
 from qebias.metrics import METRICS, available, clean_resize, features, frechet_distance, metric, psnr, score
 from qebias.weights import FILES, MissingWeights
@@ -758,7 +758,7 @@ def test_pi(fake, no_network, monkeypatch):
         net.niqe.crop_border == net.nrqm.crop_border == 4
         and net.niqe.color_space == net.nrqm.color_space == "ycbcr"
     )
-    parts = metrics._Pi(lambda x: torch.tensor(5.5), lambda x: torch.tensor(4.2))
+    parts = scorers.Pi(lambda x: torch.tensor(5.5), lambda x: torch.tensor(4.2))
     assert float(parts(None)) == pytest.approx((10 - 5.5 + 4.2) / 2)
 
 

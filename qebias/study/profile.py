@@ -205,7 +205,9 @@ def check_sets(profile: Profile):
         list(p.evaluate.values()) != [p.train] or not p.train.startswith("folder:")
     ):
         raise ValueError("holdout divides one folder: evaluate must then name the same one as train")
-    told = {"precision": p.precision} | {f"training.{k}.precision": v.precision for k, v in p.training.items()}
+    told = {"precision": p.precision} | {
+        f"training.{k}.precision": v.precision for k, v in p.training.items()
+    }
     told |= {f"rows.{name}.precision": row.differs.precision for name, row in p.rows.items()}
     for key, precision in told.items():
         if precision == "tf32" and not p.device.startswith("cuda"):
