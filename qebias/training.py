@@ -601,8 +601,8 @@ class StepGraph:
 
 # %% ../nbs/method/10_training.ipynb #ea411198
 def _tensors(state):
-    "The floating-point tensors of a state, in their order: those that stay where they are"
-    return [t for t in tree_leaves(state) if isinstance(t, torch.Tensor) and t.is_floating_point()]
+    "The tensors of a state, in their order: those that stay where they are"
+    return [t for t in tree_leaves(state) if isinstance(t, torch.Tensor)]
 
 
 @torch.no_grad()
