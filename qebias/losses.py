@@ -7,9 +7,10 @@ __all__ = ['torch', 'F', 'PERCEPTUAL_LAYERS', 'GAN_LOSSES', 'REDUCTIONS', 'LAMBD
            'check_finite', 'reconstruction', 'charbonnier', 'perceptual', 'GanTerms', 'vanilla_gan', 'relativistic_gan',
            'mean_disparity', 'domain_divergence', 'layered_divergence', 'LossWeights', 'Given', 'LossTerm', 'L1',
            'Charbonnier', 'Perceptual', 'VanillaGan', 'RelativisticGan', 'DomainDivergence', 'Term', 'find_term',
-           'make_term', 'term_version', 'usual_terms', 'usm_sharp']
+           'arguments_of', 'make_term', 'term_version', 'usual_terms', 'usm_sharp']
 
 # %% ../nbs/method/00_losses.ipynb #44036b1e
+import functools
 import importlib
 import inspect
 import math
@@ -379,12 +380,20 @@ def find_term(
     return found
 
 # %% ../nbs/method/00_losses.ipynb #cd6c7b6a
+@functools.lru_cache(maxsize=256)
+def arguments_of(
+    function,  # or a class
+) -> dict:  # name -> parameter
+    "The arguments of a term's function, looked up once: a plan of many trainings asks for few functions"
+    return dict(inspect.signature(function).parameters)
+
+
 def make_term(
     term: Term,
 ) -> Callable:  # called with what it is `Given`
     "The function of a term with its options; raises `QebiasError` for an unknown function or option"
     found = find_term(term.function)
-    known = inspect.signature(found).parameters
+    known = arguments_of(found)
     names = list(known) if inspect.isclass(found) else list(known)[1:]
     takes_all = any(p.kind is p.VAR_KEYWORD for p in known.values())
     if not takes_all and (odd := [option for option in term.options if option not in names]):

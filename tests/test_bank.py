@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from qebias import bank as b
+from qebias import bank_settings
 from qebias.core import QebiasError
 from qebias.stats import COLUMNS, Results
 
