@@ -90,7 +90,9 @@ def test_a_plan_makes_each_configuration_once(tmp_path, monkeypatch):
     from qebias.study import work
 
     study, made = studies(tmp_path)["demo"], []
-    monkeypatch.setattr(work, "config_of", lambda s, row, seed: made.append(row.name) or config_of(s, row, seed))
+    monkeypatch.setattr(
+        work, "config_of", lambda s, row, seed: made.append(row.name) or config_of(s, row, seed)
+    )
     keys = Keys(study)
     for row in study.rows.values():
         for seed in range(20):
@@ -115,6 +117,8 @@ def test_a_version_that_is_read_is_the_one_that_counts():
 
     names = [(m, f"{c}.version") for m, c in (path.split(":") for path in NETWORKS)]
     names += [("qebias.inference", "VERSION"), ("qebias.features", "Psi.version")]
-    found = subprocess.run([sys.executable, "-c", VERSIONS, json.dumps(names)], capture_output=True, text=True)
+    found = subprocess.run(
+        [sys.executable, "-c", VERSIONS, json.dumps(names)], capture_output=True, text=True
+    )
     assert found.returncode == 0, found.stderr[-600:]
     assert written("qebias.discriminators", "UNetSN.version") == 1

@@ -1295,7 +1295,9 @@ def test_psi_is_rounded_once():
         found = psi(x)["conv1_2"]
         y = ((x - psi.mean) / psi.std).contiguous(memory_format=torch.channels_last)
         y = torch.nn.functional.conv2d(y, psi.conv1_1_weight, psi.conv1_1_bias, padding=1).relu()
-        assert torch.equal(found, torch.nn.functional.conv2d(y, psi.conv1_2_weight, psi.conv1_2_bias, padding=1))
+        assert torch.equal(
+            found, torch.nn.functional.conv2d(y, psi.conv1_2_weight, psi.conv1_2_bias, padding=1)
+        )
         kept = psi.in_precision(torch.bfloat16)[0][0]
         psi(x)
         assert psi.in_precision(torch.bfloat16)[0][0] is kept

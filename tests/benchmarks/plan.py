@@ -48,7 +48,9 @@ print(len(keys.jobs), len(waiting), round(time.process_time() - started, 2), "to
 '''
 
 
-def planned(seeds: int, folder, checkout, state: str) -> list:  # jobs, to do, seconds, whether torch was imported
+def planned(
+    seeds: int, folder, checkout, state: str
+) -> list:  # jobs, to do, seconds, whether torch was imported
     "Plan in a process of a checkout's"
     environment = {**os.environ, "PYTHONPATH": str(checkout)}
     said = subprocess.run(
@@ -64,7 +66,9 @@ def planned(seeds: int, folder, checkout, state: str) -> list:  # jobs, to do, s
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--jobs", type=int, default=10_000, help="about how many")
     parser.add_argument("--against", type=Path, help="another checkout")
     parser.add_argument("--profile", action="store_true", help="where the time goes")
