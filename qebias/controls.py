@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.ndimage import gaussian_filter
 
 from .core import QebiasError, seed_for
 
@@ -40,6 +39,8 @@ def unsharp(
     amount: float = 1.0,  # how much of what it takes away is added
 ) -> np.ndarray:
     "The compressed picture through an unsharp mask"
+    from scipy.ndimage import gaussian_filter
+
     x = compressed.astype(float)
     return eight_bit(x + amount * (x - gaussian_filter(x, (radius, radius, 0))))
 

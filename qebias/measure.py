@@ -15,14 +15,13 @@ import importlib
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from .core import QebiasError, as_rgb
-from .discriminators import ConditionalDiscriminator
-from .features import _FILE_WEIGHTS, Psi
-from .generators.core import evaluating
+from .later import Later
+from .layers import PSI_FILES
 from qebias.metrics import (
     EXTRACTORS,
     METRICS,
@@ -33,9 +32,16 @@ from qebias.metrics import (
     metric,
     weight_files,
 )
-from .stats import DRAWS, resample_name, resamples
 from .weights import find
 from .weights import identity as digest_of_weights
+
+if TYPE_CHECKING:
+    import torch
+
+    from qebias.discriminators import ConditionalDiscriminator
+    from qebias.features import Psi
+else:
+    torch = Later("torch")  # what a column is called by is known without it
 
 # %% ../nbs/measurement/25_measure.ipynb #3c3a5d9f
 @dataclass(frozen=True, eq=False)
@@ -47,12 +53,12 @@ class Cell:
     compressed: Sequence[np.ndarray]  # the same pictures, compressed
     enhanced: Sequence[np.ndarray]  # the same pictures, enhanced
     bpp: Sequence[float]  # bits per pixel of the compressed ones
-    discriminator: torch.nn.Module | None = None  # the row's own, or its bare network
+    discriminator: "torch.nn.Module | None" = None  # the row's own, or its bare network
     conditional: bool = False  # of a bare network: whether it takes `cat[image, compressed]`
     gan: str = "vanilla"  # or "relativistic": how it was trained
     patch: int = 128  # side in px of the patches that it judges
     device: str = "cpu"  # where networks run
-    psi: Psi | None = None  # the training's, in place of the one that a column names
+    psi: "Psi | None" = None  # the training's, in place of the one that a column names
 
     def __post_init__(self):
         names = list(self.names)
@@ -82,6 +88,8 @@ class Cell:
     @functools.cached_property
     def times(self) -> np.ndarray:
         "How often each picture is drawn, (1 + draws, pictures) in `order`: once in row 0, then by resample"
+        from qebias.stats import resamples
+
         drawn = resamples(self.names)
         counts = [np.bincount(draw, minlength=len(self.names)) for draw in drawn]
         return np.stack([np.ones(len(self.names), int), *counts])
@@ -108,6 +116,8 @@ def of_set(
     unit: str = "",
 ) -> list:
     "Lines of a quantity that is no mean over pictures"
+    from qebias.stats import resample_name
+
     places = ["", *(resample_name(k) for k in range(len(found) - 1))]
     return [(place, quantity, float(value), unit) for place, value in zip(places, found)]
 
@@ -256,6 +266,9 @@ class Judged:
 # %% ../nbs/measurement/25_measure.ipynb #748a55dd
 def judged(cell: Cell, batch: int = 16) -> dict:  # domain -> Judged
     "The logits of the cell's discriminator on all patches of the three domains"
+    from qebias.discriminators import ConditionalDiscriminator
+    from qebias.generators.core import evaluating
+
     found = {"raw": [], "compressed": [], "enhanced": []}
     network = cell.discriminator.to(cell.device)
     if not isinstance(network, ConditionalDiscriminator):
@@ -271,15 +284,15 @@ def judged(cell: Cell, batch: int = 16) -> dict:  # domain -> Judged
 def as_batch(
     patches: Sequence[np.ndarray],  # uint8 (H, W, 3) each, of one size
     device: str = "cpu",
-) -> torch.Tensor:  # (N, 3, H, W) in [0, 1]
+) -> "torch.Tensor":  # (N, 3, H, W) in [0, 1]
     "Patches as a network takes them"
     return torch.tensor(np.stack(patches), device=device).permute(0, 3, 1, 2).float() / 255
 
 # %% ../nbs/measurement/25_measure.ipynb #4b256466
 def logits_of(
-    network: ConditionalDiscriminator,
-    images: torch.Tensor,  # (N, 3, H, W) in [0, 1]
-    compressed: torch.Tensor,  # the same places, for a condition
+    network: "ConditionalDiscriminator",
+    images: "torch.Tensor",  # (N, 3, H, W) in [0, 1]
+    compressed: "torch.Tensor",  # the same places, for a condition
     batch: int,  # patches at once
 ) -> np.ndarray:  # (N, outputs)
     "The logits of patches; raises `QebiasError` where they are not finite"
@@ -377,6 +390,8 @@ SOME = 16  # patches of a picture that psi looks at
 
 def measure_psi(cell: Cell, weights: str, layer: str = "conv5_4") -> list:
     "The disparities of Eq. 7 and 8 from the compressed domain, `psi:cr` and `psi:ce`, per picture"
+    from qebias.features import Psi
+
     psi = (cell.psi or Psi(layer, weights)).to(cell.device)
     deepest = psi.layers[-1]
     lines = []
@@ -486,8 +501,8 @@ def identity(name: str) -> dict:
         found["weights"] = [digest_of_weights(path) for path in chosen.weights]
     if name.startswith("psi:"):
         weights = name.split(":")[1]
-        in_file = weights in _FILE_WEIGHTS
-        path = find(_FILE_WEIGHTS[weights][1], f"psi {weights!r}") if in_file else None
+        in_file = weights in PSI_FILES
+        path = find(PSI_FILES[weights][1], f"psi {weights!r}") if in_file else None
         found["weights"] = [digest_of_weights(path) if in_file else weights]
     return found
 

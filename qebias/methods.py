@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FIDELITY', 'PRETRAINING', 'BASELINES', 'VARIANTS', 'METHODS', 'PRESETS', 'SHARED', 'ADVERSARIAL', 'Named', 'Method',
            'of_powerqe', 'lambdas', 'variant', 'at_block', 'trained_elsewhere', 'method', 'kin', 'preset', 'derive',
-           'scaled_spec', 'with_changes', 'train_config', 'networks_markdown']
+           'spec_of', 'scaled_spec', 'with_changes', 'train_config', 'networks_markdown']
 
 # %% ../nbs/method/30_methods.ipynb #48cc1f27
 import difflib
@@ -13,14 +13,11 @@ import re
 from collections.abc import Iterable
 from typing import Literal
 
-import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from .config import Divergence, Schedule, TrainConfig
 from .core import QebiasError, project_root
-from .generators.core import count, macs
 from .losses import LAMBDAS, PERCEPTUAL_LAYERS, REDUCTIONS, LossWeights, Term, usual_terms
-from .networks import build, network_spec
-from .training import Divergence, Schedule, TrainConfig
 
 # %% ../nbs/method/30_methods.ipynb #441086c3
 class Named(BaseModel):
@@ -318,6 +315,19 @@ def derive(
         where = ".".join(map(str, first["loc"]))
         raise QebiasError(f"row {name!r}: {where}: {first['msg']}") from None
 
+# %% ../nbs/method/30_methods.ipynb #2fb03712
+def spec_of(
+    network: type | str | dict,  # a class, its name `"module:Class"`, or a spec
+    **kwargs,  # its arguments
+) -> dict:  # `{"class": "module:Class", "kwargs": {...}}`
+    "As `network_spec`, without torch for networks of the tables; raises `QebiasError` for an unknown one"
+    ours = {m.network for m in METHODS.values()} | {m.discriminator for m in METHODS.values()}
+    if isinstance(network, str) and network in ours:
+        return {"class": network, "kwargs": kwargs}
+    from qebias.networks import network_spec
+
+    return network_spec(network, **kwargs)
+
 # %% ../nbs/method/30_methods.ipynb #a243329c
 def scaled_spec(
     path: str,  # "module:Class" of the method's own network
@@ -329,12 +339,12 @@ def scaled_spec(
 ) -> dict:  # a spec, as for `qebias.networks.build`
     "The network of a training at some scale; raises `QebiasError` for one that cannot be imported"
     if own:
-        made = network_spec(own)
+        made = spec_of(own)
     else:
         kwargs = dict(networks.get(path.split(":")[1], {}))
-        made = network_spec(kwargs.pop("class", path), **kwargs)
+        made = spec_of(kwargs.pop("class", path), **kwargs)
     if made["class"].endswith("discriminators:VGGStyle"):
-        made = network_spec(made["class"], **{**made["kwargs"], "size": patch})
+        made = spec_of(made["class"], **{**made["kwargs"], "size": patch})
     return made
 
 # %% ../nbs/method/30_methods.ipynb #113eb014
@@ -394,6 +404,11 @@ def train_config(
 # %% ../nbs/method/30_methods.ipynb #2758bceb
 def networks_markdown() -> str:
     "The generators of all methods as a Markdown table: parameters, operations for a patch, tiles"
+    import torch
+
+    from qebias.generators.core import count, macs
+    from qebias.networks import build
+
     lines = [
         "| network | notebook | parameters | GMAC, 128 x 128 | sizes | reach |",
         "| --- | --- | --- | --- | --- | --- |",

@@ -19,7 +19,8 @@ from torch import nn
 
 from qebias import features
 from qebias.core import QebiasError
-from qebias.features import LAYERS, Psi, block_layer, load_vgg, random_vgg
+from qebias.features import LAYERS, Psi, load_vgg, random_vgg
+from qebias.layers import block_layer
 from qebias.weights import FILES, MissingWeights
 
 BLOCKS = tuple(block_layer(b) for b in range(1, 6))

@@ -178,7 +178,7 @@ def test_broken_weights_do_not_become_pictures(value):
         (dict(halo=8), "border of a tile"),
         (dict(device="tpu9"), "device 'tpu9'"),
         (dict(device="cuda:77"), "cuda:77 is not there"),
-        (dict(precision="half"), "fp32 or bf16"),
+        (dict(precision="half"), "fp32 or tf32 or bf16"),
     ],
 )
 def test_impossible_requests_are_one_line(rrdb, kwargs, what):

@@ -10,7 +10,8 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from qebias.core import QebiasError
-from qebias.features import LAYERS, Psi
+from qebias.features import Psi
+from qebias.layers import LAYERS
 from qebias.losses import (
     GAN_LOSSES,
     LAMBDAS,

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from qebias.codecs import Jpeg
+from qebias.config import TrainConfig
 from qebias.core import QebiasError
 from qebias.datasets import RawImage
 from qebias.discriminators import UNetSN
@@ -26,7 +27,7 @@ from qebias.methods import (
 )
 from qebias.networks import build, load_network, read_header, save_network
 from qebias.pairs import JoinedPairs, build_pairs
-from qebias.training import TrainConfig, Trainer, fit, run_key
+from qebias.training import Trainer, fit, run_key
 
 SMALL = {
     "RRDBNet": {"width": 4, "blocks": 1, "growth": 2},

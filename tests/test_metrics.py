@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from qebias import metrics
+from qebias import metrics, scorers
 from qebias.core import QebiasError, file_digest, read_rgb
 from qebias.metrics import METRICS, available, clean_resize, features, frechet_distance, metric, psnr, score
 from qebias.weights import FILES, MissingWeights
@@ -758,7 +758,7 @@ def test_pi(fake, no_network, monkeypatch):
         net.niqe.crop_border == net.nrqm.crop_border == 4
         and net.niqe.color_space == net.nrqm.color_space == "ycbcr"
     )
-    parts = metrics._Pi(lambda x: torch.tensor(5.5), lambda x: torch.tensor(4.2))
+    parts = scorers.Pi(lambda x: torch.tensor(5.5), lambda x: torch.tensor(4.2))
     assert float(parts(None)) == pytest.approx((10 - 5.5 + 4.2) / 2)
 
 
@@ -845,7 +845,7 @@ def test_ssim_and_nlpd_in_strips_are_those_of_the_whole(stripped, monkeypatch, h
     monkeypatch.setattr(metrics, "_tensor", lambda rgb, device: single(rgb, device).double())
     rng = np.random.default_rng(0)
     a, b = rng.integers(0, 256, (2, height, width, 3), np.uint8)
-    net = metrics._Nlpd().double()
+    net = scorers.Nlpd().double()
     ssim, views = metric("ssim")(a, b), [metrics._View(x) for x in (a, b)]
     nlpd = float(net(*(view.tensor for view in views)))
     stripped(strip)

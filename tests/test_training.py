@@ -19,6 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from qebias.codecs import Jpeg
+from qebias.config import Divergence, Schedule, TrainConfig, learning_rate
 from qebias.core import LockedError, QebiasError, locked
 from qebias.datasets import RawImage
 from qebias.features import Psi
@@ -28,15 +29,11 @@ from qebias.networks import load_discriminator, load_state
 from qebias.pairs import PatchSampler, build_pairs, to_float
 from qebias.training import (
     DamagedCheckpoint,
-    Divergence,
-    Schedule,
     StepGraph,
-    TrainConfig,
     Trainer,
     TrainingFailed,
     finished,
     fit,
-    learning_rate,
     load_checkpoint,
     read_checkpoint,
     read_stats,
@@ -107,8 +104,9 @@ def same(a, b):
 
 RUN = """
 import json, sys
+from qebias.config import TrainConfig
 from qebias.pairs import Pairs
-from qebias.training import TrainConfig, fit
+from qebias.training import fit
 fit(TrainConfig(**json.loads(sys.argv[1])), Pairs(sys.argv[2]), sys.argv[3], log_every=1, save_every=0.)
 """
 
@@ -1020,8 +1018,8 @@ def test_a_step_is_recorded_on_a_gpu_only():
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_network_says_that_it_cannot_be_recorded(own):
     assert (
-        Trainer(config(device="cuda")).graph
-        and Trainer(config(device="cuda", generator=own("Counts"))).graph is None
+        Trainer(config(device="cuda"), graph=True).graph
+        and Trainer(config(device="cuda", generator=own("Counts")), graph=True).graph is None
     )
 
 
@@ -1090,3 +1088,237 @@ def test_a_step_on_an_imagined_gpu_makes_nothing_elsewhere_and_asks_for_no_value
     assert all(
         value.device == torch.device("cuda:0") and value.dtype == torch.float32 for value in log.values()
     )
+
+
+# ---- what is made for a GPU, as far as a CPU can show it
+
+
+def test_tf32_is_a_precision_of_a_gpu():
+    with pytest.raises(ValueError, match="precision tf32 is a GPU's: cpu has none"):
+        config(precision="tf32")
+    on_gpu, plain = config(precision="tf32", device="cuda"), config(device="cuda")
+    assert on_gpu.identity() == plain.identity() | {"precision": "tf32"}
+    assert plain.identity() == config().identity() and "precision" not in plain.identity()
+
+
+def test_a_profile_takes_tf32_on_a_gpu_only():
+    from qebias.study.profile import check_profile
+
+    values = {"name": "x", "methods": ["rrdb"], "precision": "tf32"}
+    with pytest.raises(QebiasError, match="precision: tf32 is a GPU's, and device is cpu"):
+        check_profile(values)
+    with pytest.raises(QebiasError, match="training.rrdb.precision: tf32 is a GPU's"):
+        check_profile(values | {"precision": "fp32", "training": {"rrdb": {"precision": "tf32"}}})
+    assert check_profile(values | {"device": "cuda"}).precision == "tf32"
+
+
+@pytest.fixture
+def users_tf32():
+    torch.backends.fp32_precision = "tf32"
+    yield
+    torch.backends.fp32_precision = "none"
+
+
+@pytest.mark.skipif(not hasattr(torch.backends, "fp32_precision"), reason="torch before 2.9")
+def test_who_sets_tf32_by_torchs_new_name_gets_fp32_where_it_is_promised(users_tf32, pairs):
+    from qebias import metrics
+    from qebias.generators.core import arithmetic, fp32_operations
+
+    def said():
+        return {operation.fp32_precision for operation in fp32_operations()}
+
+    assert said() == {"tf32"}
+    with arithmetic("cpu"):
+        assert said() == {"ieee"}
+        with arithmetic("cpu"):
+            assert said() == {"ieee"}
+        assert said() == {"ieee"}
+    assert said() == {"tf32"}
+    with metrics._exactly():
+        assert said() == {"ieee"}
+    assert said() == {"tf32"}
+    raw, compressed = pairs.raw(0), pairs.compressed(0)
+    found = metrics.metric("nlpd")(compressed, raw)
+    torch.backends.fp32_precision = "none"
+    assert found == metrics.metric("nlpd")(compressed, raw)
+
+
+def test_a_step_asks_for_the_arithmetic_of_its_configuration(pairs, monkeypatch):
+    seen = []
+
+    @contextlib.contextmanager
+    def arithmetic(device, precision="fp32"):
+        seen.append(precision)
+        yield
+
+    monkeypatch.setattr("qebias.training.arithmetic", arithmetic)
+    trainer = Trainer(config())
+    trainer.config = trainer.config.model_copy(update={"precision": "tf32"})
+    trainer.step(0, *to_float(PatchSampler(pairs, 32, 2, seed=0)(0), "cpu"))
+    assert seen == ["tf32"]
+
+
+def test_a_first_replay_that_leads_elsewhere_is_dropped(pairs, monkeypatch):
+    class Stale(TapedStep):
+        "Replays with the learning rate of the recording, doubled"
+
+        def _replayed(self, patches):
+            log = super()._replayed(patches)
+            with torch.no_grad():
+                for p in self.trainer.generator.parameters():
+                    p.add_(1e-3)
+            return log
+
+    monkeypatch.setattr("qebias.training.StepGraph", Stale)
+    sampler, trainers = PatchSampler(pairs, 32, 2, seed=0), [Trainer(config(), graph=True) for _ in range(2)]
+    trainers[1].graph.alone = 100
+    with pytest.warns(UserWarning, match="the recorded step leads the generator elsewhere than a plain one"):
+        for i in range(6):
+            for t in trainers:
+                t.step(i, *to_float(sampler(i), "cpu"))
+    assert trainers[0].graph.replay is None
+    a, b = (tree_leaves([part.state_dict() for part in t.parts().values()]) for t in trainers)
+    assert all(torch.equal(x, y) for x, y in zip(a, b) if isinstance(x, torch.Tensor))
+
+
+def test_a_checkpoint_is_written_beside_the_training(pairs, tmp_path, monkeypatch):
+    "The thread holds what was there when it was asked, though the training has gone on"
+    import threading
+
+    from qebias import training
+
+    trainer, sampler = Trainer(config()), PatchSampler(pairs, 32, 2, seed=0)
+    go_on, write = threading.Event(), training.write_checkpoint
+
+    def slow(*args):
+        assert go_on.wait(30) and threading.current_thread() is not threading.main_thread()
+        write(*args)
+
+    monkeypatch.setattr("qebias.training.write_checkpoint", slow)
+    writer = training.CheckpointWriter(tmp_path, "key", trainer.config)
+    before = training.copied_state(trainer)
+    writer.save(1, trainer)
+    trainer.step(0, *to_float(sampler(0), "cpu"))
+    assert not writer.ready()
+    go_on.set()
+    writer.wait()
+    writer.close()
+    again = Trainer(config())
+    assert load_checkpoint(tmp_path, "key", again) == 1
+    now = tree_leaves({name: part.state_dict() for name, part in again.parts().items()})
+    assert all(torch.equal(x, y) for x, y in zip(tree_leaves(before), now) if isinstance(x, torch.Tensor))
+    assert not torch.equal(next(trainer.generator.parameters()), next(again.generator.parameters()))
+
+
+def test_what_goes_wrong_in_the_thread_ends_the_training(pairs, tmp_path, monkeypatch):
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("qebias.training.write_checkpoint", full)
+    with pytest.raises(OSError, match="No space left"):
+        fit(config(iterations=6), pairs, tmp_path / "d", save_every=1e-9)
+    assert not (tmp_path / "d" / "result.json").exists()
+
+
+def test_who_watches_a_training_reads_each_record_once(tmp_path):
+    from qebias.training import NewRecords
+
+    path = tmp_path / "stats.jsonl"
+    news = NewRecords(path)
+    assert news.read() == []
+    path.write_text('{"iteration": 0}\n{"iteration": 1}\n{"itera')
+    assert [r["iteration"] for r in news.read()] == [0, 1] and news.read() == []
+    with path.open("a") as file:
+        file.write('tion": 2}\n')
+    assert news.read() == [{"iteration": 2}]
+    other = tmp_path / "other"
+    other.write_text('{"iteration": 0}\n')
+    other.replace(path)
+    assert news.read() == [{"iteration": 0}]
+
+
+BUCKETS = """
+import os, torch, torch.distributed as dist
+from torch import nn
+from qebias.training import SharedGradients, average_in_place
+dist.init_process_group("gloo")
+torch.manual_seed(0)
+net = nn.Sequential(nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 1))
+unused = nn.Parameter(torch.ones(3))
+parameters = [*net.parameters(), unused]
+x = torch.rand(4, 8, generator=torch.Generator().manual_seed(dist.get_rank()))
+net(x).mean().backward(inputs=parameters[:-1])
+own = [p.grad.clone() for p in net.parameters()]
+average_in_place(own)
+shared = SharedGradients(parameters, size=300)
+assert len(shared.buckets) > 2
+for _ in range(2):
+    for p in parameters:
+        p.grad = None
+    unused.grad = torch.zeros(3)   # a gradient that no backward pass announces
+    shared.waits[0] -= 1
+    net(x).mean().backward(inputs=parameters[:-1])
+    assert len(shared.under_way) >= len(shared.buckets) - 1, "sent while the backward pass went on"
+    shared.finish()
+    assert all(torch.equal(p.grad, mean) for p, mean in zip(net.parameters(), own))
+dist.barrier()
+dist.destroy_process_group()
+os._exit(0)
+"""
+
+
+def test_gradients_are_sent_in_buckets_while_the_backward_pass_goes_on(tmp_path):
+    (tmp_path / "buckets.py").write_text(BUCKETS)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    found = subprocess.run([*command, str(tmp_path / "buckets.py")], capture_output=True, text=True)
+    assert found.returncode == 0, found.stderr[-2000:]
+
+
+def test_sigma_is_computed_outside_of_autocast(monkeypatch):
+    from qebias.discriminators import UNetSN
+
+    seen, mv = [], torch.mv
+
+    def watched(matrix, vector):
+        seen.append((torch.is_autocast_enabled("cpu"), matrix.dtype))
+        return mv(matrix, vector)
+
+    monkeypatch.setattr(torch, "mv", watched)
+    with torch.autocast("cpu", torch.bfloat16):
+        UNetSN(width=4)(torch.rand(1, 3, 16, 16))
+    assert seen and set(seen) == {(False, torch.float32)}
+
+
+def test_psi_is_rounded_once():
+    psi, x = Psi(("conv1_2",), "random-w8-s0"), torch.rand(1, 3, 16, 16)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = psi(x)["conv1_2"]
+        y = ((x - psi.mean) / psi.std).contiguous(memory_format=torch.channels_last)
+        y = torch.nn.functional.conv2d(y, psi.conv1_1_weight, psi.conv1_1_bias, padding=1).relu()
+        assert torch.equal(
+            found, torch.nn.functional.conv2d(y, psi.conv1_2_weight, psi.conv1_2_bias, padding=1)
+        )
+        kept = psi.in_precision(torch.bfloat16)[0][0]
+        psi(x)
+        assert psi.in_precision(torch.bfloat16)[0][0] is kept
+        psi.conv1_2_weight.mul_(2)
+        assert not torch.equal(psi(x)["conv1_2"], found)
+
+
+def test_several_trainings_on_one_gpu(tmp_path):
+    from qebias.study.keys import Study
+    from qebias.study.profile import check_profile
+    from qebias.study.runner import snakemake_command
+
+    values = {"name": "x", "methods": ["rrdb"], "device": "cuda", "processes": 2, "gpu_jobs": 3}
+    command = snakemake_command(Study(check_profile(values), tmp_path), [], 2)
+    assert "gpu=6" in command
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_step_on_the_gpu_computes_in_tf32_where_it_is_asked_for(pairs):
+    trainer, seen = Trainer(config(device="cuda", precision="tf32")), []
+    trainer.generator.register_forward_hook(lambda *_: seen.append(torch.backends.cudnn.conv.fp32_precision))
+    trainer.step(0, *to_float(PatchSampler(pairs, 32, 2, seed=0)(0), "cuda"))
+    assert seen == ["tf32"]

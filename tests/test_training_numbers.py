@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from qebias.config import VERSION, Schedule, TrainConfig, learning_rate
 from qebias.core import digest
 from qebias.discriminators import edges
 from qebias.features import Psi
@@ -33,7 +34,7 @@ from qebias.losses import (
 from qebias.methods import METHODS
 from qebias.networks import build, network_version
 from qebias.pairs import PATCHES_VERSION, SYMMETRIES, PatchSampler
-from qebias.training import VERSION, Schedule, TrainConfig, Trainer, learning_rate, run_key
+from qebias.training import Trainer, run_key
 
 FILE = Path(__file__).parent / "numbers" / "training.json"
 TINY = {"class": "qebias.generators.rrdb:RRDBNet", "kwargs": {"width": 8, "blocks": 1, "growth": 4}}

@@ -26,6 +26,7 @@ RATES = {  # MAC a second: of one CPU thread, of one data-centre GPU
     ("cpu", "fp32"): 20e9,
     ("cpu", "bf16"): 40e9,
     ("cuda", "fp32"): 12.5e12,
+    ("cuda", "tf32"): 25e12,
     ("cuda", "bf16"): 40e12,
 }
 SECONDS = {
@@ -109,8 +110,9 @@ def specs_of(config) -> list[tuple]:
     return found
 
 # %% ../../nbs/tools/28_study.estimate.ipynb #23d7d23d
+@functools.lru_cache(maxsize=4096)
 def cost_of(study: Study, row: str) -> Cost:
-    "What a row's training costs"
+    "What a row's training costs, once a study and row: all its seeds and levels cost the same"
     from qebias.study.work import config_of
 
     config = config_of(study, study.rows[row], study.rows[row].seeds[0])

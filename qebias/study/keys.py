@@ -315,6 +315,7 @@ class Keys:
         self.known = {}
         self.results = {}
         self.wrong = {}
+        self.identities = {}  # of trainings by row, of columns by name: the same at every level and seed
 
     def key(self, name: str) -> str | None:
         "What names the result of a job; None while an input is still to be made"
@@ -387,6 +388,23 @@ class Keys:
         "The recorded digest of one part of a result"
         return self.result(name)["parts"][part]["sha256"]
 
+    def training_identity(self, row: Row, seed: int) -> dict:
+        "What decides a training: that of the row's first seed, which is made once, with another seed"
+        from qebias.study.work import config_of
+
+        if row.name not in self.identities:
+            self.identities[row.name] = config_of(self.study, row, row.seeds[0]).identity()
+        rest = {name: value for name, value in self.identities[row.name].items() if name != "seed"}
+        return rest | {"seed": seed} if seed else rest  # a field at its default is left out
+
+    def column_identity(self, column: str) -> dict:
+        "What decides a column's values, beside the pictures; made once"
+        from qebias.study.work import column_identity
+
+        if ("column", column) not in self.identities:
+            self.identities["column", column] = column_identity(self.study, column)
+        return self.identities["column", column]
+
     def raw_of(self, dataset: str) -> list:
         "The raw pictures' identity, read once"
         if dataset not in self.raw:
@@ -406,15 +424,13 @@ def key_compress(keys: Keys, job: Job) -> str:
 # %% ../../nbs/tools/22_study.keys.ipynb #2a993bcb
 def key_train(keys: Keys, job: Job) -> str:
     "The configuration, the content of the pairs, and the generator that the training starts from"
-    from qebias.study.work import config_of
-
     row = keys.study.rows[job.cell["row"]]
     pairs = [keys.content(need) for need in job.needs if need.startswith("compress/")]
     first = [need for need in job.needs if need.startswith("train/")]
     init = keys.part(first[0], "generator.safetensors") if first else ""
-    config = config_of(keys.study, row, job.cell["seed"])
+    config = keys.training_identity(row, job.cell["seed"])
     joined = digest(pairs) if job.cell["level"] == "all" else pairs[0]
-    return digest({"config": config.identity(), "pairs": joined, "init": init})
+    return digest({"config": config, "pairs": joined, "init": init})
 
 # %% ../../nbs/tools/22_study.keys.ipynb #17dbfff3
 def key_enhance(keys: Keys, job: Job) -> str:
@@ -434,7 +450,7 @@ def key_measure(keys: Keys, job: Job) -> str:
 # %% ../../nbs/tools/22_study.keys.ipynb #5790f6d7
 def column_keys(keys: Keys, job: Job) -> dict[str, str]:
     "What names each column of a cell"
-    from qebias.study.work import column_identity, columns_of
+    from qebias.study.work import columns_of
 
     study, cell = keys.study, job.cell
     pairs = keys.content(pairs_name(cell["dataset"], cell["codec"], cell["level"]))
@@ -442,7 +458,7 @@ def column_keys(keys: Keys, job: Job) -> dict[str, str]:
     trained = [need for need in job.needs if need.startswith("train/")]
     found = {}
     for column in columns_of(study, cell["row"]):
-        identity = column_identity(study, column)
+        identity = keys.column_identity(column)
         judged = keys.part(trained[0], "discriminator.safetensors") if column == "realism" else ""
         made_of = {"column": identity, "pairs": pairs, "enhanced": enhanced, "discriminator": judged}
         found[column] = digest(made_of, 24)

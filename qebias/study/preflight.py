@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['resolve', 'absolute', 'folder_spec', 'folder_name', 'require_folder', 'Cluster', 'cluster', 'preflight', 'problems',
-           'light_checks', 'heavy_checks', 'codec_works', 'measures_there', 'psi_there', 'pictures_there',
+           'light_checks', 'heavy_checks', 'codec_works', 'measures_there', 'psi_there', 'psi_loads', 'pictures_there',
            'device_there', 'networks_fit', 'shown', 'images_fit']
 
 # %% ../../nbs/tools/25_study.preflight.ipynb #db06f137
@@ -161,6 +161,8 @@ def light_checks(study: Study, only=()) -> list:
 def heavy_checks(study: Study, on: Cluster | None) -> list:
     "What looks at pictures and networks; a login node need not have what the nodes have"
     here = [] if on else [functools.partial(device_there, study)]
+    if not on:
+        here.append(functools.partial(psi_loads, study))
     return [*here, functools.partial(networks_fit, study), functools.partial(images_fit, study)]
 
 
@@ -187,6 +189,14 @@ def measures_there(study: Study):
 # %% ../../nbs/tools/25_study.preflight.ipynb #2327d06f
 def psi_there(study: Study):
     "The weights of psi are there, where a row's losses read them"
+    from qebias.layers import psi_path
+
+    if any(row.method.discriminator for row in study.rows.values()):
+        psi_path(study.profile.psi)
+
+
+def psi_loads(study: Study):
+    "The file of psi holds a VGG-19"
     from qebias.features import Psi
 
     if any(row.method.discriminator for row in study.rows.values()):

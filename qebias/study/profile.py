@@ -56,7 +56,7 @@ class Setting(BaseModel):
     d_iterations: Positive | None = None  # of the discriminator for one of the generator
     usm: bool | None = None  # pixels and features of the sharpened raw picture are aimed at
     symmetries: Literal["all", "flips", "none"] | None = None  # which a patch is turned by
-    precision: Literal["fp32", "bf16"] | None = None
+    precision: Literal["fp32", "tf32", "bf16"] | None = None
     start: str | None = None  # the row whose generator it starts from; `none` for fresh weights
     generator: dict[str, Any] = {}  # another network in this row's place: {class: "module:Class", ...}
     discriminator: dict[str, Any] = {}
@@ -133,13 +133,15 @@ class Profile(BaseModel):
     smallest: dict[str, float] = {}  # smallest effect of interest, by kind of quantity; stated before the run
     crops: int = Field(2, ge=0)  # pictures of each evaluation set that are shown
     device: str = "cpu"
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Literal["fp32", "tf32", "bf16"] = "fp32"  # tf32 on a GPU only
     threads: Annotated[int, Field(gt=0, strict=True)] | None = (
         None  # CPU threads of one training, or of one evaluation
     )
     processes: Annotated[int, Field(gt=0, strict=True)] = (
         1  # of one training, which share its batch; on `cuda` one GPU each
     )
+    graph: bool = False  # record the step as a CUDA graph, where its first replay is a plain step's
+    gpu_jobs: Annotated[int, Field(gt=0, strict=True)] = 1  # trainings, or evaluations, at once on one GPU
     log_every: Annotated[int, Field(gt=0, strict=True)] = 10
     save_every: float = Field(30.0, gt=0)  # seconds between two checkpoints
     trust: list[str] = []  # modules of your own that the profile may import: networks and loss terms
@@ -203,6 +205,13 @@ def check_sets(profile: Profile):
         list(p.evaluate.values()) != [p.train] or not p.train.startswith("folder:")
     ):
         raise ValueError("holdout divides one folder: evaluate must then name the same one as train")
+    told = {"precision": p.precision} | {
+        f"training.{k}.precision": v.precision for k, v in p.training.items()
+    }
+    told |= {f"rows.{name}.precision": row.differs.precision for name, row in p.rows.items()}
+    for key, precision in told.items():
+        if precision == "tf32" and not p.device.startswith("cuda"):
+            raise ValueError(f"{key}: tf32 is a GPU's, and device is {p.device}: take fp32, or device: cuda")
     for name, levels in p.codecs.items():
         if len(set(levels)) < len(levels):
             raise ValueError(f"codecs: {name} has a level twice")

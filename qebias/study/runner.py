@@ -65,7 +65,7 @@ def snakemake_command(
             "--cores",
             str(cores),
             "--resources",
-            f"gpu={study.profile.processes if on_gpu else cores}",
+            f"gpu={study.profile.processes * study.profile.gpu_jobs if on_gpu else cores}",
         ]
     command += ["--rerun-triggers", "software-env", "--rerun-incomplete", "--nocolor"]
     if keep_going:

@@ -81,11 +81,12 @@ def rates_of(method, told: dict) -> dict:
 # %% ../../nbs/tools/23_study.work.ipynb #35b7747d
 def enhancer_identity(row: str) -> dict:
     "What enhances a row's pictures: a generator by inference, or a control"
-    from qebias import controls, inference
+    from qebias import controls
+    from qebias.later import written
 
     if row in controls.ROWS:
         return {"control": row, "version": controls.find_control(row).version}
-    return {"inference": inference.VERSION}
+    return {"inference": written("qebias.inference", "VERSION")}
 
 # %% ../../nbs/tools/23_study.work.ipynb #4f289053
 def columns_of(study: Study, row: str) -> list[str]:
@@ -100,8 +101,8 @@ def columns_of(study: Study, row: str) -> list[str]:
 # %% ../../nbs/tools/23_study.work.ipynb #f171a5de
 def psi_layer(study: Study, row: str) -> str:
     "The layer of psi at which a row's domains are compared: that of its divergence, or the one it would have"
-    from qebias.features import block_layer
-    from qebias.training import Divergence
+    from qebias.config import Divergence
+    from qebias.layers import block_layer
 
     told = settings_of(study.profile, study.rows[row]).get("divergence", {})
     place = Divergence(**{**told, **study.rows[row].method.place})
@@ -228,6 +229,7 @@ def train(keys: Keys, job: Job, progress=None) -> Path:
         init=init,
         log_every=study.profile.log_every,
         save_every=study.profile.save_every,
+        graph=study.profile.graph,
         progress=progress,
     )
     # the curve of a training is a record: told by `--verify` when it is damaged, and no reason to train again
@@ -497,7 +499,7 @@ def bank(keys: Keys, job: Job, progress=None) -> Path:
 # %% ../../nbs/tools/23_study.work.ipynb #604b0e36
 def bank_identity(study: Study) -> dict:
     "The bank's settings with its version"
-    from qebias.bank import bank_settings
+    from qebias.bank_settings import bank_settings
 
     return bank_settings(study.profile.bank, study.profile)
 

@@ -32,8 +32,9 @@ from torch.nn import functional as F
 from torch.nn.utils.spectral_norm import SpectralNorm
 
 from qebias.discriminators import UNetSN, VGGStyle
-from qebias.features import Psi, block_layer, noise_images
+from qebias.features import Psi, noise_images
 from qebias.generators.rrdb import RRDBNet
+from qebias.layers import block_layer
 from qebias.methods import METHODS, train_config
 from qebias.training import Trainer
 

@@ -69,7 +69,7 @@ def our_trainer(method, networks, args, precision):
             device=args.device,
             threads=args.threads,
         ),
-        graph=False if args.parts else None,
+        graph=args.device == "cuda" and not args.parts,
     )
 
 

@@ -1,0 +1,125 @@
+"What a command does not use it does not import, and what is planned is planned from data"
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from qebias.core import digest
+from qebias.later import written
+from qebias.study.estimate import counted_cost, known_costs, specs_of
+from qebias.study.keys import Keys, Study
+from qebias.study.profile import load_profile, profiles
+from qebias.study.work import config_of
+
+COMMAND = """
+import sys
+from qebias.cli import main
+sys.argv = ["qebias", *sys.argv[1:]]
+try:
+    main()
+except SystemExit as ended:
+    assert not ended.code, ended.code
+assert not {"torch", "pyiqa"} & set(sys.modules), "imported"
+"""
+
+
+@pytest.mark.parametrize(
+    "words", ["--help", "methods", "metrics --check", "study demo --dry-run", "study smoke --dry-run"]
+)
+def test_a_command_that_computes_nothing_imports_no_torch(words, tmp_path):
+    words = words.split() + (["--out", str(tmp_path / "run")] if "study" in words else [])
+    found = subprocess.run([sys.executable, "-c", COMMAND, *words], capture_output=True, text=True)
+    assert found.returncode == 0, found.stderr[-600:]
+    assert found.stdout
+
+
+MEASURED = """
+import sys
+import numpy as np
+from qebias import metrics, study
+import qebias.study.work, qebias.measure, qebias.training
+from qebias.config import TrainConfig
+from qebias.training import Trainer
+import torch
+rgb = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+print([metrics.metric(name)(rgb, rgb) for name in ("psnr", "ssim", "nlpd")])
+trainer = Trainer(TrainConfig(
+    method="arcnn", stage="fidelity", generator={"class": "qebias.generators.arcnn:ARCNN"},
+    iterations=1, batch=1, patch=32
+))
+trainer.step(0, torch.rand(1, 3, 32, 32), torch.rand(1, 3, 32, 32))
+print(sorted({"torch._dynamo", "pyiqa"} & set(sys.modules)))
+"""
+
+
+def test_a_job_imports_neither_dynamo_nor_pyiqa():
+    found = subprocess.run([sys.executable, "-c", MEASURED], capture_output=True, text=True)
+    assert found.returncode == 0, found.stderr[-600:]
+    assert found.stdout.splitlines()[-1] == "[]"
+
+
+def studies(tmp_path):
+    return {name: Study(load_profile(name), tmp_path / name) for name in profiles()}
+
+
+def test_the_networks_of_every_profile_were_counted_before(tmp_path):
+    for name, study in studies(tmp_path).items():
+        for row in study.rows.values():
+            for spec in specs_of(config_of(study, row, row.seeds[0])):
+                assert digest(list(spec)) in known_costs(), f"{name}: run qebias.study.estimate.write_costs"
+
+
+def test_what_was_counted_is_what_is_counted(tmp_path):
+    study = studies(tmp_path)["smoke"]
+    specs = {spec for row in study.rows.values() for spec in specs_of(config_of(study, row, 0))}
+    for spec in specs:
+        assert tuple(known_costs()[digest(list(spec))]) == tuple(counted_cost(*spec)), spec
+
+
+def test_a_training_is_called_by_its_own_configuration(tmp_path):
+    "What is made once for a row, with another seed, is what would be made for each seed"
+    for study in studies(tmp_path).values():
+        keys = Keys(study, imports=False)
+        for row in study.rows.values():
+            for seed in (0, *row.seeds, 7):
+                assert keys.training_identity(row, seed) == config_of(study, row, seed).identity()
+
+
+def test_a_plan_makes_each_configuration_once(tmp_path, monkeypatch):
+    from qebias.study import work
+
+    study, made = studies(tmp_path)["demo"], []
+    monkeypatch.setattr(
+        work, "config_of", lambda s, row, seed: made.append(row.name) or config_of(s, row, seed)
+    )
+    keys = Keys(study)
+    for row in study.rows.values():
+        for seed in range(20):
+            keys.training_identity(row, seed)
+    assert made == list(study.rows)
+
+
+VERSIONS = """
+import importlib, json, sys
+from qebias.later import written
+names = json.loads(sys.argv[1])
+read = [written(m, n, 1) for m, n in names]
+assert "torch" not in sys.modules
+for m, n in names:
+    importlib.import_module(m)
+assert read == [written(m, n, 1) for m, n in names], names
+"""
+
+
+def test_a_version_that_is_read_is_the_one_that_counts():
+    from qebias.networks import NETWORKS
+
+    names = [(m, f"{c}.version") for m, c in (path.split(":") for path in NETWORKS)]
+    names += [("qebias.inference", "VERSION"), ("qebias.features", "Psi.version")]
+    found = subprocess.run(
+        [sys.executable, "-c", VERSIONS, json.dumps(names)], capture_output=True, text=True
+    )
+    assert found.returncode == 0, found.stderr[-600:]
+    assert written("qebias.discriminators", "UNetSN.version") == 1
