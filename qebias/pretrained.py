@@ -528,12 +528,13 @@ def _averaged(trainer, state):
 
 # %% ../nbs/method/40_pretrained.ipynb #5e90729f
 def _start_at_the_input(generator):
-    "The last convolution at zero: the network begins as the identity, with no noise to unlearn"
+    "The last convolution near zero: the network begins close to the identity, with little noise to unlearn"
     import torch
 
     *_, last = (m for m in generator.modules() if isinstance(m, torch.nn.Conv2d))
-    torch.nn.init.zeros_(last.weight)
-    torch.nn.init.zeros_(last.bias)
+    with torch.no_grad():
+        last.weight.mul_(0.1)
+        last.bias.zero_()
 
 # %% ../nbs/method/40_pretrained.ipynb #c0a97985
 def _follow(average, trainer, recipe, step, decay=0.999):
@@ -645,8 +646,8 @@ def gains_text(rows: list) -> list:  # lines, one a level
         worst = max(found, key=lambda row: -row["gain"] if metric == "psnr" else row["gain"])
         unit = "dB" if metric == "psnr" else "%"
         lines.append(
-            f"{level}: {np.mean(gained):+.2f} {unit} in {metric}, from {min(gained):+.2f} to {max(gained):+.2f}, "
-            f"worst {worst['picture']}"
+            f"{level}: {np.mean(gained):+.2f} {unit} in {metric}, "
+            f"from {min(gained):+.2f} to {max(gained):+.2f}, worst {worst['picture']}"
         )
     return lines
 
@@ -703,7 +704,7 @@ def with_scores(
     rows: list,  # of `gains`
     where: str,  # what the pictures are
 ):
-    "Write into a model's card what it reaches; raises `QebiasError` where its own metric is not among the rows"
+    "Write into a model's card what it reaches; raises `QebiasError` where its own metric was not measured"
     from qebias.networks import load_network, read_header, save_network
 
     header = read_header(model)
