@@ -488,8 +488,6 @@ def pretrain(
         else BpgPatches(pictures, recipe, folder / "bpg")
     )
     state = _restored(folder, digest(config), trainer)
-    if not recipe.start and not state["step"]:
-        _start_at_the_input(trainer.generator)
     average = trainer.average if recipe.start else _averaged(trainer, state)
     budget, saved, said = 60 * minutes, time.monotonic(), 0.0
     with open(folder / "stats.jsonl", "a", encoding="utf-8") as stats:
@@ -525,16 +523,6 @@ def _averaged(trainer, state):
     if state.get("average"):
         average.load_state_dict(state.pop("average"))
     return average
-
-# %% ../nbs/method/40_pretrained.ipynb #5e90729f
-def _start_at_the_input(generator):
-    "The last convolution near zero: the network begins close to the identity, with little noise to unlearn"
-    import torch
-
-    *_, last = (m for m in generator.modules() if isinstance(m, torch.nn.Conv2d))
-    with torch.no_grad():
-        last.weight.mul_(0.1)
-        last.bias.zero_()
 
 # %% ../nbs/method/40_pretrained.ipynb #c0a97985
 def _follow(average, trainer, recipe, step, decay=0.999):
@@ -608,7 +596,7 @@ def gains(
     codec="jpeg",
     metrics=("psnr",),  # names in `qebias.metrics.METRICS`
 ) -> list:  # of dicts: picture, level, metric, compressed, enhanced, gain
-    "Each metric of each picture before and after; gains in dB, or in per cent of the compressed picture's value"
+    "Metrics of each picture before and after; gains in dB, or in per cent of the compressed picture's value"
     from qebias.codecs import code
     from qebias.codecs import codec as make_codec
     from qebias.inference import enhance, tile_for
@@ -704,7 +692,7 @@ def with_scores(
     rows: list,  # of `gains`
     where: str,  # what the pictures are
 ):
-    "Write into a model's card what it reaches; raises `QebiasError` where its own metric was not measured"
+    "Write into a model's card what it reaches; raises `QebiasError` for a model that does nothing"
     from qebias.networks import load_network, read_header, save_network
 
     header = read_header(model)
@@ -714,6 +702,8 @@ def with_scores(
     if not aimed:
         raise QebiasError(f"{model}: a {card['aim']} model is judged by {own}, which was not measured")
     card["reaches"] = f"{means_text(aimed)}, on {where}"
+    if all(abs(row["gain"]) < 1e-4 for row in rows):
+        raise QebiasError(f"{model} leaves every picture as it was: train it again, with another --seed")
     rest = [row for row in rows if row["metric"] != own]
     card["beside"] = means_text(rest) if rest else ""
     worst = max(aimed, key=lambda row: -row["gain"] if own == "psnr" else row["gain"])

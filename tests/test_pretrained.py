@@ -161,12 +161,15 @@ def test_a_training_goes_on_from_its_checkpoint(tmp_path, scene):
         pretrained.pretrain("jpeg", tmp_path, 0.03, [scene], seed=1)
 
 
-def test_a_fresh_model_begins_near_the_identity(tmp_path, scene):
-    path = pretrained.pretrain("jpeg", tmp_path, 0, [scene], progress=lambda line: None)
-    x = torch.rand(1, 3, 16, 16)
-    with torch.no_grad():
-        away = (load_network(path)(x) - x).abs()
-    assert 0 < away.mean() < 2 / 255
+def test_a_model_that_does_nothing_is_refused(tmp_path, scene):
+    path = store(tmp_path, "jpeg")
+    net = load_network(path)
+    for parameter in net.parameters():
+        torch.nn.init.zeros_(parameter)
+    save_network(path, net, network_spec(DnCNN, width=4, depth=3), {"card": pretrained.read_card(path)})
+    rows = pretrained.gains(path, {"scene": scene}, (10,))
+    with pytest.raises(QebiasError, match="leaves every picture as it was"):
+        pretrained.with_scores(path, rows, "one scene")
 
 
 def test_a_training_keeps_its_last_features_alive(tmp_path):
