@@ -655,7 +655,7 @@ def helping(
     levels: tuple,  # that the model was trained on
     codec: str,
 ) -> tuple:  # lowest and highest level
-    "The levels up to the best quality at which no picture was harmed"
+    "The levels up to the best quality that was tried and harmed no picture"
     tried = sorted({row["level"] for row in rows}, reverse=codec == "bpg")
     good = []
     for level in tried:
@@ -664,9 +664,7 @@ def helping(
         good.append(level)
     if not good:
         return (levels[0] - 1,) * 2 if codec == "jpeg" else (levels[1] + 1,) * 2
-    whole = len(good) == len(tried)
-    best = (levels[1] if codec == "jpeg" else levels[0]) if whole else good[-1]
-    return (levels[0], best) if codec == "jpeg" else (best, levels[1])
+    return (levels[0], good[-1]) if codec == "jpeg" else (good[-1], levels[1])
 
 # %% ../nbs/method/40_pretrained.ipynb #71b1d6e5
 AIMS = {"fidelity": "psnr", "perceptual": "lpips-alex"}  # what a model is judged by

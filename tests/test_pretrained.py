@@ -217,3 +217,36 @@ def test_the_table_needs_no_torch():
 def test_models_go_into_the_wheel():
     text = Path(__file__).parents[1].joinpath("setup.py").read_text()
     assert "pretrained/*.safetensors" in text
+
+
+@pytest.mark.parametrize("quality", [15, 40])
+def test_the_shipped_model_helps_pictures_it_was_not_trained_on(quality):
+    from qebias.datasets import load_dataset
+
+    path = pretrained.models()["jpeg"].path
+    pictures = {image.name: image() for image in load_dataset("sample")}
+    gained = {row["picture"]: row["gain"] for row in pretrained.gains(path, pictures, (quality,))}
+    assert min(gained.values()) > 0 and np.mean(list(gained.values())) > 0.4, gained
+
+
+def test_enhance_takes_the_fitting_model_by_itself(tmp_path, scene):
+    for name, quality in (("blocky.jpg", 20), ("good.jpg", 92)):
+        (tmp_path / name).write_bytes(Jpeg(quality).encode(scene))
+    command = [
+        "enhance",
+        str(tmp_path / "blocky.jpg"),
+        str(tmp_path / "good.jpg"),
+        "-o",
+        str(tmp_path / "out"),
+    ]
+    done = subprocess.run(
+        [sys.executable, "-c", "from qebias.cli import main; main()", *command],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "model jpeg" in done.stdout + done.stderr and "passes through" in done.stdout + done.stderr
+    good = np.asarray(Image.open(tmp_path / "out" / "good.png"))
+    assert np.array_equal(good, np.asarray(Image.open(tmp_path / "good.jpg")))
+    blocky = np.asarray(Image.open(tmp_path / "out" / "blocky.png"))
+    assert not np.array_equal(blocky, np.asarray(Image.open(tmp_path / "blocky.jpg")))
