@@ -553,9 +553,11 @@ def _by_name(folder, option, skip, done, suffix=""):
     found = {}
     for p in picked:
         if not _writable(p.name):
-            raise QebiasError(
-                f"{os.fsencode(p.path)!r} has a name that is no text, and tables cannot hold it: rename it"
-            )
+            why = f"{os.fsencode(p.path)!r} has a name that is no text, and tables cannot hold it: rename it"
+            if not skip:
+                raise QebiasError(why)
+            done.failed.append((p.name, why))
+            continue
         found[p.name.removesuffix(suffix)] = p
     return found
 

@@ -488,8 +488,6 @@ def pretrain(
         else BpgPatches(pictures, recipe, folder / "bpg")
     )
     state = _restored(folder, digest(config), trainer)
-    if not recipe.start and not state["step"]:
-        _start_at_the_input(trainer.generator)
     average = trainer.average if recipe.start else _averaged(trainer, state)
     budget, saved, said = 60 * minutes, time.monotonic(), 0.0
     with open(folder / "stats.jsonl", "a", encoding="utf-8") as stats:
@@ -525,15 +523,6 @@ def _averaged(trainer, state):
     if state.get("average"):
         average.load_state_dict(state.pop("average"))
     return average
-
-# %% ../nbs/method/40_pretrained.ipynb #5e90729f
-def _start_at_the_input(generator):
-    "The last convolution at zero: the network begins as the identity, with no noise to unlearn"
-    import torch
-
-    *_, last = (m for m in generator.modules() if isinstance(m, torch.nn.Conv2d))
-    torch.nn.init.zeros_(last.weight)
-    torch.nn.init.zeros_(last.bias)
 
 # %% ../nbs/method/40_pretrained.ipynb #c0a97985
 def _follow(average, trainer, recipe, step, decay=0.999):
@@ -607,7 +596,7 @@ def gains(
     codec="jpeg",
     metrics=("psnr",),  # names in `qebias.metrics.METRICS`
 ) -> list:  # of dicts: picture, level, metric, compressed, enhanced, gain
-    "Each metric of each picture before and after; gains in dB, or in per cent of the compressed picture's value"
+    "Metrics of each picture before and after; gains in dB, or in per cent of the compressed picture's value"
     from qebias.codecs import code
     from qebias.codecs import codec as make_codec
     from qebias.inference import enhance, tile_for
@@ -645,8 +634,8 @@ def gains_text(rows: list) -> list:  # lines, one a level
         worst = max(found, key=lambda row: -row["gain"] if metric == "psnr" else row["gain"])
         unit = "dB" if metric == "psnr" else "%"
         lines.append(
-            f"{level}: {np.mean(gained):+.2f} {unit} in {metric}, from {min(gained):+.2f} to {max(gained):+.2f}, "
-            f"worst {worst['picture']}"
+            f"{level}: {np.mean(gained):+.2f} {unit} in {metric}, "
+            f"from {min(gained):+.2f} to {max(gained):+.2f}, worst {worst['picture']}"
         )
     return lines
 
@@ -666,7 +655,7 @@ def helping(
     levels: tuple,  # that the model was trained on
     codec: str,
 ) -> tuple:  # lowest and highest level
-    "The levels up to the best quality at which no picture was harmed"
+    "The levels up to the best quality that was tried and harmed no picture"
     tried = sorted({row["level"] for row in rows}, reverse=codec == "bpg")
     good = []
     for level in tried:
@@ -675,9 +664,7 @@ def helping(
         good.append(level)
     if not good:
         return (levels[0] - 1,) * 2 if codec == "jpeg" else (levels[1] + 1,) * 2
-    whole = len(good) == len(tried)
-    best = (levels[1] if codec == "jpeg" else levels[0]) if whole else good[-1]
-    return (levels[0], best) if codec == "jpeg" else (best, levels[1])
+    return (levels[0], good[-1]) if codec == "jpeg" else (good[-1], levels[1])
 
 # %% ../nbs/method/40_pretrained.ipynb #71b1d6e5
 AIMS = {"fidelity": "psnr", "perceptual": "lpips-alex"}  # what a model is judged by
@@ -703,7 +690,7 @@ def with_scores(
     rows: list,  # of `gains`
     where: str,  # what the pictures are
 ):
-    "Write into a model's card what it reaches; raises `QebiasError` where its own metric is not among the rows"
+    "Write into a model's card what it reaches; raises `QebiasError` for a model that does nothing"
     from qebias.networks import load_network, read_header, save_network
 
     header = read_header(model)
@@ -713,6 +700,8 @@ def with_scores(
     if not aimed:
         raise QebiasError(f"{model}: a {card['aim']} model is judged by {own}, which was not measured")
     card["reaches"] = f"{means_text(aimed)}, on {where}"
+    if all(abs(row["gain"]) < 1e-4 for row in rows):
+        raise QebiasError(f"{model} leaves every picture as it was: train it again, with another --seed")
     rest = [row for row in rows if row["metric"] != own]
     card["beside"] = means_text(rest) if rest else ""
     worst = max(aimed, key=lambda row: -row["gain"] if own == "psnr" else row["gain"])

@@ -81,6 +81,19 @@ claims:
 '''
 
 
+@pytest.fixture(autouse=True)
+def as_they_were():
+    "Other tests find the tables of codecs and metrics without what is added here"
+    from qebias.codecs import CODECS
+    from qebias.metrics import METRICS
+
+    known = [(table, dict(table)) for table in (CODECS, METRICS)]
+    yield
+    for table, before in known:
+        table.clear()
+        table.update(before)
+
+
 @pytest.fixture
 def add(tmp_path, monkeypatch):
     "Put one file beside the package"

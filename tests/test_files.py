@@ -204,6 +204,15 @@ def test_a_bad_picture_does_not_stop_a_folder(tree):
     assert {name for name, _ in table.attrs["failed"]} == {"text", "x/bad"}
 
 
+def test_a_name_that_is_no_text_is_skipped_too(tree):
+    whole = (tree / "raw" / "01.png").read_bytes()
+    (tree / "raw" / os.fsdecode(b"odd\xff.png")).write_bytes(whole)
+    with pytest.raises(QebiasError, match="has a name that is no text"):
+        files.score_files(tree / "raw", None, ["psnr"], tree / "s.csv", progress=False)
+    table = files.score_files(tree / "raw", tree / "raw", ["psnr"], tree / "s.csv", progress=False, skip=True)
+    assert table.image.tolist() == ["01", "x/01", "y/z/02"] and len(table.attrs["failed"]) >= 1
+
+
 def test_a_suffix_that_a_method_adds(tree):
     for name in ("01", "x/01", "y/z/02"):
         write_png(tree / "theirs" / f"{name}_out.png", scene(5))
