@@ -704,10 +704,12 @@ def with_scores(
         raise QebiasError(f"{model} leaves every picture as it was: train it again, with another --seed")
     rest = [row for row in rows if row["metric"] != own]
     card["beside"] = means_text(rest) if rest else ""
-    worst = max(aimed, key=lambda row: -row["gain"] if own == "psnr" else row["gain"])
+    low, high = helping(aimed, RECIPES[Path(model).stem].levels, card["codec"])
+    card["levels"] = [low, high]
+    served = [row for row in aimed if low <= row["level"] <= high] or aimed
+    worst = max(served, key=lambda row: -row["gain"] if own == "psnr" else row["gain"])
     unit = "dB" if own == "psnr" else "%"
     card["least"] = f"{worst['gain']:+.2f} {unit} ({worst['picture']} at {worst['level']})"
-    card["levels"] = list(helping(aimed, RECIPES[Path(model).stem].levels, card["codec"]))
     save_network(model, load_network(model), header["spec"], header["provenance"])
 
 # %% ../nbs/method/40_pretrained.ipynb #17f5fdcc

@@ -183,7 +183,11 @@ def scale_line(profile: Profile, table) -> str:
     for row in study.rows.values():
         config = config_of(study, row, row.seeds[0])
         lengths.setdefault((config.iterations, config.batch), []).append(row.name)
-    trained = ", ".join(f"{len(rows)} rows {n} iterations of {batch}" for (n, batch), rows in lengths.items())
+    parts = []
+    for (iterations, batch), rows in lengths.items():
+        who = rows[0] if len(rows) == 1 else f"{len(rows)} rows"
+        parts.append(f"{who} {iterations} iterations of {batch}")
+    trained = ", ".join(parts)
     counts = {}
     for dataset, part in table.groupby("dataset"):
         pictures = {p for p in part.picture.unique() if p and not p.startswith("~")}
@@ -194,7 +198,7 @@ def scale_line(profile: Profile, table) -> str:
     many = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
     return (
         f"{profile.name}: trained on {source_name(profile.train)}, evaluated on {evaluated}; {levels}; {trained}, "
-        f"patches of {profile.patch} px; psi {profile.psi}; {many} seeds a row; {profile.device} {profile.precision}"
+        f"patches of {profile.patch} px; psi {profile.psi}; {many} {'seed' if many == '1' else 'seeds'} a row; {profile.device} {profile.precision}"
     )
 
 # %% ../../nbs/tools/27_study.results.ipynb #dc6f5c36
