@@ -68,6 +68,7 @@ class Method(Named):
     g_init_iterations: int = 0
     d_init_iterations: int = 0
     d_iterations: int = 1
+    d_final_iterations: int = 0
     ema: float = 0.999
     iterations: int = 500_000
     batch: int = 16
@@ -365,6 +366,7 @@ def with_changes(
 SHARED = ("usm", "schedule", "betas", "ema", "iterations", "batch", "patch", "symmetries")
 ADVERSARIAL = ("conditional", "projection", "joint", "second_fake")  # what only a GAN has
 ADVERSARIAL += ("d_schedule", "d_betas", "g_init_iterations", "d_init_iterations", "d_iterations")
+ADVERSARIAL += ("d_final_iterations",)
 
 
 def train_config(
