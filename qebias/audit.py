@@ -18,11 +18,11 @@ import io
 import os
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jinja2
 import numpy as np
@@ -39,17 +39,20 @@ from .networks import load_discriminator
 from .pictures import find_pictures, read_rgb8
 from .stats import COLUMNS, Estimate, Results, combine, deviation_of, difference, estimate
 
+if TYPE_CHECKING:
+    from qebias.figures import Picture
+
 # %% ../nbs/measurement/40_audit.ipynb #3edbc929
 DOMAINS = "raw", "compressed", "enhanced"
 
 
-class Pictures:
+class Pictures(Sequence):
     "Images of one domain, read when they are asked for: a set need not fit into memory"
 
     def __init__(
         self,
-        loads,  # callables without arguments -> uint8 (H, W, 3)
-        shapes,  # (H, W) of each
+        loads: list[Callable],  # callables without arguments -> uint8 (H, W, 3)
+        shapes: list[tuple],  # (H, W) of each
     ):
         self.loads, self.shapes, self.last = list(loads), list(shapes), (None, None)
 
@@ -128,7 +131,7 @@ def short_names(folders: dict) -> dict:
     return short
 
 # %% ../nbs/measurement/40_audit.ipynb #cc50a7ee
-def given(images: dict, names) -> Found:
+def given(images: dict, names: Iterable[str] | None) -> Found:
     "Three lists of arrays as if they had been found"
     count = len(images["raw"])
     names = [str(n) for n in (names if names is not None else (f"image {i + 1}" for i in range(count)))]
@@ -156,7 +159,7 @@ class Look(NamedTuple):
     shifts: tuple  # (rows, columns) by which compressed and enhanced are off raw
 
 # %% ../nbs/measurement/40_audit.ipynb #596cb02b
-def look(loads) -> Look | str:
+def look(loads: list[Callable]) -> Look | str:
     "Look at one name in its three domains; a text says what is wrong"
     try:
         images = dict(zip(DOMAINS, (load() for load in loads)))
@@ -200,7 +203,7 @@ def shift(
         for x in range(-reach, reach + 1):
             moved = a[reach + y : a.shape[0] - reach + y, reach + x : a.shape[1] - reach + x]
             errors[-y, -x] = float(((moved - inner) ** 2).mean())
-    best = min(errors, key=errors.get)
+    best = min(errors, key=lambda at: errors[at])
     return best if errors[best] < 0.6 * errors[0, 0] else (0, 0)
 
 # %% ../nbs/measurement/40_audit.ipynb #5554ffe7
@@ -225,7 +228,7 @@ def exchanged(
     return found
 
 # %% ../nbs/measurement/40_audit.ipynb #b5b90767
-def some(names, most: int = 3) -> str:
+def some(names: Iterable[str], most: int = 3) -> str:
     "A few names, and how many more"
     names = list(names)
     more = f" and {len(names) - most} more" if len(names) > most else ""
@@ -245,7 +248,8 @@ def remarks(looks: dict) -> list:
             lines.append(
                 f"{len(off)} {domain} pictures are shifted against raw: {moved} would bring them back"
             )
-    first, same = {}, []
+    first: dict[str, str] = {}
+    same = []
     for name, one in looks.items():
         if first.setdefault(one.digests[0], name) != name:
             same.append((first[one.digests[0]], name))
@@ -253,8 +257,8 @@ def remarks(looks: dict) -> list:
         words = "they count as often, and intervals are too narrow"
         pair = " and ".join(same[0])
         lines.append(f"{len(same)} raw pictures occur more than once, first {pair}: {words}")
-    pairs = ("enhanced", "compressed"), ("enhanced", "raw"), ("compressed", "raw")
-    for k, (a, b) in enumerate(pairs):
+    two = ("enhanced", "compressed"), ("enhanced", "raw"), ("compressed", "raw")
+    for k, (a, b) in enumerate(two):
         if count := sum(one.mse[k] == 0 for one in looks.values()):
             lines.append(f"{count} {a} pictures are the {b} ones, pixel by pixel")
     if len(looks) < FEW:
@@ -275,7 +279,9 @@ class Set(NamedTuple):
     facts: dict
 
 # %% ../nbs/measurement/40_audit.ipynb #1107bb56
-def gather(folders: dict, names, on_mismatch: str, progress: Callable | None, suffix="") -> Set:
+def gather(
+    folders: dict, names: Iterable[str] | None, on_mismatch: str, progress: Callable | None, suffix: str = ""
+) -> Set:
     "Find, look, and complain or skip"
     arrays = [not isinstance(images, (str, os.PathLike)) for images in folders.values()]
     if any(arrays) and not all(arrays):
@@ -318,10 +324,12 @@ def look_all(loads: dict, progress: Callable | None) -> tuple:  # (name -> Look,
 
 # %% ../nbs/measurement/40_audit.ipynb #739888f0
 SHOWN_CONTROLS = "noise4", "noise8", "unsharp"
-AT = dict(dataset="audit", codec="", level=0)
+AT: dict[str, Any] = dict(dataset="audit", codec="", level=0)
 
 
-def choose(asked, known: list, what: str) -> tuple:  # (names to measure, {name: why another is not})
+def choose(
+    asked: Iterable[str] | None, known: list, what: str
+) -> tuple:  # (names to measure, {name: why another is not})
     "What to measure: what was asked for, or all that this machine can"
     if asked is None:
         return available(known)
@@ -335,7 +343,9 @@ def choose(asked, known: list, what: str) -> tuple:  # (names to measure, {name:
     return list(dict.fromkeys(asked)), {}
 
 # %% ../nbs/measurement/40_audit.ipynb #9defed6e
-def large_enough(names: list, asked, side: Callable, looks: dict, reasons: dict) -> list:
+def large_enough(
+    names: list, asked: Iterable[str] | None, side: Callable, looks: dict, reasons: dict
+) -> list:
     "Leave out what the smallest picture is too small for, or refuse it where it was asked for"
     name, (height, width) = min(((n, one.shape) for n, one in looks.items()), key=lambda x: min(x[1]))
     kept = []
@@ -356,18 +366,19 @@ class Lines:
     def __init__(self, pictures: Set, patch: int, device: str, cache: dict, progress: Callable | None):
         self.pictures, self.patch, self.device = pictures, patch, device
         self.cache, self.progress = cache, progress
-        self.lines, self.done, self.total = [], 0, 0
+        self.lines: list[tuple] = []
+        self.done, self.total = 0, 0
 
-    def cell(self, row, discriminator=None, **more):
+    def cell(self, row: str, discriminator: Any = None, **more: Any) -> Cell:
         "The cell of a row"
         domains, names = self.pictures.domains, self.pictures.names
         enhanced = domains[row] if row in domains else self.control(row)
-        pictures = domains["raw"], domains["compressed"], enhanced
         nothing = [np.nan] * len(names)
         more = dict(patch=self.patch) | more
-        return Cell(names, *pictures, nothing, discriminator, device=self.device, **more)
+        raw, compressed = domains["raw"], domains["compressed"]
+        return Cell(names, raw, compressed, enhanced, nothing, discriminator, device=self.device, **more)
 
-    def control(self, row):
+    def control(self, row: str) -> Pictures:
         "The pictures of a control, made when they are asked for"
         domains, names = self.pictures.domains, self.pictures.names
 
@@ -376,7 +387,7 @@ class Lines:
 
         return Pictures([partial(make, i) for i in range(len(names))], domains["raw"].shapes)
 
-    def add(self, column, row, cell=None):
+    def add(self, column: str, row: str, cell: Cell | None = None) -> None:
         "Measure a column of a row"
         content = self.pictures.facts["content"]
         of = content["enhanced"] if row == "enhanced" else ""
@@ -388,7 +399,7 @@ class Lines:
         if self.progress:
             self.progress("measuring", self.done, max(self.total, self.done))
 
-    def derive(self, name):
+    def derive(self, name: str) -> None:
         "A metric that was measured as a distance: of enhanced it is RE, of compressed CR"
         for side, row in (("re", "enhanced"), ("cr", "compressed")):
             found = [line for line in self.lines if line[1] == f"{side}:{name}" and line[4] == "enhanced"]
@@ -400,7 +411,9 @@ class Lines:
         return Results(table.assign(**AT, trained_on="", seed=0)[COLUMNS])
 
 # %% ../nbs/measurement/40_audit.ipynb #b435e2b8
-def measure_all(lines: Lines, distances: list, metrics: list, strict: tuple, controls: bool, reasons: dict):
+def measure_all(
+    lines: Lines, distances: list, metrics: list, strict: tuple, controls: bool, reasons: dict
+) -> None:
     "All distances of the method and of the controls, and all metrics; what fails is a reason, or an error"
     rows = ["enhanced", *(PREFIX + name for name in SHOWN_CONTROLS if controls)]
     lines.total = 1 + len(distances) * len(rows) + sum(len(_domains_of(name)) for name in metrics)
@@ -513,7 +526,7 @@ def from_raw(frame: pd.DataFrame) -> pd.Series:
     return sides["RE"] / sides["CR"] if len(sides) else pd.Series(dtype=float)
 
 # %% ../nbs/measurement/40_audit.ipynb #9849baba
-def side_of(row, ratio: float) -> str:
+def side_of(row: Any, ratio: float) -> str:
     "To which side a deviation leans, beyond its interval; or that it is outside the triangle"
     if abs(row.value) > 100.5 or ratio > FAR:
         return "outside"
@@ -523,7 +536,7 @@ def side_of(row, ratio: float) -> str:
 def leaning(frame: pd.DataFrame, images: int) -> str:
     "The first sentence: to which side"
     rows = frame[frame["what"] == "deviation"]
-    sides = {side: [] for side in ("compressed", "raw", "open", "outside")}
+    sides: dict[str, list] = {side: [] for side in ("compressed", "raw", "open", "outside")}
     ratios = from_raw(frame)
     for row in rows.itertuples():
         sides[side_of(row, ratios.get(row.name, 1))].append(
@@ -575,7 +588,7 @@ def outside_words(frame: pd.DataFrame, names: str) -> str:
 # %% ../nbs/measurement/40_audit.ipynb #a4e47c88
 def quality_words(frame: pd.DataFrame, images: int) -> str:
     "Which metrics are better than those of the compressed images, worse, or neither"
-    found = {"better": [], "worse": [], "not told apart": []}
+    found: dict[str, list] = {"better": [], "worse": [], "not told apart": []}
     changes = frame[(frame["what"] == "quality") & (frame["domain"] == "enhanced - compressed")]
     for row in changes.itertuples():
         sign = 1 if METRICS[row.name].better == "higher" else -1
@@ -660,26 +673,26 @@ class AuditReport:
 
 # %% ../nbs/measurement/40_audit.ipynb #22f74fa8
 def audit(
-    raw,  # folder of raw pictures; or a list of uint8 (H, W, 3)
-    compressed,  # folder of the same pictures compressed: decoded, or JPEG or BPG files; or a list
-    enhanced,  # folder of what the method made of them; or a list
-    discriminator=None,  # a `discriminator.safetensors` of a training, for realism scores
-    judge=None,  # instead of a file: maps (image, compressed) to logits
-    gan="vanilla",  # how `judge` was trained: "vanilla" or "relativistic"; a file says it itself
-    distances=None,  # names of distances; all that this machine can compute, if left out
-    metrics=None,  # names of metrics of single images; all that this machine can compute, if left out
-    on_mismatch="raise",  # "raise", or "skip" what is missing on one side, of another size or unreadable
-    names=None,  # of lists of images
-    title=None,  # of the page; the name of the enhanced folder, if left out
-    patch=128,  # side in px of patches: features of whole pictures below ten images, and those of `judge`
-    level=0.95,  # of intervals
-    n=None,  # no longer used: resamples are a function of the pictures' names
-    seed=None,  # no longer used
-    device="cpu",  # where networks run
-    cache=None,  # a dict, kept from one audit to the next of another method on the same pictures
-    progress=None,  # called with (stage, done, total)
-    controls=True,  # whether to measure what noise and an unsharp mask score
-    suffix="",  # what the enhanced pictures' names have behind the raw ones'
+    raw: str | Path | list,  # folder of raw pictures; or a list of uint8 (H, W, 3)
+    compressed: str | Path | list,  # the same pictures compressed: decoded, or JPEG or BPG files; or a list
+    enhanced: str | Path | list,  # folder of what the method made of them; or a list
+    discriminator: str | Path | None = None,  # a training's `discriminator.safetensors`, for realism scores
+    judge: Callable | None = None,  # instead of a file: maps (image, compressed) to logits
+    gan: str = "vanilla",  # how `judge` was trained: "vanilla" or "relativistic"; a file says it itself
+    distances: Iterable[str] | None = None,  # names; all that this machine can compute, if left out
+    metrics: Iterable[str] | None = None,  # of single images; all that this machine can compute, if left out
+    on_mismatch: str = "raise",  # or "skip" what is missing on one side, of another size or unreadable
+    names: Iterable[str] | None = None,  # of lists of images
+    title: str | None = None,  # of the page; the name of the enhanced folder, if left out
+    patch: int = 128,  # side in px: of features of whole pictures below ten images, and of what `judge` sees
+    level: float = 0.95,  # of intervals
+    n: int | None = None,  # no longer used: resamples are a function of the pictures' names
+    seed: int | None = None,  # no longer used
+    device: str = "cpu",  # where networks run
+    cache: dict | None = None,  # kept from one audit to the next of another method on these pictures
+    progress: Callable | None = None,  # called with (stage, done, total)
+    controls: bool = True,  # whether to measure what noise and an unsharp mask score
+    suffix: str = "",  # what the enhanced pictures' names have behind the raw ones'
 ) -> AuditReport:
     "Audit a method by three sets of pictures (Sec. 3, Eq. 1); raises `QebiasError` for what does not match"
     _check(on_mismatch, judge, discriminator, patch, level, device)
@@ -813,7 +826,7 @@ _MARK = '<meta name="generator" content="qebias audit">'
 
 
 def audit_target(
-    path,  # `report`, `report.html`, or a folder
+    path: str | Path,  # `report`, `report.html`, or a folder
     overwrite: bool = False,  # replace a page that is not ours
 ) -> Path:  # of the page
     "Where an audit's page goes; raises `QebiasError` for what must not be overwritten"
@@ -864,10 +877,11 @@ def embedded(kind: str, data: bytes, width: int, alt: str, words: str = "") -> S
     return Shown(f"data:{kind};base64,{base64.b64encode(data).decode()}", width, alt, words)
 
 
-def drawn(figure, alt: str, words: str = "") -> Shown:
+def drawn(figure: "Picture", alt: str, words: str = "") -> Shown:
     "A figure at twice the screen's resolution"
     figure.set_dpi(190)
-    return embedded(*figure.image(), round(96 * figure.get_size_inches()[0]), alt, words)
+    kind, data = figure.image()
+    return embedded(kind, data, round(96 * figure.get_size_inches()[0]), alt, words)
 
 # %% ../nbs/measurement/40_audit.ipynb #146d9186
 def triangle_of(report: AuditReport, name: str) -> Shown:
@@ -927,9 +941,11 @@ def telling_pictures(report: AuditReport, side: int = 160) -> list:  # dicts: wo
     for role, (name, raw, compressed, enhanced) in report.pictures.items():
         figure = residuals(raw, compressed, {"enhanced": enhanced}, boxes[role], gain=gain, size=1.9)
         alt = f"{name}: crops of raw, compressed and enhanced, and maps of their differences"
+        data, width = marked(raw, boxes[role])
         small = embedded(
             "image/jpeg",
-            *marked(raw, boxes[role]),
+            data,
+            width,
             f"{name}, the raw image, with the place of the crops",
             "Raw, whole. The square is where compression changed most.",
         )
@@ -947,7 +963,7 @@ class Table(NamedTuple):
     plain: tuple = ()  # positions of columns of words
 
 # %% ../nbs/measurement/40_audit.ipynb #191a5b83
-def interval_text(row, write=number) -> str:
+def interval_text(row: Any, write: Callable = number) -> str:
     "An interval as the page writes it"
     if not np.isfinite([row.low, row.high]).all():
         return "none"
@@ -1167,7 +1183,7 @@ numbers of this page as CSV</a></p>
 # %% ../nbs/measurement/40_audit.ipynb #15cb2fae
 def audit_page(
     report: AuditReport,
-    path,  # see `audit_target`
+    path: str | Path,  # see `audit_target`
     overwrite: bool = False,  # replace a page that is not ours
 ) -> Path:  # of the page that was written
     "Write an audit as one self-contained page, whole or not at all; raises `QebiasError`"

@@ -14,6 +14,7 @@ import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -30,6 +31,9 @@ from .losses import vanilla_gan
 from .measure import Cell, as_batch, cut, measure
 from .pairs import PatchSampler
 from .stats import COLUMNS, Estimate, Results, difference, estimate
+
+if TYPE_CHECKING:
+    from qebias.pairs import Pairs
 
 # %% ../nbs/measurement/50_bank.ipynb #3e4a82a1
 def sharp_fake(
@@ -87,7 +91,7 @@ class Pictures:
 
 # %% ../nbs/measurement/50_bank.ipynb #1f2b400b
 def chosen(
-    pairs,  # `Pairs`
+    pairs: "Pairs",  # `Pairs`
     most: int,  # pictures
 ) -> Pictures:
     "The first pictures of a store, by their names"
@@ -315,7 +319,12 @@ def bank_gaps(
     results = table if isinstance(table, Results) else Results(table)
     lines = []
     for kind, fake in bank_rows(results):
-        at = {"row": f"bank:{kind}:{fake}", "dataset": dataset, "codec": codec, "level": level}
+        at: dict[str, Any] = {
+            "row": f"bank:{kind}:{fake}",
+            "dataset": dataset,
+            "codec": codec,
+            "level": level,
+        }
         auc = estimate(results.values(quantity="auc:raw-enhanced", **at)).value
         for domain in DOMAINS:
             gap = difference(*(results.values(quantity=f"score:{d}", **at) for d in (domain, "raw")))
@@ -385,7 +394,7 @@ def gap_figure(
     gaps: pd.DataFrame,  # as `bank_gaps` gives them
     domains: list,  # which of `DOMAINS` are shown
     note: str = "",  # caption
-):
+) -> object:
     "Scores less raw's, a panel a kind, a line a fake and domain; a line of Markdown where there are none"
     part = gaps[gaps["domain"].isin(domains)]
     if part.empty:
@@ -419,7 +428,12 @@ def bank_scores(
     asked |= {"auc:raw-enhanced": "AUC raw, fakes", "auc:raw-compressed": "AUC raw, compressed"}
     lines = {}
     for kind, fake in bank_rows(results):
-        at = {"row": f"bank:{kind}:{fake}", "dataset": dataset, "codec": codec, "level": level}
+        at: dict[str, Any] = {
+            "row": f"bank:{kind}:{fake}",
+            "dataset": dataset,
+            "codec": codec,
+            "level": level,
+        }
         found = {name: estimate(results.values(quantity=quantity, **at)) for quantity, name in asked.items()}
         if any(one.value is not None for one in found.values()):
             lines[f"{KIND_TITLES[kind]}, {fake}"] = {name: plain_text(one) for name, one in found.items()}

@@ -6,10 +6,15 @@
 __all__ = ['KINDS', 'FAKE_NAMES', 'VERSION', 'DEFAULTS', 'bank_settings']
 
 # %% ../nbs/measurement/48_bank_settings.ipynb #5da0b441
+from typing import TYPE_CHECKING
+
 from .config import class_version
 from .core import QebiasError
 from .measure import identity
 from .pairs import PATCHES_VERSION
+
+if TYPE_CHECKING:
+    from qebias.study.profile import Profile
 
 # %% ../nbs/measurement/48_bank_settings.ipynb #ca45aaa3
 KINDS = ("plain", "cond", "second")
@@ -32,7 +37,7 @@ DEFAULTS = {
 # %% ../nbs/measurement/48_bank_settings.ipynb #afecf85b
 def bank_settings(
     settings: dict,  # what differs from `DEFAULTS`
-    profile,  # of the study: patches have its size
+    profile: "Profile",  # of the study: patches have its size
 ) -> dict:  # JSON-able
     "Everything that decides the result of a bank; raises `QebiasError`"
     for name in settings:

@@ -12,10 +12,10 @@ from .core import QebiasError
 
 # %% ../nbs/measurement/10_bias.ipynb #578b595f
 def deviation(
-    ce,  # S between compressed and enhanced, >= 0; scalar or array
-    re,  # S between raw and enhanced, >= 0
-    cr,  # S between compressed and raw, > 0
-):  # per cent: a float, or an array where arrays came in
+    ce: float | np.ndarray,  # S between compressed and enhanced, >= 0; scalar or array
+    re: float | np.ndarray,  # S between raw and enhanced, >= 0
+    cr: float | np.ndarray,  # S between compressed and raw, > 0
+) -> float | np.ndarray:  # per cent: a float, or an array where arrays came in
     "Horizontal deviation of the enhanced domain from the middle of the base (Eq. 1); raises `QebiasError`"
     ce, re, cr = (np.asarray(x, np.float64) for x in (ce, re, cr))
     if not all((np.isfinite(x) & (x >= 0)).all() for x in (ce, re, cr)):
@@ -26,7 +26,7 @@ def deviation(
     return float(value) if value.ndim == 0 else value
 
 
-def is_triangle(ce, re, cr) -> bool:
+def is_triangle(ce: float, re: float, cr: float) -> bool:
     "Whether three distances obey the triangle inequality, so that they can be drawn to scale"
     return bool(2 * max(ce, re, cr) <= ce + re + cr)
 
@@ -46,9 +46,9 @@ def slope(
 
 # %% ../nbs/measurement/10_bias.ipynb #db02993d
 def causal_chain(
-    raw,  # (n,) probabilities of the raw values
-    codec,  # (n, m) p(compressed | raw), rows sum to 1
-    enhancer,  # (m, n) p(enhanced | compressed)
+    raw: np.ndarray,  # (n,) probabilities of the raw values
+    codec: np.ndarray,  # (n, m) p(compressed | raw), rows sum to 1
+    enhancer: np.ndarray,  # (m, n) p(enhanced | compressed)
     leak: float = 0.0,  # how probably the enhancer gives the raw value itself, which Fig. 5 rules out
 ) -> np.ndarray:  # (n, m, n) the joint distribution of raw, compressed and enhanced
     "The graph of Fig. 5 for images of few values"

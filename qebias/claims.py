@@ -18,7 +18,7 @@ import functools
 import itertools
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -439,7 +439,7 @@ def better(quantity: str) -> str:
     return METRICS[name].better if name in METRICS else "lower"
 
 
-GROUPS = {"mean": np.mean, "lowest": np.min, "highest": np.max}
+GROUPS: dict[str, Callable] = {"mean": np.mean, "lowest": np.min, "highest": np.max}
 
 # %% ../nbs/tools/00_claims.ipynb #29cd0087
 def group_number(
@@ -499,6 +499,8 @@ def controls(
 def beyond(found: Estimate, statement: Statement) -> bool:
     "Whether the whole interval lies on a statement's side of its threshold"
     threshold = statement.claim.threshold
+    if found.low is None or found.high is None:
+        return False
     return found.low > threshold if statement.side == "above" else found.high < threshold
 
 # %% ../nbs/tools/00_claims.ipynb #2901f708
@@ -534,7 +536,7 @@ def verdict(
     hypothesis: bool = False,  # whether it is ours, and not the paper's
 ) -> str:
     "What a number and its interval say of a statement"
-    if found.value is None or found.low is None:
+    if found.value is None or found.low is None or found.high is None:
         return f"not measured: {found.missing}"
     if chance:
         return "not testable: discriminator at chance"
@@ -639,7 +641,7 @@ def evaluated(
     }
 
 # %% ../nbs/tools/00_claims.ipynb #39e2e7a1
-def count_once(rows: list[dict]):
+def count_once(rows: list[dict]) -> None:
     "Mark the first statement of every number; the others repeat it"
     seen = set()
     for row in rows:
@@ -647,7 +649,7 @@ def count_once(rows: list[dict]):
         seen.add(row["statement"].number)
 
 # %% ../nbs/tools/00_claims.ipynb #e012ab53
-def correct(rows: list[dict]):
+def correct(rows: list[dict]) -> None:
     "Holm's correction over the decidable, distinct numbers of an item; a repeated one takes its first's"
     able = [row for row in rows if not row["chance"] and not row["estimate"].few_seeds]
     numbers: dict[tuple, list] = {}

@@ -13,8 +13,9 @@ import signal
 import sys
 import threading
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -65,7 +66,7 @@ Suffix = Annotated[
 
 # %% ../nbs/tools/60_cli.ipynb #14523959
 def listed(
-    values,  # of an option that may be repeated, each perhaps several with commas between them; None if left out
+    values: Iterable[str] | None,  # of an option that may be repeated, each several with commas between
 ) -> list:
     "Options given one by one and with commas are the same: `--only tab4 --only tab5`, `--only tab4,tab5`"
     parts = [part.strip() for value in values or () for part in str(value).split(",")]
@@ -101,7 +102,7 @@ def _plain(text) -> str:
 # %% ../nbs/tools/60_cli.ipynb #b82b0a12
 STOPPED = "stopped; what was complete is kept, run the same command to go on"
 PATIENCE = 1.5  # seconds between the signal and the end
-_SIGNALS = []  # that came
+_SIGNALS: list[int] = []  # that came
 
 
 def _end():
@@ -136,11 +137,12 @@ def _misused(error) -> str:
     return what if what.endswith("?") else f"{what}."
 
 # %% ../nbs/tools/60_cli.ipynb #20ed0fa1
-def main():
+def main() -> None:
     "The entry point: whatever a user can fix is one line on standard error and a non-zero exit"
     _listen()
     warnings.filterwarnings("ignore", module=r"torch\.")  # what is wrong with a file is told by us
-    for stream in (sys.stdout, sys.stderr):
+    streams: tuple[Any, Any] = (sys.stdout, sys.stderr)
+    for stream in streams:
         stream.reconfigure(errors="backslashreplace")
     try:
         code = app(standalone_mode=False)
@@ -215,8 +217,8 @@ def study(
         bool, typer.Option("--prune", help="List results that no setting of the profile refers to any more")
     ] = False,
     yes: Annotated[bool, typer.Option("--yes", help="With --prune: remove them")] = False,
-):
-    "Run a study: compress, train, enhance, measure, draw, judge. Started again, it does only what is to be done."
+) -> None:
+    "Run a study: compress, train, enhance, measure, draw, judge. Started again, it does what is to be done."
     from qebias.study import preflight
 
     if publish and only:
@@ -257,7 +259,8 @@ def compress(
     level: Annotated[
         int,
         typer.Option(
-            help="QP of BPG (0 to 51, less is better), QF of JPEG (1 to 100, more is better), quality of AVIF (0 to 100, more is better)"
+            help="QP of BPG (0 to 51, less is better), QF of JPEG (1 to 100, more is better), "
+            "quality of AVIF (0 to 100, more is better)"
         ),
     ],
     out: Annotated[
@@ -273,7 +276,7 @@ def compress(
     workers: Annotated[int | None, typer.Option(min=1, help="Processes [default: all processors]")] = None,
     skip: Skip = False,
     overwrite: Overwrite = False,
-):
+) -> None:
     "Compress pictures: write the bitstreams and what they decode to, print bpp and PSNR."
     from qebias import codecs, files
 
@@ -323,13 +326,13 @@ class Bar:
     def __init__(self):
         self.on, self.width = sys.stderr.isatty(), 0
 
-    def __call__(self, text):
+    def __call__(self, text: str) -> None:
         if self.on:
             text = _plain(text)[: os.get_terminal_size(sys.stderr.fileno()).columns - 1]
             print("\r" + text.ljust(self.width), end="", file=sys.stderr, flush=True)
             self.width = len(text)
 
-    def clear(self):
+    def clear(self) -> None:
         if self.on and self.width:
             print("\r" + " " * self.width, end="\r", file=sys.stderr, flush=True)
             self.width = 0
@@ -380,7 +383,7 @@ def enhance(
     trust: Annotated[
         bool, typer.Option("--trust", help="Import the class that a model file names, if it is none of ours")
     ] = False,
-):
+) -> None:
     "Enhance pictures of any size: qebias enhance PHOTO... -o DIR. Never writes over an input."
     _say(f"enhancing {len(images)} {'input' if len(images) == 1 else 'inputs'} into {out}")
     from qebias import files, pretrained
@@ -429,7 +432,8 @@ def score(
     metric: Annotated[
         list[str] | None,
         typer.Option(
-            help="As qebias metrics lists them; may be repeated [default: all, empty where one cannot be computed]"
+            help="As qebias metrics lists them; may be repeated "
+            "[default: all, empty where one cannot be computed]"
         ),
     ] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")] = "cpu",
@@ -443,7 +447,7 @@ def score(
     suffix: Suffix = "",
     skip: Skip = False,
     overwrite: Overwrite = False,
-):
+) -> None:
     "Score a folder of pictures. Started again after a stop, it does only what is missing."
     from qebias import files
 
@@ -508,8 +512,8 @@ def audit(
         str | None, typer.Option(help="Of the page [default: the enhanced folder's name]")
     ] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")] = "cpu",
-):
-    "Audit any method by three folders: is what it makes nearer to the compressed or to the raw pictures? Writes one page."
+) -> None:
+    "Audit a method by three folders: is what it makes nearer to compressed or to raw pictures? Writes a page."
     from qebias import audit as pages
     from qebias import bias
 
@@ -538,13 +542,14 @@ def metrics(
         bool,
         typer.Option(
             "--check",
-            help="Print the weight files of each: where they are looked for, present or missing, hash, size, address",
+            help="Print the weight files of each: where they are looked for, present or missing, "
+            "hash, size, address",
         ),
     ] = False,
     download: Annotated[
         bool, typer.Option("--download", help="Fetch what is missing, and verify it")
     ] = False,
-):
+) -> None:
     "List the metrics; check or fetch the weight files that they need. Only --download goes to the network."
     from qebias import metrics as m
 
@@ -580,7 +585,7 @@ def data(
             help="sha256 or md5 that the archive must have, instead of the known one",
         ),
     ] = None,
-):
+) -> None:
     "List the data sets: what is here, and where the rest is. Nothing is fetched without --download."
     from qebias import datasets
 
@@ -624,7 +629,7 @@ def docs(
         Path | None,
         typer.Option("-o", "--out", metavar="PATH", help="Folder for the pages [default: _docs/html]"),
     ] = None,
-):
+) -> None:
     "Build the site: the study's pages, the library's, the API, the map of the paper."
     from qebias.site import build_site
 
@@ -632,8 +637,8 @@ def docs(
 
 # %% ../nbs/tools/60_cli.ipynb #4d8652e3
 @app.command()
-def methods():
-    "List the methods: the paper's rows, what each is made of, and how a name goes on (realesrgan+div.l3, arcnn@all)."
+def methods() -> None:
+    "List the methods: the paper's rows, what each is made of, and how a name goes on."
     from qebias.methods import METHODS
 
     rows = [
@@ -678,7 +683,9 @@ def methods():
     for row in rows:
         print("  ".join(cell.ljust(w) for cell, w in zip(row, widths)).rstrip())
     print(
-        "\nA name may go on: realesrgan+div.l3 or .l3.batch takes the divergence at block 3 of psi (reductions: sample, batch, element), arcnn@all is one model for all levels of a codec, arcnn@bpg-37 that of one training everywhere."
+        "\nA name may go on: realesrgan+div.l3 or .l3.batch takes the divergence at block 3 of psi "
+        "(reductions: sample, batch, element), arcnn@all is one model for all levels of a codec, "
+        "arcnn@bpg-37 that of one training everywhere."
     )
 
 # %% ../nbs/tools/60_cli.ipynb #cb373f3a
@@ -704,7 +711,7 @@ def train(
             "--set", metavar="KEY=VALUE", help="iterations=5000, lr=1e-4, device=cuda, ...; may be repeated"
         ),
     ] = None,
-):
+) -> None:
     "Train a method on your own photographs: compress, train, look. Started again, it goes on where it was."
     from qebias import photos as own
 
@@ -731,7 +738,7 @@ def convert(
         Literal["vanilla", "relativistic"], typer.Option(help="What a discriminator's logits mean")
     ] = "vanilla",
     patch: Annotated[int, typer.Option(min=1, help="Side of a discriminator's patches in pixels")] = 128,
-):
+) -> None:
     "Make a model file of weights from elsewhere; class and sizes are read off the tensors."
     from qebias import convert as module
 
@@ -758,8 +765,8 @@ def export(
     trust: Annotated[
         bool, typer.Option("--trust", help="Import the class that a model file names, if it is none of ours")
     ] = False,
-):
-    "Write a model for other programs: ONNX, or the weights alone as spandrel, chaiNNer and ComfyUI load them."
+) -> None:
+    "Write a model for other programs: ONNX, or the weights as spandrel, chaiNNer and ComfyUI load them."
     from qebias import convert as module
     from qebias.pretrained import model_named
 

@@ -7,7 +7,7 @@ __all__ = ['VERSION', 'Betas', 'Schedule', 'learning_rate', 'Divergence', 'class
 
 # %% ../nbs/method/05_config.ipynb #e5ed374f
 import math
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -183,7 +183,8 @@ class TrainConfig(BaseModel):
     @property
     def gan(self) -> str | None:
         "The name of the adversarial loss, `vanilla`, `relativistic` or one's own; None where there is none"
-        return next((find_term(t.function).gan for t in self.terms if _is_gan(t)), None)
+        terms: list[Any] = [find_term(t.function) for t in self.terms if _is_gan(t)]
+        return terms[0].gan if terms else None
 
     def weight(self, name: str) -> float:
         "The weight of a term; 0 where there is none of this name"

@@ -228,7 +228,7 @@ def convert(
     if gan not in ("vanilla", "relativistic"):
         raise QebiasError(f"gan {gan!r} is not known: vanilla or relativistic")
     net, spec = from_elsewhere(path, part)
-    origin = {"from": Path(path).name, "sha256": file_digest(path)}
+    origin: dict = {"from": Path(path).name, "sha256": file_digest(path)}
     if spec["class"].startswith("qebias.discriminators:"):
         if conditional and net.in_channels == 3:
             net, spec = widened(net, spec)

@@ -34,11 +34,18 @@ import subprocess
 import tempfile
 import warnings
 import zipfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
+
+if TYPE_CHECKING:
+    from concurrent.futures import Executor, ThreadPoolExecutor
+
+    import pandas as pd
 
 # %% ../nbs/foundations/00_core.ipynb #2bc3faaf
 class QebiasError(Exception):
@@ -60,7 +67,7 @@ def is_absent(module: str) -> bool:
 def require(
     module: str,  # name of the module to import, for instance `"av"`
     purpose: str = "",  # what it is needed for, as words of the message
-):
+) -> ModuleType:
     "Import an optional module, or raise a `QebiasError` that names the remedy"
     try:
         return importlib.import_module(module)
@@ -101,7 +108,7 @@ _UNFINISHED = ".qebias-unfinished-"  # how temporary names begin
 @contextlib.contextmanager
 def atomic(
     path: str | Path,  # the file's final name; its folder is made where it is missing
-):
+) -> Iterator[Path]:
     "A temporary path that becomes `path` when the block ends without an error (same suffix, same folder)"
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -136,7 +143,7 @@ def umask() -> int:
 @contextlib.contextmanager
 def atomic_dir(
     path: str | Path,  # the folder's final name; what stood there is replaced when the block ends well
-):
+) -> Iterator[Path]:
     "A temporary folder that becomes `path` when the block ends without an error"
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -158,7 +165,7 @@ def atomic_dir(
 def sweep(
     folder: str | Path,  # nobody else may be writing below it
     name: str | None = None,  # only what was to become `folder/name`, where others may be writing beside it
-):
+) -> None:
     "Remove what `atomic` and `atomic_dir` left below a folder when their process was killed"
     if name:
         mine = re.compile(re.escape(f"{_UNFINISHED}{cut_name(name)}-") + "(old-)?[a-z0-9_]{8}")
@@ -175,7 +182,7 @@ def sweep(
 def write_json(
     path: str | Path,  # file to write, atomically
     value: object,  # anything JSON can hold; paths and numpy scalars are converted, a NaN is refused
-):
+) -> None:
     "Write `value` as readable JSON, whole or not at all"
     with atomic(path) as tmp:
         tmp.write_text(json.dumps(value, indent=1, default=_plain, allow_nan=False) + "\n", encoding="utf-8")
@@ -200,7 +207,7 @@ def _plain(value):
 def locked(
     folder: str | Path,  # the folder to own; made where it is missing
     what: str = "work",  # what is going on there, for the message
-):
+) -> Iterator[None]:
     "Own `folder` while the block runs; raise `LockedError` where another live process does"
     import fcntl
 
@@ -221,7 +228,7 @@ def reading(
     path: str | Path,  # the file that is read in the block
     kind: str,  # what it should be, as in "is no readable ...": `"JSON file"`
     remedy: str = "remove it and run again",  # what to do about it
-):
+) -> Iterator[None]:
     "Turn every error of a block into one line that names the file; raises `QebiasError`"
     try:
         yield
@@ -292,7 +299,7 @@ def unique_names(
     return found
 
 # %% ../nbs/foundations/00_core.ipynb #4662f345
-def require_flat(value: object):
+def require_flat(value: object) -> None:
     "Raise `RecursionError` where lists and tables are nested more than `MOST_DEEP` deep"
     level = [value]
     for _ in range(MOST_DEEP):
@@ -312,7 +319,7 @@ def parse_json(
     text: str | bytes,  # str or bytes
     name: str,  # of the file or part of it, for messages
     remedy: str = "remove it and run again",
-):
+) -> Any:
     "The value of a JSON text; raises `QebiasError` that begins with the name"
     with reading(name, "JSON", remedy):
         if isinstance(text, bytes):
@@ -331,7 +338,7 @@ def parse_json(
 def read_json(
     path: str | Path,
     limit: int = 2**26,  # bytes
-):
+) -> Any:
     "Read a JSON file; a missing, broken or hostile one is a `QebiasError` that names it"
     return parse_json(contents(path, "JSON file", limit), str(path))
 
@@ -362,7 +369,7 @@ _YAML_PLAIN = (
 
 def plain_value(
     text: str,  # as it stands in a YAML file without quotes
-):
+) -> str | int | float | bool | None:
     "A number, a truth value, None or the text itself, by the rules of YAML 1.2"
     for pattern, value in _YAML_PLAIN:
         if pattern.fullmatch(text):
@@ -377,19 +384,19 @@ MOST_VALUES = 100_000  # values in a YAML file, aliases counted as what they sta
 class YamlEvents:
     "PyYAML's events, and how many values they have stood for so far"
 
-    def __init__(self, events, yaml):
+    def __init__(self, events: Iterator, yaml: ModuleType):
         self.events = events
         self.yaml = yaml
-        self.anchors = {}  # name -> (value, how many values it holds)
+        self.anchors: dict = {}  # name -> (value, how many values it holds)
         self.count = 0
 
-    def counted(self, more: int):
+    def counted(self, more: int) -> None:
         "Count values; raises `ValueError` for too many"
         self.count += more
         if self.count > MOST_VALUES:
             raise ValueError(f"it stands for more than {MOST_VALUES:,} values")
 
-    def alias(self, event):
+    def alias(self, event: Any) -> None:
         "What an alias stands for; raises `ValueError` for one that stands for nothing"
         if event.anchor not in self.anchors:
             raise ValueError(f"*{event.anchor[:40]} stands for nothing that is complete")
@@ -397,7 +404,7 @@ class YamlEvents:
         self.counted(size)
         return value
 
-    def scalar(self, event):
+    def scalar(self, event: Any) -> str | int | float | bool | None:
         "A plain value; raises `ValueError` for a tag that is not read"
         if event.tag == "tag:yaml.org,2002:str" or event.tag is None and not event.implicit[0]:
             return event.value
@@ -405,7 +412,7 @@ class YamlEvents:
             raise ValueError(f"the tag {event.tag[:60]} is not read")
         return plain_value(event.value)
 
-    def require_tag(self, event, tag: str):
+    def require_tag(self, event: Any, tag: str) -> None:
         "Raise `ValueError` for a list or a table of another type"
         if event.tag not in (None, "!", tag):
             raise ValueError(f"the tag {event.tag[:60]} is not read")
@@ -414,7 +421,7 @@ class YamlEvents:
 class YamlBuilder(YamlEvents):
     "Build plain values from PyYAML's events"
 
-    def document(self):
+    def document(self) -> Any:
         "The one document of a text; raises `ValueError` for more than one"
         kind = self.yaml
         event = next(self.events)
@@ -428,7 +435,7 @@ class YamlBuilder(YamlEvents):
             raise ValueError("it holds more than one document")
         return value
 
-    def build(self, event, depth: int):
+    def build(self, event: Any, depth: int) -> Any:
         "The value that begins with an event; raises `RecursionError` where it is nested too deep"
         kind = self.yaml
         if depth > MOST_DEEP:
@@ -437,6 +444,7 @@ class YamlBuilder(YamlEvents):
             return self.alias(event)
         start = self.count
         self.counted(1)
+        value: Any
         if isinstance(event, kind.ScalarEvent):
             value = self.scalar(event)
         elif isinstance(event, kind.SequenceStartEvent):
@@ -468,18 +476,16 @@ class YamlBuilder(YamlEvents):
 
 # %% ../nbs/foundations/00_core.ipynb #2e890574
 def read_yaml(
-    source: str
-    | bytes
-    | os.PathLike,  # a path (also a `str` that ends in .yaml, without a name); or the text
+    source: str | bytes | os.PathLike,  # a path (also a `str` that ends in .yaml), or the tex
     name: str | None = None,  # what messages call it; the path, or "the YAML text", if left out
-):  # None, bool, int, float, str, list, dict
+) -> Any:  # None, bool, int, float, str, list, dict
     "Read YAML 1.2 as plain values; raises `QebiasError` for what is missing, broken or hostile"
     yaml = require("yaml", "reading YAML")
     if name is None and isinstance(source, str) and source.endswith((".yaml", ".yml")) and "\n" not in source:
         source = Path(source)
     if isinstance(source, os.PathLike):
         name = name or str(source)
-        source = contents(source, "YAML file", MOST_YAML)
+        source = contents(Path(source), "YAML file", MOST_YAML)
     name = name or "the YAML text"
     with reading(name, "YAML", "correct it"):
         if len(source) > MOST_YAML:
@@ -498,9 +504,8 @@ MOST_TABLE = 2**31  # bytes of a table, unpacked
 
 def read_table(
     path: str | Path,  # a .parquet or .csv file
-    columns: Iterable[str]
-    | None = None,  # names that it must have; the table is given with these alone, in this order
-):  # pandas.DataFrame
+    columns: Iterable[str] | None = None,  # that it must have, and alone of which it is given
+) -> "pd.DataFrame":  # pandas.DataFrame
     "Read a table; raises `QebiasError` for one that is missing, broken or too large, or lacks a column"
     pandas = require("pandas", "tables")
     suffix = Path(path).suffix.lower()
@@ -522,7 +527,7 @@ def read_table(
 # %% ../nbs/foundations/00_core.ipynb #e21c6b0e
 def parquet_table(
     data: io.BytesIO,  # a Parquet file
-):  # pandas.DataFrame
+) -> "pd.DataFrame":  # pandas.DataFrame
     "The table of a Parquet file whose sizes are sane; raises `ValueError` for others"
     parquet = require("pyarrow.parquet", "tables")
     file = parquet.ParquetFile(data)
@@ -643,13 +648,13 @@ warnings.filterwarnings("ignore", module=r"PIL\.")
 
 # %% ../nbs/foundations/00_core.ipynb #5ba858d7
 @functools.cache
-def quiet_libtiff():
+def quiet_libtiff() -> None:
     "Take libtiff's habit of printing from it, where it is the one in Pillow's wheel"
     for library in Path(Image.__file__).parent.parent.glob("pillow.libs/libtiff*"):
         with contextlib.suppress(OSError, AttributeError):
-            library = ctypes.CDLL(str(library))
-            library.TIFFSetErrorHandler(None)
-            library.TIFFSetWarningHandler(None)
+            code = ctypes.CDLL(str(library))
+            code.TIFFSetErrorHandler(None)
+            code.TIFFSetWarningHandler(None)
 
 # %% ../nbs/foundations/00_core.ipynb #edb84ce7
 def image_kind(
@@ -668,7 +673,7 @@ def image_kind(
 @contextlib.contextmanager
 def open_image(
     path: str | Path,  # a picture's file
-):
+) -> Iterator[Image.Image]:
     "A Pillow image of a sane size, not decoded yet; raises `QebiasError`, also for what the block meets"
     remedy = "fix it or leave it out"
     with reading(path, "picture", remedy):
@@ -687,7 +692,7 @@ def open_image(
                 quiet_libtiff()
             plugin = importlib.import_module(f"PIL.{_KINDS[kind][0]}")
             with getattr(plugin, _KINDS[kind][1])(file, os.fspath(path)) as image:
-                require_size(*image.size, path)
+                require_size(image.width, image.height, path)
                 yield image
 
 # %% ../nbs/foundations/00_core.ipynb #1b5e56b9
@@ -696,7 +701,7 @@ def require_size(
     height: int,
     name: object,  # what messages call the picture
     error: type[Exception] | None = None,  # class of the error; `QebiasError` if left out
-):
+) -> None:
     "Raise where a picture is larger than what is read, coded and enhanced here"
     if max(width, height) > MOST_SIDE or width * height > MOST_PIXELS:
         raise (error or QebiasError)(
@@ -708,7 +713,7 @@ def require_size(
 _DEEP = re.compile(r"(I|L|LA|RGB|RGBA|RGBX|RGBa|CMYK);(16|10|12|32)|^[IF]($|;)")
 
 
-def is_deep(image) -> bool:
+def is_deep(image: Any) -> bool:
     "Whether a Pillow image that is not decoded yet has more than 8 bit a channel"
     if _DEEP.search(image.mode):
         return True
@@ -718,7 +723,7 @@ def is_deep(image) -> bool:
 
 # %% ../nbs/foundations/00_core.ipynb #e5e457f9
 def is_deep_tile(
-    args: object,  # of a tile of a Pillow image
+    args: Any,  # of a tile of a Pillow image
 ) -> bool:
     "Whether what Pillow hands to a decoder speaks of more than 8 bit: `RGB;16B`, or a PPM's `(RGB, 65535)`"
     words = [args] if isinstance(args, str) else [a for a in args or () if isinstance(a, (str, int))]
@@ -741,7 +746,7 @@ def upright(
     return np.ascontiguousarray(array)
 
 # %% ../nbs/foundations/00_core.ipynb #b7d4c608
-def orientation_of(image) -> int:
+def orientation_of(image: Image.Image) -> int:
     "EXIF's orientation of a Pillow image, once it is decoded; 1 where it has none, or none that can be read"
     with contextlib.suppress(Exception):
         return int(image.getexif().get(0x0112, 1))
@@ -765,7 +770,7 @@ def read_rgb(
         return as_rgb(upright(np.array(image), orientation), str(path))
 
 # %% ../nbs/foundations/00_core.ipynb #0739f8df
-def write_png(path: str | Path, rgb: np.ndarray):
+def write_png(path: str | Path, rgb: np.ndarray) -> None:
     "Write a uint8 (H, W, 3) array as PNG, whole or not at all"
     with atomic(Path(path)) as tmp:
         Image.fromarray(as_rgb(rgb, str(path))).save(tmp, format="PNG", compress_level=3)
@@ -785,11 +790,11 @@ def file_digest(path: str | Path, length: int = 64) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()[:length]
 
 
-def array_digest(array, length: int = 16) -> str:
+def array_digest(array: np.ndarray, length: int = 16) -> str:
     "Name an array by its shape, its type and its bytes"
     array = np.ascontiguousarray(array)
     name = hashlib.sha256(f"{array.shape}{array.dtype}".encode())
-    name.update(array.reshape(-1).view(np.uint8))  # where they lie: a picture is not copied to be named
+    name.update(array.reshape(-1).view(np.uint8).data)  # where they lie: a picture is not copied to be named
     return name.hexdigest()[:length]
 
 # %% ../nbs/foundations/00_core.ipynb #6d82de79
@@ -847,7 +852,7 @@ class Outputs:
         "Whether a file was made by what has this key, and is as it was"
         return self.is_ours(path, key)
 
-    def require_free(self, paths: Iterable):
+    def require_free(self, paths: Iterable) -> None:
         "Raise `QebiasError` where a file that is to be written stands there already and is not ours"
         for path in map(Path, paths):
             if path.is_dir():
@@ -863,7 +868,7 @@ class Outputs:
         self,
         path: str | Path,  # a file in the folder or below it
         key: str = "",  # of what makes it
-    ):
+    ) -> Iterator[Path]:
         "A temporary path that becomes `path` when the block ends without an error"
         name = Path(path).relative_to(self.folder).as_posix()
         with atomic(path) as tmp:
@@ -894,7 +899,7 @@ def code_digest(
 
 # %% ../nbs/foundations/00_core.ipynb #b2351767
 def seed_for(
-    *what,  # words and numbers that say what the randomness is for
+    *what: object,  # words and numbers that say what the randomness is for
 ) -> int:  # in [0, 2**63)
     "A seed that is a pure function of what it is for"
     return int(digest(what, 16), 16) >> 1
@@ -906,7 +911,7 @@ MOST_UNDER_WAY = 48 * 2**20  # pixels
 @contextlib.contextmanager
 def threads(
     workers: int,  # how many
-):  # a pool of them, for a `with` statement
+) -> "Iterator[ThreadPoolExecutor]":  # a pool of them, for a `with` statement
     "Threads that begin nothing new once the block is left"
     from concurrent.futures import ThreadPoolExecutor
 
@@ -918,14 +923,14 @@ def threads(
 
 # %% ../nbs/foundations/00_core.ipynb #6dc871a6
 def in_order(
-    pool,  # of `threads`
+    pool: "Executor",  # of `threads`
     work: Callable,  # a function of an item
     items: Iterable,  # any iterable, taken as it is needed
     ahead: int,  # how many items may be under way
     budget: int = MOST_UNDER_WAY,  # and how much their `cost` may be in all; an item above it goes alone
-):  # iterator over the results
+) -> Iterator:  # iterator over the results
     "`work(item)` of each item, in the order of the items; the first that fails raises its error"
-    waiting = collections.deque()
+    waiting: collections.deque = collections.deque()
     for item in items:
         waiting.append(pool.submit(work, item))
         if len(waiting) >= ahead:
@@ -953,7 +958,7 @@ def code_version() -> dict:
     "The package's version, and the checkout's commit and cleanliness where there is one"
     import qebias
 
-    found = {"qebias": qebias.__version__}
+    found: dict = {"qebias": qebias.__version__}
     with contextlib.suppress(QebiasError, OSError, subprocess.SubprocessError):
 
         def git(*args):
@@ -969,7 +974,7 @@ def code_version() -> dict:
 
 # %% ../nbs/foundations/00_core.ipynb #53af3145
 def provenance(
-    **more,  # device, precision, seed, data, weights: whatever the result depends on
+    **more: object,  # device, precision, seed, data, weights: whatever the result depends on
 ) -> dict:
     "Code, packages and machine that made a result, and whatever else is passed"
     return {

@@ -118,7 +118,7 @@ def _sample(rest, split, on_error) -> list:
     "The colour scenes in scikit-image's wheel"
     if rest:
         raise QebiasError(f"sample takes nothing after it, found {rest!r}: write sample")
-    folder = Path(require("skimage", "the sample pictures").__file__).parent / "data"
+    folder = Path(str(require("skimage", "the sample pictures").__file__)).parent / "data"
     names = [name for part, scenes in SAMPLE.items() if split in (None, part) for name in scenes]
     for name in names:
         if not (folder / f"{name}.png").is_file():
@@ -467,7 +467,7 @@ SOURCES = {
 # %% ../nbs/data/10_datasets.ipynb #3228d9a4
 def load_dataset(
     spec: str,  # `"sample"`, `"folder:PATH"`, `"div2k"`, `"flickr2k"` or `"flickr2k:FIRST-LAST"`
-    split: str = None,  # `"train"`, `"eval"`, or both if left out; only where the data set has a split
+    split: str | None = None,  # `"train"`, `"eval"`, or both if left out; only where the data set has a split
     on_error: str = "raise",  # unreadable pictures: `"raise"`, `"skip"` with a warning, `"later"` reads none
 ) -> list:  # of `RawImage`, in an order that does not depend on the machine
     "The pictures of a data set by its name, never from the network; raises `QebiasError`"
@@ -712,9 +712,9 @@ def _gigabytes(n):
 # %% ../nbs/data/10_datasets.ipynb #88410293
 def download(
     name: str,  # `"div2k"` or `"flickr2k"`
-    folder=None,  # where to put it; the first of `data_folders` if left out
+    folder: str | Path | None = None,  # where to put it; the first of `data_folders` if left out
     progress: bool = True,  # bars on stderr
-    known_hash: str = None,  # that the archive must have, instead of the table's
+    known_hash: str | None = None,  # that the archive must have, instead of the table's
     mirror: bool = False,  # from the mirror, where the table has one
 ) -> Path:  # the folder that holds the parts
     "Fetch a data set, check it and unpack it; goes on with what an earlier call left; raises `QebiasError`"
@@ -805,8 +805,8 @@ def _part_file(home, archive):
 
 # %% ../nbs/data/10_datasets.ipynb #de7ccc1b
 def data_status(
-    name: str = None,  # one data set; all if left out
-    folder=None,  # to look into, instead of `data_folders`
+    name: str | None = None,  # one data set; all if left out
+    folder: str | Path | None = None,  # to look into, instead of `data_folders`
 ) -> list:  # dicts
     "The data sets that have a name, and their state on this machine: the keys of `_sample_row`"
     known = ["sample", *COLLECTIONS]

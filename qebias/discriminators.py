@@ -44,7 +44,7 @@ class VGGStyle(nn.Module):
             setattr(self, f"bn{i}_1", nn.BatchNorm2d(now))
         self.linear1, self.linear2 = nn.Linear(channels[-1] * 4 * 4, 100), nn.Linear(100, 1)
 
-    def forward(self, x: torch.Tensor):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         check_input(x, "VGGStyle", self.in_channels)
         if x.shape[2:] != (self.size, self.size):
             raise QebiasError(
@@ -61,7 +61,7 @@ class VGGStyle(nn.Module):
 class FullSpectralNorm(SpectralNorm):
     "torch's spectral normalisation, in the weights' own precision under autocast, too"
 
-    def compute_weight(self, module, do_power_iteration):
+    def compute_weight(self, module: nn.Module, do_power_iteration: bool) -> torch.Tensor:
         kind = getattr(module, self.name + "_orig").device.type
         with torch.autocast(kind, enabled=False) if kind in ("cpu", "cuda") else contextlib.nullcontext():
             return super().compute_weight(module, do_power_iteration)
@@ -104,7 +104,7 @@ class UNetSN(nn.Module):
         self.conv7, self.conv8 = keep(w, w), keep(w, w)
         self.conv9 = nn.Conv2d(w, 1, 3, padding=1)
 
-    def forward(self, x: torch.Tensor):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         check_input(x, "UNetSN", self.in_channels, self.multiple)
         skips = [F.leaky_relu(self.conv0(x), 0.2, inplace=True)]
         for conv in (self.conv1, self.conv2, self.conv3):
@@ -120,7 +120,7 @@ class UNetSN(nn.Module):
 # %% ../nbs/networks/20_discriminators.ipynb #0da7dec9
 def edges(
     image: torch.Tensor,  # (N, 3, H, W) in [0, 1]
-):  # the same shape, about 0
+) -> torch.Tensor:  # the same shape, about 0
     "The picture centred and doubled, and eight times its difference from the mean of its 3 x 3 neighbours"
     image = image.float() if image.dtype in (torch.bfloat16, torch.float16) else image
     around = F.avg_pool2d(image, 3, stride=1, padding=1, count_include_pad=False)
@@ -155,8 +155,8 @@ class ConditionalDiscriminator(nn.Module):
         self,
         image: torch.Tensor,  # raw, enhanced or compressed, (N, 3, H, W) in [0, 1]
         compressed: torch.Tensor
-        | None = None,  # the compressed image at the same place, same shape; ignored unless conditional
-    ):
+        | None = None,  # the compressed image, same shape; ignored unless conditional
+    ) -> torch.Tensor:
         project = PROJECTIONS[self.projection]
         if not self.conditional:
             return self.network(project(image))

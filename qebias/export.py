@@ -14,8 +14,9 @@ import json
 import logging
 import tempfile
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import torch
@@ -31,7 +32,7 @@ EXACT_WITHIN = 0.01  # grey levels: what an exported file may differ from PyTorc
 def needed(
     module: str,  # name of the package to import
     purpose: str,  # what it is needed for, as words of the message
-):
+) -> ModuleType:
     "Import an engine, or raise a `QebiasError` that names the remedy"
     try:
         return importlib.import_module(module)
@@ -58,7 +59,7 @@ def _quiet():
 def onnx_program(
     generator: nn.Module,  # on the CPU
     about: Mapping = {},  # goes into the file's metadata as JSON
-):  # torch.onnx.ONNXProgram
+) -> "torch.onnx.ONNXProgram":  # torch.onnx.ONNXProgram
     "Follow a generator with height and width unknown; raises `QebiasError` for one that cannot be followed"
     needed("onnxscript", "ONNX files")
     multiple = getattr(generator, "multiple", None) or 1
@@ -81,6 +82,8 @@ def onnx_program(
     except (torch.onnx.errors.OnnxExporterError, RuntimeError, ValueError) as error:
         why = str(error).strip().splitlines()[0]
         raise QebiasError(f"{type(generator).__name__} cannot be written as ONNX: {why}") from None
+    if program is None:
+        raise QebiasError(f"{type(generator).__name__} cannot be written as ONNX: torch gave no program")
     about = {"multiple": multiple, "range": "RGB in [0, 1]", **about}
     program.model.metadata_props["qebias"] = json.dumps(about, sort_keys=True, default=_plain)
     return program
@@ -95,9 +98,9 @@ SIZES = ((64, 96), (40, 72), (128, 128), (33, 47), (66, 54))  # rounded up to th
 
 
 def difference(
-    path,  # an ONNX file
+    path: str | Path,  # an ONNX file
     generator: nn.Module,  # what it was made from
-    sizes=SIZES,  # heights and widths in pixels
+    sizes: Iterable[tuple] = SIZES,  # heights and widths in pixels
 ) -> float:  # grey levels; of networks that leave [0, 1], relative to their largest value
     "The largest difference of any value between a file, run by ONNX Runtime, and its generator"
     engine = _onnxruntime(path, threads=1)
@@ -115,9 +118,9 @@ def difference(
 # %% ../nbs/method/25_export.ipynb #8a5f3dae
 def export_onnx(
     generator: nn.Module,  # a network of this package, or one that PyTorch can follow
-    path,  # file to write, atomically, by custom NAME.onnx
+    path: str | Path,  # file to write, atomically, by custom NAME.onnx
     about: Mapping = {},  # goes into the file's metadata: specification, provenance
-    sizes=SIZES,  # on which it is held against PyTorch
+    sizes: Iterable[tuple] = SIZES,  # on which it is held against PyTorch
 ) -> float:  # the largest difference in grey levels
     "Write a generator as ONNX with free height and width, once it is checked; raises `QebiasError`"
     generator = generator.to("cpu")
@@ -163,7 +166,7 @@ class Compiled(nn.Module):
     def __init__(
         self,
         generator: nn.Module,  # what it computes; small pictures still go through it
-        engine,  # a function of a float32 array (N, 3, H, W) that gives the enhanced one
+        engine: Callable,  # a function of a float32 array (N, 3, H, W) that gives the enhanced one
         backend: str,  # the engine's name, for messages
     ):
         super().__init__()
@@ -172,7 +175,7 @@ class Compiled(nn.Module):
             if hasattr(generator, name):
                 setattr(self, name, getattr(generator, name))
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         if x.device.type != "cpu":
             raise QebiasError(
                 f"the backend {self.backend} runs on the CPU: use --device cpu, or --backend torch"
@@ -185,10 +188,10 @@ class Compiled(nn.Module):
 # %% ../nbs/method/25_export.ipynb #4a7f5df7
 def compiled(
     generator: nn.Module,  # as for `export_onnx`
-    backend="openvino",  # one of `BACKENDS`
-    precision="fp32",  # `"fp32"` or `"bf16"`
-    threads=None,  # as many as PyTorch uses if left out
-    path=None,  # an ONNX file that `export_onnx` made of this generator; made anew if left out
+    backend: str = "openvino",  # one of `BACKENDS`
+    precision: str = "fp32",  # `"fp32"` or `"bf16"`
+    threads: int | None = None,  # as many as PyTorch uses if left out
+    path: str | Path | None = None,  # ONNX file of `export_onnx` of this generator; made anew if left out
 ) -> nn.Module:  # a generator for `enhance`; with backend torch the same one
     "A generator run by another engine; raises `QebiasError` for one that is unknown, absent, or unfit"
     if backend not in BACKENDS:
@@ -202,7 +205,8 @@ def compiled(
     if precision == "bf16" and not getattr(generator, "residual_input", False):
         raise QebiasError(
             f"{type(generator).__name__} makes the whole picture itself, and OpenVINO in bf16 takes it "
-            "up to 2.5 grey levels off: use --backend torch, which keeps its ends in fp32, or --precision fp32"
+            "up to 2.5 grey levels off: use --backend torch, which keeps its ends in fp32, "
+            "or --precision fp32"
         )
     needed(backend, f"the backend {backend}")
     generator, threads = generator.to("cpu").float(), threads or torch.get_num_threads()

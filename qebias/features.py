@@ -7,6 +7,7 @@ __all__ = ['noise_images', 'random_vgg', 'load_vgg', 'Psi']
 
 # %% ../nbs/networks/40_features.ipynb #737e204c
 import functools
+from collections.abc import Iterable
 
 import numpy as np
 import torch
@@ -46,7 +47,8 @@ def random_vgg(
     lift: float = 1.0,  # mean of each channel, in its mean absolute deviations
 ) -> tuple:  # (weight, bias) float32 a convolution
     "A random VGG-19 whose channels have mean `lift` and mean absolute deviation 1 on 1/f noise"
-    rng, layers = np.random.RandomState(seed), []
+    rng = np.random.RandomState(seed)
+    layers: list[tuple] = []
     x = _normalise(torch.from_numpy(noise_images(8, 96, rng)))
     for name in _NAMES[:depth]:
         if name[-1] == "1" and layers:
@@ -77,7 +79,7 @@ def load_vgg(
     weights: str,  # "vgg19", "vgg19-normalised" or "random-w<width>-s<seed>"
     depth: int = 16,  # convolutions to load, from the first
 ) -> tuple:  # (name, ((weight, bias), ...))
-    "Weights of VGG-19's first convolutions and their full name; raises `MissingWeights`, or `QebiasError` for"
+    "Weights of VGG-19's first convolutions and their full name; raises `MissingWeights`, `QebiasError` for"
     "a name or a file that is none"
     if seeded := random_psi(weights):
         return weights, random_vgg(*seeded, depth)
@@ -99,9 +101,12 @@ def load_vgg(
 class Psi(nn.Module):
     "Frozen VGG-19 features before ReLU: psi_l of Eq. 7, 8 (section 4.2)"
 
+    mean: torch.Tensor
+    std: torch.Tensor
+
     def __init__(
         self,
-        layers=("conv5_4",),  # names in `LAYERS`; `block_layer(l)` gives the paper's
+        layers: Iterable[str] = ("conv5_4",),  # names in `LAYERS`; `block_layer(l)` gives the paper's
         weights: str = "vgg19",  # "vgg19", "vgg19-normalised" or "random-w<width>-s<seed>"
     ):
         super().__init__()
@@ -121,9 +126,9 @@ class Psi(nn.Module):
             self.register_buffer(f"{n}_bias", bias.clone(), persistent=False)
         for n, value in (("mean", _MEAN), ("std", _STD)):
             self.register_buffer(n, torch.tensor(value).view(1, 3, 1, 1), persistent=False)
-        self.rounded = {}  # precision -> state of the weights, the weights, and what they were rounded to
+        self.rounded: dict = {}  # precision -> state of the weights, the weights, and what they were rounded to
 
-    def in_precision(self, dtype) -> list:  # (weight, bias) of each convolution
+    def in_precision(self, dtype: torch.dtype) -> list:  # (weight, bias) of each convolution
         "The weights in a precision, rounded once: again only after they were moved or changed"
         names = _NAMES[: self.depth]
         own = [(getattr(self, f"{n}_weight"), getattr(self, f"{n}_bias")) for n in names]
@@ -134,12 +139,12 @@ class Psi(nn.Module):
             self.rounded[dtype] = state, own, [(w.to(dtype), b.to(dtype)) for w, b in own]
         return self.rounded[dtype][2]
 
-    def extra_repr(self):
+    def extra_repr(self) -> str:
         return f"{', '.join(self.layers)}; weights={self.name}"
 
     def forward(
         self,
-        x,  # images (N, 3, H, W) in [0, 1], RGB; need not be clamped
+        x: torch.Tensor,  # images (N, 3, H, W) in [0, 1], RGB; need not be clamped
     ) -> dict:  # layer -> features (N, C, H', W') before ReLU, shallow layers first
         "Features of the chosen layers, computed no further than the deepest one; raises `QebiasError` for"
         "another shape"
@@ -152,10 +157,8 @@ class Psi(nn.Module):
                 f"psi got images of {x.shape[2]} x {x.shape[3]} pixels: {self.layers[-1]} needs at least "
                 f"{self.multiple} a side"
             )
-        x, found = (
-            ((x.to(self.mean.dtype) - self.mean) / self.std).contiguous(memory_format=torch.channels_last),
-            {},
-        )
+        x = ((x.to(self.mean.dtype) - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
+        found = {}
         cast = torch.is_autocast_enabled(x.device.type)
         weights = self.in_precision(torch.get_autocast_dtype(x.device.type) if cast else self.mean.dtype)
         for n, (weight, bias) in zip(_NAMES, weights):

@@ -11,7 +11,12 @@ __all__ = ['DOMAINS', 'INK', 'FAINT', 'LABELS', 'VARIANTS', 'SHADES', 'SINGLE', 
            'signed_residual', 'residuals', 'score_maps', 'training_curves']
 
 # %% ../nbs/measurement/30_figures.ipynb #54810be6
+from typing import TYPE_CHECKING, Any
+
 from .core import QebiasError, as_rgb, require
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 # %% ../nbs/measurement/30_figures.ipynb #61bf24f7
 for name in ("matplotlib", "pandas"):
@@ -138,7 +143,8 @@ def method_looks(
         within = variants.index(variant) if variant in variants else len(variants)
         return name.startswith("control:"), at, within, more, names.index(name)
 
-    looks, spare = {}, iter(SPARE * len(names))
+    looks: dict[str, Look] = {}
+    spare = iter(SPARE * len(names))
     for name in sorted(names, key=place):
         base, variant, more = parts_of(name)
         if name.startswith("control:"):
@@ -191,12 +197,12 @@ def style() -> dict:  # matplotlib's rcParams
     }
 
 # %% ../nbs/measurement/30_figures.ipynb #b920b471
-def theme():
+def theme() -> None:
     "Use the style of these figures for everything that the notebook draws from here on"
     mpl.rcParams.update(style())
 
 
-def styled(draw: Callable):
+def styled(draw: Callable) -> Callable:
     "Draw in the study's style, whatever the global settings are"
 
     @functools.wraps(draw)
@@ -241,7 +247,7 @@ def panels(
     width: float = 4.2,  # of one panel, in inches
     height: float = 3.2,  # of one panel, in inches
     photo: bool = False,  # True: the notebook stores a JPEG
-    **options,  # for `Figure.subplots`: sharex, sharey, width_ratios ...
+    **options: Any,  # for `Figure.subplots`: sharex, sharey, width_ratios ...
 ) -> tuple:  # (Picture, array of axes (nrows, ncols))
     "An empty figure in the study's style; pass its axes as `ax=` to the functions below"
     with mpl.rc_context(style()):
@@ -270,7 +276,7 @@ def save(
 def caption(
     figure: Picture,  # that gets it
     words: str,  # one line: data, level, scale
-):
+) -> None:
     "One line under a figure, cut where it would be wider than the figure"
     if words:
         wide = int(figure.get_size_inches()[0] * 72 / 3.9)
@@ -313,7 +319,7 @@ def with_interval(
 
 # %% ../nbs/measurement/30_figures.ipynb #dd1e4cbc
 def checked(
-    table,  # DataFrame or list of mappings
+    table: pd.DataFrame | list,  # DataFrame or list of mappings
     columns: list,  # that it must have
     numbers: list,  # columns of finite numbers
     what: str,  # the figure, for the message
@@ -346,7 +352,7 @@ def finished(
 # %% ../nbs/measurement/30_figures.ipynb #82ff1408
 @styled
 def intervals(
-    table,  # DataFrame: row, value; optional low, high, paper, panel
+    table: pd.DataFrame | list,  # DataFrame: row, value; optional low, high, paper, panel
     zero: float = 0.0,  # where nothing would have happened
     unit: str = "",  # words of the axis
     left: str = "",  # what lies left of zero
@@ -378,17 +384,17 @@ def intervals(
     return finished(figure, note)
 
 # %% ../nbs/measurement/30_figures.ipynb #5d48ff84
-NUMBER = {"ha": "center", "va": "bottom", "fontsize": 6.8}  # stands above its dot
+NUMBER: dict[str, Any] = {"ha": "center", "va": "bottom", "fontsize": 6.8}  # stands above its dot
 
 
 def interval_panel(
-    ax,  # axes
+    ax: "Axes",  # axes
     frame: pd.DataFrame,  # row, value, low, high, optional paper
     rows: list,  # from the top
     looks: dict,  # name -> Look
     zero: float,  # where the line stands
     write: Callable,  # how a number is written
-):
+) -> None:
     "One panel of `intervals`"
     ax.axvline(zero, color=INK, linewidth=1)
     ax.grid(False, axis="y")
@@ -406,7 +412,7 @@ def interval_panel(
 
 # %% ../nbs/measurement/30_figures.ipynb #1e8329e5
 def realism_differences(
-    table,  # DataFrame: row, domain, value (score less raw's); optional low, high, paper
+    table: pd.DataFrame | list,  # DataFrame: row, domain, value (score less raw's); optional low, high, paper
     note: str = "",  # caption
 ) -> Picture:
     "Tables 1 and 2: realism scores as differences to raw, a panel a domain"
@@ -416,7 +422,7 @@ def realism_differences(
 
 # %% ../nbs/measurement/30_figures.ipynb #87750fae
 def deviations(
-    table,  # DataFrame: row, value (Eq. 1 in per cent); optional low, high, paper, panel (the distance)
+    table: pd.DataFrame | list,  # row, value (Eq. 1, in per cent); optional low, high, paper, panel
     order: str = "",  # "value" to sort by value
     note: str = "",  # caption
 ) -> Picture:
@@ -454,40 +460,42 @@ def apex(
 # %% ../nbs/measurement/30_figures.ipynb #5e326794
 @styled
 def triangle(
-    table,  # DataFrame: row, ce, re, cr; optional value (Eq. 1, from unrounded data), low, high, ideal (bool)
+    table: pd.DataFrame | list,  # row, ce, re, cr; optional value (Eq. 1), low, high, ideal (bool)
     title: str = "",  # of the panel
-    ax=None,  # axes for the drawing and axes for the list below it; a figure of its own if left out
+    ax: "tuple[Axes, Axes] | None" = None,  # for the drawing and the list below; its own figure if left out
     note: str = "",  # caption
-):  # Picture, or the axes that were given
+) -> "Picture | tuple[Axes, Axes]":  # Picture, or the axes that were given
     "The three domains to scale (Fig. 1, 3, 8, 9), every row over the same base, the numbers listed below"
     frame = checked(table, ["row", "ce", "re", "cr"], ["ce", "re", "cr"], "triangle")
     looks = method_looks(frame["row"])
     figure = None
     if ax is None:
         figure, axes = panels(2, 1, 4.4, 1.4 + 0.1 * len(frame), height_ratios=[2.3, 0.3 + 0.2 * len(frame)])
-        ax = axes[:, 0]
-    ax, below = ax
+        ax = tuple(axes[:, 0])
+    upper, below = ax
     frame["order"] = frame["row"].map(list(looks).index)
-    ax.plot([-0.5, 0.5], [0, 0], color=INK, linewidth=1.4, zorder=2)
-    ax.axvline(0, color=FAINT, linestyle=(0, (4, 3)), linewidth=0.9, zorder=1)
-    handles = [one_apex(ax, line, looks[line.row]) for line in frame.sort_values("order").itertuples()]
+    upper.plot([-0.5, 0.5], [0, 0], color=INK, linewidth=1.4, zorder=2)
+    upper.axvline(0, color=FAINT, linestyle=(0, (4, 3)), linewidth=0.9, zorder=1)
+    handles = [one_apex(upper, line, looks[line.row]) for line in frame.sort_values("order").itertuples()]
     for name, letter, x in (("compressed", "C", -0.5), ("raw", "R", 0.5)):
-        ax.plot(x, 0, marker=DOMAINS[name].marker, color=DOMAINS[name].colour, markersize=8, zorder=4)
-        ax.annotate(letter, (x, 0), (0, -7), textcoords="offset points", ha="center", va="top", weight="bold")
-    ax.set(title=title, xticks=[], yticks=[], aspect="equal")
-    ax.grid(False)
-    ax.spines[:].set_visible(False)
-    ax.margins(0.06, 0.16)
+        upper.plot(x, 0, marker=DOMAINS[name].marker, color=DOMAINS[name].colour, markersize=8, zorder=4)
+        upper.annotate(
+            letter, (x, 0), (0, -7), textcoords="offset points", ha="center", va="top", weight="bold"
+        )
+    upper.set(title=title, xticks=[], yticks=[], aspect="equal")
+    upper.grid(False)
+    upper.spines[:].set_visible(False)
+    upper.margins(0.06, 0.16)
     below.set_axis_off()
     below.legend(handles=handles, loc="upper center", handlelength=1, labelspacing=0.3, fontsize=7)
     return finished(figure, note) if figure is not None else ax
 
 # %% ../nbs/measurement/30_figures.ipynb #f79a0812
 def one_apex(
-    ax,  # axes
-    line,  # of the table
+    ax: "Axes",  # axes
+    line: Any,  # of the table
     look: Look,  # of its row
-):  # handle for the legend
+) -> mpl.lines.Line2D:  # handle for the legend
     "One vertex over the base, with its sides and its interval"
     where = apex(line.ce, line.re, line.cr)
     x, y = where.x / line.cr, where.y / line.cr
@@ -514,7 +522,7 @@ def one_apex(
 # %% ../nbs/measurement/30_figures.ipynb #d9f471ac
 @styled
 def triangles(
-    table,  # DataFrame as of `triangle`, with a column panel (a distance, a data set, a codec)
+    table: pd.DataFrame | list,  # as of `triangle`, and panel (a distance, a data set, a codec)
     ncols: int = 0,  # panels in a row; three for three, else two, if left out
     note: str = "",  # caption
 ) -> Picture:
@@ -567,7 +575,7 @@ def causal_graph(
 # %% ../nbs/measurement/30_figures.ipynb #f93dd16e
 @styled
 def paired_changes(
-    table,  # DataFrame: picture, row, cr, ce
+    table: pd.DataFrame | list,  # DataFrame: picture, row, cr, ce
     before: str,  # the row at the arrows' tails
     after: str,  # the row at their heads
     unit: str = "",  # of the distances
@@ -587,8 +595,8 @@ def paired_changes(
     ax = axes[0, 0]
     end = 1.06 * max(cr.max(), low.max(), high.max())
     ax.plot([0, end], [0, end], color=FAINT, linestyle=(0, (4, 3)), linewidth=1)
-    words = dict(rotation=45, rotation_mode="anchor", ha="center", va="bottom", fontsize=7, color="#555555")
-    ax.text(0.6 * end, 0.61 * end, "as far as raw", **words)
+    tilted: dict[str, Any] = dict(rotation=45, rotation_mode="anchor", ha="center", va="bottom", fontsize=7)
+    ax.text(0.6 * end, 0.61 * end, "as far as raw", color="#555555", **tilted)
     arrow = dict(arrowstyle="-|>", color="#9A9A9A", linewidth=0.8, shrinkA=2, shrinkB=2)
     for x, a, b in zip(cr, low, high):
         ax.annotate("", (x, b), (x, a), arrowprops=arrow)
@@ -627,7 +635,7 @@ def apart(
 # %% ../nbs/measurement/30_figures.ipynb #d45aea0e
 @styled
 def rate_curves(
-    table,  # DataFrame: row, bpp, value; optional panel (a codec), low, high
+    table: pd.DataFrame | list,  # DataFrame: row, bpp, value; optional panel (a codec), low, high
     metric: str,  # words of the vertical axis
     lower: bool = False,  # whether lower is better
     note: str = "",  # caption
@@ -704,11 +712,11 @@ def cut(
 
 # %% ../nbs/measurement/30_figures.ipynb #e572ecc3
 def show(
-    ax,  # axes
+    ax: "Axes",  # axes
     image: np.ndarray,  # to show
     title: str = "",  # above it
-    **options,  # for `imshow`
-):
+    **options: Any,  # for `imshow`
+) -> mpl.image.AxesImage:
     "A picture without ticks, with a thin frame"
     ax.set(xticks=[], yticks=[])
     ax.grid(False)
@@ -854,7 +862,7 @@ OF = {
 # %% ../nbs/measurement/30_figures.ipynb #1db42cde
 @styled
 def training_curves(
-    stats,  # DataFrame: iteration, and a column a term
+    stats: pd.DataFrame,  # DataFrame: iteration, and a column a term
     terms: dict | None = None,  # panel title -> columns; `TERMS` as far as they are there if left out
     smooth: int = 0,  # rows in the running mean; a 25th of them if 0
     ncols: int = 3,  # panels in a row

@@ -14,9 +14,10 @@ import os
 import time
 import warnings
 from collections import Counter
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -33,6 +34,12 @@ from qebias.core import (
     threads,
 )
 from .pictures import Found, Notes, find_pictures, look, read_picture, read_rgb8, save_picture
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from torch import nn
+
+    from qebias.codecs.base import Codec
 
 # %% ../nbs/tools/40_files.ipynb #ea4a73e2
 class Done(list):
@@ -81,8 +88,8 @@ class Meter:
 
     def __init__(
         self,
-        pixels,  # of each picture that is to be made
-        report=None,  # called with a `Progress`
+        pixels: Iterable[int],  # of each picture that is to be made
+        report: Callable | None = None,  # called with a `Progress`
     ):
         self.pixels = list(pixels)
         self.report = report
@@ -93,8 +100,8 @@ class Meter:
         self,
         name: str,
         part: float | None = None,  # of the picture that is under way; left out: it is done
-    ):
-        before = sum(self.pixels[: self.done])
+    ) -> None:
+        before: float = sum(self.pixels[: self.done])
         if part is None:
             self.done += 1
             before = sum(self.pixels[: self.done])
@@ -117,8 +124,8 @@ class Picked(NamedTuple):
 
 # %% ../nbs/tools/40_files.ipynb #5b58169c
 def pick(
-    paths,  # files, or folders of which every picture is taken
-    but=None,  # a folder whose content is left out: the output's, where it lies in an input folder
+    paths: Iterable[str | Path],  # files, or folders of which every picture is taken
+    but: str | Path | None = None,  # a folder left out: the output's, where it lies in an input's
     skip: bool = False,  # go on past a picture whose header cannot be read
 ) -> tuple:  # (list of `Picked`, `Done` with what was left out)
     "The pictures that a command line names, once their headers are known to be sane; raises `QebiasError`"
@@ -141,7 +148,7 @@ def pick(
 # %% ../nbs/tools/40_files.ipynb #27cf4f02
 def targets(
     picked: list,  # anything with a `path` and a `name`
-    folder,  # where outputs go
+    folder: str | Path,  # where outputs go
     suffix: str,  # of the outputs, for instance ".png"
     overwrite: bool = False,  # replace files that are not ours
 ) -> list:  # of `Path`, none of which is an input
@@ -160,8 +167,8 @@ def targets(
 
 # %% ../nbs/tools/40_files.ipynb #3ed0615d
 def require_writable(
-    folder,  # that need not be there yet
-):
+    folder: str | Path,  # that need not be there yet
+) -> None:
     "Raise `QebiasError` where a folder cannot be made or written into"
     ground = next(p for p in [Path(folder), *Path(folder).absolute().parents] if p.exists())
     if not ground.is_dir():
@@ -171,13 +178,13 @@ def require_writable(
 
 # %% ../nbs/tools/40_files.ipynb #00a3d574
 def compress_files(
-    paths,  # pictures, or folders of them
-    codec,  # a codec of `qebias.codecs`
-    folder,  # gets NAME.bpg or NAME.jpg, and NAME.png, the decoded picture
+    paths: Iterable[str | Path],  # pictures, or folders of them
+    codec: "Codec",  # a codec of `qebias.codecs`
+    folder: str | Path,  # gets NAME.bpg or NAME.jpg, and NAME.png, the decoded picture
     workers: int | None = None,  # processes; all processors if left out
     overwrite: bool = False,  # replace files that are not ours
     skip: bool = False,  # go on past a picture that cannot be read
-    report=None,  # called with a `Progress` for each picture
+    report: Callable | None = None,  # called with a `Progress` for each picture
 ) -> Done:  # of (name, bytes, bpp, PSNR in dB)
     "Code pictures and write bitstreams and decoded pictures; raises `QebiasError`"
     from qebias.codecs import code_many
@@ -199,7 +206,7 @@ def compress_files(
             else:
                 todo.append(p)
         meter = Meter([p.pixels for p in todo], report)
-        failed = {}
+        failed: dict = {}
         results = code_many(
             [functools.partial(read_rgb8, p.path, notes) for p in todo],
             codec,
@@ -267,17 +274,17 @@ def _psnr(a, b):
 
 # %% ../nbs/tools/40_files.ipynb #592ee4f0
 def enhance_files(
-    paths,  # pictures, or folders of them
-    model,  # a `generator.safetensors`, a network, or a function of a picture's path that gives a network
-    folder,  # gets NAME.png
+    paths: Iterable[str | Path],  # pictures, or folders of them
+    model: object,  # a `generator.safetensors`, a network, or a function of a path that gives one
+    folder: str | Path,  # gets NAME.png
     tile: int | None = None,  # side of a tile in pixels; if left out, whole pictures, large ones in tiles
     device: str = "cpu",
-    progress=None,  # called with (index, count, output path, plan), a `qebias.inference.Tiling`
+    progress: Callable | None = None,  # called with (index, count, output path, `qebias.inference.Tiling`)
     halo: int | None = None,  # border of a tile in pixels; as the network needs it if left out
     overwrite: bool = False,  # replace files that are not ours
     skip: bool = False,  # go on past a picture that cannot be read
-    report=None,  # called with a `Progress`, also within a picture
-    **options,  # of `qebias.inference.enhance`, for instance `precision`
+    report: Callable | None = None,  # called with a `Progress`, also within a picture
+    **options: Any,  # of `qebias.inference.enhance`, for instance `precision`
 ) -> Done:  # of the written paths
     "Enhance pictures and write PNGs; raises `QebiasError`"
     picked, done = pick(paths, folder, skip)
@@ -344,7 +351,7 @@ def _enhance_key(picture, generator, tile, halo, options):
 
 # %% ../nbs/tools/40_files.ipynb #7c67a4e7
 def weights_digest(
-    generator,  # a network
+    generator: "nn.Module",  # a network
 ) -> str:
     "A name for a network and its weights; worked out once for each network"
     known = generator.__dict__.get("_weights_digest")
@@ -388,18 +395,20 @@ PIXELS_COST = 4  # a metric works in floats and keeps several of them a pixel: s
 
 
 def score_files(
-    images,  # folder of enhanced pictures
-    raw=None,  # folder of raw pictures of the same names and sizes
-    names=(),  # metrics, by their names or aliases; every metric if left out
-    out="scores.csv",  # table to write: image, metric, value
-    device="cpu",  # where networks run
-    workers=None,  # pictures at once; one a CPU thread if left out, fewer where they are large
-    journal=None,  # file that keeps values; beside `out` if left out
-    progress=True,  # a bar on stderr, where that is a terminal
+    images: str | Path,  # folder of enhanced pictures
+    raw: str | Path | None = None,  # folder of raw pictures of the same names and sizes
+    names: Iterable[str] = (),  # metrics, by their names or aliases; every metric if left out
+    out: str | Path = "scores.csv",  # table to write: image, metric, value
+    device: str = "cpu",  # where networks run
+    workers: int | None = None,  # pictures at once; one a CPU thread if left out, fewer where they are large
+    journal: str | Path | None = None,  # file that keeps values; beside `out` if left out
+    progress: bool = True,  # a bar on stderr, where that is a terminal
     overwrite: bool = False,  # replace a table that is not ours
     skip: bool = False,  # leave out pictures that cannot be read or have no counterpart
     suffix: str = "",  # what the enhanced pictures' names have behind the raw ones': `_out`
-    report=None,  # called with a `Progress` for each picture
+    report: Callable | None = None,  # called with a `Progress` for each picture
+) -> (
+    "pd.DataFrame"
 ):  # the table; `attrs["empty"]`: dicts image, metric, reason; `attrs["notes"]`; `attrs["failed"]`
     "Score a folder of pictures and write a table; raises `QebiasError`"
     from tqdm import tqdm
@@ -410,10 +419,10 @@ def score_files(
     as_device(device)
     require("pandas", "tables of scores")
     names = list(dict.fromkeys(metrics.metric_name(n) for n in names))
-    out = _table_path(out, overwrite)
+    place = _table_path(out, overwrite)
     pairs, done = scored_pairs(images, raw, suffix, skip)
     usable, reasons = _computable(names, raw)
-    kept = Path(journal) if journal else out.with_name(f".{out.stem}.journal")
+    kept = Path(journal) if journal else place.with_name(f".{place.stem}.journal")
     notes = Notes()
     meter = Meter([pair.cost // PIXELS_COST for pair in pairs], report)
     hidden = True if report or not progress else None
@@ -432,7 +441,7 @@ def score_files(
     full = _with_empty(table, reasons, [pair.name for pair in pairs])
     full.attrs["notes"] = done.notes + notes.lines() + full.attrs["notes"]
     full.attrs["failed"] = done.failed
-    with Outputs(out.parent, overwrite).write(out, "score") as tmp:
+    with Outputs(place.parent, overwrite).write(place, "score") as tmp:
         full.to_csv(tmp, index=False, lineterminator="\n")
     return full
 
@@ -480,25 +489,27 @@ def _with_empty(table, reasons, images):
 class Pair(tuple):
     "(name, path, path of the raw picture or None), and how much memory it takes to score"
 
-    def __new__(cls, name, image, raw, pixels):
+    cost: float  # of its pixels
+
+    def __new__(cls, name: str, image: Any, raw: Any, pixels: int) -> "Pair":
         made = super().__new__(cls, (name, image, raw))
         made.cost = PIXELS_COST * pixels
         return made
 
     name = property(lambda self: self[0])
 
-    def loaders(self, notes):
+    def loaders(self, notes: Notes) -> tuple:
         "The same with functions that read the pictures, as `qebias.metrics.score` takes it"
         name, *paths = self
         load = [path and functools.partial(read_rgb8, path, notes) for path in paths]
-        made = Pair(name, *load, 0)
+        made = Pair(name, load[0], load[1], 0)
         made.cost = self.cost
         return made
 
 # %% ../nbs/tools/40_files.ipynb #0e539364
 def scored_pairs(
-    images,  # folder of enhanced pictures
-    raw=None,  # folder of raw ones
+    images: str | Path,  # folder of enhanced pictures
+    raw: str | Path | None = None,  # folder of raw ones
     suffix: str = "",  # behind the raw picture's name
     skip: bool = False,  # leave out what does not fit
 ) -> tuple:  # (list of `Pair`, `Done` with what was left out)
@@ -598,7 +609,7 @@ def _table_path(out, overwrite):
 
 # %% ../nbs/tools/40_files.ipynb #48b8ce24
 def summary(
-    table,  # of `score_files`
+    table: "pd.DataFrame",  # of `score_files`
 ) -> list:  # lines
     "Means of a table of scores, the reasons of its empty cells, and what was left out"
     from qebias.metrics import METRICS

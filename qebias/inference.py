@@ -11,7 +11,8 @@ import contextlib
 import math
 import threading
 import warnings
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -147,13 +148,14 @@ def _grid(generator, tile):
 # %% ../nbs/method/20_inference.ipynb #253247ee
 def tiling(
     generator: nn.Module,  # its `multiple`, `grid`, `reach` and `halo` decide
-    tile=None,  # side of a tile in pixels, rounded down to the network's grid; None = no tiles
-    halo=None,  # border around a tile in pixels, rounded up to the grid; left out: decided as told above
-    x=None,  # the picture, uint8 (H, W, 3) or float (N, 3, H, W): needed where a halo is to be measured
-    device="cpu",  # where to measure
+    tile: int | None = None,  # side of a tile in pixels, rounded down to the network's grid; None = no tiles
+    halo: int | None = None,  # border of a tile in pixels, rounded up to the grid; left out: as told above
+    x: np.ndarray | torch.Tensor | None = None,  # uint8 (H, W, 3) or float (N, 3, H, W), to measure a halo on
+    device: str = "cpu",  # where to measure
 ) -> Tiling:
-    "How a picture would be enhanced; raises `QebiasError` for an impossible tile or halo, or nothing to measure on"
-    name, reach = type(generator).__name__, getattr(generator, "reach", "unknown")
+    "How a picture would be enhanced; raises `QebiasError` for an impossible tile or halo"
+    name = type(generator).__name__
+    reach: Any = getattr(generator, "reach", "unknown")
     _pixels("tile", tile)
     _pixels("halo", halo)
     if tile is None:
@@ -182,7 +184,7 @@ def tiling(
         return Tiling(tile, up(reach), "reach")
     found, how = getattr(generator, "halo", None), "stored"
     if isinstance(found, (int, np.integer)):
-        found = Halo(found, None)
+        found = Halo(int(found), None)
     if found is None:
         if source is None:
             raise QebiasError(
@@ -311,46 +313,46 @@ def _plan(generator, tile, halo, x, device):
 def enhance_tensor(
     generator: nn.Module,  # moved to the device
     x: torch.Tensor,  # compressed pictures, float (N, 3, H, W) in [0, 1], any size from 1 x 1 on
-    tile=None,
-    halo=None,  # as for `tiling`, in pixels; a `Tiling` may stand in place of the tile
-    device="cpu",  # where the generator runs
-    precision="fp32",  # `"fp32"` or `"bf16"`
-    exact=False,  # fp32 sums in the order of `generator(x)`: equal to the bit, and slower
-    progress=None,  # called with (tiles done, tiles)
+    tile: int | Tiling | None = None,
+    halo: int | None = None,  # as for `tiling`, in pixels; a `Tiling` may stand in place of the tile
+    device: str = "cpu",  # where the generator runs
+    precision: str = "fp32",  # `"fp32"` or `"bf16"`
+    exact: bool = False,  # fp32 sums in the order of `generator(x)`: equal to the bit, and slower
+    progress: Callable | None = None,  # called with (tiles done, tiles)
 ) -> torch.Tensor:  # the enhanced pictures, not clamped; shape, type and device of `x`
     "Enhance pictures in floating point; raises `QebiasError` for another shape, tile, or too little memory"
     if x.dim() != 4 or x.shape[1] != 3 or not x.numel() or not x.is_floating_point():
         raise QebiasError(
             f"enhance takes floating point (N, 3, H, W), not {x.dtype} of shape {tuple(x.shape)}"
         )
-    device, enhanced = as_device(device), torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    where, enhanced = as_device(device), torch.empty(x.shape, dtype=x.dtype, device=x.device)
     x = x.detach()
 
     def put(rows, columns, piece):
         enhanced[..., rows, columns] = piece.to(enhanced)
 
-    plan = _plan(generator, tile, halo, x, device)
-    _run(generator, _source(x), plan, device, precision, put, exact, progress)
+    plan = _plan(generator, tile, halo, x, where)
+    _run(generator, _source(x), plan, where, precision, put, exact, progress)
     return enhanced
 
 # %% ../nbs/method/20_inference.ipynb #5aa925d5
 def enhance(
     generator: nn.Module,  # a network from this package or any that keeps the shape of (N, 3, H, W)
     rgb: np.ndarray,  # the compressed picture, uint8 (H, W, 3), any size from 1 x 1 on
-    tile=None,  # side of a tile in pixels, or a `Tiling`; None = the whole picture at once
-    halo=None,  # border around a tile in pixels; left out: decided by `tiling`
-    device="cpu",  # `"cpu"`, `"cuda"`, `"cuda:1"`
-    precision="fp32",  # `"fp32"` or `"bf16"`; a halo is measured in fp32
-    exact=False,  # fp32 sums in the order of `generator(x)`: equal to the bit, and slower
-    progress=None,  # called with (tiles done, tiles)
+    tile: int | Tiling | None = None,  # side of a tile in px, or a `Tiling`; None = the whole picture at once
+    halo: int | None = None,  # border around a tile in pixels; left out: decided by `tiling`
+    device: str = "cpu",  # `"cpu"`, `"cuda"`, `"cuda:1"`
+    precision: str = "fp32",  # `"fp32"` or `"bf16"`; a halo is measured in fp32
+    exact: bool = False,  # fp32 sums in the order of `generator(x)`: equal to the bit, and slower
+    progress: Callable | None = None,  # called with (tiles done, tiles)
 ) -> np.ndarray:  # the enhanced picture, uint8 (H, W, 3)
     "Enhance a picture of any size: pad, run, crop, clamp, round half up; raises `QebiasError`"
-    rgb, device = as_rgb(rgb), as_device(device)
+    rgb, where = as_rgb(rgb), as_device(device)
     enhanced = np.empty_like(rgb, order="C")
 
     def put(rows, columns, piece):
         enhanced[rows, columns] = to_rgb(piece)
 
-    plan = _plan(generator, tile, halo, rgb, device)
-    _run(generator, _source(rgb), plan, device, precision, put, exact, progress)
+    plan = _plan(generator, tile, halo, rgb, where)
+    _run(generator, _source(rgb), plan, where, precision, put, exact, progress)
     return enhanced

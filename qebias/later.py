@@ -12,6 +12,7 @@ import importlib
 import importlib.util
 import sys
 from pathlib import Path
+from typing import Any
 
 from .core import QebiasError
 
@@ -52,8 +53,8 @@ def module_tree(
 def written(
     module: str,  # of this package, `qebias.generators.rrdb`
     name: str,  # in it: `VERSION`, or `RRDBNet.version` of a class
-    default=None,  # where there is no such name; the class itself must be there
-):  # a number, a text, or whatever a literal can be
+    default: Any = None,  # where there is no such name; the class itself must be there
+) -> Any:  # a number, a text, or whatever a literal can be
     "A constant of a module, without importing it; raises `QebiasError` for a class that is not there"
     owner, _, last = name.rpartition(".")
     if module in sys.modules:
@@ -73,8 +74,8 @@ def written(
 def assigned(
     body: list,  # statements of a module or a class
     name: str,
-    default=None,
-):
+    default: Any = None,
+) -> Any:
     "The literal that a name is given in `name = 1`, or in `name, other = 1, 2`"
     found = default
     for node in body:

@@ -7,6 +7,7 @@ __all__ = ['LAYERS', 'PSI_FILES', 'block_layer', 'random_psi', 'psi_path', 'psi_
 
 # %% ../nbs/networks/38_layers.ipynb #59a7673d
 import re
+from pathlib import Path
 
 from .core import QebiasError
 from .weights import FILES, find
@@ -42,7 +43,7 @@ def random_psi(
 # %% ../nbs/networks/38_layers.ipynb #7883445b
 def psi_path(
     weights: str,  # "vgg19", "vgg19-normalised" or "random-w<width>-s<seed>"
-):  # a path; None for a stand-in
+) -> Path | None:  # a path; None for a stand-in
     "The checked file of psi's weights; raises `MissingWeights`, or `QebiasError` for a name that is none"
     if random_psi(weights):
         return None

@@ -13,9 +13,9 @@ __all__ = ['FEW', 'SIDES', 'CENTRES', 'SOME', 'OWN', 'VERSIONS', 'Cell', 'Column
 import functools
 import importlib
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -94,7 +94,7 @@ class Cell:
         counts = [np.bincount(draw, minlength=len(self.names)) for draw in drawn]
         return np.stack([np.ones(len(self.names), int), *counts])
 
-    def triples(self):
+    def triples(self) -> Iterator[tuple]:
         "Name, raw, compressed and enhanced of each picture, by the names"
         for i in self.order:
             yield self.names[i], self.raw[i], self.compressed[i], self.enhanced[i]
@@ -135,7 +135,7 @@ def measure_metric(cell: Cell, name: str) -> list:
     return lines
 
 # %% ../nbs/measurement/25_measure.ipynb #258e3130
-def tried(compute: Callable, *pictures, unit: str = "") -> tuple:
+def tried(compute: Callable, *pictures: Any, unit: str = "") -> tuple:
     "Value and unit; where the pictures have no value, NaN and the reason in the unit's place"
     try:
         return compute(*pictures), unit
@@ -223,7 +223,7 @@ def domain_features(
     compute = features(EXTRACTORS[name], cell.device)
     in_blocks = name not in ("fd_alex", "fid")
     patches = len(cell.names) < FEW and not in_blocks
-    domains = {"raw": [], "compressed": [], "enhanced": []}
+    domains: dict[str, list] = {"raw": [], "compressed": [], "enhanced": []}
     owner = []
     for i, (_, *pictures) in enumerate(cell.triples()):
         for domain, rgb in zip(domains, pictures):
@@ -269,7 +269,9 @@ def judged(cell: Cell, batch: int = 16) -> dict:  # domain -> Judged
     from qebias.discriminators import ConditionalDiscriminator
     from qebias.generators.core import evaluating
 
-    found = {"raw": [], "compressed": [], "enhanced": []}
+    found: dict[str, list] = {"raw": [], "compressed": [], "enhanced": []}
+    if cell.discriminator is None:
+        raise QebiasError("realism scores need a discriminator: the cell has none")
     network = cell.discriminator.to(cell.device)
     if not isinstance(network, ConditionalDiscriminator):
         network = ConditionalDiscriminator(network, cell.conditional)
@@ -501,9 +503,11 @@ def identity(name: str) -> dict:
         found["weights"] = [digest_of_weights(path) for path in chosen.weights]
     if name.startswith("psi:"):
         weights = name.split(":")[1]
-        in_file = weights in PSI_FILES
-        path = find(PSI_FILES[weights][1], f"psi {weights!r}") if in_file else None
-        found["weights"] = [digest_of_weights(path) if in_file else weights]
+        if weights in PSI_FILES:
+            path = find(PSI_FILES[weights][1], f"psi {weights!r}")
+            found["weights"] = [digest_of_weights(path)]
+        else:
+            found["weights"] = [weights]
     return found
 
 # %% ../nbs/measurement/25_measure.ipynb #433048be

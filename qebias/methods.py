@@ -11,7 +11,7 @@ __all__ = ['FIDELITY', 'PRETRAINING', 'BASELINES', 'VARIANTS', 'METHODS', 'PRESE
 import difflib
 import re
 from collections.abc import Iterable
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -82,7 +82,7 @@ class Method(Named):
     trained_on: str = ""
 
     @property
-    def stage(self) -> str:
+    def stage(self) -> Literal["fidelity", "adversarial"]:
         "`adversarial` with a discriminator, `fidelity` without"
         return "adversarial" if self.discriminator else "fidelity"
 
@@ -98,7 +98,7 @@ def of_powerqe(
     label: str,
     paper: str,
     reference: str,
-    **more,  # further fields of `Method`
+    **more: Any,  # further fields of `Method`
 ) -> Method:
     "One of powerqe's methods: they differ in the network"
     return Method(
@@ -221,7 +221,7 @@ def at_block(
             f"dot, if need be, a reduction: {', '.join(REDUCTIONS)}"
         )
     label = f"{row.label}, block {found[1]}"
-    chosen = {"blocks": (int(found[1]),)}
+    chosen: dict = {"blocks": (int(found[1]),)}
     if found[2]:
         label += f" by {found[2]}"
         chosen["reduction"] = found[2]
@@ -272,7 +272,7 @@ def kin(
     return bool({m.name, m.base, m.plain} & set(names))
 
 # %% ../nbs/method/30_methods.ipynb #ca1ff0a0
-PRESETS = {
+PRESETS: dict[str, dict] = {
     "basicsr": {},  # what the classes default to
     "powerqe": {
         "RRDBNet": {"width": 32, "blocks": 16, "growth": 32},
@@ -297,7 +297,7 @@ def preset(name: str) -> dict:
 def derive(
     of: Method,
     name: str,  # of the new row
-    **differs,  # fields of `Method`; a dict changes the named parts of a field that has parts
+    **differs: Any,  # fields of `Method`; a dict changes the named parts of a field that has parts
 ) -> Method:
     "A row that differs from another in what is said; raises `QebiasError` for a field that no method has"
     if odd := [field for field in differs if field not in Method.model_fields]:
@@ -319,7 +319,7 @@ def derive(
 # %% ../nbs/method/30_methods.ipynb #2fb03712
 def spec_of(
     network: type | str | dict,  # a class, its name `"module:Class"`, or a spec
-    **kwargs,  # its arguments
+    **kwargs: Any,  # its arguments
 ) -> dict:  # `{"class": "module:Class", "kwargs": {...}}`
     "As `network_spec`, without torch for networks of the tables; raises `QebiasError` for an unknown one"
     ours = {m.network for m in METHODS.values()} | {m.discriminator for m in METHODS.values()}
@@ -333,9 +333,7 @@ def spec_of(
 def scaled_spec(
     path: str,  # "module:Class" of the method's own network
     networks: dict,  # class name -> keyword arguments, with `class` for another network in its place
-    own: type
-    | str
-    | None = None,  # a class, or "module:Class", that takes its place whatever `networks` says
+    own: type | str | None = None,  # a class or "module:Class" in its place, whatever `networks` says
     patch: int = 128,  # side in px, for a VGG-style discriminator
 ) -> dict:  # a spec, as for `qebias.networks.build`
     "The network of a training at some scale; raises `QebiasError` for one that cannot be imported"
@@ -364,9 +362,17 @@ def with_changes(
 
 # %% ../nbs/method/30_methods.ipynb #0deb784c
 SHARED = ("usm", "schedule", "betas", "ema", "iterations", "batch", "patch", "symmetries")
-ADVERSARIAL = ("conditional", "projection", "joint", "second_fake")  # what only a GAN has
-ADVERSARIAL += ("d_schedule", "d_betas", "g_init_iterations", "d_init_iterations", "d_iterations")
-ADVERSARIAL += ("d_final_iterations",)
+ADVERSARIAL = (  # what only a GAN has
+    *("conditional", "projection", "joint", "second_fake"),
+    *(
+        "d_schedule",
+        "d_betas",
+        "g_init_iterations",
+        "d_init_iterations",
+        "d_iterations",
+        "d_final_iterations",
+    ),
+)
 
 
 def train_config(
@@ -378,7 +384,7 @@ def train_config(
     ema: float | None = None,  # for methods that average at all
     divergence: Divergence | dict | None = None,  # where Eq. 6-8 are taken
     terms: Iterable | None = None,  # further terms of the loss
-    **more,  # fields of `Method` or `TrainConfig`; None leaves the method's own
+    **more: Any,  # fields of `Method` or `TrainConfig`; None leaves the method's own
 ) -> TrainConfig:
     "The training of a method at some scale; whatever is left out is the paper's; raises `QebiasError`"
     if discriminator and not method.discriminator:

@@ -20,9 +20,11 @@ import json
 import math
 import threading
 import warnings
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import TYPE_CHECKING, NoReturn
 
 import numpy as np
 from PIL import Image
@@ -47,6 +49,9 @@ from .weights import download, find, find_any, identity, load_restricted, state,
 
 torch = Later("torch")  # the table below is read without it
 F = Later("torch.nn.functional")
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # %% ../nbs/measurement/00_metrics.ipynb #d75084e0
 @dataclass(frozen=True)
@@ -274,7 +279,7 @@ def _elsewhere(place):
         return None
 
 # %% ../nbs/measurement/00_metrics.ipynb #8248e515
-def _unknown(name):
+def _unknown(name) -> NoReturn:
     wanted = str(name).lower()
     near = difflib.get_close_matches(wanted, [*METRICS, *ALIASES], 1, 0.5)
     raise QebiasError(
@@ -300,7 +305,7 @@ def _ready(name):
 
 # %% ../nbs/measurement/00_metrics.ipynb #fcf5ecd0
 def available(
-    names=None,  # names in `METRICS`; all of them if left out
+    names: Iterable[str] | None = None,  # names in `METRICS`; all of them if left out
 ) -> tuple:  # (usable names, {name: why it cannot be computed here})
     "Which metrics can be computed on this machine, and in one line why the others cannot"
     usable, reasons = [], {}
@@ -333,16 +338,16 @@ def _squares(enhanced, raw) -> float:
 
 # %% ../nbs/measurement/00_metrics.ipynb #25e175bb
 def psnr(
-    enhanced,  # uint8 (H, W, 3)
-    raw,  # uint8 (H, W, 3)
+    enhanced: np.ndarray,  # uint8 (H, W, 3)
+    raw: np.ndarray,  # uint8 (H, W, 3)
 ) -> float:  # dB, at most 80
     "Peak signal-to-noise ratio over RGB, as pyiqa defines it"
     return float(-10 * np.log10(_squares(enhanced, raw) / enhanced.size / 255**2 + 1e-8))
 
 # %% ../nbs/measurement/00_metrics.ipynb #af51af27
 def rmse(
-    enhanced,  # uint8 (H, W, 3)
-    raw,  # uint8 (H, W, 3)
+    enhanced: np.ndarray,  # uint8 (H, W, 3)
+    raw: np.ndarray,  # uint8 (H, W, 3)
 ) -> float:  # grey levels
     "Root of the mean squared error over RGB, unlike PSNR a distance"
     return float(np.sqrt(_squares(enhanced, raw) / enhanced.size))
@@ -669,7 +674,9 @@ def _niqe(purpose, device="cpu"):
 # %% ../nbs/measurement/00_metrics.ipynb #826da23c
 def metric(
     name: str,  # a name in `METRICS` of kind full-reference or no-reference
-    device="cpu",  # where the network runs; a GPU differs in the last digits: use one device for a table
+    device: str = "cpu",  # a GPU differs in the last digits: use one device for a table
+) -> (
+    Callable
 ):  # function (enhanced, raw=None) -> float, both uint8 (H, W, 3); `QebiasError` where an image has no value
     "A metric of Table 3, ready to use; raises `MissingWeights` at once where a file is not on this machine"
     entry, compute = _ready(name), _built(name, device)
@@ -757,8 +764,8 @@ def _finite(name, value):
 
 # %% ../nbs/measurement/00_metrics.ipynb #26f010ba
 def frechet_distance(
-    a,  # features (n, d), one row an image, patch or block; n >= 2
-    b,  # features (m, d)
+    a: np.ndarray,  # features (n, d), one row an image, patch or block; n >= 2
+    b: np.ndarray,  # features (m, d)
 ) -> float:  # the squared Fréchet distance of the two Gaussians, as FID has it
     "Fréchet distance of two sets of features, exact also for n << d; refuses other than two finite sets"
     a, b = (_rows(x, name) for x, name in ((a, "the first set"), (b, "the second set")))
@@ -874,8 +881,8 @@ def _alex(purpose, device="cpu"):
 
 # %% ../nbs/measurement/00_metrics.ipynb #84e34c2f
 def clean_resize(
-    rgb,  # uint8 (H, W, 3)
-    size=299,  # side of the result
+    rgb: np.ndarray,  # uint8 (H, W, 3)
+    size: int = 299,  # side of the result
 ) -> np.ndarray:  # float32 (size, size, 3) in 0..255, not rounded
     "Resize as clean-fid does: a float image a channel, Pillow's bicubic, clipped"
     channels = [
@@ -925,7 +932,9 @@ EXTRACTORS = {
 
 def features(
     name: str,  # `nss` (36 a block of 96 px), `alex` (256 an image), `inception` (2048), `inception-256`
-    device="cpu",  # where the network runs
+    device: str = "cpu",  # where the network runs
+) -> (
+    Callable
 ):  # function: uint8 (H, W, 3) -> float64 (k, d); rows of `nss` and of patches go along the image's rows
     "An extractor for `frechet_distance`; raises `MissingWeights` at once where a file is not on this machine"
     extract = _extractor(name, device)
@@ -976,17 +985,19 @@ class Gaussian:
 
 # %% ../nbs/measurement/00_metrics.ipynb #f1902724
 def statistics(
-    images,  # a folder, or a list of arrays (uint8 (H, W, 3)), paths and functions that load one
-    name="fid",  # a metric of kind set
-    device="cpu",  # where the network runs
-    cache=None,  # folder that keeps statistics, one file per (set, extractor); None keeps nothing
+    images: str | Path | list,  # a folder, or uint8 (H, W, 3) arrays, paths and functions that load one
+    name: str = "fid",  # a metric of kind set
+    device: str = "cpu",  # where the network runs
+    cache: str
+    | Path
+    | None = None,  # folder that keeps them, a file per (set, extractor); None keeps nothing
 ) -> Gaussian:
     "Mean and covariance of a set's features, rows without value left out; an error names the image"
     if _ready(name).kind != "set":
         raise QebiasError(f"{name} is a value of one image: use score")
-    images = _listed(images)
+    listed = _listed(images)
     kept = (
-        Path(cache) / f"{name}-{digest([_version(name, device), sorted(map(_content, images))])}.npz"
+        Path(cache) / f"{name}-{digest([_version(name, device), sorted(map(_content, listed))])}.npz"
         if cache
         else None
     )
@@ -1004,15 +1015,16 @@ def statistics(
     with _pool(None, [name], device) as (pool, ahead):
         found = _rows(
             np.concatenate(
-                [x[np.isfinite(x).all(1)] for x in in_order(pool, rows, images, ahead)] or [np.empty((0, 1))]
+                [x[np.isfinite(x).all(1)] for x in in_order(pool, rows, listed, ahead)] or [np.empty((0, 1))]
             ),
             "the set",
         )
-    found = Gaussian(*_moments(found), len(found))
+    mean, factor = _moments(found)
+    gaussian = Gaussian(mean, factor, len(found))
     if kept:
         with atomic(kept) as tmp:
-            np.savez(tmp, mean=found.mean, factor=found.factor, n=found.n)
-    return found
+            np.savez(tmp, mean=mean, factor=factor, n=len(found))
+    return gaussian
 
 # %% ../nbs/measurement/00_metrics.ipynb #659c73fb
 def _kept(path):
@@ -1024,17 +1036,17 @@ def _kept(path):
 
 # %% ../nbs/measurement/00_metrics.ipynb #f830e618
 def set_distance(
-    a,  # a folder, or a list of arrays, paths and functions that load an image
-    b,  # the other set
-    name="fid",  # a metric of kind set
-    device="cpu",
-    cache=None,  # folder that keeps statistics
+    a: str | Path | list,  # a folder, or a list of arrays, paths and functions that load an image
+    b: str | Path | list,  # the other set
+    name: str = "fid",  # a metric of kind set
+    device: str = "cpu",
+    cache: str | Path | None = None,  # folder that keeps statistics
 ) -> float:
     "Fréchet distance of two sets of images, such as FID; warns of too few images"
-    a, b = (statistics(x, name, device, cache) for x in (a, b))
-    if few := _few(name, min(a.n, b.n), len(a.mean)):
+    one, other = (statistics(images, name, device, cache) for images in (a, b))
+    if few := _few(name, min(one.n, other.n), len(one.mean)):
         warnings.warn(few, FewImages, stacklevel=2)
-    return _frechet(a.mean, a.factor, b.mean, b.factor)
+    return _frechet(one.mean, one.factor, other.mean, other.factor)
 
 # %% ../nbs/measurement/00_metrics.ipynb #ef11163b
 def _listed(images):
@@ -1138,20 +1150,24 @@ def _version(name, device):
 
 # %% ../nbs/measurement/00_metrics.ipynb #0ac2873c
 def score(
-    images,  # iterable of (name, enhanced, raw or None): arrays, paths, or functions that load one
-    names,  # names in `METRICS`
-    device="cpu",  # where networks run
-    errors="keep",  # `keep`: what cannot be computed is an empty cell; `raise`: it is an error
-    journal=None,  # file that keeps values as they come, for a run that goes on after a kill
-    workers=None,  # images at once; one a CPU thread if left out
-    progress=None,  # called with each image's name when it is done
-):  # pandas: image ("" for a set), metric, value; `attrs`: empty (image, metric, reason), notes
+    images: Iterable[
+        tuple
+    ],  # iterable of (name, enhanced, raw or None): arrays, paths, or functions that load one
+    names: Iterable[str],  # names in `METRICS`
+    device: str = "cpu",  # where networks run
+    errors: str = "keep",  # `keep`: what cannot be computed is an empty cell; `raise`: it is an error
+    journal: str | Path | None = None,  # keeps values as they come, for a run that goes on after a kill
+    workers: int | None = None,  # images at once; one a CPU thread if left out
+    progress: Callable | None = None,  # called with each image's name when it is done
+) -> "pd.DataFrame":  # image ("" for a set), metric, value; `attrs`: empty (image, metric, reason), notes
     "Score images by several metrics in one pass, as a long table; an error names the image"
     pandas, names = require("pandas", "tables of scores"), list(dict.fromkeys(names))
     if errors not in ("keep", "raise"):
         raise QebiasError(f"errors is 'keep' or 'raise', not {errors!r}")
     evaluator = _Evaluator(names, device, journal)
-    rows, empty, notes, features = [], [], [], {name: [] for name in evaluator.sets}
+    rows, empty = [], []
+    notes: list[str] = []
+    features: dict[str, list] = {name: [] for name in evaluator.sets}
 
     def enter(image, name, value, reason):
         if reason and errors == "raise":
@@ -1315,7 +1331,7 @@ def _unplain(value):
     )
 
 # %% ../nbs/measurement/00_metrics.ipynb #ad4c0545
-def listing(names=None) -> list:  # lines
+def listing(names: Iterable[str] | None = None) -> list:  # lines
     "The metrics as a table: what they are, and whether they can be computed here"
     rows = [("metric", "better", "range", "kind", "least side", "here", "label")]
     for m in (METRICS[name] for name in names or METRICS):
@@ -1355,7 +1371,7 @@ def _files(name):
     ]
 
 # %% ../nbs/measurement/00_metrics.ipynb #ca4e1d99
-def checklist(names=None) -> list:  # lines
+def checklist(names: Iterable[str] | None = None) -> list:  # lines
     "Of each metric: its files, where they are looked for, whether they are right, size and address"
     lines = []
     for name in names or METRICS:
@@ -1395,10 +1411,10 @@ def _hash(row):
 
 # %% ../nbs/measurement/00_metrics.ipynb #d7bf92bc
 def fetch(
-    names=None,  # metrics; all of them if left out
-    say=print,  # called with a line a file
-    progress=True,  # bars on stderr
-):
+    names: Iterable[str] | None = None,  # metrics; all of them if left out
+    say: Callable = print,  # called with a line a file
+    progress: bool = True,  # bars on stderr
+) -> None:
     "Download what metrics lack and verify it; raises `QebiasError` at the end, naming what could not be had"
     failed, seen = [], set()
     for name in names or METRICS:

@@ -15,8 +15,9 @@ import importlib
 import inspect
 import json
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -90,8 +91,8 @@ def network_class(
 
 # %% ../nbs/networks/30_networks.ipynb #99f0c525
 def network_spec(
-    network: type | str | Mapping,  # a subclass of nn.Module, its name `"module:Class"`, or a spec
-    **kwargs,  # its arguments
+    network: Any,  # a subclass of nn.Module, its name `"module:Class"`, or a spec
+    **kwargs: Any,  # its arguments
 ) -> dict:  # `{"class": "module:Class", "kwargs": {...}}`
     "The spec of a network; raises `QebiasError` for a class that cannot be imported, or that is no network"
     if isinstance(network, Mapping):
@@ -246,7 +247,7 @@ def save_network(
     network: nn.Module,  # a generator or a discriminator that `build` can make
     spec: Mapping,  # what builds it again, as for `build`
     provenance: Mapping,  # where its weights come from; anything JSON can hold
-):
+) -> None:
     "Write weights, spec and provenance, or nothing; raises `QebiasError` where the spec is another's"
     state = {k: v.detach().cpu().contiguous().clone() for k, v in network.state_dict().items()}
     twin = outline(spec)
@@ -264,7 +265,7 @@ def save_network(
 
 # %% ../nbs/networks/30_networks.ipynb #651dca4e
 @contextlib.contextmanager
-def open_weights(path: str | Path):
+def open_weights(path: str | Path) -> Iterator:
     "A safetensors file, open; whatever is wrong with its bytes is a `QebiasError`"
     if not Path(path).is_file():
         raise QebiasError(f"{path} does not exist, or is no file: pass a generator.safetensors")
@@ -343,7 +344,7 @@ def checked_spec(
 def require_trust(
     name: str,  # `module:Class`
     trust: bool | Collection[str],  # `True`, or names of classes
-):
+) -> None:
     "Raise `QebiasError` unless a class from elsewhere was asked for by its caller"
     module = name.partition(":")[0]
     if trust is True or (trust and name in trust):
@@ -370,20 +371,20 @@ def load_network(
             net = build(spec)
         load_weights(net, load_state(path))
         if halo := header["provenance"].get("halo"):
-            net.halo = checked_halo(halo)
+            vars(net)["halo"] = checked_halo(halo)
     except QebiasError as error:
         raise QebiasError(f"{path}: {error}") from None
     return net.eval()
 
 # %% ../nbs/networks/30_networks.ipynb #7e5fa98b
 def checked_halo(
-    stored: object,  # as a header has it: anything
+    stored: Any,  # as a header has it
 ) -> Halo:
     "A header's halo; raises `QebiasError` for what is none"
     try:
         halo = Halo(**stored)
     except TypeError:
-        halo = Halo("", "")
+        halo = Halo(-1, None)
     whole = halo.pixels is None or type(halo.pixels) is int and 0 <= halo.pixels < 2**20
     if not whole or not isinstance(halo.difference, (int, float)):
         raise QebiasError(f"its halo is {str(stored)[:80]}: pixels and a difference were expected")

@@ -13,6 +13,7 @@ import re
 import sys
 from collections.abc import Iterable
 from pathlib import Path
+from types import ModuleType
 
 from .core import QebiasError, atomic, project_root, require
 
@@ -21,7 +22,7 @@ from .core import QebiasError, atomic, project_root, require
 HEAVY = ("rfc3987_syntax", "pyarrow")
 
 
-def lean_papermill():
+def lean_papermill() -> ModuleType:
     "papermill without what takes longer to import than it does; raises `QebiasError` where there is none"
     if "papermill" in sys.modules:
         return sys.modules["papermill"]
@@ -49,13 +50,20 @@ def parameters(
     return found
 
 # %% ../nbs/tools/10_notebooks.ipynb #29acb565
-TYPES = {"str": str, "int": int, "float": (int, float), "bool": bool, "list": list, "dict": dict}
+TYPES: dict[str, type | tuple] = {
+    "str": str,
+    "int": int,
+    "float": (int, float),
+    "bool": bool,
+    "list": list,
+    "dict": dict,
+}
 
 
 def check_parameters(
     notebook: str | Path,
     values: dict,  # what is to be passed
-):
+) -> None:
     "Refuse a name that the notebook does not declare, or a value of another type; raises `QebiasError`"
     declared, name = parameters(notebook), Path(notebook).name
     if unknown := sorted(values.keys() - declared.keys()):
@@ -86,7 +94,7 @@ def execute(
     values: dict = {},  # its parameters
     threads: int | None = None,  # threads of its numerical libraries
     engine: str | None = None,  # of papermill; a kernel in a process of its own if left out
-):
+) -> None:
     "Run a notebook with checked parameters; raises `QebiasError` when one of its cells does"
     pm = lean_papermill()
     check_parameters(notebook, values)
@@ -132,7 +140,7 @@ def require_publishable(
     name: str,  # of the file, for messages
     private: Iterable[str],  # folders of this machine that must not be shown
     largest: int = LARGEST,  # bytes
-):
+) -> None:
     "Raise `QebiasError` where a notebook is too large, or shows a path of this machine"
     for folder in set(private) - {"/", "~"}:
         if folder in text:
@@ -146,7 +154,7 @@ def publish(
     executed: str | Path,  # the executed notebook
     target: str | Path,  # the committed notebook that it replaces
     largest: int = LARGEST,  # bytes
-):
+) -> None:
     "Put the outputs of an executed notebook into the committed one, cleaned; raises `QebiasError`"
     nbformat = require("nbformat", "publishing notebooks")
     book, committed = nbformat.read(executed, 4), nbformat.read(target, 4)
@@ -168,7 +176,7 @@ def publish(
     clean(Path(target).resolve())
 
 # %% ../nbs/tools/10_notebooks.ipynb #0719a6ba
-def clean(notebook: str | Path):
+def clean(notebook: str | Path) -> None:
     "Clean a notebook as `nbdev_clean` does"
     require("nbdev", "publishing notebooks")
     from nbdev.clean import nbdev_clean
@@ -197,7 +205,7 @@ def to_html(
     page: str | Path,  # HTML file to write
     title: str = "",  # of the page
     home: str = "",  # relative address of the report's index, shown on top where given
-):
+) -> None:
     "Write an executed notebook as one self-contained page"
     nbconvert, nbformat = require("nbconvert", "the report"), require("nbformat", "the report")
     book = nbformat.read(notebook, 4)

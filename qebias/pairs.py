@@ -12,7 +12,9 @@ import functools
 import os
 import sys
 import time
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from tqdm import tqdm
@@ -34,6 +36,11 @@ from qebias.core import (
     threads,
     write_json,
 )
+
+if TYPE_CHECKING:
+    import torch
+
+    from qebias.codecs.base import Codec
 
 # %% ../nbs/data/20_pairs.ipynb #731c2e7e
 FORMAT = 2
@@ -87,7 +94,7 @@ class _Writer:
 class Pixels:
     "The pictures of one folder's pixels.bin, memory-mapped: index it for a read-only uint8 view (H, W, 3)"
 
-    def __init__(self, folder):
+    def __init__(self, folder: str | Path):
         self.folder = Path(folder)
         self.manifest = read_json(self.folder / "manifest.json")
         if not isinstance(self.manifest, dict) or self.manifest.get("format") != FORMAT:
@@ -103,7 +110,7 @@ class Pixels:
             flat = np.asarray(np.memmap(file, np.uint8, "r"))
             shapes = [(e["offset"], e["height"], e["width"]) for e in self.manifest["images"]]
             self.views = [flat[at : at + 3 * h * w].reshape(h, w, 3) for at, h, w in shapes]
-        self.checked = set()  # numbers of pictures that were found to be what was written
+        self.checked: set[int] = set()  # numbers of pictures that were found to be what was written
 
     def __len__(self):
         return len(self.views)
@@ -228,8 +235,8 @@ class Pairs:
 
     def __init__(
         self,
-        folder,  # <dataset>/<codec>-<level>
-        raw=None,  # where the raw pictures lie; `raw` beside the folder if left out
+        folder: str | Path,  # <dataset>/<codec>-<level>
+        raw: str | Path | None = None,  # where the raw pictures lie; `raw` beside the folder if left out
     ):
         self.folder, self.raw_folder = Path(folder), Path(raw) if raw else Path(folder).parent / "raw"
         self._compressed, self._raw = Pixels(self.folder), Pixels(self.raw_folder)
@@ -249,7 +256,9 @@ class Pairs:
 
     def __repr__(self):
         codec, size = self.manifest["codec"], sum(v.size for v in self._raw) / 3e6
-        return f"Pairs({len(self)} pictures, {size:.2f} megapixels, {codec['codec']} {codec['level']}, mean {np.mean([e['bpp'] for e in self._images]):.3f} bpp)"
+        rate = np.mean([e["bpp"] for e in self._images])
+        coded = f"{codec['codec']} {codec['level']}, mean {rate:.3f} bpp"
+        return f"Pairs({len(self)} pictures, {size:.2f} megapixels, {coded})"
 
     def raw(self, i: int) -> np.ndarray:
         "The raw picture, a read-only uint8 view (H, W, 3)"
@@ -280,7 +289,7 @@ class Pairs:
             raise QebiasError(f"{file} is not what was written: remove {self.folder} and build it again")
         return data
 
-    def verify(self):
+    def verify(self) -> None:
         "Hash everything again; raises `QebiasError` that names what is not what was written"
         for pixels in (self._raw, self._compressed):
             if wrong := pixels.wrong():
@@ -298,13 +307,13 @@ def _bytes_digest(data):
 # %% ../nbs/data/20_pairs.ipynb #15fd0171
 def build_pairs(
     images: list,  # of `RawImage`, names all different
-    codec,  # a codec of `qebias.codecs`
-    folder,  # where the pairs go, <dataset>/<codec>-<level>
-    raw=None,  # where the raw pictures go; `raw` beside the folder if left out
-    workers=None,  # how many read, compress and hash at once, one for each core if left out; 1 stays in this process
-    progress=True,  # a bar on stderr
+    codec: "Codec",  # a codec of `qebias.codecs`
+    folder: str | Path,  # where the pairs go, <dataset>/<codec>-<level>
+    raw: str | Path | None = None,  # where the raw pictures go; `raw` beside the folder if left out
+    workers: int | None = None,  # that read, compress and hash, one a core if left out; 1: this process
+    progress: bool = True,  # a bar on stderr
 ) -> Pairs:
-    "Compress whole pictures and keep both domains, or take up the store that holds exactly this; raises `QebiasError`"
+    "Compress whole pictures and keep both domains, or take up the store of this; raises `QebiasError`"
     folder = Path(folder)
     _require_names(images)
     if folder.name == "raw":
@@ -400,11 +409,11 @@ SYMMETRIES = {
 
 
 class PatchSampler:
-    "Cut batches of patches from pairs: call it with the iteration for (raw, compressed), uint8 tensors (N, 3, p, p)"
+    "Cuts batches of patches from pairs: of an iteration, raw and compressed, uint8 (N, 3, p, p)"
 
     def __init__(
         self,
-        pairs,  # `Pairs`, `JoinedPairs`, or a list of `Pairs`; all pictures are equally likely
+        pairs: Any,  # `Pairs`, `JoinedPairs`, or a list of `Pairs`; all pictures are equally likely
         patch: int,  # side of a patch in pixels
         batch: int,  # patches a call, for this rank
         seed: int,  # another seed, other patches
@@ -481,9 +490,9 @@ class PatchSampler:
 
 # %% ../nbs/data/20_pairs.ipynb #97bbabba
 def to_float(
-    batch,  # a uint8 tensor, or a tuple of them such as (raw, compressed)
-    device="cpu",  # where it goes, as bytes
-):  # float32 in [0, 1], of the same form
+    batch: "torch.Tensor | tuple",  # a uint8 tensor, or a tuple of them such as (raw, compressed)
+    device: str = "cpu",  # where it goes, as bytes
+) -> "torch.Tensor | tuple":  # float32 in [0, 1], of the same form
     "Move patches to the device and scale them to [0, 1]"
     if isinstance(batch, (tuple, list)):
         return tuple(to_float(part, device) for part in batch)
@@ -491,11 +500,11 @@ def to_float(
 
 # %% ../nbs/data/20_pairs.ipynb #83cbee09
 def batches(
-    sampler,  # a `PatchSampler`, or any function of the iteration that gives (raw, compressed) as uint8 tensors
-    iterations,  # which ones, in order
-    device="cpu",  # where the batches go
-    ahead=2,  # how many are cut before they are asked for
-):  # iterator of (iteration, raw, compressed), float32 in [0, 1] on the device
+    sampler: Callable,  # a `PatchSampler`, or a function of the iteration that gives uint8 (raw, compressed)
+    iterations: Iterable[int],  # which ones, in order
+    device: str = "cpu",  # where the batches go
+    ahead: int = 2,  # how many are cut before they are asked for
+) -> Iterator[tuple]:  # iterator of (iteration, raw, compressed), float32 in [0, 1] on the device
     "The batches of a training, the next ones cut in a thread meanwhile"
     pinned = str(device).startswith("cuda")
 

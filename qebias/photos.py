@@ -9,7 +9,9 @@ __all__ = ['NARROW', 'SETTINGS', 'parsed', 'psi_here', 'configs', 'live', 'train
 import json
 import math
 import time
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -23,6 +25,10 @@ from .networks import load_network
 from .pairs import build_pairs
 from .training import fit
 from .weights import MissingWeights, find
+
+if TYPE_CHECKING:
+    from qebias.codecs.base import Codec
+    from qebias.config import TrainConfig
 
 # %% ../nbs/tools/45_photos.ipynb #9a0521f1
 NARROW = {  # what two cores can train within half an hour
@@ -52,7 +58,7 @@ SETTINGS = {  # key -> what it is
 
 
 def parsed(
-    pairs,  # texts "key=value"
+    pairs: Iterable[str],  # texts "key=value"
 ) -> dict:
     "Settings from a command line; raises `QebiasError` for an unknown key"
     found = {}
@@ -94,7 +100,7 @@ def configs(
         raise QebiasError(f"preset {preset!r} is not known: narrow or paper")
     iterations = settings.pop("iterations", 1000 if device == "cpu" else 20_000)
     first = settings.pop("pretraining", 2 * iterations)
-    run = {"batch": 8, "patch": 64} if device == "cpu" else {}
+    run: dict[str, Any] = {"batch": 8, "patch": 64} if device == "cpu" else {}
     run |= {"device": device} | settings
     psi = run.pop("psi", None)
     networks, m = NARROW if preset == "narrow" else {}, method(name)
@@ -125,11 +131,11 @@ def _board(folder):
 
 # %% ../nbs/tools/45_photos.ipynb #b3230788
 def live(
-    config,  # `TrainConfig`
-    folder,  # of the training
-    say,  # called with a line
-    every=5.0,  # seconds between two lines
-):  # a function for `fit`'s progress
+    config: "TrainConfig",  # `TrainConfig`
+    folder: str | Path,  # of the training
+    say: Callable,  # called with a line
+    every: float = 5.0,  # seconds between two lines
+) -> Callable:  # a function for `fit`'s progress
     "Losses and the time to go, as lines and for TensorBoard"
     board, last = _board(Path(folder)), [0.0]
 
@@ -156,13 +162,13 @@ def _time(seconds):
 
 # %% ../nbs/tools/45_photos.ipynb #2ef7c679
 def train(
-    photos,  # folder of photographs
+    photos: str | Path,  # folder of photographs
     name: str,  # a method
     codec: str,  # bpg, jpeg, avif
     level: int,
-    out,  # the folder of it all
+    out: str | Path,  # the folder of it all
     settings: dict = {},  # as `parsed` gives them
-    say=print,  # called with a line
+    say: Callable = print,  # called with a line
 ) -> dict:  # path of the weights, and what they reach
     "Compress, train and look; raises `QebiasError`"
     out, coder = Path(out), codec_named(codec, level)
@@ -179,7 +185,7 @@ def train(
         say(f"{part}: {spec['class'].split(':')[1]} ({sizes or 'its own sizes'}), {config.device}{psi}")
         fit(config, pairs, out / part, init=init, progress=live(config, out / part, say))
         init = out / part / "generator.safetensors"
-    rows = look(init, kept, coder, stages[-1][1].device)
+    rows = look(out / part / "generator.safetensors", kept, coder, stages[-1][1].device)
     before, after = (np.mean([r[k] for r in rows]) for k in ("compressed", "enhanced"))
     say(f"PSNR of the photographs that were set aside: {before:.2f} dB compressed, {after:.2f} dB enhanced")
     result = {"weights": init, "method": name, "codec": codec, "level": level, "photographs": rows}
@@ -189,10 +195,10 @@ def train(
 
 # %% ../nbs/tools/45_photos.ipynb #7b650068
 def look(
-    model,  # a `generator.safetensors`
+    model: str | Path,  # a `generator.safetensors`
     images: list,  # of `RawImage`
-    coder,  # a codec
-    device="cpu",
+    coder: "Codec",  # a codec
+    device: str = "cpu",
 ) -> list:  # of dicts picture, compressed, enhanced (PSNR in dB)
     "PSNR of whole photographs before and after"
     generator, rows = load_network(model, trust=True), []  # our own training's file

@@ -18,6 +18,7 @@ import struct
 import sys
 import zlib
 from collections import Counter
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -62,7 +63,7 @@ class Picture:
     def like(
         self,
         rgb: np.ndarray,  # (H, W, 3) of the same size: uint8, uint16, or floats in [0, 1]
-    ):  # a `Picture`
+    ) -> "Picture":  # a `Picture`
         "The same picture with other pixels, as deep as before and grey where it was; raises `QebiasError`"
         rgb = np.asarray(rgb)
         if rgb.shape != self.rgb.shape:
@@ -79,7 +80,7 @@ class Picture:
             pixels[top : top + rows] = np.clip(values * most + 0.5, 0, most)
         return replace(self, rgb=pixels)
 
-    def eight_bit(self):  # (uint8 (H, W, 3), list of notes)
+    def eight_bit(self) -> tuple[np.ndarray, list[str]]:  # (uint8 (H, W, 3), list of notes)
         "Opaque 8-bit sRGB, as codecs and metrics take it, and what was done for it; raises `QebiasError`"
         if self.alpha is not None:
             raise QebiasError("transparent in places: flatten it onto a background first")
@@ -115,8 +116,8 @@ def _transform(icc: bytes, mode: str):
     name = " ".join(ImageCms.getProfileDescription(profile).split())[:60] or "its profile"
     srgb = ImageCms.createProfile("sRGB")
     transform = ImageCms.buildTransform(profile, srgb, mode, "RGB", ImageCms.Intent.RELATIVE_COLORIMETRIC)
-    convert = functools.partial(ImageCms.applyTransform, transform=transform)
-    if mode == "RGB":
+    convert: Callable | None = functools.partial(ImageCms.applyTransform, transform=transform)
+    if convert and mode == "RGB":
         steps = np.linspace(0, 255, 9).astype(np.uint8)
         cube = np.stack(np.meshgrid(steps, steps, steps), -1).reshape(27, 27, 3)
         moved = np.abs(np.array(convert(Image.fromarray(cube))).astype(int) - cube).max()
@@ -127,7 +128,7 @@ def _transform(icc: bytes, mode: str):
 def to_srgb(
     rgb: np.ndarray,  # uint8 (H, W, 3)
     icc: bytes,  # the profile that says what it means
-):  # (uint8 (H, W, 3), a note or "")
+) -> tuple[np.ndarray, str]:  # (uint8 (H, W, 3), a note or "")
     "The same colours in sRGB; a profile that is damaged is left out, and said"
     try:
         from PIL import ImageCms
@@ -281,12 +282,12 @@ class Look(NamedTuple):
     kind: str  # "PNG", "JPEG", ... or "BPG"
 
     @property
-    def pixels(self):
+    def pixels(self) -> int:
         return self.width * self.height
 
 # %% ../nbs/data/08_pictures.ipynb #f2f8385b
 def look(
-    path,  # a picture
+    path: str | Path,  # a picture
 ) -> Look:
     "Size and kind of a picture without decoding it; raises `QebiasError` for what will not be read"
     head, kind = _head(path)
@@ -328,7 +329,7 @@ _REMEDY = ": fix it or leave it out"
 
 
 def read_picture(
-    path,  # a picture of any kind that is read here
+    path: str | Path,  # a picture of any kind that is read here
 ) -> Picture:
     "Read a picture with what it carries; raises `QebiasError` that names the file"
     head, kind = _head(path)
@@ -438,9 +439,9 @@ def _exif(image, kind):
 
 # %% ../nbs/data/08_pictures.ipynb #819c7b32
 def save_picture(
-    path,  # where to; a temporary name, for `write_picture` and `Outputs.write`
+    path: str | Path,  # where to; a temporary name, for `write_picture` and `Outputs.write`
     picture: Picture,
-):
+) -> None:
     "Write a picture as PNG"
     layers = [picture.rgb[..., :1] if picture.grey and picture.channels == 1 else picture.rgb]
     if picture.alpha is not None:
@@ -454,9 +455,9 @@ def save_picture(
 
 # %% ../nbs/data/08_pictures.ipynb #1c40a40e
 def write_picture(
-    path,
+    path: str | Path,
     picture: Picture,
-):
+) -> None:
     "Write a picture as PNG, whole or not at all"
     with atomic(Path(path)) as tmp:
         save_picture(tmp, picture)
@@ -500,7 +501,7 @@ class Notes:
     def __init__(self):
         self.found = {}  # note -> names
 
-    def add(self, name, notes):
+    def add(self, name: str, notes: Iterable[str]) -> None:
         for note in notes:
             self.found.setdefault(note, []).append(str(name))
 
@@ -513,13 +514,13 @@ class Notes:
 
 # %% ../nbs/data/08_pictures.ipynb #e772a2eb
 def read_rgb8(
-    path,
+    path: str | Path,
     notes: Notes | None = None,  # gets what was done
 ) -> np.ndarray:  # uint8 (H, W, 3), sRGB
     "Read a picture as opaque 8-bit sRGB; raises `QebiasError` that names the file"
     rgb, said = _named(path, read_picture(path).eight_bit)
     if notes is not None:
-        notes.add(path, said)
+        notes.add(str(path), said)
     return rgb
 
 # %% ../nbs/data/08_pictures.ipynb #964ba1bd
@@ -539,7 +540,7 @@ class Found(NamedTuple):
 
 # %% ../nbs/data/08_pictures.ipynb #8e66c7d8
 def walk(
-    root,  # a folder
+    root: str | Path,  # a folder
 ) -> tuple:  # (paths of pictures relative to it, of other files), sorted
     "Every file below a folder, hidden ones left out; linked folders are followed, each once"
 
@@ -569,7 +570,7 @@ def one_a_name(
     files: list,  # of paths relative to a folder
 ) -> tuple:  # (the files that count, those that are left out)
     "Of several files of one name the lossless one, or else the first by `_ORDER`"
-    best = {}
+    best: dict = {}
     for f in files:
         name = f.with_suffix("").as_posix()
         if name not in best or _ORDER[f.suffix.lower()] < _ORDER[best[name].suffix.lower()]:
@@ -579,8 +580,8 @@ def one_a_name(
 
 # %% ../nbs/data/08_pictures.ipynb #300c55e8
 def find_pictures(
-    paths,  # files, or folders of which every picture is taken
-    but=None,  # a folder whose content is left out: the output's, where it lies in an input folder
+    paths: Iterable[str | Path],  # files, or folders of which every picture is taken
+    but: str | Path | None = None,  # a folder left out: the output's, where it lies in an input's
 ) -> tuple:  # (list of `Found`, list of lines that say what is left out)
     "The pictures that a command line names; raises `QebiasError` where there are none, or two of one name"
     found, said = [], []
@@ -594,7 +595,7 @@ def find_pictures(
             found.append(Found(path, path.stem))
     if not found:
         raise QebiasError("no picture was named: give files or folders")
-    first = {}
+    first: dict[str, Found] = {}
     for picture in found:
         other = first.setdefault(picture.name.casefold(), picture)
         if other is not picture:

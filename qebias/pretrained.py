@@ -18,12 +18,18 @@ import os
 import struct
 import sys
 import time
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from .core import QebiasError, atomic, digest, seed_for, write_json
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from qebias.config import TrainConfig
 
 # %% ../nbs/method/40_pretrained.ipynb #1a99cc58
 HOME = Path(__file__).parent / "pretrained" if "__file__" in globals() else Path("pretrained")
@@ -41,7 +47,7 @@ class Model(NamedTuple):
 
 # %% ../nbs/method/40_pretrained.ipynb #d3b75e68
 def read_card(
-    path,  # a safetensors file
+    path: str | Path,  # a safetensors file
 ) -> dict:  # its card, empty where it has none
     "What a model file says of itself, read without PyTorch; raises `QebiasError` for a file that is none"
     try:
@@ -58,7 +64,7 @@ def read_card(
 # %% ../nbs/method/40_pretrained.ipynb #6889a6b7
 @functools.cache
 def models(
-    folder=None,  # where to look; the package's own if left out
+    folder: str | Path | None = None,  # where to look; the package's own if left out
 ) -> dict:  # name -> `Model`
     "The models that lie in a folder, by name; raises `QebiasError` for a damaged file"
     found = {}
@@ -71,7 +77,7 @@ def models(
 
 # %% ../nbs/method/40_pretrained.ipynb #54215584
 def list_models(
-    folder=None,  # as for `models`
+    folder: str | Path | None = None,  # as for `models`
 ) -> list:  # lines
     "The table of models, as text"
     rows = [("model", "for", "aim", "reaches")]
@@ -118,18 +124,19 @@ def _scaled():
 
 # %% ../nbs/method/40_pretrained.ipynb #fad8502a
 def jpeg_quality(
-    path,  # a JPEG file, or an open one
+    path: str | Path,  # a JPEG file, or an open one
 ) -> int:  # 1..100
     "The libjpeg quality whose luma table is nearest to a file's; raises `QebiasError`"
     from PIL import Image
 
     try:
         with Image.open(path, formats=["JPEG", "MPO"]) as image:
-            table = np.sort(np.array(image.quantization[0], float))
+            tables: Any = vars(image)["quantization"]
+            table = np.sort(np.array(tables[0], np.float64))
     except (OSError, SyntaxError, ValueError, KeyError, AttributeError, Image.DecompressionBombError):
         raise QebiasError(f"{path} is no JPEG file that can be read") from None
     gaps = {q: np.abs(np.log(scaled / table)).sum() for q, scaled in _scaled().items()}
-    return min(gaps, key=gaps.get)
+    return min(gaps, key=lambda quality: gaps[quality])
 
 # %% ../nbs/method/40_pretrained.ipynb #e35568c6
 class _Bits:
@@ -169,7 +176,7 @@ def _start_qp(unit) -> tuple:
 
 # %% ../nbs/method/40_pretrained.ipynb #807a158f
 def bpg_qp(
-    path,  # a BPG file
+    path: str | Path,  # a BPG file
 ) -> int:  # 0..51
     "The quantiser of a BPG file's first slice; raises `QebiasError`"
     from qebias.codecs import bpg_header
@@ -196,7 +203,7 @@ def bpg_qp(
 
 # %% ../nbs/method/40_pretrained.ipynb #e8008396
 def quality_of(
-    path,  # a picture
+    path: str | Path,  # a picture
 ) -> tuple | None:  # ("jpeg", QF) or ("bpg", QP); None for another format, whatever its suffix says
     "Which codec a file comes from and how strongly it was compressed; raises `QebiasError` for a damaged one"
     try:
@@ -212,9 +219,9 @@ def quality_of(
 
 # %% ../nbs/method/40_pretrained.ipynb #0d4939fe
 def model_for(
-    path,  # a compressed picture
-    perceptual=False,  # the perceptual one instead of the one of the highest PSNR
-    folder=None,  # as for `models`
+    path: str | Path,  # a compressed picture
+    perceptual: bool = False,  # the perceptual one instead of the one of the highest PSNR
+    folder: str | Path | None = None,  # as for `models`
 ) -> tuple:  # (`Model`, what the file is in words, whether the model helps there)
     "The model that comes with the package and fits a file; raises `QebiasError` where none does"
     found = quality_of(path)
@@ -241,7 +248,7 @@ def helps(
 # %% ../nbs/method/40_pretrained.ipynb #eb488e5e
 def model_named(
     name: str,  # of a model that comes with the package, or a file
-    folder=None,  # as for `models`
+    folder: str | Path | None = None,  # as for `models`
 ) -> Path:
     "The file that `--model` means; raises `QebiasError` that lists what there is"
     if str(name) in models(folder):
@@ -255,15 +262,16 @@ def model_named(
 
 # %% ../nbs/method/40_pretrained.ipynb #d50b1dfe
 def chooser(
-    model=None,  # a name, or a file; each picture's own if left out
-    perceptual=False,  # as for `model_for`
-    trust=False,  # as for `qebias.networks.load_network`
-    backend="torch",  # as for `qebias.export.compiled`
-    precision="fp32",
-    say=None,  # called with a line for each picture whose model was chosen
-):  # a function of a path that gives a network
+    model: str | Path | None = None,  # a name, or a file; each picture's own if left out
+    perceptual: bool = False,  # as for `model_for`
+    trust: bool = False,  # as for `qebias.networks.load_network`
+    backend: str = "torch",  # as for `qebias.export.compiled`
+    precision: str = "fp32",
+    say: Callable | None = None,  # called with a line for each picture whose model was chosen
+) -> Callable:  # a function of a path that gives a network
     "Which network enhances which picture; raises `QebiasError` at once where a named model cannot be loaded"
-    loaded, said = {}, set()
+    loaded: dict = {}
+    said: set = set()
 
     def load(path):
         if path not in loaded:
@@ -271,7 +279,7 @@ def chooser(
         return loaded[path]
 
     if model is not None:
-        named = load(model_named(model))
+        named = load(model_named(str(model)))
         return lambda path: named
 
     def choose(path):
@@ -328,13 +336,13 @@ PARTS = 10**6  # a training's budget is counted in millionths
 # %% ../nbs/method/40_pretrained.ipynb #10b7b809
 def recipe_config(
     recipe: Recipe,
-    psi="vgg19",  # which psi a perceptual one is trained with
-    seed=0,
-):  # qebias.training.TrainConfig
+    psi: str = "vgg19",  # which psi a perceptual one is trained with
+    seed: int = 0,
+) -> "TrainConfig":  # qebias.training.TrainConfig
     "The training of a recipe, as the study knows trainings"
     from qebias.methods import method, train_config
 
-    more = {} if recipe.start is None else {"psi": psi}
+    more: dict[str, Any] = {} if recipe.start is None else {"psi": psi}
     sizes = {"width": recipe.width, "depth": recipe.depth}
     return train_config(
         method(recipe.method),
@@ -366,10 +374,10 @@ def draw_quality(
 class JpegPatches:
     "Patches compressed when they are asked for"
 
-    def __init__(self, pictures, recipe):
+    def __init__(self, pictures: list[np.ndarray], recipe: Recipe):
         self.pictures, self.recipe = pictures, recipe
 
-    def __call__(self, random) -> tuple:  # raw and compressed patch, uint8 (p, p, 3)
+    def __call__(self, random: np.random.Generator) -> tuple:  # raw and compressed patch, uint8 (p, p, 3)
         from PIL import Image
 
         side, raw = self.recipe.patch, self.pictures[random.integers(len(self.pictures))]
@@ -391,7 +399,7 @@ class JpegPatches:
 class BpgPatches:
     "Patches of pictures that were compressed whole, each at a few QPs, and kept in a folder"
 
-    def __init__(self, pictures, recipe, folder, each=3):
+    def __init__(self, pictures: list[np.ndarray], recipe: Recipe, folder: str | Path, each: int = 3):
         from qebias.codecs import Bpg, code
 
         low, high = recipe.levels
@@ -405,7 +413,7 @@ class BpgPatches:
                         np.save(tmp, code(raw, Bpg(qp)).decoded)
                 self.pairs.append((raw, path))
 
-    def __call__(self, random) -> tuple:
+    def __call__(self, random: np.random.Generator) -> tuple:
         raw, path = self.pairs[random.integers(len(self.pairs))]
         side, coded = self.recipe.patch, np.load(path, mmap_mode="r")
         y, x = (8 * random.integers((n - side) // 8 + 1) for n in raw.shape[:2])
@@ -422,7 +430,7 @@ def turned(
 
 # %% ../nbs/method/40_pretrained.ipynb #0d9a3ff1
 def batch_of(
-    patches,  # `JpegPatches` or `BpgPatches`
+    patches: JpegPatches | BpgPatches,
     random: np.random.Generator,
 ) -> tuple:  # raw, compressed: float32 (N, 3, p, p)
     "Draw a batch"
@@ -430,7 +438,7 @@ def batch_of(
 
     raw, compressed = [], []
     for _ in range(patches.recipe.batch):
-        which = random.integers(8)
+        which = int(random.integers(8))
         a, b = patches(random)
         raw.append(turned(a, which))
         compressed.append(turned(b, which))
@@ -440,7 +448,7 @@ def batch_of(
 
 # %% ../nbs/method/40_pretrained.ipynb #427d6c68
 def training_pictures(
-    folders,  # of photographs
+    folders: Iterable[str | Path],  # of photographs
     side: int,  # smaller ones are left out, in pixels
 ) -> list:  # of uint8 (H, W, 3)
     "All photographs of some folders, in memory; raises `QebiasError` where there are none"
@@ -459,15 +467,15 @@ def training_pictures(
 # %% ../nbs/method/40_pretrained.ipynb #546cc7fd
 def pretrain(
     name: str,  # one of `RECIPES`
-    folder,  # gets checkpoint, stats.jsonl, and NAME.safetensors
+    folder: str | Path,  # gets checkpoint, stats.jsonl, and NAME.safetensors
     minutes: float,  # budget of processor time, of all runs together
-    pictures,  # photographs, uint8 (H, W, 3)
-    data="",  # what they are and their licences, for the card
-    init=None,  # the file of the model that it starts from
-    psi="vgg19",  # which psi a perceptual one is trained with
-    seed=0,
-    every=60.0,  # seconds between two checkpoints
-    progress=print,  # called with a line
+    pictures: list[np.ndarray],  # photographs, uint8 (H, W, 3)
+    data: str = "",  # what they are and their licences, for the card
+    init: str | Path | None = None,  # the file of the model that it starts from
+    psi: str = "vgg19",  # which psi a perceptual one is trained with
+    seed: int = 0,
+    every: float = 60.0,  # seconds between two checkpoints
+    progress: Callable = print,  # called with a line
 ) -> Path:  # of the model
     "Train a model that comes with the package, from its checkpoint if there is one; raises `QebiasError`"
 
@@ -562,11 +570,11 @@ def _restored(folder, key, trainer) -> dict:
 # %% ../nbs/method/40_pretrained.ipynb #efab6ad9
 def finish(
     name: str,
-    folder,  # gets NAME.safetensors
-    generator,  # the averaged one
-    config,  # its `TrainConfig`
+    folder: str | Path,  # gets NAME.safetensors
+    generator: "nn.Module",  # the averaged one
+    config: "TrainConfig",  # its `TrainConfig`
     state: dict,  # steps and seconds
-    data="",
+    data: str = "",
 ) -> Path:
     "Write the model with its card; what it reaches is added by `with_scores`"
     from qebias.core import provenance
@@ -590,11 +598,11 @@ def finish(
 
 # %% ../nbs/method/40_pretrained.ipynb #1b3a29ec
 def gains(
-    model,  # a file
+    model: str | Path,  # a file
     pictures: dict,  # name -> uint8 (H, W, 3), none of them trained on
-    levels,  # of the model's codec
-    codec="jpeg",
-    metrics=("psnr",),  # names in `qebias.metrics.METRICS`
+    levels: Iterable[int],  # of the model's codec
+    codec: str = "jpeg",
+    metrics: Iterable[str] = ("psnr",),  # names in `qebias.metrics.METRICS`
 ) -> list:  # of dicts: picture, level, metric, compressed, enhanced, gain
     "Metrics of each picture before and after; gains in dB, or in per cent of the compressed picture's value"
     from qebias.codecs import code
@@ -686,10 +694,10 @@ def means_text(
 
 
 def with_scores(
-    model,  # a file of `pretrain`, changed in place
+    model: str | Path,  # a file of `pretrain`, changed in place
     rows: list,  # of `gains`
     where: str,  # what the pictures are
-):
+) -> None:
     "Write into a model's card what it reaches; raises `QebiasError` for a model that does nothing"
     from qebias.networks import load_network, read_header, save_network
 
@@ -713,9 +721,9 @@ def with_scores(
     save_network(model, load_network(model), header["spec"], header["provenance"])
 
 # %% ../nbs/method/40_pretrained.ipynb #17f5fdcc
-def main(argv=None):
+def main(argv: list[str] | None = None) -> None:
     "Train or evaluate a model: `python -m qebias.pretrained NAME FOLDER --minutes M --photos DIR [DIR...]`"
-    parser = argparse.ArgumentParser(description=main.__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description="Train or evaluate a model")
     parser.add_argument("name", choices=list(RECIPES))
     parser.add_argument("folder", type=Path, help="gets checkpoint and model; started again, it goes on")
     parser.add_argument("--minutes", type=float, help="of processor time, of all runs together")

@@ -71,14 +71,14 @@ def flaw_of(
 ) -> str:
     "Why no BD-BR can be made of a curve; empty if it can"
     name = curve.name or "the curve"
-    for i in np.flatnonzero(~(np.isfinite(curve.bpp) & np.isfinite(curve.value))):
+    for i in np.flatnonzero(~(np.isfinite(curve.bpp) & np.isfinite(curve.value))).tolist():
         where = f"level {curve.levels[i]}" if curve.levels else curve.point(i)
         return f"{name} has no finite value or rate at {where}"
-    for i in np.flatnonzero(curve.bpp <= 0):
+    for i in np.flatnonzero(curve.bpp <= 0).tolist():
         return f"{name} has a rate without a logarithm at {curve.point(i)}"
     if len(curve) < POINTS[method]:
         return f"{method} needs {POINTS[method]} levels, and {name} has {len(curve)}"
-    for i in np.flatnonzero(np.diff(curve.bpp) <= 0):
+    for i in np.flatnonzero(np.diff(curve.bpp) <= 0).tolist():
         return f"{name} has one rate twice: {curve.point(i)} and {curve.point(i + 1)}"
     for i in breaks(curve, better):
         return f"{name} is not monotone: {curve.point(i)} is no better than {curve.point(i - 1)}"
@@ -213,8 +213,8 @@ def curves(
             if not any(part.missing for part in pair):
                 points.append((level, *(part.array[:, 0].mean() for part in pair)))
         if points:
-            levels, bpp, values = zip(*points)
-            found[row] = Curve(bpp, values, levels, row)
+            at_levels, bpp, values = zip(*points)
+            found[row] = Curve(np.array(bpp), np.array(values), at_levels, row)
     return found
 
 # %% ../nbs/measurement/20_rates.ipynb #4fe7661c

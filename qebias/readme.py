@@ -11,6 +11,7 @@ import io
 import os
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
@@ -19,6 +20,9 @@ from .core import atomic, project_root, require
 from .site import repository
 from .study.keys import items
 from .study.pages import headline, open_page
+
+if TYPE_CHECKING:
+    from qebias.study.pages import Page
 
 # %% ../nbs/tools/50_readme.ipynb #043bf653
 FRONT = ("obs1", "obs2", "sec41", "sec42", "tab3")  # the items of the front page, in the order of the story
@@ -57,7 +61,7 @@ STRIP_LABELS = ("raw", "compressed", "Real-ESRGAN", "Real-ESRGAN with the method
 
 
 def strip(
-    page,  # a `Page` of published results
+    page: "Page",  # a `Page` of published results
     count: int = 2,  # pictures, one below the other
 ) -> np.ndarray | None:  # uint8 RGB; None where a crop is not published
     "The front page's pictures, side by side with a white line between them"
@@ -88,7 +92,7 @@ COMMAND = "python -c 'from qebias.readme import write_readme; write_readme()'"
 HEAD = f"<!-- made from nbs/index.ipynb, do not edit: {COMMAND} -->"
 
 
-def index_notebook():
+def index_notebook() -> Any:
     "The index notebook, with the output of its cell of findings made anew"
     nbformat = require("nbformat", "the README")
     book = nbformat.read(project_root() / "nbs" / "index.ipynb", 4)

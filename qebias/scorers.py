@@ -7,7 +7,8 @@ __all__ = ['Lpips', 'Nlpd', 'nlpd', 'Pi']
 
 # %% ../nbs/measurement/05_scorers.ipynb #685a70b2
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -15,13 +16,16 @@ import torch.nn.functional as F
 
 from . import metrics
 
+if TYPE_CHECKING:
+    from torch import nn
+
 # %% ../nbs/measurement/05_scorers.ipynb #628a6ab4
 class Lpips(torch.nn.Module):
     "LPIPS v0.1 with AlexNet (Zhang et al., CVPR 2018): weighted squared differences of unit features"
 
     ends = 2, 5, 8, 10, 12  # of the slices of the trunk, each with its ReLU
 
-    def __init__(self, purpose, device="cpu"):
+    def __init__(self, purpose: str, device: str = "cpu"):
         super().__init__()
         self.trunk = metrics._trunk("alexnet", metrics.ALEXNET[0], purpose)
         heads = metrics._state("LPIPS_v0.1_alex-df73285e.pth", purpose)
@@ -31,7 +35,7 @@ class Lpips(torch.nn.Module):
         renamed = {f"{name[3]}.weight": value for name, value in heads.items()}
         metrics._fill(self.heads, renamed, "LPIPS_v0.1_alex-df73285e.pth")
 
-    def features(self, x):
+    def features(self, x: torch.Tensor) -> Iterator[torch.Tensor]:
         "Unit features of the five layers"
         shift, scale = (
             x.new_tensor(v).view(1, 3, 1, 1) for v in ((-0.030, -0.088, -0.188), (0.458, 0.448, 0.450))
@@ -43,7 +47,7 @@ class Lpips(torch.nn.Module):
             start = end
             yield x / (x.square().sum(1, keepdim=True).sqrt() + 1e-10)
 
-    def forward(self, enhanced, raw):
+    def forward(self, enhanced: torch.Tensor, raw: torch.Tensor) -> torch.Tensor:
         pairs = zip(self.features(enhanced), self.features(raw), self.heads)
         return sum(head((a - b).square()).mean((2, 3)) for a, b, head in pairs)
 
@@ -63,7 +67,10 @@ _SIGMAS = 0.0248, 0.0185, 0.0179, 0.0191, 0.0220, 0.2782
 class Nlpd(torch.nn.Module):
     "Normalised Laplacian pyramid distance (Laparra et al., 2016), of the luma"
 
-    def __init__(self, purpose="", device="cpu"):
+    spread: torch.Tensor
+    around: torch.Tensor
+
+    def __init__(self, purpose: str = "", device: str = "cpu"):
         super().__init__()
         spread = torch.tensor(_SPREAD, dtype=torch.float32)[None, None]
         around = torch.zeros(6, 1, 1, 3, 3)
@@ -73,10 +80,10 @@ class Nlpd(torch.nn.Module):
         self.register_buffer("spread", spread)
         self.register_buffer("around", around)
 
-    def normalised(self, x, scale):
+    def normalised(self, x: torch.Tensor, scale: int) -> torch.Tensor:
         return x / (_SIGMAS[scale] + F.conv2d(F.pad(x.abs(), (1,) * 4), self.around[scale]))
 
-    def pyramid(self, x):
+    def pyramid(self, x: torch.Tensor) -> Iterator[torch.Tensor]:
         "Normalised bands from fine to coarse, the last one the remaining low frequencies"
         for scale in range(5):
             low = F.conv2d(_mirrored(x), self.spread, stride=2)
@@ -85,18 +92,18 @@ class Nlpd(torch.nn.Module):
             x = low
         yield self.normalised(x, 5)
 
-    def up(self, low):
+    def up(self, low: torch.Tensor) -> torch.Tensor:
         "Twice the size, zeros between the values, smoothed"
         padded = F.pad(low, (1,) * 4, mode="replicate")
         wide = padded.new_zeros(1, 1, 2 * padded.shape[2], 2 * padded.shape[3])
         wide[..., ::2, ::2] = 4 * padded
         return F.conv2d(F.pad(wide, (2,) * 4), self.spread)[..., 2:, 2:]
 
-    def forward(self, enhanced, raw):
+    def forward(self, enhanced: torch.Tensor, raw: torch.Tensor) -> torch.Tensor:
         pairs = zip(self.pyramid(metrics._yiq(enhanced)), self.pyramid(metrics._yiq(raw)))
         return torch.stack([(a - b).square().mean().sqrt() for a, b in pairs]).mean()
 
-    def halved(self, rows, height, width):
+    def halved(self, rows: Callable, height: int, width: int) -> torch.Tensor:
         "The next scale of a picture of which `rows(top, end)` gives a part"
         found = []
         for top, end in metrics._strips(-(-height // 2), -(-width // 2)):
@@ -105,7 +112,9 @@ class Nlpd(torch.nn.Module):
             found.append(F.conv2d(padded, self.spread, stride=2)[..., : end - top, :])
         return torch.cat(found, 2)
 
-    def band(self, rows, height, low, scale, top, end):
+    def band(
+        self, rows: Callable, height: int, low: torch.Tensor, scale: int, top: int, end: int
+    ) -> torch.Tensor:
         "Some rows of a normalised band, made from those around them"
         first, last = max(top - 1, 0), min(end + 1, height)
         start = max(first // 2 - 2, 0)
@@ -113,9 +122,11 @@ class Nlpd(torch.nn.Module):
         x = rows(first, last)
         return self.normalised(x - near[..., : x.shape[3]], scale)[..., top - first : end - first, :]
 
-    def in_strips(self, views):
+    def in_strips(self, views: Sequence) -> float:
         "What `forward` gives, of two views that are large"
-        rows = [lambda top, end, view=view: metrics._yiq(view.rows(top, end).tensor) for view in views]
+        rows: list[Callable] = [
+            lambda top, end, view=view: metrics._yiq(view.rows(top, end).tensor) for view in views
+        ]
         (height, width), terms = views[0].rgb.shape[:2], []
         for scale in range(5):
             lows = [self.halved(part, height, width) for part in rows]
@@ -157,9 +168,9 @@ def nlpd(
 class Pi(torch.nn.Module):
     "Perceptual index, (10 - NRQM + NIQE) / 2"
 
-    def __init__(self, nrqm, niqe):
+    def __init__(self, nrqm: "nn.Module", niqe: "nn.Module"):
         super().__init__()
         self.nrqm, self.niqe = nrqm, niqe
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         return (10 - self.nrqm(x) + self.niqe(x)) / 2

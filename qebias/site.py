@@ -18,7 +18,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from .core import QebiasError, project_root, require
 
@@ -78,7 +78,9 @@ def arguments_of(
         kind = ast.unparse(argument.annotation) if argument.annotation else ""
         last = default.end_lineno if default is not None else argument.end_lineno
         alone = argument.lineno > node.lineno
-        found.append(Argument(argument.arg, kind, written, comment_of(lines, last) if alone else ""))
+        found.append(
+            Argument(argument.arg, kind, written, comment_of(lines, last or argument.lineno) if alone else "")
+        )
     return tuple(found)
 
 # %% ../nbs/tools/05_site.ipynb #b6a19523
@@ -89,18 +91,17 @@ def fields_of(
     "The annotated fields of a class with their comments"
     found = []
     for item in node.body:
-        if isinstance(item, ast.AnnAssign) and not item.target.id.startswith("_"):
+        if not isinstance(item, ast.AnnAssign) or not isinstance(item.target, ast.Name):
+            continue
+        if not item.target.id.startswith("_"):
             default = ast.unparse(item.value) if item.value else ""
-            found.append(
-                Argument(
-                    item.target.id, ast.unparse(item.annotation), default, comment_of(lines, item.end_lineno)
-                )
-            )
+            words = comment_of(lines, item.end_lineno or item.lineno)
+            found.append(Argument(item.target.id, ast.unparse(item.annotation), default, words))
     return tuple(found)
 
 
 def symbol_of(
-    node,  # a function or class of the module's tree
+    node: ast.FunctionDef | ast.ClassDef,  # of the module's tree
     lines: list,  # the module's lines
     module: str,  # its dotted name
 ) -> Symbol:
@@ -115,7 +116,9 @@ def symbol_of(
         return Symbol(module, node.name, "class", arguments, "", doc, methods, node.lineno)
     returns = ast.unparse(node.returns) if node.returns else ""
     head = node.body[0].lineno - 1
-    words = comment_of(lines, node.returns.end_lineno) if node.returns and node.returns.lineno <= head else ""
+    words = ""
+    if node.returns and node.returns.lineno <= head:
+        words = comment_of(lines, node.returns.end_lineno or node.returns.lineno)
     said = ": ".join(part for part in (f"`{returns}`" if returns else "", words) if part)
     return Symbol(module, node.name, "function", arguments_of(node, lines), said, doc, (), node.lineno)
 
@@ -130,7 +133,7 @@ class Module(NamedTuple):
 
 
 def modules(
-    root=None,  # the checkout; found if left out
+    root: str | Path | None = None,  # the checkout; found if left out
 ) -> dict:  # dotted name -> Module
     "Every module of the package, read as text"
     root = Path(root or project_root())
@@ -162,7 +165,7 @@ class Item(NamedTuple):
 
 
 def paper_map(
-    root=None,  # the checkout; found if left out
+    root: str | Path | None = None,  # the checkout; found if left out
 ) -> list:  # of Item, in the order of the paper
     "The paper's items and where each is computed; raises `QebiasError` for a name that does not exist"
     yaml = require("yaml", "the paper's map")
@@ -171,7 +174,7 @@ def paper_map(
     known = {f"{s.module}.{s.name}" for m in modules(root).values() for s in m.symbols}
     items = []
     for row in rows:
-        item = Item(*(tuple(row[f]) if isinstance(row[f], list) else str(row[f]) for f in Item._fields))
+        item = Item._make(tuple(row[f]) if isinstance(row[f], list) else str(row[f]) for f in Item._fields)
         check_item(item, known, root)
         items.append(item)
     return items
@@ -181,7 +184,7 @@ def check_item(
     item: Item,  # of the map
     known: set,  # dotted names of the package
     root: Path,  # the checkout
-):
+) -> None:
     "Refuse an item whose notebook, function or test does not exist; raises `QebiasError`"
     for notebook in item.notebooks:
         if not (root / "nbs" / notebook).is_file():
@@ -199,7 +202,7 @@ def check_item(
 
 # %% ../nbs/tools/05_site.ipynb #dd87fbe5
 def repository(
-    root=None,  # the checkout; found if left out
+    root: str | Path | None = None,  # the checkout; found if left out
 ) -> str:  # address without a slash at its end
     "Where the repository can be read, from settings.ini"
     from configparser import ConfigParser
@@ -474,7 +477,7 @@ def published_crops(
 ) -> dict:  # (place, picture) -> {row: path}, raw and compressed first
     "The pictures that can be compared; controls are left out"
     folder = root / "nbs" / "study" / "results" / profile / "crops"
-    found = {}
+    found: dict = {}
     for path in sorted(folder.glob("*/*.webp")):
         picture, row = path.stem.split(".", 1)
         if not row.startswith("control"):
@@ -538,8 +541,8 @@ def compare_page(
 # %% ../nbs/tools/05_site.ipynb #587ed5fe
 def put(
     path: Path,  # to write
-    text,  # str or bytes
-):
+    text: str | bytes,  # str or bytes
+) -> None:
     "Write a file if that changes it"
     data = text.encode() if isinstance(text, str) else text
     if not path.is_file() or path.read_bytes() != data:
@@ -554,7 +557,7 @@ def chapters(
     yaml = require("yaml", "the site")
     contents = yaml.safe_load((root / "docs" / "contents.yaml").read_text(encoding="utf-8"))
     made = {"pages/map", "pages/inverse"}
-    found = {}
+    found: dict[str, list] = {}
     for caption, pages in contents.items():
         found[caption] = []
         for page in pages:
@@ -596,10 +599,10 @@ def stage(
     source: Path,  # the staging folder
     root: Path,  # the checkout
     static: Path,  # the site's scripts and pictures
-):
+) -> None:
     "Write everything that Sphinx reads, and remove what is no longer there"
     every, items = modules(root), paper_map(root)
-    files = {}
+    files: dict[str, Any] = {}
     for path in sorted((root / "nbs").rglob("*")):
         name = path.relative_to(root / "nbs").as_posix()
         if not path.is_file() or ".ipynb_checkpoints" in path.parts or name.startswith("study/run/"):
@@ -673,8 +676,8 @@ def mathjax(
 
 
 def build_site(
-    output=None,  # folder of the site; `_docs/html` of the checkout if left out
-    root=None,  # the checkout; found if left out
+    output: str | Path | None = None,  # folder of the site; `_docs/html` of the checkout if left out
+    root: str | Path | None = None,  # the checkout; found if left out
     strict: bool = True,  # a warning is an error
 ) -> Path:  # its front page
     "Build the site from the committed notebooks; raises `QebiasError` with Sphinx's own words"

@@ -10,6 +10,7 @@ __all__ = ['COLUMNS', 'DRAWS', 'LEFT_OUT', 'FEW_SEEDS', 'resamples', 'resample_n
 # %% ../nbs/foundations/20_stats.ipynb #d5e4ee84
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -128,11 +129,11 @@ class Results:
         trained = self.table.groupby(place, observed=True, sort=False)["trained_on"]
         self.rows_at = {place: set(found) for place, found in trained.unique().items()}
         self.known = {key: set(self.table[key].unique()) for key in self.keys}
-        self.found = {}
+        self.found: dict = {}
         self.counts = picture_counts(self.table)
         self.holes = pictures_without(self.table)
 
-    def lines(self, **where) -> pd.DataFrame:
+    def lines(self, **where: Any) -> pd.DataFrame:
         "The table's lines of one place"
         place = tuple(where[key] for key in self.keys)
         return self.table.iloc[self.places_of.get(place, [])]
@@ -184,7 +185,7 @@ class Results:
 # %% ../nbs/foundations/20_stats.ipynb #73b1f3c3
 def values(
     table: pd.DataFrame,  # the long table
-    **where,  # dataset, codec, level, row, quantity
+    **where: Any,  # dataset, codec, level, row, quantity
 ) -> Values:
     "A quantity of one place of a table, for whoever asks once"
     return Results(table).values(**where)
@@ -285,7 +286,7 @@ class Estimate:
 
     def p_value(self, threshold: float = 0.0) -> float:
         "Two-sided p-value of the hypothesis that the true value is `threshold`; 1 where there is no interval"
-        if self.low is None:
+        if self.low is None or self.value is None or self.error is None:
             return 1.0
         off = abs(self.value - threshold)
         if self.error == 0:
@@ -310,7 +311,8 @@ def estimate(
         return Estimate(missing=values.missing)
     points, draws = values.array[:, 0], values.array[:, 1:].mean(0)
     k, n = len(points), values.pictures
-    found = Estimate(float(points.mean()), n=n, seeds=k if values.trained else 0, unit=values.unit)
+    value = float(points.mean())
+    found = Estimate(value, n=n, seeds=k if values.trained else 0, unit=values.unit)
     draws = draws[np.isfinite(draws)]
     if n < 2:
         return replace(found, missing="an interval needs at least two pictures")
@@ -324,7 +326,7 @@ def estimate(
         df = variance**2 / (of_pictures**2 / (n - 1) + of_trainings**2 / (k - 1))
     error = float(np.sqrt(variance))
     half = float(_scipy.t.ppf((1 + level) / 2, df)) * error
-    return replace(found, low=found.value - half, high=found.value + half, error=error, df=float(df))
+    return replace(found, low=value - half, high=value + half, error=error, df=float(df))
 
 # %% ../nbs/foundations/20_stats.ipynb #0412046b
 def holm(

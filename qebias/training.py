@@ -24,9 +24,11 @@ import time
 import traceback
 import warnings
 import weakref
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
@@ -54,6 +56,9 @@ from .losses import GanTerms, Given, make_term, usm_sharp
 from .networks import build, load_state, load_weights, save_network
 from .pairs import JoinedPairs, Pairs, PatchSampler, batches
 
+if TYPE_CHECKING:
+    pass
+
 # %% ../nbs/method/10_training.ipynb #24430e0a
 def world() -> tuple:  # (rank, processes)
     "Which of how many processes of a training this is: (0, 1) outside of `torchrun`"
@@ -65,8 +70,8 @@ def _started():
 
 # %% ../nbs/method/10_training.ipynb #99835aa4
 def mean_of_all(
-    x,  # of this process; as many elements as in the others
-):  # scalar
+    x: torch.Tensor,  # of this process; as many elements as in the others
+) -> torch.Tensor:  # scalar
     "The mean over the elements of all processes; a gradient flows back to each of them"
     processes = world()[1]
     if processes == 1:
@@ -91,7 +96,7 @@ class _Sum(torch.autograd.Function):
 @torch.no_grad()
 def average_in_place(
     tensors: list,  # floating point, of the same shapes in all processes
-):
+) -> None:
     "Replace tensors by their mean over all processes"
     processes = world()[1]
     if processes == 1 or not tensors:
@@ -107,10 +112,11 @@ class SharedGradients:
 
     def __init__(
         self,
-        parameters,  # of the network; gradients come from the last to the first
+        parameters: Iterable[nn.Parameter],  # of the network; gradients come from the last to the first
         size: int = 25 * 2**20,  # bytes of a bucket, as in torch's DistributedDataParallel
     ):
-        self.buckets, filled = [[]], 0
+        self.buckets: list[list] = [[]]
+        filled = 0
         for p in reversed([p for p in parameters if p.requires_grad]):
             if self.buckets[-1] and filled + p.numel() * p.element_size() > size:
                 self.buckets.append([])
@@ -122,18 +128,18 @@ class SharedGradients:
             p.register_post_accumulate_grad_hook(self.arrived)
         self.begin()
 
-    def begin(self):
+    def begin(self) -> None:
         "Wait for the gradients of the next step"
         self.waits = [len(bucket) for bucket in self.buckets]
-        self.under_way = []  # one a bucket that was sent: its gradients, their sum, and the work
+        self.under_way: list[tuple] = []  # one a bucket that was sent: its gradients, their sum, and the work
 
-    def arrived(self, p):
+    def arrived(self, p: torch.Tensor) -> None:
         "A gradient is there: send what is complete, in an order that all processes share"
         self.waits[self.places[p]] -= 1
         while len(self.under_way) < len(self.buckets) and self.waits[len(self.under_way)] <= 0:
             self.send()
 
-    def send(self):
+    def send(self) -> None:
         "Start to sum the next bucket over the processes"
         bucket = self.buckets[len(self.under_way)]
         gradients = [p.grad for p in bucket if p.grad is not None]
@@ -142,7 +148,7 @@ class SharedGradients:
         self.under_way.append((gradients, flat, work))
 
     @torch.no_grad()
-    def finish(self):
+    def finish(self) -> None:
         "Put the means in the gradients' place; parameters without a gradient keep none"
         while len(self.under_way) < len(self.buckets):
             self.send()
@@ -160,7 +166,7 @@ def ema_update(
     average: nn.Module,
     module: nn.Module,
     decay: float,  # share of the old average
-):
+) -> None:
     "Move the averaged parameters towards the module's; buffers are copied"
     with torch.no_grad():
         torch._foreach_lerp_(list(average.parameters()), list(module.parameters()), 1 - decay)
@@ -173,21 +179,22 @@ class Adam:
 
     def __init__(
         self,
-        parameters,
+        parameters: Iterable[nn.Parameter],
         betas: tuple,
         eps: float = 1e-8,
     ):
         self.betas, self.eps = betas, eps
         self.params = list(parameters)
-        self.param_groups = [{"params": self.params, "lr": 0.0}]
-        self.state = {}  # number of a parameter -> average, average of squares, steps; made at its first step
+        self.param_groups: list[dict[str, Any]] = [{"params": self.params, "lr": 0.0}]
+        # number of a parameter -> average, average of squares, steps; made at its first step
+        self.state: dict[int, tuple] = {}
 
-    def zero_grad(self):
+    def zero_grad(self) -> None:
         for p in self.params:
             p.grad = None
 
     @torch.no_grad()
-    def step(self):
+    def step(self) -> None:
         "Move every parameter that has a gradient"
         moved = [i for i, p in enumerate(self.params) if p.grad is not None]
         if not moved:
@@ -195,12 +202,12 @@ class Adam:
         for i in moved:
             if i not in self.state:
                 self.state[i] = self._begin(self.params[i])
-        params = [self.params[i] for i in moved]
+        params: list[torch.Tensor] = [self.params[i] for i in moved]
         averages, squares, steps = ([self.state[i][k] for i in moved] for k in range(3))
         torch._foreach_add_(steps, 1)
         torch._fused_adam_(
             params,
-            [p.grad for p in params],
+            [p.grad for p in params if p.grad is not None],
             averages,
             squares,
             [],
@@ -226,7 +233,7 @@ class Adam:
         return {"state": self.state}
 
     @torch.no_grad()
-    def load_state_dict(self, state: dict):
+    def load_state_dict(self, state: dict) -> None:
         self.state = {i: self._begin(self.params[i]) for i in state["state"]}
         for i, tensors in state["state"].items():
             for mine, theirs in zip(self.state[i], tensors, strict=True):
@@ -246,9 +253,9 @@ class Trainer:
     def __init__(
         self,
         config: TrainConfig,
-        init=None,  # state of the generator to start from (the EMA of its pretraining), or None
-        psi=None,  # a `Psi` to share between trainings; made from the configuration if left out
-        graph: bool = False,  # record the step as a CUDA graph, on a GPU that no other process shares the batch with
+        init: dict | None = None,  # the generator's state to start from (the EMA of its pretraining)
+        psi: Psi | None = None,  # a `Psi` to share between trainings; made from the configuration if left out
+        graph: bool = False,  # record the step as a CUDA graph; the batch is of this process alone
     ):
         self.config, self.device = config, torch.device(config.device)
         if config.threads:
@@ -285,7 +292,7 @@ class Trainer:
         return ConditionalDiscriminator(network, config.conditional, config.projection)
 
     def rates(self, iteration: int) -> dict:
-        "The learning rate of each player at an iteration: a schedule runs over those in which its player may move"
+        "The learning rate of each player at an iteration: a schedule runs while its player may move"
         c = self.config
         at = iteration if iteration < c.g_init_iterations else max(iteration - c.d_init_iterations, 0)
         at = max(at, min(iteration, c.g_init_iterations))
@@ -316,8 +323,8 @@ class Trainer:
             return ("generator", "discriminator")
         return ("discriminator",)
 
-    def step(self, iteration: int, raw, compressed) -> dict:
-        "One iteration on a float batch (N, 3, p, p) in [0, 1]; returns every loss term as a detached scalar tensor"
+    def step(self, iteration: int, raw: torch.Tensor, compressed: torch.Tensor) -> dict:
+        "One iteration on a float batch (N, 3, p, p) in [0, 1]; returns every loss term, a detached scalar"
         rates, players = self.rates(iteration), self.players(iteration)
         raw, compressed = (x.contiguous(memory_format=torch.channels_last) for x in (raw, compressed))
         self.set_rates(self.graph.at_one_address(rates) if self.graph else rates)
@@ -334,13 +341,19 @@ class Trainer:
 
             return said | (self.graph.aside(alone, raw, compressed) if self.graph else alone(raw, compressed))
 
-    def set_rates(self, rates: dict):
+    def set_rates(self, rates: dict) -> None:
         "Give each optimiser its learning rate, a number or a scalar tensor on its device"
         for name, optimiser in self.optimisers.items():
             for group in optimiser.param_groups:
                 group["lr"] = rates[name]
 
-    def move(self, raw, compressed, players=None, averaged=False) -> dict:
+    def move(
+        self,
+        raw: torch.Tensor,
+        compressed: torch.Tensor,
+        players: Iterable[str] | None = None,
+        averaged: bool = False,  # the fakes are the averaged generator's
+    ) -> dict:
         "What a step does on the device: the same operations at every iteration, and no value read on the way"
         players = players or tuple(self.optimisers)
         return self._moved(self._losses(raw, compressed, players, averaged), players, averaged)
@@ -366,7 +379,7 @@ class Trainer:
         }
 
     @torch.no_grad()
-    def probe(self):
+    def probe(self) -> None:
         "Raise what the networks say of patches of the configured size, and leave everything as it is"
         patch = torch.zeros(1, 3, self.config.patch, self.config.patch, device=self.device)
         with (
@@ -444,7 +457,7 @@ class Trainer:
         return GanTerms(gan.generator, (gan.real + other.real) / 2, (gan.fake + other.fake) / 2)
 
     def _logits(self, raw, enhanced, compressed):
-        "What the discriminator says of raw, of enhanced, and, where it is a second fake, of compressed patches"
+        "What the discriminator says of raw, of enhanced, and, as a second fake, of compressed patches"
         pictures = [raw, enhanced, compressed] if self.config.second_fake else [raw, enhanced]
         with self._autocast():
             if self.config.joint:
@@ -457,7 +470,7 @@ class Trainer:
         return (*found, None)[:3]
 
     def _features(self, given):
-        "What the terms read of psi, by domain and layer: one pass with gradient, and one without for the other domains"
+        "What the terms read of psi, by domain and layer: a pass with gradient, one without for others"
         if self.psi is None:
             return {}
         asked = {d for _, term in self.terms for d in getattr(term, "domains", ())}
@@ -488,7 +501,7 @@ def _full(x):
 
 # %% ../nbs/method/10_training.ipynb #70de0a76
 def _colour(enhanced, compressed):
-    "How far the enhanced patches' mean colour and contrast have moved from their input: the first signs of a collapse"
+    "How far mean colour and contrast of enhanced patches are from their input's: first signs of a collapse"
     with torch.no_grad():
         return {
             "colour_error": (_full(enhanced).mean((0, 2, 3)) - compressed.mean((0, 2, 3))).abs().max(),
@@ -522,22 +535,19 @@ class StepGraph:
         "The learning rates as tensors that stay where they are"
         return {name: self.rates[name].fill_(rate) for name, rate in rates.items()}
 
-    def aside(self, step, *patches) -> dict:
+    def aside(self, step: Callable, *patches: torch.Tensor) -> dict:
         "A step that is not the recorded one, such as one of the discriminator alone"
         return self._aside(patches, step)
 
-    def forget(self):
+    def forget(self) -> None:
         "Begin anew: what was recorded knows the tensors of that time only"
-        self.taken, self.tried, self.shapes, self.replay, self.patches, self.log = (
-            0,
-            False,
-            None,
-            None,
-            None,
-            None,
-        )
+        self.taken, self.tried = 0, False
+        self.shapes: list | None = None
+        self.replay: Callable | None = None
+        self.patches: Sequence[torch.Tensor] = ()
+        self.log: dict = {}
 
-    def __call__(self, *patches) -> dict:
+    def __call__(self, *patches: torch.Tensor) -> dict:
         "Take one step; returns loss terms that later steps leave alone"
         shapes = [p.shape for p in patches]
         if not self.tried and self.taken >= self.alone and shapes == self.shapes:
@@ -571,10 +581,10 @@ class StepGraph:
         if off[worst] < self.tolerance:
             return replayed
         _copied_into(state, plain)
-        self.replay = self.log = None
+        self.replay, self.log = None, {}
         warnings.warn(
-            f"qebias: the recorded step leads the {worst} elsewhere than a plain one, by {off[worst]:.2g} of the "
-            "step's length: it is taken one operation at a time"
+            f"qebias: the recorded step leads the {worst} elsewhere than a plain one, "
+            f"by {off[worst]:.2g} of the step's length: it is taken one operation at a time"
         )
         return log
 
@@ -604,7 +614,7 @@ class StepGraph:
         return graph.replay, log
 
     def _aside(self, patches, step=None):
-        "On the stream of the recording, as steps before it have to be: autograd and memory belong to a stream"
+        "On the stream of the recording, as steps before it must be: autograd and memory belong to a stream"
         now = torch.cuda.current_stream(self.trainer.device)
         self.stream.wait_stream(now)
         with torch.cuda.stream(self.stream):
@@ -626,16 +636,18 @@ def _copied_into(state, other):
 
 
 def _apart(found, expected, before):
-    "How far two places are apart, in lengths of the way from a third to the second; infinite where one is no number"
+    "How far two places are apart, in lengths of a third's way to the second; infinite where one is no number"
     off = sum((a - b).double().square().sum() for a, b in zip(found, expected))
     way = sum((a - b).double().square().sum() for a, b in zip(expected, before))
     ratio = float((off / way.clamp_min(1e-60)).sqrt())
     return ratio if math.isfinite(ratio) else math.inf
 
 # %% ../nbs/method/10_training.ipynb #289d453c
-def textbook_step(trainer: Trainer, iteration: int, raw, compressed):
-    "The adversarial step as the equations read, for comparison: one forward for each player and image, channels as they come"
-    (g, d), discriminator = trainer.optimisers.values(), trainer.discriminator
+def textbook_step(trainer: Trainer, iteration: int, raw: torch.Tensor, compressed: torch.Tensor) -> None:
+    "The adversarial step as the equations read, for comparison: a forward for each player and image"
+    (g, d) = trainer.optimisers.values()
+    discriminator: Any = trainer.discriminator
+    look: Any = trainer.psi
     for optimiser in (g, d):
         optimiser.zero_grad()
     trainer.set_rates(trainer.rates(iteration))
@@ -652,7 +664,7 @@ def textbook_step(trainer: Trainer, iteration: int, raw, compressed):
     discriminator.requires_grad_(False)
     enhanced = trainer.generator(compressed)
     psi = {
-        domain: trainer.psi(image)
+        domain: look(image)
         for domain, image in {
             "enhanced": enhanced,
             "raw": raw,
@@ -688,10 +700,10 @@ def _collapsed(record, first, contrast, colour):
 def check_health(
     config: TrainConfig,
     records: list,  # of this training, oldest first, as in `stats.jsonl`
-    patience=5,  # how many records in a row make a collapse
-    contrast=0.2,  # least share of the first record's contrast
-    colour=0.25,  # most that a patch's mean colour may have moved since the first record, in [0, 1]
-):
+    patience: int = 5,  # how many records in a row make a collapse
+    contrast: float = 0.2,  # least share of the first record's contrast
+    colour: float = 0.25,  # most that a patch's mean colour may have moved since the first record, in [0, 1]
+) -> None:
     "Raise `TrainingFailed` where the latest records show a training that has died"
     last = records[-1]
     if bad := [name for name, value in last.items() if not math.isfinite(value)]:
@@ -714,14 +726,14 @@ def check_health(
 # %% ../nbs/method/10_training.ipynb #543c3b40
 def run_key(
     config: TrainConfig,
-    pairs,  # the store of training pairs
+    pairs: Pairs | JoinedPairs,  # the store of training pairs
     init: str = "",  # sha256 of the file to start from
 ) -> str:
     "Name a training by everything that decides its outcome"
     return digest({"config": config.identity(), "pairs": pairs.key, "init": init})
 
 # %% ../nbs/method/10_training.ipynb #2945617f
-def check_finite_weights(config: TrainConfig, state: dict):
+def check_finite_weights(config: TrainConfig, state: dict) -> None:
     "Raise `TrainingFailed` where a network's state holds a number that is not finite"
     for name in ("generator", "average", "discriminator"):
         for key, tensor in state.get(name, {}).items():
@@ -765,12 +777,12 @@ def copied_state(
     return tree_map(copied, state_of(trainer))
 
 # %% ../nbs/method/10_training.ipynb #c613cc3d
-def write_checkpoint(folder, key: str, iteration: int, state: dict, config: TrainConfig):
+def write_checkpoint(folder: str | Path, key: str, iteration: int, state: dict, config: TrainConfig) -> None:
     "Write a state, whole or not at all; raises `TrainingFailed` for weights that are not finite"
     check_finite_weights(config, state)
-    content = io.BytesIO()
-    torch.save(state, content)
-    content = content.getbuffer()
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    content = buffer.getbuffer()
     head = {"iteration": iteration, "key": key}
     head["sha256"] = _checked_by(head, content)
     with atomic(Path(folder) / "checkpoint" / "last.pt") as tmp:
@@ -781,7 +793,7 @@ def write_checkpoint(folder, key: str, iteration: int, state: dict, config: Trai
             os.fsync(file.fileno())
 
 
-def save_checkpoint(folder, key: str, iteration: int, trainer: Trainer):
+def save_checkpoint(folder: str | Path, key: str, iteration: int, trainer: Trainer) -> None:
     "Store everything that the next iteration depends on, and wait until it is there; raises `TrainingFailed`"
     write_checkpoint(folder, key, iteration, state_of(trainer), trainer.config)
 
@@ -789,11 +801,11 @@ def save_checkpoint(folder, key: str, iteration: int, trainer: Trainer):
 class CheckpointWriter:
     "Writes checkpoints on a thread, one at a time; what goes wrong there is raised by the next call"
 
-    def __init__(self, folder, key: str, config: TrainConfig):
+    def __init__(self, folder: str | Path, key: str, config: TrainConfig):
         self.place = folder, key
         self.config = config
         self.thread = ThreadPoolExecutor(1, "checkpoint")
-        self.under_way = None
+        self.under_way: Future | None = None
 
     def ready(self) -> bool:
         "Is no checkpoint under way? Raises what the last one ended with"
@@ -804,19 +816,19 @@ class CheckpointWriter:
         self.wait()
         return True
 
-    def save(self, iteration: int, trainer: Trainer):
+    def save(self, iteration: int, trainer: Trainer) -> None:
         "Copy the state, and let the thread write it"
         self.wait()
         state = copied_state(trainer)
         self.under_way = self.thread.submit(write_checkpoint, *self.place, iteration, state, self.config)
 
-    def wait(self):
+    def wait(self) -> None:
         "Until the last checkpoint is there; raises what it ended with"
         under_way, self.under_way = self.under_way, None
         if under_way is not None:
             under_way.result()
 
-    def close(self):
+    def close(self) -> None:
         "Let the thread finish"
         self.thread.shutdown(wait=True)
 
@@ -826,8 +838,8 @@ class DamagedCheckpoint(QebiasError):
 
 # %% ../nbs/method/10_training.ipynb #8b6ec379
 def read_checkpoint(
-    folder,  # of a training
-):  # (key, iteration, content); None where there is none
+    folder: str | Path,  # of a training
+) -> tuple | None:  # (key, iteration, content); None where there is none
     "A checkpoint's content with its key, checked; raises `DamagedCheckpoint`, or `QebiasError` for"
     "a file that cannot be read"
     path = Path(folder) / "checkpoint" / "last.pt"
@@ -851,7 +863,7 @@ def read_checkpoint(
     return key, iteration, content
 
 # %% ../nbs/method/10_training.ipynb #aff8142b
-def load_checkpoint(folder, key: str, trainer: Trainer) -> int:
+def load_checkpoint(folder: str | Path, key: str, trainer: Trainer) -> int:
     "Put a checkpoint of this key into the trainer and return its iteration; 0 where there is none"
     found = read_checkpoint(folder)
     if not found or found[0] != key:
@@ -865,7 +877,7 @@ def load_checkpoint(folder, key: str, trainer: Trainer) -> int:
 
 # %% ../nbs/method/10_training.ipynb #74598e7f
 def read_stats(
-    folder,  # of the training, or the path of its `stats.jsonl`
+    folder: str | Path,  # of the training, or the path of its `stats.jsonl`
 ) -> list:
     "The records of a training, oldest first; a half-written last line is left out"
     path = Path(folder)
@@ -880,9 +892,10 @@ class NewRecords:
 
     def __init__(
         self,
-        path,  # of the file, which may not be there yet
+        path: str | Path,  # of the file, which may not be there yet
     ):
-        self.path, self.inode, self.at = Path(path), None, 0
+        self.path, self.at = Path(path), 0
+        self.inode: int | None = None
 
     def read(self) -> list:
         "New whole records, oldest first; all of them where another file has taken the place"
@@ -902,13 +915,13 @@ class NewRecords:
 # %% ../nbs/method/10_training.ipynb #f5f54b2e
 def fit(
     config: TrainConfig,
-    pairs,  # the store of training pairs (`qebias.pairs.Pairs`)
-    folder,  # where this training lives
-    init=None,  # path of the `generator.safetensors` to start from, or None
+    pairs: Pairs | JoinedPairs,  # the store of training pairs (`qebias.pairs.Pairs`)
+    folder: str | Path,  # where this training lives
+    init: str | Path | None = None,  # path of the `generator.safetensors` to start from, or None
     log_every: int = 10,  # iterations between two records
     save_every: float = 30.0,  # seconds between two checkpoints
     stop_at: int | None = None,  # stop, with a checkpoint, before this iteration
-    progress=None,  # called with (iteration, record) at every record
+    progress: Callable | None = None,  # called with (iteration, record) at every record
     graph: bool = False,  # record the step as a CUDA graph, as `Trainer` takes it
 ) -> dict | None:  # the result, as in `result.json`; None when stopped before the end
     "Train to the last iteration, from the checkpoint if there is one; raises `QebiasError`,"
@@ -990,7 +1003,7 @@ def _begin(folder, config, key, made_of, records):
 
 # %% ../nbs/method/10_training.ipynb #12782fa2
 def read_result(
-    folder,  # of a training
+    folder: str | Path,  # of a training
 ) -> dict | None:
     "`result.json` as it was written; None where it is missing or damaged"
     try:
@@ -1002,7 +1015,7 @@ def read_result(
 
 # %% ../nbs/method/10_training.ipynb #469f3eec
 def finished(
-    folder,  # of a training
+    folder: str | Path,  # of a training
     key: str,
 ) -> dict | None:  # the result; None where something is left to do
     "The result of a finished training whose files are all whole"
@@ -1021,7 +1034,7 @@ def finished(
 
 # %% ../nbs/method/10_training.ipynb #c7ebb50b
 def held_key(
-    folder,
+    folder: str | Path,
 ) -> str | None:
     "The key of the training that a folder holds, finished or under way; None where it holds none"
     if result := read_result(folder):
@@ -1037,12 +1050,13 @@ def held_key(
 # %% ../nbs/method/10_training.ipynb #3a64e90c
 def halo_of(
     generator: nn.Module,
-    pairs,  # compressed pictures to measure on
+    pairs: Pairs | JoinedPairs,  # whose compressed pictures it is measured on
     side: int = 256,  # of a window in px
     most: int = 4,  # pictures
 ) -> Halo | None:
     "The halo that tiles of this generator need; None where its reach says it, or where it has none"
-    reach, grid = getattr(generator, "reach", "unknown"), grid_of(generator)
+    grid = grid_of(generator)
+    reach: Any = getattr(generator, "reach", "unknown")
     if reach is None or reach != "unknown" and reach <= 64:
         return None
     windows = [
@@ -1054,8 +1068,11 @@ def halo_of(
             generator, [torch.tensor(w).permute(2, 0, 1)[None].float() / 255 for w in windows]
         )
     except (QebiasError, RuntimeError):
-        return None  # pictures too small to be cut need no tiles; a network that cannot take the windows must not lose its weights here
-    return found if math.isfinite(found.difference) else None
+        # pictures too small to be cut need no tiles, and a network that takes no windows keeps its weights
+        return None
+    if found.difference is None or not math.isfinite(found.difference):
+        return None
+    return found
 
 # %% ../nbs/method/10_training.ipynb #a1f5bf25
 def _contrasted(rgb, side):
@@ -1154,7 +1171,7 @@ def _finish(trainer, pairs, key, made_of, records, folder):
 
 # %% ../nbs/method/10_training.ipynb #d13a59c6
 def _save_discriminator(file, trainer, known):
-    "The discriminator's weights, and what stood around them, so that realism can be computed from the file alone"
+    "The discriminator's weights and settings: realism can be computed from the file alone"
     config = trainer.config
     channels = {"in_channels": 6 if config.conditional else 3}
     spec = {
@@ -1174,21 +1191,21 @@ def _gaps(records):
     return [b["iteration"] - a["iteration"] for a, b in zip([{"iteration": -1}, *records], records)]
 
 
-def device_name(device) -> str:
+def device_name(device: str) -> str:
     "What the device is called, for the records"
-    device = torch.device(device)
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    kind = torch.device(device).type
+    return torch.cuda.get_device_name(device) if kind == "cuda" else kind
 
 # %% ../nbs/method/10_training.ipynb #e7f396f5
 def launch(
     config: TrainConfig,
-    pairs,
-    folder,
-    init=None,
-    log_every=10,
-    save_every=30.0,
-    stop_at=None,
-    progress=None,
+    pairs: Pairs | JoinedPairs,
+    folder: str | Path,
+    init: str | Path | None = None,
+    log_every: int = 10,
+    save_every: float = 30.0,
+    stop_at: int | None = None,
+    progress: Callable | None = None,
 ) -> dict | None:
     "`fit` in `config.processes` processes of this machine, through torchrun; arguments and result as there;"
     "raises `QebiasError`"
@@ -1250,8 +1267,8 @@ def _with_parent():
         ctypes.CDLL(None).prctl(1, 15)  # PR_SET_PDEATHSIG, SIGTERM
 
 # %% ../nbs/method/10_training.ipynb #e4e79bdd
-def main(argv=None):
-    "One process of a training, as torchrun starts it: `torchrun --standalone --nproc-per-node N -m qebias.training JOB`"
+def main(argv: list[str] | None = None) -> None:
+    "One process of a training: `torchrun --standalone --nproc-per-node N -m qebias.training JOB`"
     argv = sys.argv[1:] if argv is None else argv
     if len(argv) != 1 or "RANK" not in os.environ:
         sys.exit(
@@ -1276,7 +1293,7 @@ def main(argv=None):
         sys.stdout.flush()
         os._exit(
             0
-        )  # all is written; now and then a thread of torch's aborts a process that ends in the usual way after gloo
+        )  # all is written; after gloo a thread of torch's may abort a process that ends in the usual way
     except QebiasError as error:
         sys.exit(f"qebias: {' '.join(str(error).split())}")
     except Exception as error:  # torchrun would name the process and not the error

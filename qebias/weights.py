@@ -19,6 +19,7 @@ import threading
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from .core import QebiasError, atomic, file_digest, reading, require, tensors_header
 
@@ -308,7 +309,7 @@ def find_any(
         with contextlib.suppress(MissingWeights):
             return find(file)
     try:
-        find(files[0], purpose)
+        return find(files[0], purpose)
     except MissingWeights as error:
         raise MissingWeights(
             f"{error}; {' or '.join(files[1:])} would do as well" if files[1:] else str(error)
@@ -344,7 +345,7 @@ def status() -> list:  # dicts
 
 
 def identity(
-    path,  # of a file that `find` gave
+    path: str | Path,  # of a file that `find` gave
 ) -> str:  # 64 digits
     "The sha256 of a weight file as it is; hashed once"
     stat = Path(path).stat()
@@ -357,7 +358,7 @@ _WRAPPERS = ("params_ema", "params", "state_dict", "model")  # under which check
 
 
 def tensors(
-    path,  # a .pth, .pt or .safetensors file
+    path: str | Path,  # a .pth, .pt or .safetensors file
 ) -> dict:  # name -> tensor, on the CPU
     "The tensors of a weight file, of which nothing is executed; raises `QebiasError` that names it"
     torch = require("torch", "weights")
@@ -374,9 +375,9 @@ def tensors(
 
 # %% ../nbs/foundations/10_weights.ipynb #51b191b4
 def load_restricted(
-    path,  # a .pth or .pt file
-):  # what it holds: tensors, numbers, and lists and dicts of them
-    "Read a checkpoint by torch's restricted reader, which executes nothing; raises `ValueError` for anything else"
+    path: str | Path,  # a .pth or .pt file
+) -> Any:  # what it holds: tensors, numbers, and lists and dicts of them
+    "Read a checkpoint by torch's restricted reader, which executes nothing; raises `ValueError` for all else"
     torch = require("torch", "weights")  # whose own message would tell how to do without the restriction
     try:
         with torch.serialization.safe_globals(_numbers()):

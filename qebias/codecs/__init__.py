@@ -17,9 +17,10 @@ import signal
 import subprocess
 import sys
 from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from tqdm import tqdm
@@ -56,8 +57,8 @@ LEVELS = {name: kind.levels for name, kind in CODECS.items() if kind.levels}
 def codec(
     name: str,  # a name in `CODECS`, or `"module:Class"` for one of your own
     level: int,  # QP, QF or quality
-    **options,  # the codec's own, for instance `encoder` of "bpg" and "bpgenc"
-):
+    **options: Any,  # the codec's own, for instance `encoder` of "bpg" and "bpgenc"
+) -> Codec:
     "The codec of that name; raises `CodecError` for an unknown name, level or option"
     kind = codec_class(name)
     known = [f.name for f in fields(kind) if f.init][1:]
@@ -85,7 +86,7 @@ class Coded(NamedTuple):
 # %% ../../nbs/data/04_codecs.__init__.ipynb #529101dd
 def code(
     rgb: np.ndarray,  # uint8 (H, W, 3)
-    codec,  # a codec, for instance `Bpg(37)`
+    codec: Codec,  # a codec, for instance `Bpg(37)`
 ) -> Coded:
     "Compress and decompress one image"
     data = codec.encode(rgb)
@@ -246,14 +247,14 @@ def _in_parallel(images, names, codec, workers, costs, on_error=None):
 
 # %% ../../nbs/data/04_codecs.__init__.ipynb #7630dc3c
 def code_many(
-    images,  # sequence of uint8 (H, W, 3) arrays, paths, or functions that return an array
-    codec,  # a codec, for instance `Bpg(37)`
-    workers=None,  # processes (threads for JPEG); left out: one for each core; 1 stays in this thread
-    progress=True,  # a bar on the error stream
-    names=None,  # what messages call the images; left out: the path, or "image 3"
-    costs=None,  # pixels of each image, so that not too many are under way; left out: all are small
-    on_error=None,  # called with (name, error), and None stands for the image; left out: the error is raised
-):  # iterator of `Coded`, in the order of the images
+    images: Any,  # sequence or iterator of uint8 (H, W, 3) arrays, paths, or functions that return one
+    codec: Codec,  # a codec, for instance `Bpg(37)`
+    workers: int | None = None,  # processes (threads for JPEG), one a core if left out; 1: this thread
+    progress: bool = True,  # a bar on the error stream
+    names: Iterable[str] | None = None,  # what messages call the images; left out: the path, or "image 3"
+    costs: Iterable[int] | None = None,  # pixels of each image, to limit what is under way
+    on_error: Callable | None = None,  # called with (name, error); the error is raised if left out
+) -> Iterator[Coded | None]:  # iterator of `Coded`, in the order of the images
     "Compress and decompress many images over processes; one that fails raises a `CodecError` that names it"
     images = images if hasattr(images, "__getitem__") and hasattr(images, "__len__") else list(images)
     names = (

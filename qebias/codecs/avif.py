@@ -59,7 +59,7 @@ class Avif(Codec):
         return _read_avif(file_bytes(data, "AVIF"))
 
     @property
-    def parameters(self):
+    def parameters(self) -> dict:
         return {
             "quality": self.quality,
             "subsampling": "4:2:0",

@@ -13,7 +13,7 @@ import shutil
 import tempfile
 from multiprocessing.util import Finalize
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -44,17 +44,29 @@ class Codec:
         "The level, whatever the codec calls it"
         return next(iter(vars(self).values()))
 
+    def encode(self, rgb: np.ndarray) -> bytes:
+        "A picture, uint8 (H, W, 3), as the bytes of a file"
+        raise NotImplementedError
+
+    def decode(self, data: bytes) -> np.ndarray:
+        "The bytes of a file as a picture, uint8 (H, W, 3)"
+        raise NotImplementedError
+
+    def describe(self) -> dict:
+        "What decides the pictures, for the records; `versions` are of libraries"
+        raise NotImplementedError
+
     def label(self) -> str:
         "How a table calls codec and level: `JPEG QF 10`"
         return f"{self.name.upper()} {self.level_name} {self.level}"
 
 # %% ../../nbs/data/00_codecs.base.ipynb #1639af51
-CODECS = {}
+CODECS: dict[str, type[Codec]] = {}
 
 
 def register(
-    kind: type,  # a subclass of `Codec`
-) -> type:  # the same
+    kind: type[Codec],  # a subclass of `Codec`
+) -> type[Codec]:  # the same
     "Let a codec be found by its name; a decorator of its class"
     known = CODECS.get(kind.name)
     ours = known is None or kind.__module__ in (known.__module__, "__main__")  # or its own notebook
@@ -88,7 +100,7 @@ MAX_PIXELS, MAX_SIDE = MOST_PIXELS, MOST_SIDE
 
 
 def whole_level(
-    value,
+    value: object,
     low: int,
     high: int,
     what: str,  # how messages call it
@@ -102,7 +114,7 @@ def whole_level(
 
 # %% ../../nbs/data/00_codecs.base.ipynb #eef35f18
 def checked_picture(
-    rgb,  # as `as_rgb` takes it
+    rgb: Any,  # as `as_rgb` takes it
     shortest: int = 1,  # shortest side in pixels
 ) -> np.ndarray:  # uint8 (H, W, 3)
     "A picture that a codec can take; raises `CodecError`"
@@ -118,7 +130,7 @@ def checked_picture(
 
 # %% ../../nbs/data/00_codecs.base.ipynb #d9ac6541
 def file_bytes(
-    data,
+    data: object,
     what: str,  # name of the format
 ) -> bytes:
     "What `decode` was given, as bytes; raises `CodecError`"
@@ -128,7 +140,7 @@ def file_bytes(
     return bytes(data)
 
 # %% ../../nbs/data/00_codecs.base.ipynb #76583f15
-_folders = {}
+_folders: dict = {}
 
 
 def scratch() -> Path:
@@ -143,7 +155,7 @@ def scratch() -> Path:
 
 
 def use_scratch(
-    folder,  # of another process, which will remove it
-):
+    folder: str | Path,  # of another process, which will remove it
+) -> None:
     "Take another process's temporary folder for this one's"
     _folders[os.getpid()] = Path(folder)

@@ -19,7 +19,7 @@ import threading
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -47,7 +47,7 @@ from qebias.core import (
 
 # %% ../../nbs/data/02_codecs.bpg.ipynb #271474e2
 def lanczos(
-    x,  # distance in samples
+    x: np.ndarray,  # distance in samples
     a: int,  # lobes on each side
 ) -> np.ndarray:
     "The Lanczos kernel, `sinc(x) sinc(x/a)` for |x| < a and 0 beyond"
@@ -139,7 +139,7 @@ def rgb_from_420(
     return rgb
 
 # %% ../../nbs/data/02_codecs.bpg.ipynb #6d1feb63
-ENCODERS = {
+ENCODERS: dict[str, dict[str, Any]] = {
     "jctvc": dict(
         factor=0.57,
         root=lambda q: math.sqrt(0.57) * 2 ** ((q - 12) / 6),
@@ -305,7 +305,7 @@ class Tools(NamedTuple):
     sao: int  # sample adaptive offset
     smoothing: int  # strong intra smoothing
 
-    def bits(self, writer):
+    def bits(self, writer: "_BitWriter") -> "_BitWriter":
         return writer.ue(*self[:5]).u(self.sao).u(0).u(self.smoothing).u(0)  # no PCM blocks, no extension
 
 # %% ../../nbs/data/02_codecs.bpg.ipynb #db9d7e0e
@@ -341,7 +341,7 @@ def _tools_of_sps(nal, width, height) -> Tools:
     must("reference sets", read.ue(), 0)
     must("long references", read.u(), 0)
     must("TMVP", read.u(), 1)
-    return Tools(*blocks, intra, sao, read.u())
+    return Tools._make([*blocks, intra, sao, read.u()])
 
 # %% ../../nbs/data/02_codecs.bpg.ipynb #3e4b4734
 def _pack(nals, width, height) -> bytes:
@@ -432,7 +432,7 @@ def _read_tools(data, at, length) -> tuple:
         raise CodecError("BPG file has range extensions (a lossless file?), which are not read here")
     if max(blocks) > 4:
         raise CodecError("BPG file has a damaged header: impossible block sizes")
-    return Tools(*blocks, sao, smoothing), at + size
+    return Tools._make([*blocks, sao, smoothing]), at + size
 
 # %% ../../nbs/data/02_codecs.bpg.ipynb #dc0712af
 def _parameter_sets(header) -> bytes:
@@ -711,7 +711,7 @@ class BpgEnc(Codec):
         return rgb
 
     @property
-    def arguments(self):
+    def arguments(self) -> list:
         return ["-e", self.encoder, "-q", str(self.qp)]
 
     def describe(self) -> dict:

@@ -54,7 +54,7 @@ class Jpeg(Codec):
         return _read_jpeg(file_bytes(data, "JPEG"))
 
     @property
-    def parameters(self):
+    def parameters(self) -> dict:
         return {"quality": self.qf, "subsampling": "4:2:0", "progressive": False, "optimize": False}
 
     def describe(self) -> dict:

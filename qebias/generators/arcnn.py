@@ -25,7 +25,7 @@ class ARCNN(nn.Module):
         self.mapping = nn.Conv2d(32, 16, 1)
         self.reconstruction = nn.Conv2d(16, 3, 5, padding=2)
 
-    def forward(self, x: torch.Tensor):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         check_input(x, "ARCNN")
         y = F.relu(self.extraction(x))
         y = F.relu(self.enhancement(y))

@@ -57,7 +57,7 @@ class CBDNet(nn.Module):
         self.dec0 = conv_relu(width, width, 2)
         self.last = nn.Conv2d(width, 3, 3, padding=1)
 
-    def forward(self, x: torch.Tensor):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         check_input(x, "CBDNet")
         y0 = self.enc0(torch.cat([x, self.estimator(x)], 1))
         if min(y0.shape[2:]) > 1:

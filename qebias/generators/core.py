@@ -16,7 +16,7 @@ import math
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -76,7 +76,7 @@ def fingerprint(
     return [flat.mean().item(), spread, *(flat[i].item() for i in (0, n // 3, n // 2, n - 1))]
 
 
-test_image.__test__ = False  # no test for pytest to collect
+vars(test_image)["__test__"] = False  # no test for pytest to collect
 
 # %% ../../nbs/networks/00_generators.core.ipynb #b65dcfb5
 # model -> (modes of its modules, how many blocks are under way)
@@ -87,7 +87,7 @@ _MODES = threading.Lock()
 @contextlib.contextmanager
 def evaluating(
     model: nn.Module,
-):
+) -> Iterator[nn.Module]:
     "Evaluation mode while the block runs; every submodule's own mode comes back, also after an error"
     with _MODES:
         before, held = _EVALUATING.get(model, (None, 0))
@@ -129,12 +129,12 @@ def fp32_operations() -> list:
     "What has a precision of its own in torch's new names: nothing in a torch that has the old flags only"
     if not hasattr(torch.backends, "fp32_precision"):
         return []
-    backends = torch.backends
+    backends: Any = torch.backends  # whose attributes depend on the version
     ours = [backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn]
     return ours + [backends.mkldnn.matmul, backends.mkldnn.conv, backends.mkldnn.rnn]
 
 
-def round_as(operations: list, precisions: list):
+def round_as(operations: list, precisions: list) -> None:
     "Give each operation its precision"
     for operation, precision in zip(operations, precisions):
         operation.fp32_precision = "none"  # it follows torch's general setting where that says the same
@@ -142,14 +142,14 @@ def round_as(operations: list, precisions: list):
             operation.fp32_precision = precision
 
 # %% ../../nbs/networks/00_generators.core.ipynb #581e7650
-_FP32_BLOCKS = []  # precisions of the blocks under way, in all threads
-_FP32_BEFORE = []  # what was set before the first of them
+_FP32_BLOCKS: list[str] = []  # precisions of the blocks under way, in all threads
+_FP32_BEFORE: list = []  # what was set before the first of them
 
 
 @contextlib.contextmanager
 def fp32_as(
     precision: str,  # "ieee" or "tf32"
-):
+) -> Iterator[None]:
     "How fp32 is computed while the block runs, whatever names it was set by before"
     operations = fp32_operations()
     if not operations:
@@ -186,7 +186,7 @@ def _old_flags(allowed: bool):
 def arithmetic(
     device: str | torch.device,  # where the computation runs
     precision: str = "fp32",  # `"fp32"` without TF32, `"tf32"` with it (on a GPU), or `"bf16"` by autocast
-):
+) -> Iterator[None]:
     "Compute in this precision while the block runs; raises `QebiasError` for one that is not known"
     if precision not in PRECISIONS:
         raise QebiasError(f"precision {precision!r} is not known: use {' or '.join(PRECISIONS)}")
@@ -203,7 +203,7 @@ def arithmetic(
 
 
 @contextlib.contextmanager
-def tried_kernels():
+def tried_kernels() -> Iterator[None]:
     "Let cuDNN try its kernels for each shape and keep the fastest, as BasicSR does"
     before = torch.backends.cudnn.benchmark
     torch.backends.cudnn.benchmark = True
@@ -224,7 +224,7 @@ def count(
 def watching(
     model: nn.Module,
     see: Callable,  # of a name, a layer, its input and its output
-):
+) -> Iterator[None]:
     "Call `see(name, layer, input, output)` for every layer without children, in the order of their work"
     hooks = [
         layer.register_forward_hook(lambda m, i, o, name=name: see(name, m, i[0], o))
@@ -339,7 +339,7 @@ def measured_reach(
         (g,) = torch.autograd.grad(y[..., at, at].sum(), x, retain_graph=True)
         where = (g != 0).any(1)[0].nonzero()
         if len(where):
-            reach = max(reach, (where - at).abs().max().item())
+            reach = max(reach, int((where - at).abs().max()))
     return reach
 
 # %% ../../nbs/networks/00_generators.core.ipynb #053c2bf3
@@ -348,7 +348,7 @@ def check_input(
     network: str,  # the network's name, for the message
     channels: int = 3,  # how many the network takes
     multiple: int = 1,  # of what height and width must be multiples
-):
+) -> None:
     "Refuse a batch that the network cannot take, in one line; raises `QebiasError`"
     if x.dim() != 4 or x.shape[1] != channels:
         raise QebiasError(f"{network} takes (N, {channels}, H, W), this batch has shape {tuple(x.shape)}")
@@ -360,7 +360,7 @@ def check_input(
         )
 
 # %% ../../nbs/networks/00_generators.core.ipynb #a5b2e1ff
-def check_counts(network: str, **counts):
+def check_counts(network: str, **counts: int) -> None:
     "Refuse widths and numbers of blocks that are not positive integers; raises `QebiasError`"
     for name, n in counts.items():
         if type(n) is not int or n < 1:
@@ -470,7 +470,7 @@ class Halo(NamedTuple):
     "A border for tiles, and how far tiles with it are from the whole picture"
 
     pixels: int | None  # on the network's grid; None: no halo was enough that the pictures had room for
-    difference: float  # largest at the seams tested, in [0, 1]; at the widest halo where none is enough
+    difference: float | None  # largest at the seams tested, in [0, 1]; of the widest where none is enough
 
 # %% ../../nbs/networks/00_generators.core.ipynb #d8f27610
 class Lattice(NamedTuple):
@@ -537,7 +537,7 @@ def measured_halo(
                 if not len(enough):
                     break
             else:
-                return Halo(enough[0].item() * grid, error[enough[0]].item())
+                return Halo(int(enough[0]) * grid, error[enough[0]].item())
             found = Halo(None, error[-1].item())
     if found is None:
         raise QebiasError(

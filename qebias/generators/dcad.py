@@ -35,6 +35,6 @@ class DCAD(nn.Module):
             layers += [nn.ReLU(inplace=True), conv]
         self.layers = nn.Sequential(*layers)
 
-    def forward(self, x: torch.Tensor):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         check_input(x, "DCAD")
         return x + self.layers(x)

@@ -39,6 +39,6 @@ class DnCNN(nn.Module):
             layers.append(nn.ReLU(inplace=True))
         self.layers = nn.Sequential(*layers, nn.Conv2d(width, 3, 3, padding=1))
 
-    def forward(self, x: torch.Tensor):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         check_input(x, "DnCNN")
         return x + self.layers(x)

@@ -38,7 +38,7 @@ class ChannelAttention(nn.Module):
         self.squeeze = conv(channels, channels // reduction, 1)
         self.excite = conv(channels // reduction, channels, 1)
 
-    def forward(self, x: torch.Tensor):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         means = x.mean((2, 3), keepdim=True)
         return x * torch.sigmoid(self.excite(F.relu(self.squeeze(means))))
 
@@ -56,7 +56,7 @@ class CAB(nn.Module):
         self.conv1, self.act, self.conv2 = conv(channels, channels), act, conv(channels, channels)
         self.attention = ChannelAttention(channels, reduction)
 
-    def forward(self, x: torch.Tensor):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x + self.attention(self.conv2(self.act(self.conv1(x))))
 
 # %% ../../nbs/networks/16_generators.mprnet.ipynb #91d70e13
@@ -94,7 +94,7 @@ class Resample(nn.Module):
         super().__init__()
         self.factor, self.mix = factor, conv(inputs, outputs, 1)
 
-    def forward(self, x: torch.Tensor):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.mix(F.interpolate(x, scale_factor=self.factor, mode="bilinear"))
 
 # %% ../../nbs/networks/16_generators.mprnet.ipynb #740370aa
@@ -115,12 +115,14 @@ class Encoder(nn.Module):
         if fusion:
             self.fuse = nn.ModuleList(nn.ModuleList([conv(c, c, 1), conv(c, c, 1)]) for c in channels)
 
-    def forward(self, x: torch.Tensor, encoded: list | None = None, decoded: list | None = None):
+    def forward(
+        self, x: torch.Tensor, encoded: list | None = None, decoded: list | None = None
+    ) -> list[torch.Tensor]:
         features = []
         for i, level in enumerate(self.levels):
             x = level(self.down[i - 1](x) if i else x)
-            if self.fuse is not None:
-                of_encoder, of_decoder = self.fuse[i]
+            if self.fuse is not None and encoded is not None and decoded is not None:
+                of_encoder, of_decoder = self.fuse[i].children()
                 x = x + of_encoder(encoded[i]) + of_decoder(decoded[i])
             features.append(x)
         return features
@@ -135,7 +137,7 @@ class Decoder(nn.Module):
         self.up = nn.ModuleList(Resample(b, a, 2) for a, b in zip(channels, channels[1:]))
         self.skips = nn.ModuleList(CAB(c, reduction, act) for c in channels[:-1])
 
-    def forward(self, encoded: list):
+    def forward(self, encoded: list) -> list[torch.Tensor]:
         features = [self.levels[-1](encoded[-1])]
         for i in reversed(range(len(self.up))):
             features.insert(0, self.levels[i](self.up[i](features[0]) + self.skips[i](encoded[i])))
@@ -155,7 +157,7 @@ class SAM(nn.Module):
         self,
         x: torch.Tensor,  # features (N, C, H, W)
         image: torch.Tensor,  # the compressed picture, (N, 3, H, W)
-    ):  # gated features (N, C, H, W)
+    ) -> torch.Tensor:  # gated features (N, C, H, W)
         return x + self.features(x) * torch.sigmoid(self.mask(image + self.residual(x)))
 
 # %% ../../nbs/networks/16_generators.mprnet.ipynb #dc472f02
@@ -166,7 +168,7 @@ class ORB(nn.Module):
         super().__init__()
         self.body = nn.Sequential(*blocks(cabs, channels, reduction, act), conv(channels, channels))
 
-    def forward(self, x: torch.Tensor):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x + self.body(x)
 
 # %% ../../nbs/networks/16_generators.mprnet.ipynb #c8ac7825
@@ -194,7 +196,7 @@ class FullResolution(nn.Module):
         self.of_encoder = nn.ModuleList(way(i) for i in range(len(channels)))
         self.of_decoder = nn.ModuleList(way(i) for i in range(len(channels)))
 
-    def forward(self, x: torch.Tensor, encoded: list, decoded: list):
+    def forward(self, x: torch.Tensor, encoded: list, decoded: list) -> torch.Tensor:
         for i, orb in enumerate(self.orbs):
             x = orb(x) + self.of_encoder[i](encoded[i]) + self.of_decoder[i](decoded[i])
         return x
@@ -230,7 +232,7 @@ class MPRNet(nn.Module):
         self.stage3 = FullResolution(channels, wide, cabs, reduction, act)
         self.tail = conv(wide, 3)
 
-    def forward(self, x: torch.Tensor):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         check_input(x, "MPRNet", multiple=self.multiple)
         halves = split(x, 2)
         encoded = [join(f, 3) for f in self.encoder1(self.shallow1(split(halves, 3)))]

@@ -21,7 +21,7 @@ class ECA(nn.Module):
         super().__init__()
         self.conv = nn.Conv1d(1, 1, 3, padding=1, bias=False)
 
-    def forward(self, x: torch.Tensor):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         means = x.mean((2, 3))
         return x * torch.sigmoid(self.conv(means[:, None]))[:, 0, :, None, None]
 
@@ -64,7 +64,7 @@ class Up(nn.Module):
             *attended_conv(width, width, attention),
         )
 
-    def forward(self, deeper: torch.Tensor, known: list):
+    def forward(self, deeper: torch.Tensor, known: list) -> torch.Tensor:
         return self.mix(torch.cat([fitted(self.up(deeper), known[0]), *known], 1))
 
 # %% ../../nbs/networks/15_generators.rbqe.ipynb #3dbf3b44
@@ -81,7 +81,7 @@ class Stage(nn.Module):
         self.down = Down(width, attention)
         self.ups = nn.ModuleList(Up(width, 1 + j, attention) for j in range(index + 1))
 
-    def forward(self, known: list):
+    def forward(self, known: list) -> list[list[torch.Tensor]]:
         "Maps of each level, finest first -> the same, one map longer on each level and one level longer"
         found = [self.down(known[-1][0])]
         for up, level in zip(self.ups, reversed(known)):
@@ -112,7 +112,7 @@ class RBQE(nn.Module):
         self.unets = nn.ModuleList(Stage(width, u, attention) for u in range(levels))
         self.last = nn.Sequential(*attended_conv(width, 3, attention))
 
-    def forward(self, x: torch.Tensor):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         check_input(x, "RBQE")
         known = [[self.first(x)]]
         for unet in self.unets:

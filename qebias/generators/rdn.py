@@ -31,7 +31,7 @@ class ResidualDenseBlock(nn.Module):
         self.layers = nn.Sequential(*dense)
         self.lff = nn.Conv2d(width + layers * growth, width, 1)
 
-    def forward(self, x: torch.Tensor):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         known = x
         for layer in self.layers:
             known = torch.cat([known, layer(known)], 1)
@@ -58,7 +58,7 @@ class RDN(nn.Module):
         self.gff = nn.Sequential(nn.Conv2d(blocks * width, width, 1), nn.Conv2d(width, width, 3, padding=1))
         self.output = nn.Conv2d(width, 3, 3, padding=1)
 
-    def forward(self, x: torch.Tensor):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         check_input(x, "RDN")
         shallow = self.sfe1(x)
         y, kept = self.sfe2(shallow), []

@@ -28,14 +28,15 @@ class RDB(nn.Module):
             nn.init.kaiming_normal_(conv.weight)
             with torch.no_grad():
                 conv.weight *= 0.1
-            nn.init.zeros_(conv.bias)
-            setattr(self, f"conv{i}", conv)
+            nn.init.zeros_(conv.get_parameter("bias"))
+            self.add_module(f"conv{i}", conv)
 
-    def forward(self, x: torch.Tensor):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         known = [x]
-        for conv in (self.conv1, self.conv2, self.conv3, self.conv4):
+        *convs, last = self.children()
+        for conv in convs:
             known.append(F.leaky_relu(conv(torch.cat(known, 1)), 0.2, inplace=True))
-        return x + 0.2 * self.conv5(torch.cat(known, 1))
+        return x + 0.2 * last(torch.cat(known, 1))
 
 # %% ../../nbs/networks/17_generators.rrdb.ipynb #8128f9a3
 class RRDB(nn.Module):
@@ -45,7 +46,7 @@ class RRDB(nn.Module):
         super().__init__()
         self.rdb1, self.rdb2, self.rdb3 = (RDB(width, growth) for _ in range(3))
 
-    def forward(self, x: torch.Tensor):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x + 0.2 * self.rdb3(self.rdb2(self.rdb1(x)))
 
 # %% ../../nbs/networks/17_generators.rrdb.ipynb #cbbcfef9
@@ -76,9 +77,9 @@ class RRDBNet(nn.Module):
         if residual:
             with torch.no_grad():
                 self.conv_last.weight *= 0.01
-            nn.init.zeros_(self.conv_last.bias)
+            nn.init.zeros_(self.conv_last.get_parameter("bias"))
 
-    def forward(self, x: torch.Tensor):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         check_input(x, "RRDBNet", multiple=self.multiple)
         y = self.conv_first(F.pixel_unshuffle(x, 4))
         y = y + self.conv_body(self.body(y))

@@ -12,7 +12,9 @@ __all__ = ['RATES', 'SECONDS', 'BYTES', 'PICTURE', 'VGG_BLOCKS', 'REPAIRS', 'psi
 import functools
 import json
 import re
-from typing import NamedTuple
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 from ..core import QebiasError, digest, project_root, read_json, write_json
 from ..datasets import COLLECTIONS
@@ -38,12 +40,16 @@ SECONDS = {
 BYTES = {"raw": 3.0, "compressed": 3.1, "enhanced": 1.5}  # a pixel: uint8, uint8 with its bitstream, a PNG
 PICTURE = 2.8e6  # pixels of a picture of DIV2K or Flickr2K, about
 
+if TYPE_CHECKING:
+    from qebias.config import TrainConfig
+    from qebias.study.keys import Job
+
 # %% ../../nbs/tools/28_study.estimate.ipynb #a5a6a9ac
 VGG_BLOCKS = {1: 2, 2: 2, 3: 4, 4: 4, 5: 4}  # convolutions in each block of VGG-19
 
 
 def psi_macs(
-    layers,  # of psi that are read, such as conv5_4; none cost nothing
+    layers: Iterable[str],  # of psi that are read, such as conv5_4; none cost nothing
     psi: str,  # its name, which tells its width
     patch: int,  # side in px
 ) -> int:
@@ -61,7 +67,7 @@ def psi_macs(
     return total
 
 # %% ../../nbs/tools/28_study.estimate.ipynb #804c89e3
-def costs_path():
+def costs_path() -> Path:
     "Where counted operations are kept"
     return project_root() / "nbs" / "study" / "costs.json"
 
@@ -91,14 +97,14 @@ def counted_cost(spec: str, patch: int, channels: int) -> tuple[int, int]:
 class Cost(NamedTuple):
     "A row's training in operations and parameters"
 
-    config: object  # a `TrainConfig`
+    config: "TrainConfig"
     generator: int  # MAC of one patch
     discriminator: int
     psi: int
     weights: int  # parameters of generator and discriminator
 
 # %% ../../nbs/tools/28_study.estimate.ipynb #91e72096
-def specs_of(config) -> list[tuple]:
+def specs_of(config: "TrainConfig") -> list[tuple]:
     "(spec as JSON, patch, channels) of a configuration's networks"
     found = [(json.dumps(config.generator, sort_keys=True), config.patch, 3)]
     if config.discriminator:
@@ -130,7 +136,7 @@ def training_macs(study: Study, row: str) -> int:
     return cost.config.iterations * cost.config.batch * one
 
 # %% ../../nbs/tools/28_study.estimate.ipynb #dd8a7812
-def write_costs(studies: list):
+def write_costs(studies: list) -> None:
     "Count the networks of these studies and keep the numbers"
     from qebias.study.work import config_of
 
@@ -188,7 +194,7 @@ def estimate(study: Study, waiting: dict) -> tuple[dict, dict]:
     here = {dataset: pixels(study, dataset) for dataset in datasets}
     away = {dataset: published_count(study, dataset) for dataset, n in here.items() if n is None}
     size = {dataset: n if n is not None else away[dataset] * PICTURE for dataset, n in here.items()}
-    loads = {}
+    loads: dict[str, Load] = {}
     for job in cells:
         loads[job.kind] = loads.get(job.kind, Load()) + load_of(
             study, job, size.get(job.cell.get("dataset"), 0)
@@ -199,7 +205,7 @@ def estimate(study: Study, waiting: dict) -> tuple[dict, dict]:
     return loads, away
 
 # %% ../../nbs/tools/28_study.estimate.ipynb #f39e64df
-def load_of(study: Study, job, n: float) -> Load:
+def load_of(study: Study, job: "Job", n: float) -> Load:
     "What one job costs; n is the pixels that it reads"
     p = study.profile
     device = p.device.partition(":")[0]
@@ -219,7 +225,7 @@ def load_of(study: Study, job, n: float) -> Load:
         return Load(1, cpu=start)  # not known without importing its classes
     if job.kind == "train":
         seconds = training_macs(study, row) / RATES[device, p.precision]
-        room = 4 * 5 * cost_of(study, row).weights  # a checkpoint: weights, average, and two moments
+        room: float = 4 * 5 * cost_of(study, row).weights  # a checkpoint: weights, average, and two moments
     else:
         seconds = cost_of(study, row).generator * n / p.patch**2 / RATES[device, "fp32"]
         room = BYTES["enhanced"] * n
@@ -228,10 +234,10 @@ def load_of(study: Study, job, n: float) -> Load:
 # %% ../../nbs/tools/28_study.estimate.ipynb #b8290a08
 def dry_run(
     study: Study,
-    only=(),  # items; all if empty
-    executor=None,  # as `cluster` takes them
-    jobs=None,
-    profile=None,
+    only: Iterable[str] = (),  # items; all if empty
+    executor: str | None = None,  # as `cluster` takes them
+    jobs: int | None = None,
+    profile: str | Path | None = None,
 ) -> list[str]:  # lines to print
     "How many jobs of each kind, hours and disk, and what is missing before it can run; changes nothing"
     missing = problems(study, only)
@@ -295,9 +301,9 @@ def assumptions(study: Study, away: dict) -> list[str]:
     device = p.device.partition(":")[0]
     where = "GPU" if device == "cuda" else "CPU thread"
     said = [
-        f"estimated, not measured: {RATES[device, p.precision] / 1e9:,.0f} G multiply-accumulates a second on one {where} "
-        f"in {p.precision}; {SECONDS['start']:g} s to start a job; a megapixel {SECONDS['codec']:g} s in a codec and "
-        f"{SECONDS['score']:g} s under the metrics"
+        f"estimated, not measured: {RATES[device, p.precision] / 1e9:,.0f} G multiply-accumulates a second "
+        f"on one {where} in {p.precision}; {SECONDS['start']:g} s to start a job; "
+        f"a megapixel {SECONDS['codec']:g} s in a codec and {SECONDS['score']:g} s under the metrics"
     ]
     names = {dataset: source_name(p.train if dataset == "train" else p.evaluate[dataset]) for dataset in away}
     counted = [f"{dataset} ({names[dataset]}) {n}" for dataset, n in away.items() if n]

@@ -27,7 +27,7 @@ def tell(
     job: str,  # its name
     state: str,  # "start", "at", "done" or "failed"
     text: str = "",  # how far it is, or what went wrong
-):
+) -> None:
     "Append an event to the study's file of events, if there is one"
     path = os.environ.get(EVENTS)
     if not path:
@@ -37,7 +37,7 @@ def tell(
         events.write(line)
 
 # %% ../../nbs/tools/24_study.jobs.ipynb #349d43e3
-def follow_parent():
+def follow_parent() -> None:
     "End this process soon after the study that started it has ended"
     host, _, pid = os.environ.get(PARENT, "").rpartition(":")
     if host != socket.gethostname():
@@ -56,7 +56,7 @@ def follow_parent():
     threading.Thread(target=watch, daemon=True).start()
 
 # %% ../../nbs/tools/24_study.jobs.ipynb #cc2c26fb
-def register_engine():
+def register_engine() -> None:
     "Teach papermill to run cells in this process, as the engine `here`"
     import nbformat
     from execnb.shell import CaptureShell
@@ -83,7 +83,7 @@ def register_engine():
     papermill_engines.register("here", Here)
 
 # %% ../../nbs/tools/24_study.jobs.ipynb #48bfa3b9
-def set_threads(threads: int):
+def set_threads(threads: int) -> None:
     "Let the numerical libraries of this process use so many threads"
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[name] = str(threads)
@@ -110,7 +110,7 @@ def run_job(argv: list[str]) -> int:  # an exit code
     return 0
 
 # %% ../../nbs/tools/24_study.jobs.ipynb #b9ab31fa
-def parsed(argv: list[str]):
+def parsed(argv: list[str]) -> argparse.Namespace:
     "The words of a job's command"
     parser = argparse.ArgumentParser(prog="python -m qebias.study.jobs", description="Run one job of a study")
     parser.add_argument("job", help="its name, for instance train/bpg-37/rrdb/seed-0")
@@ -121,7 +121,7 @@ def parsed(argv: list[str]):
     return parser.parse_args(argv)
 
 # %% ../../nbs/tools/24_study.jobs.ipynb #ea0f98da
-def serve(path: str):
+def serve(path: str) -> None:
     "Import what jobs need, listen at a socket, and fork for each that comes"
     import matplotlib
 
@@ -136,7 +136,7 @@ def serve(path: str):
         threading.Thread(target=attend, args=(connection,), daemon=True).start()
 
 # %% ../../nbs/tools/24_study.jobs.ipynb #245a072e
-def warm():
+def warm() -> None:
     "Import what nearly every job imports"
     import IPython  # noqa: F401
     import papermill  # noqa: F401
@@ -151,7 +151,7 @@ def warm():
     register_engine()
 
 # %% ../../nbs/tools/24_study.jobs.ipynb #1a65a070
-def attend(connection: socket.socket):
+def attend(connection: socket.socket) -> None:
     "Fork for one job, and tell its command how it ended"
     with connection:
         message, streams, _, _ = socket.recv_fds(connection, 1 << 20, 2)
@@ -176,7 +176,7 @@ def exit_code(status: int) -> int:
     return code if code >= 0 else 128 - code
 
 # %% ../../nbs/tools/24_study.jobs.ipynb #4d94a8a8
-def end_with(connection: socket.socket, pid: int):
+def end_with(connection: socket.socket, pid: int) -> None:
     "End a fork whose command has gone"
     with contextlib.suppress(OSError):
         if connection.recv(1) == b"":
@@ -185,7 +185,7 @@ def end_with(connection: socket.socket, pid: int):
             os.kill(pid, signal.SIGKILL)
 
 # %% ../../nbs/tools/24_study.jobs.ipynb #f02eabe5
-def become(request: dict, streams):
+def become(request: dict, streams: list[int]) -> None:
     "In the fork: be the job, and leave with its exit code"
     code = 1
     try:
@@ -217,7 +217,7 @@ def ask(path: str, argv: list[str]) -> int:
     return json.loads(answer) if answer else 137
 
 # %% ../../nbs/tools/24_study.jobs.ipynb #5f3d229b
-def main(argv=None) -> int:
+def main(argv: list[str] | None = None) -> int:
     "One job, as Snakemake starts it"
     argv = list(sys.argv[1:] if argv is None else argv)
     path = os.environ.get(SERVER, "")

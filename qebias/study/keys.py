@@ -12,8 +12,9 @@ __all__ = ['KINDS', 'KEY_OF', 'Item', 'items', 'default_items', 'Job', 'Study', 
 # %% ../../nbs/tools/22_study.keys.ipynb #6a759dae
 import functools
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from ..codecs import codec as make_codec
 from ..core import QebiasError, digest, file_digest, project_root, read_json, read_yaml, write_json
@@ -29,6 +30,9 @@ from qebias.study.profile import (
     stored_profile,
 )
 from .store import Store, content_of, faults, read_result
+
+if TYPE_CHECKING:
+    from qebias.codecs.base import Codec
 
 # %% ../../nbs/tools/22_study.keys.ipynb #be4df4d6
 class Item(NamedTuple):
@@ -74,7 +78,7 @@ KINDS = ("compress", "train", "enhance", "measure", "bank", "table", "item")  # 
 class Study:
     "A profile, a run folder, and the jobs that both make"
 
-    def __init__(self, profile: Profile, folder=None):
+    def __init__(self, profile: Profile, folder: str | Path | None = None):
         self.profile = profile
         self.folder = (
             Path(folder).expanduser().resolve() if folder else project_root() / "runs" / profile.name
@@ -83,15 +87,15 @@ class Study:
         self.rows = {row.name: row for row in rows_of(profile)}
 
     @classmethod
-    def open(cls, profile: str = "demo", run_dir: str = ""):
-        "The study in a folder, as its `profile.json` describes it; from the profile's file where there is none yet"
+    def open(cls, profile: str = "demo", run_dir: str = "") -> "Study":
+        "The study in a folder, by its `profile.json`; from the profile's file where there is none yet"
         folder = Path(run_dir) if run_dir else project_root() / "runs" / Path(profile).stem
         stored = folder / "profile.json"
         if stored.exists():
             return cls(check_profile(read_json(stored), str(stored)), folder)
         return cls(load_profile(profile), folder)
 
-    def save(self):
+    def save(self) -> None:
         "Write the resolved profile into the run folder"
         write_json(self.folder / "profile.json", stored_profile(self.profile))
 
@@ -119,7 +123,7 @@ class Study:
         "Is a row at a place of the grid?"
         return not row.at or codec in row.at or f"{codec}-{level}" in row.at
 
-    def trained_on(self, row: Row, codec: str, level: int) -> tuple:
+    def trained_on(self, row: Row, codec: str, level: int | str) -> tuple[str, int | str]:
         "(codec, level or `all`) of the training that a row uses at a place of the grid"
         where = row.method.trained_on
         if not where:
@@ -129,27 +133,27 @@ class Study:
         name, _, own = where.rpartition("-")
         return name, own if own == "all" else int(own)
 
-    def trained_levels(self, codec: str, level) -> list:
+    def trained_levels(self, codec: str, level: int | str) -> list:
         "The levels whose pairs a training reads"
         return self.profile.codecs[codec] if level == "all" else [int(level)]
 
 # %% ../../nbs/tools/22_study.keys.ipynb #7205b81f
-def pairs_name(dataset: str, codec: str, level) -> str:
+def pairs_name(dataset: str, codec: str, level: int | str) -> str:
     "The name of a data set compressed at one level"
     return f"compress/{dataset}/{codec}-{level}"
 
 
-def train_name(row: str, codec: str, level, seed: int) -> str:
+def train_name(row: str, codec: str, level: int | str, seed: int) -> str:
     "The name of a training"
     return f"train/{codec}-{level}/{row}/seed-{seed}"
 
 # %% ../../nbs/tools/22_study.keys.ipynb #82f89f95
-def enhanced_name(row: str, codec: str, level, seed: int, dataset: str) -> str:
+def enhanced_name(row: str, codec: str, level: int | str, seed: int, dataset: str) -> str:
     "The name of a data set's enhanced pictures"
     return f"enhance/{dataset}/{codec}-{level}/{row}/seed-{seed}"
 
 
-def measured_name(row: str, codec: str, level, seed: int, dataset: str) -> str:
+def measured_name(row: str, codec: str, level: int | str, seed: int, dataset: str) -> str:
     "The name of what was measured on them"
     return f"measure/{dataset}/{codec}-{level}/{row}/seed-{seed}"
 
@@ -178,7 +182,7 @@ def train_jobs(study: Study) -> list[Job]:
     return list(found.values())
 
 # %% ../../nbs/tools/22_study.keys.ipynb #0d082dd3
-def train_job(study: Study, row: Row, codec: str, level, seed: int) -> Job:
+def train_job(study: Study, row: Row, codec: str, level: int | str, seed: int) -> Job:
     "One training; it needs its pairs, and the generator that it starts from"
     needs = [pairs_name("train", codec, one) for one in study.trained_levels(codec, level)]
     first = study.rows.get(start_of(study.profile, row))
@@ -228,18 +232,16 @@ def evaluations(study: Study) -> list[dict]:
         for dataset in study.profile.evaluate:
             for row in untrained:
                 found.append({"row": row, "codec": codec, "level": level, "seed": 0, "dataset": dataset})
-            for row in study.rows.values():
-                if study.stands(row, codec, level):
-                    found += [
-                        {"row": row.name, "codec": codec, "level": level, "seed": seed, "dataset": dataset}
-                        for seed in row.seeds
-                    ]
+            for trained in study.rows.values():
+                if study.stands(trained, codec, level):
+                    place = {"row": trained.name, "codec": codec, "level": level, "dataset": dataset}
+                    found += [place | {"seed": seed} for seed in trained.seeds]
     return found
 
 # %% ../../nbs/tools/22_study.keys.ipynb #48bdbff0
 def jobs(
     study: Study,
-    only=(),  # items; all if empty
+    only: Iterable[str] = (),  # items; all if empty
 ) -> dict[str, Job]:  # by name; what a job needs stands before it
     "Every job of a study"
     made = [*compress_jobs(study), *train_jobs(study), *enhance_jobs(study), *measure_jobs(study)]
@@ -273,11 +275,11 @@ def images(study: Study, dataset: str, on_error: str = "raise") -> list:
         )
     spec = p.train if dataset == "train" else p.evaluate[dataset]
     part = ("train" if dataset == "train" else "eval") if own_split(spec) else None
-    divided = p.holdout is not None and list(p.evaluate.values()) == [p.train]
-    found = load_dataset(spec, part, "raise" if divided else on_error)
-    if divided:
+    divided = list(p.evaluate.values()) == [p.train]
+    if p.holdout is not None and divided:
+        found = load_dataset(spec, part, "raise")
         return split_by_content(found, p.holdout)[0 if dataset == "train" else 1]
-    return found
+    return load_dataset(spec, part, on_error)
 
 # %% ../../nbs/tools/22_study.keys.ipynb #79dc2e63
 def raw_identity(study: Study, dataset: str) -> list:
@@ -288,13 +290,13 @@ def raw_identity(study: Study, dataset: str) -> list:
     return sorted(found)
 
 
-def codec_of(study: Study, codec: str, level: int):
+def codec_of(study: Study, codec: str, level: int) -> "Codec":
     "The codec of a level, with the encoder that the profile chose"
     options = {"encoder": study.profile.encoder} if codec == "bpg" else {}
     return make_codec(codec, level, **options)
 
 # %% ../../nbs/tools/22_study.keys.ipynb #2fd59688
-def codec_identity(codec) -> dict:
+def codec_identity(codec: "Codec") -> dict:
     "What decides a codec's pictures: its parameters and its version; those of libraries are provenance"
     described = {k: v for k, v in codec.describe().items() if k != "versions"}
     return {**described, "version": getattr(codec, "version", 1)}
@@ -306,16 +308,16 @@ class Keys:
     def __init__(
         self,
         study: Study,
-        only=(),  # items; all if empty
-        imports: bool = True,  # whether classes of other modules may be imported; without, their jobs have no key
+        only: Iterable[str] = (),  # items; all if empty
+        imports: bool = True,  # may other modules' classes be imported? without, their jobs have no key
     ):
         self.study, self.imports = study, imports
         self.jobs = jobs(study, only)
-        self.raw = {}
-        self.known = {}
-        self.results = {}
-        self.wrong = {}
-        self.identities = {}  # of trainings by row, of columns by name: the same at every level and seed
+        self.raw: dict = {}
+        self.known: dict[str, str | None] = {}
+        self.results: dict[str, dict | None] = {}
+        self.wrong: dict = {}
+        self.identities: dict = {}  # of trainings by row, of columns by name: the same at every level and seed
 
     def key(self, name: str) -> str | None:
         "What names the result of a job; None while an input is still to be made"
@@ -344,14 +346,26 @@ class Keys:
         result = self.result(name)
         return None if result is None else result.get("content") or content_of(result)
 
-    def folder(self, name: str) -> Path:
-        "Where the result of a job lies; raises `QebiasError` where it has not been made yet"
+    def made_key(self, name: str) -> str:
+        "What names the result of a job; raises `QebiasError` while an input is still to be made"
         key = self.key(name)
-        if key is None or self.result(name) is None:
+        if key is None:
+            raise QebiasError(f"{name} cannot be made yet: qebias study {self.study.profile.name} makes it")
+        return key
+
+    def made(self, name: str) -> dict:
+        "The result of a job; raises `QebiasError` where it has not been made yet"
+        found = self.result(name)
+        if found is None:
             raise QebiasError(
                 f"{name} has not been made yet: qebias study {self.study.profile.name} makes it"
             )
-        return self.study.store.folder(self.jobs[name].kind, key)
+        return found
+
+    def folder(self, name: str) -> Path:
+        "Where the result of a job lies; raises `QebiasError` where it has not been made yet"
+        self.made(name)
+        return self.study.store.folder(self.jobs[name].kind, self.made_key(name))
 
     def faults(self, name: str, deep: bool = False) -> list[str]:
         "What is wrong with the result of a job; one that is not there has none"
@@ -386,7 +400,7 @@ class Keys:
 
     def part(self, name: str, part: str) -> str:
         "The recorded digest of one part of a result"
-        return self.result(name)["parts"][part]["sha256"]
+        return self.made(name)["parts"][part]["sha256"]
 
     def training_identity(self, row: Row, seed: int) -> dict:
         "What decides a training: that of the row's first seed, which is made once, with another seed"
@@ -525,7 +539,7 @@ def todo(
     return found
 
 # %% ../../nbs/tools/22_study.keys.ipynb #39c27e1d
-def plan(study: Study, only=()) -> Counter:
+def plan(study: Study, only: Iterable[str] = ()) -> Counter:
     "How many jobs of each kind there are to do; changes nothing"
     counts = Counter(item.job.kind for item in todo(Keys(study, only)).values())
     return Counter({kind: counts[kind] for kind in KINDS if counts[kind]})

@@ -13,7 +13,9 @@ __all__ = ['BY', 'COUNT', 'COUNTED', 'FEW', 'HEADLINES', 'OPEN_QUESTIONS', 'KIND
 
 # %% ../../nbs/tools/30_study.pages.ipynb #4c4a4eda
 import re
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -54,7 +56,7 @@ class Page:
         "Whether a row was measured here"
         return not self.values(row, quantity).missing
 
-    def rows(self, wanted=None) -> list[str]:
+    def rows(self, wanted: Iterable[str] | None = None) -> list[str]:
         "The rows measured here, of those that are wanted; without controls and bank if none is named"
         table = self.index.table
         here = (table.dataset == self.dataset) & (table.codec == self.codec) & (table.level == self.level)
@@ -188,7 +190,9 @@ def plain(
 def in_a_sentence(
     row: dict,  # a verdict, as `judge` gives it
     told: str = "",  # what the number is of, with {} in its place; the statement if left out
-    others=(),  # verdicts of the same item, among them those by other distances and for the other baseline
+    others: Iterable[
+        dict
+    ] = (),  # verdicts of the same item, among them those by other distances and for the other baseline
 ) -> str:  # Markdown
     "A verdict in words, with our number in bold; where another distance or baseline says otherwise, that too"
     if row["value"] is None:
@@ -225,7 +229,7 @@ def brief(
 
 def beside(
     row: dict,  # the verdict that is told
-    others,  # verdicts of the same item
+    others: Iterable[dict],  # verdicts of the same item
 ) -> tuple:  # lists: by all distances that agree, itself included; by those that do not; for ESRGAN
     "What the same statement says by other distances, and of the other baseline"
     distances = "|".join(BY)
@@ -250,7 +254,7 @@ def verdicts(
     found = []
     for item in items:
         if item not in page.judged:
-            place = dict(dataset=page.dataset, codec=page.codec, level=page.level)
+            place: dict[str, Any] = dict(dataset=page.dataset, codec=page.codec, level=page.level)
             smallest = page.results.profile.smallest
             page.judged[item] = judge(read_claims(), page.index, effects=smallest, items=[item], **place)
         found += page.judged[item]
@@ -484,7 +488,7 @@ def minus(text: str) -> str:
 def line(
     row: str,  # of the results
     found: Estimate,
-    **more,  # further columns
+    **more: Any,  # further columns
 ) -> dict:
     "An estimate as a line of a figure's table; nan where there is no interval"
     low, high = (np.nan if bound is None else bound for bound in (found.low, found.high))
@@ -525,7 +529,7 @@ def told_apart(
     rows: list,  # with a discriminator
 ) -> pd.DataFrame:  # a row each
     "How well each discriminator tells raw patches from enhanced and from compressed ones: 0.5 is chance"
-    lines = {}
+    lines: dict = {}
     for row in page.rows(rows):
         for domain in ("enhanced", "compressed"):
             found = page.estimate(row, f"auc:raw-{domain}")
@@ -550,7 +554,7 @@ def shown(
 def sides(
     page: Page,
     rows: list,  # of the results
-    distances=None,  # names; those of the profile if left out
+    distances: Iterable[str] | None = None,  # names; those of the profile if left out
     controls: bool = True,  # whether controls are added
 ) -> pd.DataFrame:  # row, panel, ce, re, cr, value, low, high
     "The triangle of each row by each distance, with Eq. 1 and its interval (Fig. 1, 3, 8, 9)"
@@ -667,10 +671,10 @@ def rates_saved(
 def quality(
     page: Page,
     rows: list,  # of the results
-    metrics=None,  # names; those of the profile if left out
+    metrics: Iterable[str] | None = None,  # names; those of the profile if left out
 ) -> pd.DataFrame:  # a line a row
     "Quality of the rows with intervals, as Table 3 has it; an arrow says which way is better"
-    lines = {}
+    lines: dict = {}
     for row in page.rows(rows):
         for name in metrics or page.results.profile.metrics:
             digits = 2 if name in ("psnr", "niqe", "musiq", "fid") else 3
@@ -786,11 +790,11 @@ def compressed_beside_paper(
 
 # %% ../../nbs/tools/30_study.pages.ipynb #b521da07
 def drawn(
-    draw,  # a function of `qebias.figures`
+    draw: Callable,  # a function of `qebias.figures`
     table: pd.DataFrame,  # its table, which may be empty
-    *more,  # its further arguments
-    **options,  # its options
-):
+    *more: Any,  # its further arguments
+    **options: Any,  # its options
+) -> object:
     "A figure, or one line of Markdown where its table is empty; of more than two panels, two at a time"
     ipython = require("IPython.display", "study notebooks")
     if not len(table):

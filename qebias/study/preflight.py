@@ -13,21 +13,25 @@ import importlib.util
 import os
 import re
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from ..core import QebiasError, project_root
 from .keys import Study, codec_of, images, items
 from .profile import check_profile, load_profile, near, stored_profile
 
+if TYPE_CHECKING:
+    import torch
+
 # %% ../../nbs/tools/25_study.preflight.ipynb #49e2e1de
 def resolve(
     profile: str,  # a profile's name or a YAML file
-    changes=(),  # `key=value` texts
-    raw=None,  # one folder of pictures, a fifth of which is held out
-    raw_train=None,  # or one to train on
-    raw_eval=None,  # and one to evaluate on
-    out=None,  # the study's folder
+    changes: Iterable[str] = (),  # `key=value` texts
+    raw: str | Path | None = None,  # one folder of pictures, a fifth of which is held out
+    raw_train: str | Path | None = None,  # or one to train on
+    raw_eval: str | Path | None = None,  # and one to evaluate on
+    out: str | Path | None = None,  # the study's folder
 ) -> Study:
     "The study that a command line asks for; raises `QebiasError`"
     p = load_profile(profile, changes)
@@ -42,11 +46,12 @@ def resolve(
         values["train"] = folder_spec(raw)
         values["evaluate"] = {folder_name(raw): folder_spec(raw)}
         values["holdout"] = p.holdout or 0.2
-    if raw_train:
+    if raw_train and raw_eval:
         values["train"] = folder_spec(raw_train)
         values["evaluate"] = {folder_name(raw_eval): folder_spec(raw_eval)}
         values["holdout"] = None
-    data = f"-{folder_name(raw or raw_eval)}" if raw or raw_eval else ""
+    shown_to = raw or raw_eval
+    data = f"-{folder_name(shown_to)}" if shown_to else ""
     study = Study(
         check_profile(values, f"profile {p.name}"), out or project_root() / "runs" / (p.name + data)
     )
@@ -60,18 +65,18 @@ def absolute(spec: str) -> str:
     return folder_spec(path) if kind == "folder" else spec
 
 
-def folder_spec(path) -> str:
+def folder_spec(path: str | Path) -> str:
     "The specification of a folder of pictures"
     return f"folder:{Path(path).expanduser().resolve()}"
 
 # %% ../../nbs/tools/25_study.preflight.ipynb #c5b45f80
-def folder_name(path) -> str:
+def folder_name(path: str | Path) -> str:
     "A folder's name, as a data set is called by it"
     name = re.sub(r"[^A-Za-z0-9_.-]+", "-", Path(path).expanduser().resolve().name).strip("-.") or "pictures"
     return "held-out" if name == "train" else name
 
 # %% ../../nbs/tools/25_study.preflight.ipynb #b48bda8c
-def require_folder(study: Study):
+def require_folder(study: Study) -> None:
     "A run folder that can be written, apart from the pictures; raises `QebiasError`"
     folder = study.folder
     ground = next(f for f in [folder, *folder.parents] if f.exists())
@@ -82,7 +87,8 @@ def require_folder(study: Study):
     for spec in dict.fromkeys([study.profile.train, *study.profile.evaluate.values()]):
         if spec.startswith("folder:") and Path(spec[7:]) in (folder, *folder.parents):
             raise QebiasError(
-                f"{folder} lies in {spec[7:]}, whose pictures the study reads: choose another folder with --out"
+                f"{folder} lies in {spec[7:]}, whose pictures the study reads: "
+                "choose another folder with --out"
             )
     if set("{}") & set(str(folder)):
         raise QebiasError(
@@ -101,9 +107,9 @@ class Cluster(NamedTuple):
 def cluster(
     executor: str | None = None,  # "slurm"; None for this machine
     jobs: int | None = None,  # at once, at most
-    profile=None,  # folder of a Snakemake profile; `nbs/study/slurm` if left out
+    profile: str | Path | None = None,  # folder of a Snakemake profile; `nbs/study/slurm` if left out
 ) -> Cluster | None:
-    "The cluster that a command line asks for; None for this machine; raises `QebiasError` where it cannot be used"
+    "The cluster that a command asks for; None for this machine; raises `QebiasError` where it cannot be used"
     if executor is None:
         for option, value in (("--jobs", jobs), ("--cluster", profile)):
             if value:
@@ -121,7 +127,8 @@ def cluster(
         raise QebiasError(f"--cluster {folder} holds no config.yaml: copy {ready} and change the copy")
     if not importlib.util.find_spec("snakemake_executor_plugin_slurm"):
         raise QebiasError(
-            "--executor slurm needs Snakemake's plugin, which is not installed: pip install snakemake-executor-plugin-slurm"
+            "--executor slurm needs Snakemake's plugin, which is not installed: "
+            "pip install snakemake-executor-plugin-slurm"
         )
     if not shutil.which("sbatch"):
         raise QebiasError(
@@ -130,13 +137,13 @@ def cluster(
     return Cluster(executor, jobs, folder)
 
 # %% ../../nbs/tools/25_study.preflight.ipynb #d80c1932
-def preflight(study: Study, only=(), on: Cluster | None = None):
+def preflight(study: Study, only: Iterable[str] = (), on: Cluster | None = None) -> None:
     "Say before anything runs what would be missing or impossible later; raises `QebiasError`"
     for check in [*light_checks(study, only), *heavy_checks(study, on)]:
         check()
 
 # %% ../../nbs/tools/25_study.preflight.ipynb #4f7afed0
-def problems(study: Study, only=()) -> list[str]:
+def problems(study: Study, only: Iterable[str] = ()) -> list[str]:
     "What a dry run finds missing, one line each; an unknown item is still an error"
     found = []
     for check in light_checks(study, only):
@@ -147,7 +154,7 @@ def problems(study: Study, only=()) -> list[str]:
     return list(dict.fromkeys(found))
 
 # %% ../../nbs/tools/25_study.preflight.ipynb #6e3f62fa
-def light_checks(study: Study, only=()) -> list:
+def light_checks(study: Study, only: Iterable[str] = ()) -> list:
     "What needs no network to be built"
     for item in only:
         if item not in items():
@@ -166,12 +173,12 @@ def heavy_checks(study: Study, on: Cluster | None) -> list:
     return [*here, functools.partial(networks_fit, study), functools.partial(images_fit, study)]
 
 
-def codec_works(study: Study, codec: str, level: int):
+def codec_works(study: Study, codec: str, level: int) -> None:
     "The codec's library is there"
     codec_of(study, codec, level).describe()
 
 # %% ../../nbs/tools/25_study.preflight.ipynb #5121f4d7
-def measures_there(study: Study):
+def measures_there(study: Study) -> None:
     "Metrics and distances are known, and their weights are there"
     from qebias.metrics import METRICS, available
 
@@ -187,7 +194,7 @@ def measures_there(study: Study):
             )
 
 # %% ../../nbs/tools/25_study.preflight.ipynb #2327d06f
-def psi_there(study: Study):
+def psi_there(study: Study) -> None:
     "The weights of psi are there, where a row's losses read them"
     from qebias.layers import psi_path
 
@@ -195,7 +202,7 @@ def psi_there(study: Study):
         psi_path(study.profile.psi)
 
 
-def psi_loads(study: Study):
+def psi_loads(study: Study) -> None:
     "The file of psi holds a VGG-19"
     from qebias.features import Psi
 
@@ -203,20 +210,20 @@ def psi_loads(study: Study):
         Psi(("conv1_1",), study.profile.psi)
 
 
-def pictures_there(study: Study, dataset: str):
+def pictures_there(study: Study, dataset: str) -> None:
     "A data set's pictures are there"
     if study.profile.holdout is None:
         images(study, dataset, "later")
 
 # %% ../../nbs/tools/25_study.preflight.ipynb #5b40700d
-def device_there(study: Study):
+def device_there(study: Study) -> None:
     "The device exists on this machine"
     from qebias.generators.core import as_device
 
     as_device(study.profile.device)
 
 # %% ../../nbs/tools/25_study.preflight.ipynb #ab03e9da
-def networks_fit(study: Study):
+def networks_fit(study: Study) -> None:
     "Build each combination of networks on no device, and show it a patch's shape; raises `QebiasError`"
     import json
 
@@ -243,7 +250,7 @@ def networks_fit(study: Study):
             shown(row.name, {**config.discriminator, "kwargs": kwargs}, patch)
 
 # %% ../../nbs/tools/25_study.preflight.ipynb #51c75a65
-def shown(name: str, spec: dict, patch):
+def shown(name: str, spec: dict, patch: "torch.Tensor") -> "torch.Tensor":
     "What a network makes of a patch, on no device; raises `QebiasError`"
     import torch
 
@@ -262,7 +269,7 @@ def shown(name: str, spec: dict, patch):
     return found
 
 # %% ../../nbs/tools/25_study.preflight.ipynb #da37a4bd
-def images_fit(study: Study):
+def images_fit(study: Study) -> None:
     "Sizes of all pictures, and that no picture is in two sets; raises `QebiasError`"
     from qebias.metrics import METRICS
 
@@ -275,8 +282,9 @@ def images_fit(study: Study):
         side, what = max(needs)
         for image in images(study, dataset):
             if min(image.shape) < side:
+                size = f"{image.shape[1]}x{image.shape[0]} px"
                 raise QebiasError(
-                    f"{dataset}: {image.name} is {image.shape[1]}x{image.shape[0]} px, and {what} needs {side}: "
+                    f"{dataset}: {image.name} is {size}, and {what} needs {side}: "
                     "leave it out, or change the profile"
                 )
             if dataset == "train":

@@ -10,6 +10,7 @@ __all__ = ['Number', 'Positive', 'MERGED', 'ROW_NAME', 'Setting', 'merged', 'Row
 # %% ../../nbs/tools/20_study.profile.ipynb #4a362a55
 import difflib
 import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -30,15 +31,14 @@ class Setting(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
     iterations: Positive | None = None
     batch: Positive | None = None
-    lr: float | None = Field(
-        None, gt=0, allow_inf_nan=False
-    )  # of the generator, and of both where d_lr is left out
-    d_lr: float | None = Field(None, gt=0, allow_inf_nan=False)  # of the discriminator
+    # of the generator, and of both where d_lr is left out
+    lr: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    d_lr: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None  # of the discriminator
     schedule: dict[str, Any] = {}  # kind, lr, min_lr, milestones, warmup
     d_schedule: dict[str, Any] = {}  # the same of the discriminator
     betas: tuple[float, float] | None = None  # of the generator's Adam
     d_betas: tuple[float, float] | None = None
-    ema: float | None = Field(None, ge=0, lt=1)  # for methods that average at all
+    ema: Annotated[float, Field(ge=0, lt=1)] | None = None  # for methods that average at all
     weights: dict[Literal["recon", "percept", "discrim", "divergence"], float] = {}  # lambda_r, _p, _d, _R
     recon: Literal["l1", "charbonnier"] | None = None
     perceptual: dict[str, float] | None = None  # psi's layers and their weights
@@ -68,9 +68,9 @@ class Setting(BaseModel):
 MERGED = ("schedule", "d_schedule", "weights", "divergence")  # mappings whose parts are set one by one
 
 # %% ../../nbs/tools/20_study.profile.ipynb #e8eac689
-def merged(settings) -> dict:  # field -> value; what is not set is left out
+def merged(settings: Iterable[Setting]) -> dict:  # field -> value; what is not set is left out
     "Settings from the most general to the most particular, as one"
-    found = {}
+    found: dict = {}
     for setting in settings:
         for name, value in setting.model_dump(exclude_unset=True).items():
             found[name] = {**found.get(name, {}), **value} if name in MERGED else value
@@ -191,7 +191,7 @@ class Profile(BaseModel):
         return self
 
 # %% ../../nbs/tools/20_study.profile.ipynb #01a0ced2
-def check_sets(profile: Profile):
+def check_sets(profile: Profile) -> None:
     "Pictures, codecs and levels of a profile that cannot be meant; raises `ValueError`"
     p = profile
     for name in p.evaluate:
@@ -221,7 +221,7 @@ def check_sets(profile: Profile):
             make_codec(name, level)
 
 # %% ../../nbs/tools/20_study.profile.ipynb #d1ff559a
-def check_rows(profile: Profile):
+def check_rows(profile: Profile) -> None:
     "Rows and settings of a profile that cannot be meant; raises `ValueError` or `QebiasError`"
     p = profile
     rows = {row.name: row for row in rows_of(p)}
@@ -245,7 +245,8 @@ def check_rows(profile: Profile):
         for name in foreign_of(p, row):
             if name not in p.trust:
                 raise ValueError(
-                    f"{row.name}: {name} would be imported, and its code run: say trust: [{name!r}] if you know it"
+                    f"{row.name}: {name} would be imported, and its code run: "
+                    f"say trust: [{name!r}] if you know it"
                 )
     places = set(p.codecs) | {f"{codec}-{level}" for codec, levels in p.codecs.items() for level in levels}
     for row in rows.values():
@@ -268,7 +269,7 @@ def check_rows(profile: Profile):
                 raise ValueError(f"{key}: {name} is no row of the profile{near(name, rows)}")
 
 # %% ../../nbs/tools/20_study.profile.ipynb #dd64ad1e
-def near(name: str, known) -> str:
+def near(name: str, known: Iterable[str]) -> str:
     "The end of a message about an unknown name: the neighbour, or all there are"
     known = sorted(known)
     close = difflib.get_close_matches(str(name), known, 1, 0.6)
@@ -278,7 +279,7 @@ def near(name: str, known) -> str:
 
 # %% ../../nbs/tools/20_study.profile.ipynb #1cfda17e
 def rows_of(profile: Profile) -> list[Row]:
-    "The rows of a profile in order: methods as they are, then derived ones; raises `ValueError`, `QebiasError`"
+    "The rows of a profile: methods as they are, then derived ones; raises `ValueError`, `QebiasError`"
     found = {}
     for name in profile.methods:
         found[name] = Row(
@@ -316,7 +317,7 @@ def derived_row(profile: Profile, name: str, spec: RowSpec, known: dict) -> Row:
         label=spec.label or name,
         method=parent.method,
         at=tuple(spec.at or profile.cells.get(name, ()) or parent.at),
-        seeds=tuple(spec.seeds or profile.row_seeds.get(name, parent.seeds)),
+        seeds=tuple(spec.seeds or profile.row_seeds.get(name) or parent.seeds),
         differs=(*parent.differs, spec.differs),
     )
 
@@ -352,13 +353,10 @@ def profiles() -> dict[str, Path]:
 # %% ../../nbs/tools/20_study.profile.ipynb #4fc939bc
 def load_profile(
     name: str,  # a profile's name, or the path of a YAML file
-    changes=(),  # `key=value` texts; a dot reaches into a mapping, the value is read as YAML
+    changes: Iterable[str] = (),  # `key=value` texts; a dot reaches into a mapping, the value is read as YAML
 ) -> Profile:
     "Read and check a profile; raises `QebiasError`"
-    if name.endswith((".yaml", ".yml")):
-        path = Path(name)
-    else:
-        path = profiles().get(name)
+    path = Path(name) if name.endswith((".yaml", ".yml")) else profiles().get(name)
     if path is None:
         raise QebiasError(f"unknown profile {name!r}{near(name, profiles())}; or give a YAML file")
     values = read_yaml(path)
@@ -372,7 +370,7 @@ def load_profile(
 def set_value(
     values: dict,  # changed in place
     change: str,  # `key=value`
-):
+) -> None:
     "Change a nested value, as `--set` does; raises `QebiasError`"
     key, equals, text = change.partition("=")
     if not equals or not key.strip():
@@ -385,7 +383,7 @@ def set_value(
     values[last] = read_yaml(text, f"--set {key.strip()}")
 
 # %% ../../nbs/tools/20_study.profile.ipynb #f3d4414e
-def steps_of(values: dict, key: str) -> tuple[list, str]:
+def steps_of(values: Any, key: str) -> tuple[list, str]:
     "The steps of a dotted key, where a name that is there may hold dots of its own"
     steps = []
     rest = key
@@ -414,11 +412,12 @@ def check_profile(values: dict, where: str = "profile") -> Profile:
         raise QebiasError(f"{where}: {error}") from None
 
 # %% ../../nbs/tools/20_study.profile.ipynb #94d6ff67
-def row_specs(rows, where: str) -> dict:
+def row_specs(rows: object, where: str) -> dict:
     "Rows as a file writes them, `{of: ..., weights: ...}`, as `RowSpec` takes them; raises `QebiasError`"
     if not isinstance(rows, dict):
         raise QebiasError(
-            f"{where}: rows is a mapping, for instance {{both-0.3: {{of: realesrgan+both, weights: {{divergence: 0.3}}}}}}"
+            f"{where}: rows is a mapping, for instance "
+            "{both-0.3: {of: realesrgan+both, weights: {divergence: 0.3}}}"
         )
     known = set(RowSpec.model_fields)
     found = {}
@@ -431,7 +430,7 @@ def row_specs(rows, where: str) -> dict:
     return found
 
 # %% ../../nbs/tools/20_study.profile.ipynb #d8c06ec4
-def complaint(error: dict) -> str:
+def complaint(error: Mapping) -> str:
     "One of pydantic's errors as a line of ours"
     steps = [str(step) for step in error["loc"] if step != "differs"]
     key = ".".join(steps)

@@ -7,15 +7,20 @@ __all__ = ['TEMPLATE', 'OWN', 'closing_lines', 'weight_lines', 'write_report', '
            'require_publishable', 'publish_study']
 
 # %% ../../nbs/tools/29_study.report.ipynb #b13e6109
+from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..core import QebiasError, atomic, project_root
 from .keys import Study, items
 from .profile import load_profile, profiles, stored_profile
 from .results import Results, load, publish_results
 
+if TYPE_CHECKING:
+    from qebias.figures import Picture
+
 # %% ../../nbs/tools/29_study.report.ipynb #366f1bc7
-def closing_lines(study: Study, only=()) -> list[str]:
+def closing_lines(study: Study, only: Iterable[str] = ()) -> list[str]:
     "What is printed when a study has ended: verdicts, scale, and where everything lies"
     from qebias.claims import claims_text, tally
 
@@ -79,7 +84,7 @@ def opening(
     return picture, words
 
 
-def address(picture) -> str:  # of a `qebias.figures.Picture`
+def address(picture: "Picture") -> str:  # of a `qebias.figures.Picture`
     "A figure as an address that holds it, so that a page stays one file"
     import base64
 
@@ -184,7 +189,7 @@ img { max-width: 100%; height: auto; background: #fff; border-radius: 3px; }
 OWN = ("train", "evaluate", "holdout")  # pictures may be others than the checkout's profile names
 
 
-def require_publishable(study: Study):
+def require_publishable(study: Study) -> None:
     "Raise `QebiasError` where a study is not one of the checkout's profiles; its photographs may be others"
     name = study.profile.name
     if name not in profiles():

@@ -11,6 +11,7 @@ __all__ = ['CROP', 'CURVES', 'Results', 'load', 'middle', 'crop_of', 'training_c
 import functools
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
@@ -30,11 +31,14 @@ from .profile import Profile, check_profile, stored_profile
 
 CROP = 128  # side of a published crop in px
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 # %% ../../nbs/tools/27_study.results.ipynb #66f786be
 class Results:
     "What a study found"
 
-    def __init__(self, profile: Profile, table, place: Path, study: Study | None = None):
+    def __init__(self, profile: Profile, table: "pd.DataFrame", place: Path, study: Study | None = None):
         self.profile = profile
         self.table = table  # the long table
         self.place = Path(place)  # where it was read: a run folder, or the published one
@@ -78,7 +82,7 @@ class Results:
         return crop_of(self.study, row, picture, dataset, codec, level, seed)
 
     @functools.cached_property
-    def curves(self):
+    def curves(self) -> "pd.DataFrame":
         "Training records: row, codec, level, seed, iteration, quantity, value"
         import pandas as pd
 
@@ -88,7 +92,7 @@ class Results:
         return pd.read_parquet(path) if path.exists() else pd.DataFrame(columns=CURVES)
 
     def verdicts(self, *items: str, dataset: str | None = None) -> list[dict]:
-        "The verdicts of the paper's items, such as `Tab. 1`, at the main codec and level; of all if none is named"
+        "The verdicts of the paper's items, such as `Tab. 1`, at the main codec and level; of all by default"
         from qebias.claims import judge, read_claims
 
         codec, level = self.main
@@ -131,7 +135,9 @@ def middle(rgb: np.ndarray, side: int = CROP) -> np.ndarray:
     return np.ascontiguousarray(rgb[top : top + side, left : left + side])
 
 # %% ../../nbs/tools/27_study.results.ipynb #aaea3ffb
-def crop_of(study: Study, row: str, picture: str, dataset: str, codec: str, level: int, seed: int | None):
+def crop_of(
+    study: Study, row: str, picture: str, dataset: str, codec: str, level: int, seed: int | None
+) -> np.ndarray | None:
     "The middle of one picture of a run folder; None where it is not there"
     from qebias.study.work import pairs_at
 
@@ -149,7 +155,7 @@ def crop_of(study: Study, row: str, picture: str, dataset: str, codec: str, leve
     return middle(read_rgb(path)) if path and path.exists() else None
 
 # %% ../../nbs/tools/27_study.results.ipynb #1b1b81d6
-def training_curves(study: Study, points: int = 60):
+def training_curves(study: Study, points: int = 60) -> "pd.DataFrame":
     "The records of every training, thinned to so many points"
     import pandas as pd
 
@@ -174,12 +180,12 @@ def source_name(spec: str) -> str:
     return Path(path).name if kind == "folder" else kind
 
 # %% ../../nbs/tools/27_study.results.ipynb #89599cfd
-def scale_line(profile: Profile, table) -> str:
+def scale_line(profile: Profile, table: "pd.DataFrame") -> str:
     "Data, codecs, lengths of training, networks, psi, seeds and machine, in one line"
     from qebias.study.work import config_of
 
     study = Study(profile, "unused")
-    lengths = {}
+    lengths: dict = {}
     for row in study.rows.values():
         config = config_of(study, row, row.seeds[0])
         lengths.setdefault((config.iterations, config.batch), []).append(row.name)
@@ -196,9 +202,11 @@ def scale_line(profile: Profile, table) -> str:
     levels = ", ".join(f"{codec.upper()} {level}" for codec, level in study.levels)
     seeds = sorted({len(row.seeds) for row in study.rows.values()})
     many = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
+    noun = "seed" if many == "1" else "seeds"
     return (
-        f"{profile.name}: trained on {source_name(profile.train)}, evaluated on {evaluated}; {levels}; {trained}, "
-        f"patches of {profile.patch} px; psi {profile.psi}; {many} {'seed' if many == '1' else 'seeds'} a row; {profile.device} {profile.precision}"
+        f"{profile.name}: trained on {source_name(profile.train)}, evaluated on {evaluated}; {levels}; "
+        f"{trained}, patches of {profile.patch} px; psi {profile.psi}; {many} {noun} a row; "
+        f"{profile.device} {profile.precision}"
     )
 
 # %% ../../nbs/tools/27_study.results.ipynb #dc6f5c36
@@ -220,7 +228,7 @@ def training_identities(study: Study) -> dict[str, str]:
 
 # %% ../../nbs/tools/27_study.results.ipynb #6b840d2b
 def publish_results(study: Study, keep: bool = True) -> Path:
-    "Write table, crops, curves and profile of a run folder into `nbs/study/results/<profile>`; returns that folder"
+    "Write table, crops, curves and profile of a run folder into `nbs/study/results/<profile>`"
     import pandas as pd
 
     found = load(study.profile.name, str(study.folder))
@@ -241,7 +249,9 @@ def publish_results(study: Study, keep: bool = True) -> Path:
     return target
 
 # %% ../../nbs/tools/27_study.results.ipynb #decde366
-def joined(old, new, old_identities: dict, identities: dict):
+def joined(
+    old: "pd.DataFrame", new: "pd.DataFrame", old_identities: dict, identities: dict
+) -> "pd.DataFrame":
     "Published values of cells that a new batch does not have, and the batch's own"
     import pandas as pd
 
@@ -271,7 +281,7 @@ def without_path(spec: str) -> str:
     return f"folder:{Path(path).name}" if kind == "folder" else spec
 
 # %% ../../nbs/tools/27_study.results.ipynb #40b5e300
-def write_crops(found: Results, target: Path):
+def write_crops(found: Results, target: Path) -> None:
     "The crops that pages show, at the codec and level that they look at"
     codec, level = found.main
     rows = ["raw", "compressed", *(name for name in found.labels), *controls_of(found.table)]
@@ -286,6 +296,6 @@ def write_crops(found: Results, target: Path):
                     Image.fromarray(rgb).save(tmp, format="WEBP", lossless=True, method=6)
 
 # %% ../../nbs/tools/27_study.results.ipynb #bd51d6d5
-def controls_of(table) -> list[str]:
+def controls_of(table: "pd.DataFrame") -> list[str]:
     "The controls that a table has"
     return sorted(row for row in table.row.unique() if row.startswith("control:")) if len(table) else []

@@ -20,7 +20,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import IO
 
 from qebias.core import (
     QebiasError,
@@ -90,15 +92,15 @@ def job_environment(study: Study) -> dict[str, str]:
 class Progress:
     "Turns files of events into lines of text"
 
-    def __init__(self, folder, total: int, show=print, every: float = 30.0):
+    def __init__(self, folder: str | Path, total: int, show: Callable = print, every: float = 30.0):
         self.folder, self.total, self.show, self.every = Path(folder), total, show, every
-        self.read = collections.Counter()
+        self.read: collections.Counter = collections.Counter()
         self.ended = 0
-        self.running = {}
-        self.failures = {}
+        self.running: dict = {}
+        self.failures: dict = {}
         self.began = self.said = time.monotonic()
 
-    def update(self):
+    def update(self) -> None:
         "Read what is new and show it"
         for path in sorted(self.folder.glob("*.jsonl")):
             self.read_file(path)
@@ -114,7 +116,7 @@ class Progress:
         seconds = (time.monotonic() - self.began) / self.ended * (self.total - self.ended)
         return f"; about {duration(seconds)} to go"
 
-    def read_file(self, path: Path):
+    def read_file(self, path: Path) -> None:
         "Take in the whole lines that were added to a file"
         with path.open("rb") as events:
             events.seek(self.read[path])
@@ -125,7 +127,7 @@ class Progress:
                 with contextlib.suppress(ValueError, KeyError, TypeError):
                     self.take(json.loads(line))
 
-    def take(self, event: dict):
+    def take(self, event: dict) -> None:
         "Show one event"
         job, state, now = event["job"], event["state"], event["time"]
         if state == "start":
@@ -157,13 +159,13 @@ def duration(seconds: float) -> str:
 # %% ../../nbs/tools/26_study.runner.ipynb #6bc38b4e
 def run(
     study: Study,
-    only=(),  # items; all if empty
+    only: Iterable[str] = (),  # items; all if empty
     cores: int | None = None,
     keep_going: bool = False,  # finish what does not depend on a failed job
-    show=print,
+    show: Callable = print,
     on: Cluster | None = None,  # this machine if left out
     rounds: int = 3,  # at most
-):
+) -> None:
     "Do what is to be done and show progress; raises `QebiasError` where a job failed"
     cores = cores or os.cpu_count() or 1
     with locked(study.folder, "a study"):
@@ -198,19 +200,20 @@ def summary(waiting: dict[str, Todo]) -> str:
     )
 
 # %% ../../nbs/tools/26_study.runner.ipynb #c9a20bf8
-def set_names(keys: Keys, waiting: dict[str, Todo]):
+def set_names(keys: Keys, waiting: dict[str, Todo]) -> None:
     "Let the names of whole results lead to them, and take away those of results that are to be made"
     store = keys.study.store
     for name, job in keys.jobs.items():
         if name in waiting:
             store.forget(name)
         else:
-            store.point(name, job.kind, keys.key(name))
+            store.point(name, job.kind, keys.made_key(name))
 
 # %% ../../nbs/tools/26_study.runner.ipynb #b8962a9f
 def differences(keys: Keys) -> list[str]:
     "Where results that are taken up were made by other packages or on another device than today's"
-    today, found = package_versions(), {}
+    today = package_versions()
+    found: dict = {}
     for name in keys.jobs:
         result = keys.result(name)
         packages = ((result or {}).get("provenance") or {}).get("packages") or {}
@@ -223,7 +226,7 @@ def differences(keys: Keys) -> list[str]:
     ]
 
 # %% ../../nbs/tools/26_study.runner.ipynb #a34f6668
-def walk(study: Study, names: list, cores: int, keep_going: bool, show, on: Cluster | None):
+def walk(study: Study, names: list, cores: int, keep_going: bool, show: Callable, on: Cluster | None) -> None:
     "Let Snakemake make the names that are missing"
     events = study.folder / "events"
     shutil.rmtree(events, ignore_errors=True)
@@ -250,7 +253,7 @@ def walk(study: Study, names: list, cores: int, keep_going: bool, show, on: Clus
         raise QebiasError(what_failed(study, names, progress))
 
 # %% ../../nbs/tools/26_study.runner.ipynb #369aeb9b
-def started_process(command: list, folder: Path, log, environment: dict):
+def started_process(command: list, folder: Path, log: IO, environment: dict) -> subprocess.Popen:
     "A process in a group of its own"
     return subprocess.Popen(
         command,
@@ -264,7 +267,7 @@ def started_process(command: list, folder: Path, log, environment: dict):
 
 # %% ../../nbs/tools/26_study.runner.ipynb #b6f0e02b
 @contextlib.contextmanager
-def warm_process(study: Study, environment: dict):
+def warm_process(study: Study, environment: dict) -> Iterator[str]:
     "The process that jobs are forked from, while the block runs; yields the path of its socket"
     with tempfile.TemporaryDirectory(prefix="qebias-") as place:
         path = str(Path(place) / "socket")
@@ -282,7 +285,7 @@ def warm_process(study: Study, environment: dict):
             log.close()
 
 # %% ../../nbs/tools/26_study.runner.ipynb #6c5f05c1
-def end_group(child):
+def end_group(child: subprocess.Popen) -> None:
     "End a process and all of its group"
     for how in (signal.SIGTERM, signal.SIGKILL):
         try:
@@ -332,7 +335,7 @@ def queued(study: Study) -> list[str]:
     return found
 
 # %% ../../nbs/tools/26_study.runner.ipynb #e7852288
-def cancel(study: Study, show):
+def cancel(study: Study, show: Callable) -> None:
     "End the jobs that this study has on a cluster, and wait until they have ended; raises `QebiasError`"
     if not shutil.which("squeue"):
         return
@@ -350,12 +353,13 @@ def cancel(study: Study, show):
     )
 
 # %% ../../nbs/tools/26_study.runner.ipynb #73e76961
-def verify(study: Study, show=print) -> int:  # how many results have a fault
+def verify(study: Study, show: Callable = print) -> int:  # how many results have a fault
     "Read every part of every result that the profile means, and report"
     keys = Keys(study)
     wrong = 0
     for name in keys.jobs:
-        records = damaged_records(keys.folder(name), keys.result(name)) if keys.result(name) else []
+        result = keys.result(name)
+        records = damaged_records(keys.folder(name), result) if result else []
         for fault in [*keys.faults(name, deep=True), *records]:
             show(f"{name}: {fault}")
             wrong += 1
@@ -367,9 +371,9 @@ def verify(study: Study, show=print) -> int:  # how many results have a fault
 def prune_study(
     study: Study,
     yes: bool = False,  # remove, instead of list
-    show=print,
+    show: Callable = print,
 ) -> int:  # bytes
-    "List results that no setting of the profile refers to any more, with their sizes; remove them where told to"
+    "List results that no setting of the profile refers to any more, with sizes; remove them where told to"
     if not (study.folder / MARKER).exists():
         raise QebiasError(f"{study.folder} is no study's folder: nothing is removed")
     found = prunable(study.store, wanted_folders(study))
@@ -378,7 +382,8 @@ def prune_study(
     total = sum(found.values())
     if not yes:
         show(
-            f"{len(found)} results, {total / 1e6:.2f} MB, are of no setting of this profile; --yes removes them"
+            f"{len(found)} results, {total / 1e6:.2f} MB, are of no setting of this profile; "
+            "--yes removes them"
         )
         return total
     with locked(study.folder, "a study"):

@@ -9,6 +9,7 @@ __all__ = ['MARKER', 'FORMAT', 'LARGE', 'claim_folder', 'parts_of', 'finish', 'u
 # %% ../../nbs/tools/21_study.store.ipynb #4bc3efe5
 import os
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,8 +19,8 @@ MARKER = "qebias.json"  # says that a folder is ours
 FORMAT = 1  # of a run folder
 
 # %% ../../nbs/tools/21_study.store.ipynb #f3ca0452
-def claim_folder(folder: Path):
-    "Make a folder a study's own, or find that it is; raises `QebiasError` for one that holds somebody else's files"
+def claim_folder(folder: Path) -> None:
+    "Make a folder a study's own, or find that it is; raises `QebiasError` for one with somebody else's files"
     marker = Path(folder) / MARKER
     if marker.exists():
         found = read_json(marker)
@@ -41,8 +42,8 @@ def claim_folder(folder: Path):
 
 # %% ../../nbs/tools/21_study.store.ipynb #cc69baab
 def parts_of(
-    folder,  # of a result
-    names,  # of its parts, relative to it
+    folder: str | Path,  # of a result
+    names: Iterable[str],  # of its parts, relative to it
 ) -> dict[str, dict]:  # name -> {"bytes", "sha256"}
     "Size and digest of each part"
     found = {}
@@ -53,10 +54,10 @@ def parts_of(
 
 # %% ../../nbs/tools/21_study.store.ipynb #8469d27c
 def finish(
-    folder,  # of the result; its parts lie there
+    folder: str | Path,  # of the result; its parts lie there
     key: str,  # what decides it
-    parts,  # names of the files that it consists of
-    **more,  # made_of, provenance, whatever a reader wants to know; anything JSON can hold
+    parts: Iterable[str],  # names of the files that it consists of
+    **more: object,  # made_of, provenance, whatever a reader wants to know; anything JSON can hold
 ) -> dict:  # as `result.json` holds it
     "Write `result.json`, last"
     return seal(folder, {"key": key, "parts": parts_of(folder, parts), **more})
@@ -67,7 +68,7 @@ def unsealed(result: dict) -> dict:
     return {name: value for name, value in result.items() if name != "seal"}
 
 
-def seal(folder, result: dict) -> dict:  # as `result.json` holds it
+def seal(folder: str | Path, result: dict) -> dict:  # as `result.json` holds it
     "Write `result.json` with a digest of itself, so that a flipped bit in it is noticed"
     sealed = {**result, "seal": digest(result, 32)}
     write_json(Path(folder) / "result.json", sealed)
@@ -82,7 +83,7 @@ def content_of(result: dict) -> str:
 LARGE = 256 * 1024 * 1024  # bytes; half a second to hash
 
 
-def read_result(folder, key: str | None = None) -> dict | None:
+def read_result(folder: str | Path, key: str | None = None) -> dict | None:
     "What `result.json` says, or None where there is no result of this key"
     path = Path(folder) / "result.json"
     if not path.is_file():
@@ -110,7 +111,7 @@ def read_result(folder, key: str | None = None) -> dict | None:
 
 # %% ../../nbs/tools/21_study.store.ipynb #c54c92a4
 def faults(
-    folder,
+    folder: str | Path,
     result: dict,  # as `read_result` gives it
     deep: bool = False,  # hash large parts too
 ) -> list[str]:  # names of parts, with what is wrong
@@ -127,13 +128,13 @@ def faults(
     return wrong
 
 # %% ../../nbs/tools/21_study.store.ipynb #d6d2b47e
-def damaged_records(folder, result: dict) -> list[str]:
-    "Records beside a result, such as the curve of a training, that are not what was written; nothing depends on them"
+def damaged_records(folder: str | Path, result: dict) -> list[str]:
+    "Records beside a result, such as a training's curve, that are not what was written; nothing needs them"
     return faults(folder, {"parts": result.get("records", {})}, deep=True)
 
 
-def require_whole(folder, result: dict):
-    "Hash all parts before they are used; raises `QebiasError` that names the first that is not what was written"
+def require_whole(folder: str | Path, result: dict) -> None:
+    "Hash all parts before they are used; raises `QebiasError` that names the first that has changed"
     wrong = faults(folder, result, deep=True)
     if wrong:
         raise QebiasError(f"{Path(folder) / wrong[0]}: run the same command again, and it is made anew")
@@ -152,7 +153,7 @@ class Store(NamedTuple):
         "The file of a readable name such as `train/bpg-37/rrdb/seed-0`"
         return self.root / "names" / f"{name}.json"
 
-    def point(self, name: str, kind: str, key: str):
+    def point(self, name: str, kind: str, key: str) -> None:
         "Let a name lead to a result"
         wanted = {"result": f"results/{kind}/{key}"}
         if self.pointed(name) != wanted["result"]:
@@ -175,7 +176,7 @@ class Store(NamedTuple):
         inside = found.startswith("results/") and ".." not in Path(found).parts
         return self.root / found if inside else None
 
-    def forget(self, name: str):
+    def forget(self, name: str) -> None:
         "Let a name lead nowhere; the result stays"
         self.pointer(name).unlink(missing_ok=True)
 
@@ -201,7 +202,7 @@ def prunable(
     return {folder: size for folder, size in store.kept().items() if folder not in wanted}
 
 
-def prune(store: Store, folders):
+def prune(store: Store, folders: Iterable[str]) -> None:
     "Remove results; each disappears as a whole"
     for folder in folders:
         inside = folder.startswith("results/") and ".." not in Path(folder).parts

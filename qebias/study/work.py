@@ -11,7 +11,9 @@ __all__ = ['TABLE', 'OF_GANS', 'WORK', 'config_of', 'rates_of', 'enhancer_identi
 
 # %% ../../nbs/tools/23_study.work.ipynb #89f49ddf
 import functools
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from ..core import QebiasError, atomic, digest, provenance, read_json, read_rgb, write_png
 from qebias.study.keys import (
@@ -29,15 +31,25 @@ from .store import content_of, finish, parts_of, read_result, require_whole, sea
 
 TABLE = ["dataset", "picture", "codec", "level", "row", "trained_on", "seed", "quantity", "value", "unit"]
 
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+    from torch import nn
+
+    from qebias.config import TrainConfig
+    from qebias.measure import Cell
+    from qebias.methods import Method
+    from qebias.pairs import Pairs
+
 # %% ../../nbs/tools/23_study.work.ipynb #712152d2
-def config_of(study: Study, row: Row, seed: int):
+def config_of(study: Study, row: Row, seed: int) -> "TrainConfig":
     "The resolved training of a row: the method's own, changed by the profile; raises `QebiasError`"
     from qebias.methods import derive, train_config
 
     p = study.profile
     told = settings_of(p, row)
     told.pop("start", None)
-    run = {"device": p.device, "processes": p.processes, "psi": p.psi, "seed": seed}
+    run: dict[str, Any] = {"device": p.device, "processes": p.processes, "psi": p.psi, "seed": seed}
     run["threads"] = told.pop("threads", p.threads)
     run["precision"] = told.pop("precision", p.precision)
     run["patch"] = p.patch
@@ -66,7 +78,7 @@ OF_GANS = [
 ]
 
 # %% ../../nbs/tools/23_study.work.ipynb #418819de
-def rates_of(method, told: dict) -> dict:
+def rates_of(method: "Method", told: dict) -> dict:
     "Settings as fields of a `Method`: the short names of rates become parts of schedules"
     differs = dict(told)
     lr, d_lr = differs.pop("lr", None), differs.pop("d_lr", None)
@@ -124,7 +136,7 @@ def taken(keys: Keys, job: Job) -> Path | None:
     "The folder of a job's result where it is there and whole; its name leads to it then"
     if keys.result(job.name) is None or keys.faults(job.name, deep=True):
         return None
-    keys.study.store.point(job.name, job.kind, keys.key(job.name))
+    keys.study.store.point(job.name, job.kind, keys.made_key(job.name))
     return keys.folder(job.name)
 
 # %% ../../nbs/tools/23_study.work.ipynb #f76946f0
@@ -133,8 +145,8 @@ def place_of(keys: Keys, job: Job) -> tuple[str, Path]:
     for need in job.needs:
         if keys.result(need) is None:
             raise QebiasError(f"{job.name} needs {need}, which has not been made yet")
-        require_whole(keys.folder(need), keys.result(need))
-    key = keys.key(job.name)
+        require_whole(keys.folder(need), keys.made(need))
+    key = keys.made_key(job.name)
     folder = keys.study.store.folder(job.kind, key)
     folder.mkdir(parents=True, exist_ok=True)
     return key, folder
@@ -149,7 +161,7 @@ def made(keys: Keys, job: Job, key: str) -> Path:
 def do(
     study: Study,
     name: str,  # of a job
-    **options,  # of the function that does it: workers, progress
+    **options: Any,  # of the function that does it: workers, progress
 ) -> Path:  # of the result's folder
     "Do one job, or take up its result; raises `QebiasError`"
     keys = Keys(study)
@@ -162,7 +174,7 @@ def do(
     return WORK[job.kind](keys, job, **options)
 
 # %% ../../nbs/tools/23_study.work.ipynb #1f0db194
-def compress(keys: Keys, job: Job, workers: int | None = None, progress=True) -> Path:
+def compress(keys: Keys, job: Job, workers: int | None = None, progress: bool = True) -> Path:
     "Code a data set at one level, beside the store of its raw pictures"
     from qebias.pairs import build_pairs
 
@@ -189,7 +201,7 @@ def compress(keys: Keys, job: Job, workers: int | None = None, progress=True) ->
     return made(keys, job, key)
 
 # %% ../../nbs/tools/23_study.work.ipynb #d7960807
-def set_damaged_aside(raw: Path):
+def set_damaged_aside(raw: Path) -> None:
     "A store of raw pictures that is not what was written is built anew"
     from qebias.study.store import faults
 
@@ -199,16 +211,16 @@ def set_damaged_aside(raw: Path):
         (raw / "manifest.json").unlink(missing_ok=True)
 
 # %% ../../nbs/tools/23_study.work.ipynb #d17d3a78
-def pairs_at(keys: Keys, dataset: str, codec: str, level):
+def pairs_at(keys: Keys, dataset: str, codec: str, level: int | str) -> "Pairs":
     "The store of raw and compressed pictures of a cell; raises `QebiasError` where it has not been made"
     from qebias.pairs import Pairs
 
     folder = keys.folder(pairs_name(dataset, codec, level))
-    result = keys.result(pairs_name(dataset, codec, level))
+    result = keys.made(pairs_name(dataset, codec, level))
     return Pairs(folder, raw=keys.study.store.folder("raw", result["raw"]))
 
 # %% ../../nbs/tools/23_study.work.ipynb #05cd1a38
-def train(keys: Keys, job: Job, progress=None) -> Path:
+def train(keys: Keys, job: Job, progress: Callable | None = None) -> Path:
     "Train a row, from the checkpoint where there is one"
     from qebias.pairs import JoinedPairs
     from qebias.training import fit
@@ -239,7 +251,7 @@ def train(keys: Keys, job: Job, progress=None) -> Path:
     return made(keys, job, key)
 
 # %% ../../nbs/tools/23_study.work.ipynb #fd11699d
-def never_evaluated(keys: Keys, trained, codec: str, level):
+def never_evaluated(keys: Keys, trained: "Pairs", codec: str, level: int | str) -> None:
     "Evaluation pictures are never trained on, under whatever name; raises `QebiasError`"
     seen = dict(zip(trained.digests, trained.names))
     for dataset in keys.study.profile.evaluate:
@@ -254,7 +266,7 @@ def never_evaluated(keys: Keys, trained, codec: str, level):
             )
 
 # %% ../../nbs/tools/23_study.work.ipynb #b90f2aa7
-def enhance(keys: Keys, job: Job, progress=None) -> Path:
+def enhance(keys: Keys, job: Job, progress: Callable | None = None) -> Path:
     "Enhance a data set with a row's generator, or with a control"
     from qebias import controls
 
@@ -264,7 +276,7 @@ def enhance(keys: Keys, job: Job, progress=None) -> Path:
     compressed = [pairs.compressed(i) for i in range(len(pairs))]
     if cell["row"] in controls.ROWS:
         raw = [pairs.raw(i) for i in range(len(pairs))]
-        pictures = controls.control(cell["row"], pairs.names, raw, compressed)
+        pictures: Iterable = controls.control(cell["row"], pairs.names, raw, compressed)
     else:
         pictures = enhanced_by(keys, job, compressed)
     parts = []
@@ -283,7 +295,7 @@ def enhance(keys: Keys, job: Job, progress=None) -> Path:
     return made(keys, job, key)
 
 # %% ../../nbs/tools/23_study.work.ipynb #6403974e
-def enhanced_by(keys: Keys, job: Job, compressed: list):
+def enhanced_by(keys: Keys, job: Job, compressed: list) -> "Iterator[np.ndarray]":
     "The enhanced pictures of a trained row, one after the other"
     import torch
 
@@ -308,7 +320,7 @@ def enhanced_pictures(keys: Keys, job: Job, names: list, compressed: list) -> li
     return [read_rgb(folder / f"{name}.png") for name in names]
 
 # %% ../../nbs/tools/23_study.work.ipynb #fd1f00fe
-def measure(keys: Keys, job: Job, progress=None) -> Path:
+def measure(keys: Keys, job: Job, progress: Callable | None = None) -> Path:
     "Measure a cell: each column that is not there yet, then the list of them all"
     from qebias.measure import measure as measured
 
@@ -333,8 +345,9 @@ def measure(keys: Keys, job: Job, progress=None) -> Path:
                 identity=identity,
                 provenance=provenance(),
             )
-    contents = {column: content_of(column_result(study, k)) for column, k in wanted.items()}
-    finish(folder, key, [], content=digest(sorted(contents.values()), 24), columns=wanted, cell=cell)
+    results: list[Any] = [column_result(study, column_key) for column_key in wanted.values()]
+    content = digest(sorted(content_of(result) for result in results), 24)
+    finish(folder, key, [], content=content, columns=wanted, cell=cell)
     return made(keys, job, key)
 
 # %% ../../nbs/tools/23_study.work.ipynb #336e7bd5
@@ -354,7 +367,7 @@ def column_folders(keys: Keys, job: Job) -> set[str]:
     return {f"results/column/{key}" for key in column_keys(keys, job).values()}
 
 # %% ../../nbs/tools/23_study.work.ipynb #f016f9fa
-def cell_of(keys: Keys, job: Job):
+def cell_of(keys: Keys, job: Job) -> "Cell":
     "The pictures of a cell, and the discriminator that looked at its training"
     from qebias.measure import Cell
 
@@ -393,8 +406,8 @@ def discriminator_of(keys: Keys, job: Job) -> dict:
     }
 
 # %% ../../nbs/tools/23_study.work.ipynb #a7c83b91
-def on_one_input(discriminator):
-    "A discriminator `d(image, compressed)` as a module of one input, `cat[image, compressed]` where it is conditional"
+def on_one_input(discriminator: "nn.Module") -> "nn.Module":
+    "A discriminator `d(image, compressed)` as a module of one input, `cat[image, compressed]` if conditional"
     import torch
 
     class OnOneInput(torch.nn.Module):
@@ -410,7 +423,7 @@ def on_one_input(discriminator):
     return OnOneInput().eval()
 
 # %% ../../nbs/tools/23_study.work.ipynb #e0193a56
-def write_records(path: Path, records: list):
+def write_records(path: Path, records: list) -> None:
     "Write (picture, quantity, value, unit) as a table"
     import pandas as pd
 
@@ -420,7 +433,7 @@ def write_records(path: Path, records: list):
         frame.to_parquet(tmp, index=False)
 
 # %% ../../nbs/tools/23_study.work.ipynb #9a601565
-def table(keys: Keys, job: Job, progress=None) -> Path:
+def table(keys: Keys, job: Job, progress: Callable | None = None) -> Path:
     "Put all columns together"
     key, folder = place_of(keys, job)
     frame = gathered(keys)
@@ -430,7 +443,7 @@ def table(keys: Keys, job: Job, progress=None) -> Path:
     return made(keys, job, key)
 
 # %% ../../nbs/tools/23_study.work.ipynb #6c3bdeb0
-def gathered(keys: Keys):
+def gathered(keys: Keys) -> "pd.DataFrame":
     "The columns of all cells that have been measured, as one long table"
     import pandas as pd
 
@@ -461,7 +474,7 @@ def cell_frames(keys: Keys, job: Job) -> list:
         "seed": cell["seed"],
     }
     frames = []
-    for column_key in keys.result(job.name)["columns"].values():
+    for column_key in keys.made(job.name)["columns"].values():
         if column_result(study, column_key) is None:
             continue
         values = pd.read_parquet(study.store.folder("column", column_key) / "values.parquet")
@@ -469,7 +482,7 @@ def cell_frames(keys: Keys, job: Job) -> list:
     return frames
 
 # %% ../../nbs/tools/23_study.work.ipynb #b466e167
-def item(keys: Keys, job: Job, progress=None) -> Path:
+def item(keys: Keys, job: Job, progress: Callable | None = None) -> Path:
     "Execute an item's notebook, with its figures, on the table"
     from qebias.core import project_root
     from qebias.notebooks import execute
@@ -485,7 +498,7 @@ def item(keys: Keys, job: Job, progress=None) -> Path:
     return made(keys, job, key)
 
 # %% ../../nbs/tools/23_study.work.ipynb #b8f5e2b4
-def bank(keys: Keys, job: Job, progress=None) -> Path:
+def bank(keys: Keys, job: Job, progress: Callable | None = None) -> Path:
     "Train the discriminator bank and put its scores into a table"
     from qebias.bank import run_bank
 
@@ -529,7 +542,7 @@ def bank_enhancers(keys: Keys, job: Job) -> dict:
     return found
 
 
-WORK = {
+WORK: dict[str, Callable] = {
     "compress": compress,
     "train": train,
     "enhance": enhance,
