@@ -104,6 +104,9 @@ class TrainConfig(BaseModel):
     g_init_iterations: int = Field(0, ge=0)  # of the generator alone, without the adversarial term, first
     d_init_iterations: int = Field(0, ge=0)  # of the discriminator alone, before both play
     d_iterations: int = Field(1, gt=0)  # steps of the discriminator for one of the generator
+    d_final_iterations: int = Field(
+        0, ge=0
+    )  # of the discriminator alone, last, against the averaged generator
     ema: float = Field(0.999, ge=0, lt=1)  # decay of the averaged generator, the one that is evaluated
     iterations: int = Field(gt=0)
     batch: int = Field(16, gt=0)  # patches an iteration, of all processes together
@@ -150,15 +153,16 @@ class TrainConfig(BaseModel):
 
             if self.projection not in PROJECTIONS:
                 return f"projection is {self.projection!r}: there are {', '.join(PROJECTIONS)}"
-        alone = self.g_init_iterations + self.d_init_iterations
+        alone = self.g_init_iterations + self.d_init_iterations + self.d_final_iterations
         if alone >= self.iterations:
             return (
-                f"g_init_iterations and d_init_iterations are {alone} of {self.iterations} iterations: "
+                f"g_init_, d_init_ and d_final_iterations are {alone} of {self.iterations} iterations: "
                 "the adversarial training would never begin"
             )
         if self.stage == "fidelity" and (alone or self.second_fake):
             return (
-                "stage 'fidelity' has no discriminator: leave g_init_, d_init_iterations and second_fake out"
+                "stage 'fidelity' has no discriminator: leave g_init_, d_init_, d_final_iterations "
+                "and second_fake out"
             )
         if self.batch % self.processes:
             return f"a batch of {self.batch} cannot be shared by {self.processes} processes: take a multiple"

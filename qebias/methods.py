@@ -68,6 +68,7 @@ class Method(Named):
     g_init_iterations: int = 0
     d_init_iterations: int = 0
     d_iterations: int = 1
+    d_final_iterations: int = 0
     ema: float = 0.999
     iterations: int = 500_000
     batch: int = 16
@@ -363,7 +364,14 @@ def with_changes(
 SHARED = ("usm", "schedule", "betas", "ema", "iterations", "batch", "patch", "symmetries")
 ADVERSARIAL = (  # what only a GAN has
     *("conditional", "projection", "joint", "second_fake"),
-    *("d_schedule", "d_betas", "g_init_iterations", "d_init_iterations", "d_iterations"),
+    *(
+        "d_schedule",
+        "d_betas",
+        "g_init_iterations",
+        "d_init_iterations",
+        "d_iterations",
+        "d_final_iterations",
+    ),
 )
 
 

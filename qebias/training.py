@@ -35,7 +35,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.utils._pytree import tree_leaves, tree_map
 
-from .config import TrainConfig, _is_gan, learning_rate
+from .config import Schedule, TrainConfig, _is_gan, learning_rate
 from qebias.core import (
     QebiasError,
     atomic,
@@ -296,17 +296,28 @@ class Trainer:
         c = self.config
         at = iteration if iteration < c.g_init_iterations else max(iteration - c.d_init_iterations, 0)
         at = max(at, min(iteration, c.g_init_iterations))
-        found = {"generator": learning_rate(c.schedule, at, c.iterations - c.d_init_iterations)}
+        last = c.iterations - c.d_final_iterations
+        found = {"generator": learning_rate(c.schedule, at, last - c.d_init_iterations)}
         if self.discriminator:
             schedule, waits = c.d_schedule or c.schedule, c.g_init_iterations
-            found["discriminator"] = learning_rate(schedule, max(iteration - waits, 0), c.iterations - waits)
+            at, all_of_it = max(iteration - waits, 0), last - waits
+            if self.settles(iteration):
+                schedule = Schedule(kind="cosine", lr=schedule.lr, min_lr=0)
+                at, all_of_it = iteration - last, c.d_final_iterations
+            found["discriminator"] = learning_rate(schedule, at, all_of_it)
         return found
+
+    def settles(self, iteration: int) -> bool:
+        "Is it one of the last iterations, in which the discriminator answers the averaged generator?"
+        return iteration >= self.config.iterations - self.config.d_final_iterations
 
     def players(self, iteration: int) -> tuple:
         "Who takes a step in an iteration: `generator`, `discriminator`, or both"
         c, count = self.config, iteration + 1
         if self.discriminator is None or iteration < c.g_init_iterations:
             return ("generator",)
+        if self.settles(iteration):
+            return ("discriminator",)
         joined = count - c.g_init_iterations
         if joined > c.d_init_iterations and joined % c.d_iterations == 0:
             return ("generator", "discriminator")
@@ -326,7 +337,7 @@ class Trainer:
                 return said | (self.graph or self.move)(raw, compressed)
 
             def alone(*patches):
-                return self.move(*patches, players=players)
+                return self.move(*patches, players=players, averaged=self.settles(iteration))
 
             return said | (self.graph.aside(alone, raw, compressed) if self.graph else alone(raw, compressed))
 
@@ -336,12 +347,18 @@ class Trainer:
             for group in optimiser.param_groups:
                 group["lr"] = rates[name]
 
-    def move(self, raw: torch.Tensor, compressed: torch.Tensor, players: Iterable[str] | None = None) -> dict:
+    def move(
+        self,
+        raw: torch.Tensor,
+        compressed: torch.Tensor,
+        players: Iterable[str] | None = None,
+        averaged: bool = False,  # the fakes are the averaged generator's
+    ) -> dict:
         "What a step does on the device: the same operations at every iteration, and no value read on the way"
         players = players or tuple(self.optimisers)
-        return self._moved(self._losses(raw, compressed, players), players)
+        return self._moved(self._losses(raw, compressed, players, averaged), players, averaged)
 
-    def _moved(self, log, players):
+    def _moved(self, log, players, averaged):
         "Share gradients and buffers, let the players step, and follow with the average"
         for name in players:
             module = self.parts()[name]
@@ -350,7 +367,8 @@ class Trainer:
             average_in_place([b for b in module.buffers() if b.is_floating_point()])
         for name in players:
             self.optimisers[name].step()
-        ema_update(self.average, self.generator, self.config.ema)
+        if not averaged:
+            ema_update(self.average, self.generator, self.config.ema)
         return {name: value.detach() for name, value in log.items()}
 
     def parts(self) -> dict:
@@ -385,12 +403,13 @@ class Trainer:
     def _autocast(self):
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16")
 
-    def _losses(self, raw, compressed, players):
+    def _losses(self, raw, compressed, players, averaged):
         "Forward and backward passes of those who play: gradients lie in their parameters then"
         for optimiser in self.optimisers.values():
             optimiser.zero_grad()
-        with torch.set_grad_enabled("generator" in players), self._autocast():
-            enhanced = self.generator(compressed)
+        generator = evaluating(self.average) if averaged else contextlib.nullcontext(self.generator)
+        with torch.set_grad_enabled("generator" in players), self._autocast(), generator as network:
+            enhanced = network(compressed)
         given = Given(raw, compressed, _full(enhanced), mean_of_all=mean_of_all)
         second = None
         if "discriminator" in players:

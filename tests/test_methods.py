@@ -215,6 +215,7 @@ def test_all_that_a_training_knows_can_be_told():
         g_init_iterations=2,
         d_init_iterations=3,
         d_iterations=2,
+        d_final_iterations=4,
         ema=0.5,
         iterations=20,
         batch=4,

@@ -267,6 +267,7 @@ def test_device_threads_processes_and_name_do_not_name_a_training(pairs):
         dict(seed=1),
         dict(weights=LossWeights(recon=1, percept=1, discrim=0.1, divergence=0.2)),
         dict(d_init_iterations=3),
+        dict(d_final_iterations=3),
         dict(symmetries="flips"),
         dict(d_schedule=Schedule(lr=1e-3)),
         dict(projection="edges"),
@@ -317,6 +318,37 @@ def test_the_generator_may_begin_alone_and_each_schedule_runs_over_its_players_i
         assert same == (i < 5)
     assert {"recon", "percept", "divergence"} <= set(logs[0]) and "discrim" not in logs[0]
     assert "d_real" in logs[5] and "recon" not in logs[5] and {"recon", "discrim", "d_fake"} <= set(logs[8])
+
+
+@pytest.mark.parametrize("gan, discriminator, joint", [("vanilla", UNET, False), ("relativistic", VGG, True)])
+def test_at_last_the_discriminator_answers_the_averaged_generator(pairs, gan, discriminator, joint):
+    schedule = Schedule(kind="cosine", lr=1e-3, min_lr=0)
+    more = dict(gan=gan, discriminator=discriminator, joint=joint, schedule=schedule, ema=0.9)
+    before = config(iterations=6, **more)
+    c = config(iterations=10, d_final_iterations=4, **more)
+    sampler = PatchSampler(pairs, 32, 2, seed=0)
+    short, trainer = Trainer(before), Trainer(c)
+    for i in range(6):  # what went before is the training without these steps, to the bit
+        batch = to_float(sampler(i), "cpu")
+        short.step(i, *batch)
+        trainer.step(i, *batch)
+    states = [[t.state_dict() for t in (x.generator, x.average, x.discriminator)] for x in (short, trainer)]
+    for one, two in zip(*states):
+        assert all(torch.equal(one[name], two[name]) for name in one)
+    rates = [trainer.rates(i)["discriminator"] for i in range(6, 10)]
+    assert rates[0] == 1e-3 and rates == sorted(rates, reverse=True) and 0 < rates[-1] < 2e-4
+    kept = [{n: t.clone() for n, t in x.state_dict().items()} for x in (trainer.generator, trainer.average)]
+    answered = []
+    trainer.average.register_forward_hook(lambda *_: answered.append("average"))
+    trainer.generator.register_forward_hook(lambda *_: answered.append("generator"))
+    for i in range(6, 10):
+        moved = [p.clone() for p in trainer.discriminator.parameters()]
+        log = trainer.step(i, *to_float(sampler(i), "cpu"))
+        assert "recon" not in log and {"d_real", "d_fake"} <= set(log)
+        assert not all(torch.equal(a, b) for a, b in zip(moved, trainer.discriminator.parameters()))
+    assert answered == ["average"] * 4 and trainer.average.training
+    for old, network in zip(kept, (trainer.generator, trainer.average)):
+        assert all(torch.equal(old[name], now) for name, now in network.state_dict().items())
 
 
 @pytest.mark.parametrize("gan, discriminator, joint", [("vanilla", UNET, False), ("relativistic", VGG, True)])

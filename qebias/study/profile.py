@@ -55,6 +55,8 @@ class Setting(BaseModel):
         None  # of the discriminator alone, then
     )
     d_iterations: Positive | None = None  # of the discriminator for one of the generator
+    # of the discriminator alone, last, against the averaged generator
+    d_final_iterations: Annotated[int, Field(ge=0, strict=True)] | None = None
     usm: bool | None = None  # pixels and features of the sharpened raw picture are aimed at
     symmetries: Literal["all", "flips", "none"] | None = None  # which a patch is turned by
     precision: Literal["fp32", "tf32", "bf16"] | None = None

@@ -69,6 +69,7 @@ OF_GANS = [
     "d_betas",
     "d_init_iterations",
     "d_iterations",
+    "d_final_iterations",
     "projection",
     "joint",
     "second_fake",
