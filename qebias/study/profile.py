@@ -13,7 +13,7 @@ import difflib
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -151,7 +151,7 @@ class Profile(BaseModel):
 
     @field_validator("evaluate", "codecs", mode="before")
     @classmethod
-    def _one_is_a_list(cls, value):
+    def one_level_is_a_list(cls, value: Any) -> Any:
         "A single level is a list of one"
         if isinstance(value, dict):
             return {k: [v] if type(v) is int else v for k, v in value.items()}
@@ -159,20 +159,24 @@ class Profile(BaseModel):
 
     @field_validator("methods", "items", "seeds", "metrics", "distances", mode="before")
     @classmethod
-    def _single(cls, value):
+    def one_is_a_list(cls, value: Any) -> Any:
+        "A single name or seed is a list of one"
         return [value] if isinstance(value, (str, int)) and not isinstance(value, bool) else value
 
     @field_validator("methods", "items", "seeds", "metrics", "distances")
     @classmethod
-    def _different(cls, values):
-        twice = next((v for v in values or [] if values.count(v) > 1), None)
+    def named_once(cls, values: list | None) -> list | None:
+        "What is named twice is a slip; raises `ValueError`"
+        named = values or []
+        twice = next((v for v in named if named.count(v) > 1), None)
         if twice is not None:
             raise ValueError(f"{twice} is named twice")
         return values
 
     @field_validator("networks", mode="before")
     @classmethod
-    def _preset(cls, networks):
+    def preset_by_name(cls, networks: Any) -> Any:
+        "Networks from a preset, with one's own changes"
         if isinstance(networks, str):
             return preset(networks)
         if not isinstance(networks, dict) or "preset" not in networks:
@@ -186,7 +190,8 @@ class Profile(BaseModel):
         return merged
 
     @model_validator(mode="after")
-    def _possible(self):
+    def check_all(self) -> Self:
+        "Raise `ValueError` for the first thing that cannot be meant"
         check_sets(self)
         check_items(self)
         check_rows(self)
