@@ -722,9 +722,14 @@ def download(
     if not c:
         raise QebiasError(f"no data set {str(name)!r} to download: there are {', '.join(COLLECTIONS)}")
     root = Path(folder).expanduser() if folder else data_folders()[0]
-    missing = [p for p in c.parts if not _complete(c, p, [root] if folder else None)]
+    roots = [root] if folder else None
+    missing = []
+    for part in c.parts:
+        place, fault = _locate(c, part, _numbers(part), roots)
+        if fault or not place:
+            missing.append(part)
     if not missing:
-        return _locate(c, c.parts[0], _numbers(c.parts[0]), [root] if folder else None)[0].parent
+        return _locate(c, c.parts[0], _numbers(c.parts[0]), roots)[0].parent
     if known_hash:
         known_hash = _checked_hash(known_hash)
     if known_hash and len(missing) > 1:
@@ -749,11 +754,6 @@ def download(
 # %% ../nbs/data/10_datasets.ipynb #a87283eb
 def _numbers(part):
     return range(part.first, part.last + 1)
-
-
-def _complete(c, part, roots=None):
-    folder, fault = _locate(c, part, _numbers(part), roots)
-    return bool(folder and not fault)
 
 # %% ../nbs/data/10_datasets.ipynb #aeb1ce95
 def _require_ours(target, c, part):

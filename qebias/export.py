@@ -66,7 +66,7 @@ def onnx_program(
     height, width = (torch.export.Dim(name, min=2, max=2**14) * multiple for name in "hw")
     if multiple == 1:
         height, width = (torch.export.Dim(name, min=16, max=2**16) for name in "hw")
-    argument = next(iter(_arguments(generator)))
+    argument = next(iter(inspect.signature(generator.forward).parameters))
     try:
         with _quiet(), evaluating(generator), torch.no_grad():
             program = torch.onnx.export(
@@ -87,11 +87,6 @@ def onnx_program(
     about = {"multiple": multiple, "range": "RGB in [0, 1]", **about}
     program.model.metadata_props["qebias"] = json.dumps(about, sort_keys=True, default=_plain)
     return program
-
-# %% ../nbs/method/25_export.ipynb #6ff83043
-def _arguments(generator):
-    "Names of the arguments of a network's forward"
-    return inspect.signature(generator.forward).parameters
 
 # %% ../nbs/method/25_export.ipynb #8d34d1be
 SIZES = ((64, 96), (40, 72), (128, 128), (33, 47), (66, 54))  # rounded up to the network's multiple

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tqdm import tqdm
 
-from .codecs import _workers, code_many
+from .codecs import code_many, worker_count
 from qebias.core import (
     LockedError,
     QebiasError,
@@ -318,7 +318,7 @@ def build_pairs(
     _require_names(images)
     if folder.name == "raw":
         raise QebiasError(f"{folder} is where the raw pictures go: give the pairs another name")
-    workers = _workers(workers)
+    workers = worker_count(workers)
     store = _raw_store(images, Path(raw) if raw else folder.parent / "raw", workers, progress)
     made_of = {"codec": codec.describe(), "raw": store.manifest["key"]}
 

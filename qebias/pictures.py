@@ -162,18 +162,13 @@ def _set_raw_mode(image, raw, mode=None):
     if mode:
         image._mode = mode
 
-# %% ../nbs/data/08_pictures.ipynb #caa10bf3
-def _raw_mode(image):
-    "What the decoder is told that the bytes are, for instance `RGB;16B`"
-    args = image.tile[0][3]
-    return args if isinstance(args, str) else args[0]
-
 # %% ../nbs/data/08_pictures.ipynb #4b8c447a
 def _sixteen(path, image, kind):
     "Pixels of a deep picture: uint16 (H, W, C), as they lie in the file"
     if kind == "PPM":
         return _deep_ppm(path, image)
-    raw = _raw_mode(image)
+    args = image.tile[0][3]  # what the decoder is told that the bytes are, for instance `RGB;16B`
+    raw = args if isinstance(args, str) else args[0]
     if image.mode.startswith("I;16"):
         grey = np.array(image).astype(np.uint16)
         inverted = getattr(image, "tag_v2", {}).get(262) == 0  # white is zero

@@ -27,13 +27,13 @@ class Lpips(torch.nn.Module):
 
     def __init__(self, purpose: str, device: str = "cpu"):
         super().__init__()
-        self.trunk = metrics._trunk("alexnet", metrics.ALEXNET[0], purpose)
-        heads = metrics._state("LPIPS_v0.1_alex-df73285e.pth", purpose)
+        self.trunk = metrics.trunk_of("alexnet", metrics.ALEXNET[0], purpose)
+        heads = metrics.state_of("LPIPS_v0.1_alex-df73285e.pth", purpose)
         self.heads = torch.nn.ModuleList(
             torch.nn.Conv2d(c, 1, 1, bias=False) for c in (64, 192, 384, 256, 256)
         )
         renamed = {f"{name[3]}.weight": value for name, value in heads.items()}
-        metrics._fill(self.heads, renamed, "LPIPS_v0.1_alex-df73285e.pth")
+        metrics.fill(self.heads, renamed, "LPIPS_v0.1_alex-df73285e.pth")
 
     def features(self, x: torch.Tensor) -> Iterator[torch.Tensor]:
         "Unit features of the five layers"
@@ -100,13 +100,13 @@ class Nlpd(torch.nn.Module):
         return F.conv2d(F.pad(wide, (2,) * 4), self.spread)[..., 2:, 2:]
 
     def forward(self, enhanced: torch.Tensor, raw: torch.Tensor) -> torch.Tensor:
-        pairs = zip(self.pyramid(metrics._yiq(enhanced)), self.pyramid(metrics._yiq(raw)))
+        pairs = zip(self.pyramid(metrics.yiq(enhanced)), self.pyramid(metrics.yiq(raw)))
         return torch.stack([(a - b).square().mean().sqrt() for a, b in pairs]).mean()
 
     def halved(self, rows: Callable, height: int, width: int) -> torch.Tensor:
         "The next scale of a picture of which `rows(top, end)` gives a part"
         found = []
-        for top, end in metrics._strips(-(-height // 2), -(-width // 2)):
+        for top, end in metrics.strips(-(-height // 2), -(-width // 2)):
             padded = _mirrored(rows(max(2 * top - 2, 0), min(2 * end + 1, height)))
             padded = padded[..., 2 if top else 0 :, :]  # inside, what lies above is there
             found.append(F.conv2d(padded, self.spread, stride=2)[..., : end - top, :])
@@ -125,13 +125,13 @@ class Nlpd(torch.nn.Module):
     def in_strips(self, views: Sequence) -> float:
         "What `forward` gives, of two views that are large"
         rows: list[Callable] = [
-            lambda top, end, view=view: metrics._yiq(view.rows(top, end).tensor) for view in views
+            lambda top, end, view=view: metrics.yiq(view.rows(top, end).tensor) for view in views
         ]
         (height, width), terms = views[0].rgb.shape[:2], []
         for scale in range(5):
             lows = [self.halved(part, height, width) for part in rows]
             total = 0.0
-            for top, end in metrics._strips(height, width):
+            for top, end in metrics.strips(height, width):
                 a, b = (self.band(part, height, low, scale, top, end) for part, low in zip(rows, lows))
                 total += float((a - b).square().sum(dtype=torch.float64))
             terms.append(math.sqrt(total / (height * width)))

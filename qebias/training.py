@@ -35,7 +35,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.utils._pytree import tree_leaves, tree_map
 
-from .config import Schedule, TrainConfig, _is_gan, learning_rate
+from .config import Schedule, TrainConfig, is_gan, learning_rate
 from qebias.core import (
     QebiasError,
     atomic,
@@ -434,7 +434,7 @@ class Trainer:
         "The terms of those who play, by name, with what is watched; and the adversarial terms"
         log, gan = {}, None
         for term, compute in self.terms:
-            adversarial = _is_gan(term)
+            adversarial = is_gan(term)
             if (
                 adversarial
                 and "discriminator" not in players
@@ -452,7 +452,7 @@ class Trainer:
 
     def _with_second(self, gan, given, second):
         "The discriminator's terms where compressed patches are fakes, too: both kinds count half"
-        compute = next(compute for term, compute in self.terms if _is_gan(term))
+        compute = next(compute for term, compute in self.terms if is_gan(term))
         other = compute(replace(given, fake=second))
         return GanTerms(gan.generator, (gan.real + other.real) / 2, (gan.fake + other.fake) / 2)
 
@@ -655,9 +655,7 @@ def textbook_step(trainer: Trainer, iteration: int, raw: torch.Tensor, compresse
     def losses(enhanced, real, fake, psi):
         given = Given(raw, compressed, enhanced, real=real, fake=fake, psi=psi)
         return {
-            term.name: (term.weight, compute(given))
-            for term, compute in trainer.terms
-            if psi or _is_gan(term)
+            term.name: (term.weight, compute(given)) for term, compute in trainer.terms if psi or is_gan(term)
         }
 
     memory = [b.clone() for b in discriminator.buffers()]
@@ -747,16 +745,11 @@ def check_finite_weights(config: TrainConfig, state: dict) -> None:
 _MAGIC = b"qebias checkpoint 1 "
 
 # %% ../nbs/method/10_training.ipynb #7ad06a37
-def _sha256(*parts):
-    found = hashlib.sha256()
-    for part in parts:
-        found.update(part)
-    return found.hexdigest()
-
-
 def _checked_by(head, content):
     "The digest of a checkpoint: of its content, its key and its iteration"
-    return _sha256(json.dumps([head["iteration"], head["key"]]).encode(), content)
+    found = hashlib.sha256(json.dumps([head["iteration"], head["key"]]).encode())
+    found.update(content)
+    return found.hexdigest()
 
 # %% ../nbs/method/10_training.ipynb #b7447454
 def state_of(
@@ -1152,6 +1145,8 @@ def _finish(trainer, pairs, key, made_of, records, folder):
         pairs=pairs.manifest["codec"],
         psi=known["psi"],
     )
+    starts = [{"iteration": -1}, *records]
+    gaps = [record["iteration"] - before["iteration"] for before, record in zip(starts, records)]
     result = {
         "key": key,
         "method": config.method,
@@ -1162,7 +1157,7 @@ def _finish(trainer, pairs, key, made_of, records, folder):
             name: {"bytes": (folder / name).stat().st_size, "sha256": file_digest(folder / name)}
             for name in names
         },
-        "seconds": sum(r["seconds"] * n for r, n in zip(records, _gaps(records))),
+        "seconds": sum(r["seconds"] * n for r, n in zip(records, gaps)),
         "last": records[-1] if records else {},
         "halo": halo,
         "provenance": earlier.get("provenance", here),
@@ -1187,10 +1182,6 @@ def _save_discriminator(file, trainer, known):
     save_network(file, trainer.discriminator.network, spec, known | around)
 
 # %% ../nbs/method/10_training.ipynb #27989df0
-def _gaps(records):
-    return [b["iteration"] - a["iteration"] for a, b in zip([{"iteration": -1}, *records], records)]
-
-
 def device_name(device: str) -> str:
     "What the device is called, for the records"
     kind = torch.device(device).type

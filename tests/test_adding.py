@@ -10,12 +10,17 @@ from nbformat.v4 import new_code_cell, new_notebook
 
 from qebias.claims import judge, read_claims
 from qebias.codecs import codec
+from qebias.core import QebiasError
 from qebias.datasets import load_dataset
 from qebias.measure import Cell, measure
 from qebias.methods import method, train_config
 from qebias.notebooks import execute
 from qebias.pairs import build_pairs
 from qebias.stats import COLUMNS
+from qebias.study.keys import Keys
+from qebias.study.preflight import problems, resolve
+from qebias.study.report import write_report
+from qebias.study.work import do
 from qebias.training import Trainer
 
 CODEC = '''
@@ -175,17 +180,90 @@ def test_a_claim(add):
     assert [row["verdict"] for row in rows] == ["holds"]
 
 
-def test_a_study_notebook(add, tmp_path):
+def notebook(*more):
+    "A notebook that prints the scale of the results that it is told of"
     cells = [
         new_code_cell(
-            'profile: str = "photos"  # whose results are read\nrun_dir: str = ""  # a study\'s folder'
+            'profile: str = "photos"  # whose results are read\nrun_dir: str = ""  # a study\'s folder\n'
+            'codec: str = ""\nlevel: int = 0'
         ),
         new_code_cell("from qebias.study.results import load\nprint(load(profile, run_dir).scale())"),
+        *(new_code_cell(source) for source in more),
     ]
     kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
     book = new_notebook(cells=cells, metadata=kernel)
     book.cells[0].metadata["tags"] = ["parameters"]
-    path = add("added.ipynb", nbformat.writes(book))
+    return nbformat.writes(book)
+
+
+def test_a_study_notebook(add, tmp_path):
+    path = add("added.ipynb", notebook())
     execute(path, tmp_path / "out.ipynb", {"profile": "photos"})
     shown = json.loads((tmp_path / "out.ipynb").read_text())["cells"][-1]["outputs"]
     assert "".join(shown[-1]["text"]).strip()
+
+
+PROFILE = """
+items: [PATH]
+methods: [rrdb]
+networks: {RRDBNet: {width: 4, blocks: 1, growth: 4}}
+patch: 64
+training: {fidelity: {iterations: 2, batch: 1}}
+psi: random-w4-s0
+metrics: [psnr]
+distances: [rmse]
+threads: 1
+"""
+
+
+def test_a_notebook_from_outside_is_an_item_of_a_study(add, tmp_path, monkeypatch):
+    path = add("added.ipynb", notebook("open('ran', 'w').close()"))
+    add("own.yaml", PROFILE.replace("PATH", "added.ipynb") + "trust: [added.ipynb]\n")
+    monkeypatch.chdir(tmp_path)
+    study = resolve("own.yaml", out=tmp_path / "run")
+    assert study.items == ["added"] and study.known_items()["added"].path == path
+    assert problems(study, ["added"]) == [] and not list(tmp_path.rglob("ran"))  # nothing was executed
+    study.save()
+    for name in Keys(study).jobs:
+        do(study, name)
+    shown = json.loads((study.store.named("item/added") / "notebook.ipynb").read_text())["cells"]
+    assert any("own: trained on sample" in str(cell.get("outputs")) for cell in shown)
+    page = write_report(study).read_text()
+    assert 'href="added.html"' in page and (study.folder / "report" / "added.html").exists()
+
+
+def test_what_would_be_executed_or_imported_is_asked_for_by_name(add, tmp_path, monkeypatch):
+    add("added.ipynb", notebook("open('ran', 'w').close()"))
+    add("added_codec.py", "open('ran', 'w').close()\n" + CODEC)
+    monkeypatch.chdir(tmp_path)
+    text = PROFILE.replace("PATH", "added.ipynb")
+    for name, own in (
+        ("added.ipynb", text),
+        ("added_codec:Coarse", text + "codecs: {'added_codec:Coarse': 16}"),
+    ):
+        known = "" if name == "added.ipynb" else "\ntrust: [added.ipynb]"
+        add("own.yaml", own + known)
+        with pytest.raises(QebiasError, match=f"{name} would be .* say trust"):
+            resolve("own.yaml", out=tmp_path / "run")
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    "item, text, words",
+    [
+        ("fig1.ipynb", None, "fig1 is another item's name too"),
+        ("no-such.ipynb", None, "no-such.ipynb"),
+        ("broken.ipynb", "{", "broken.ipynb"),
+        ("bare.ipynb", '{"cells": [{"cell_type": "code", "source": []}]}', "no cell tagged parameters"),
+    ],
+)
+def test_a_notebook_that_cannot_be_an_item_is_one_line(add, tmp_path, monkeypatch, item, text, words):
+    monkeypatch.chdir(tmp_path)
+    if text:
+        add(item, text)
+    add("own.yaml", PROFILE.replace("PATH", f"fig1, {item}") + f"trust: [{item}]\n")
+    try:
+        found = "; ".join(problems(resolve("own.yaml", out=tmp_path / "run")))
+    except QebiasError as error:
+        found = str(error)
+    assert words in found

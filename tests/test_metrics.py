@@ -328,12 +328,12 @@ def test_lpips_is_the_one_computed_by_hand_and_a_turned_kernel_would_show(photo,
     assert lpips(photo, other) == pytest.approx(lpips(other, photo), rel=1e-5)
     turned = {
         key: value.transpose(-1, -2) if value.ndim == 4 else value
-        for key, value in metrics._state(metrics.ALEXNET[0], "").items()
+        for key, value in metrics.state_of(metrics.ALEXNET[0], "").items()
     }
-    real = metrics._state
+    real = metrics.state_of
     monkeypatch.setattr(
         metrics,
-        "_state",
+        "state_of",
         lambda file, *args, **kw: turned if file == metrics.ALEXNET[0] else real(file, *args, **kw),
     )
     assert abs(metric("lpips-alex")(other, photo) - lpips(other, photo)) > 0.001
@@ -341,13 +341,13 @@ def test_lpips_is_the_one_computed_by_hand_and_a_turned_kernel_would_show(photo,
 
 def test_lpips_refuses_a_trunk_that_does_not_fit(no_network, monkeypatch):
     folder("QEBIAS_WEIGHTS", metrics.ALEXNET[1], HEADS)
-    real = metrics._state
+    real = metrics.state_of
 
     def broken(file, *args, **kw):
         state = real(file, *args, **kw)
         return {key: value for key, value in state.items() if key != "features.8.bias"}
 
-    monkeypatch.setattr(metrics, "_state", broken)
+    monkeypatch.setattr(metrics, "state_of", broken)
     with pytest.raises(QebiasError, match="alexnet-owt-7be5be79.pth does not fit its network"):
         metric("lpips-alex")
 

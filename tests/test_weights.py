@@ -541,7 +541,7 @@ def test_no_reader_runs_a_weight_file(evil, name):
 
     for read in (
         lambda: weights.tensors(find(name)),
-        lambda: metrics._state(name, ""),
+        lambda: metrics.state_of(name, ""),
         lambda: convert.read_pickle(find(name)),
         lambda: convert.load_any(find(name)),
         lambda: features._read(find(name), ["w"]),

@@ -25,6 +25,7 @@ from qebias.study.profile import (
     check_profile,
     foreign_of,
     load_profile,
+    own_notebooks,
     rows_of,
     start_of,
     stored_profile,
@@ -39,10 +40,17 @@ class Item(NamedTuple):
     "A study notebook, and what it is about"
 
     name: str
-    notebook: str  # its file in nbs/study, without suffix
+    notebook: str  # its file in nbs/study, without suffix; or the path of a notebook of one's own
     paper: str  # which figure, table or section of the paper; empty for what is beyond it
     question: str  # its title
     profile: str  # whose results the committed notebook shows
+
+    @property
+    def path(self) -> Path:
+        "Where its notebook lies"
+        if self.notebook.endswith(".ipynb"):
+            return Path(self.notebook)
+        return project_root() / "nbs" / "study" / f"{self.notebook}.ipynb"
 
 # %% ../../nbs/tools/22_study.keys.ipynb #dc6e1db4
 @functools.cache
@@ -116,8 +124,15 @@ class Study:
 
     @property
     def items(self) -> list:
-        "The items that are drawn and judged"
-        return default_items() if self.profile.items is None else self.profile.items
+        "The names of the items that are drawn and judged"
+        if self.profile.items is None:
+            return default_items()
+        return [Path(item).stem if item.endswith(".ipynb") else item for item in self.profile.items]
+
+    def known_items(self) -> dict[str, Item]:
+        "The items of the checkout, and the notebooks of one's own that the profile names"
+        own = {Path(path).stem: path for path in own_notebooks(self.profile)}
+        return items() | {name: Item(name, path, "", name, "") for name, path in own.items()}
 
     def stands(self, row: Row, codec: str, level: int) -> bool:
         "Is a row at a place of the grid?"
@@ -496,8 +511,7 @@ def key_table(keys: Keys, job: Job) -> str:
 def key_item(keys: Keys, job: Job) -> str:
     "The notebook's cells, the table, the claims, and how the profile calls itself"
     root = project_root() / "nbs" / "study"
-    item = items()[job.cell["item"]]
-    notebook = read_json(root / f"{item.notebook}.ipynb")
+    notebook = read_json(keys.study.known_items()[job.cell["item"]].path)
     cells = [[cell["cell_type"], "".join(cell["source"])] for cell in notebook["cells"]]
     shared = [file_digest(root / name) for name in ("claims.yaml", "paper.csv", "items.yaml")]
     profile = stored_profile(keys.study.profile)

@@ -11,8 +11,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..core import QebiasError, atomic, project_root
-from .keys import Study, items
+from ..core import QebiasError, atomic
+from .keys import Study
 from .profile import load_profile, profiles, stored_profile
 from .results import Results, load, publish_results
 
@@ -58,7 +58,7 @@ def write_report(study: Study) -> Path:  # of the page to open
         result = study.store.named(f"item/{name}")
         if result is None:
             continue
-        item = items()[name]
+        item = study.known_items()[name]
         to_html(result / "notebook.ipynb", folder / f"{name}.html", item.question, home="index.html")
         pages.append((name, item))
     with atomic(folder / "index.html") as tmp:
@@ -80,7 +80,7 @@ def opening(
     shown = sides(place, ["realesrgan", "realesrgan+both"], controls=False)
     picture = address(triangles(shown, note=place.where)) if len(shown) else ""
     asked = [name for name in study.items if name in HEADLINES and study.store.named(f"item/{name}")]
-    words = [(name, items()[name].question, as_html(headline(place, name))) for name in asked]
+    words = [(name, study.known_items()[name].question, as_html(headline(place, name))) for name in asked]
     return picture, words
 
 
@@ -220,11 +220,9 @@ def publish_study(study: Study) -> list[Path]:
     rows = [claim_row(row) for row in load(study.profile.name).verdicts()]
     with atomic(target / "verdicts.json") as tmp:
         tmp.write_text(json.dumps(rows, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    root = project_root() / "nbs" / "study"
     for name in study.items:
-        result = study.store.named(f"item/{name}")
-        if result is not None and items()[name].profile == study.profile.name:
-            path = root / f"{items()[name].notebook}.ipynb"
-            publish(result / "notebook.ipynb", path)
-            written.append(path)
+        result, item = study.store.named(f"item/{name}"), study.known_items()[name]
+        if result is not None and item.profile == study.profile.name:
+            publish(result / "notebook.ipynb", item.path)
+            written.append(item.path)
     return written

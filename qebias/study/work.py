@@ -484,16 +484,14 @@ def cell_frames(keys: Keys, job: Job) -> list:
 # %% ../../nbs/tools/23_study.work.ipynb #b466e167
 def item(keys: Keys, job: Job, progress: Callable | None = None) -> Path:
     "Execute an item's notebook, with its figures, on the table"
-    from qebias.core import project_root
     from qebias.notebooks import execute
-    from qebias.study.keys import items
 
     study = keys.study
     key, folder = place_of(keys, job)
-    known = items()[job.cell["item"]]
+    known = study.known_items()[job.cell["item"]]
     codec, level = study.main
     values = {"profile": study.profile.name, "run_dir": str(study.folder), "codec": codec, "level": level}
-    execute(project_root() / "nbs" / "study" / f"{known.notebook}.ipynb", folder / "notebook.ipynb", values)
+    execute(known.path, folder / "notebook.ipynb", values)
     finish(folder, key, ["notebook.ipynb"], provenance=provenance())
     return made(keys, job, key)
 
