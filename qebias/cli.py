@@ -735,9 +735,6 @@ def convert(
     "Make a model file of weights from elsewhere; class and sizes are read off the tensors."
     from qebias import convert as module
 
-    if not weights.is_file():
-        what = "is no file" if weights.exists() else "does not exist"
-        raise QebiasError(f"{weights} {what}: name a file of weights")
     spec = module.convert(weights, out, part, conditional, gan, patch)
     sizes = ", ".join(f"{k} {v}" for k, v in spec["kwargs"].items())
     print(f"{out}: {spec['class'].split(':')[1]}" + (f", {sizes}" if sizes else ""))

@@ -20,7 +20,7 @@ import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
-from .core import QebiasError, atomic, file_digest, reading, require, tensors_header
+from .core import QebiasError, atomic, file_digest, reading, require, require_file, tensors_header
 
 # %% ../nbs/foundations/10_weights.ipynb #d4f92064
 @dataclass(frozen=True)
@@ -378,6 +378,7 @@ def load_restricted(
 ):  # what it holds: tensors, numbers, and lists and dicts of them
     "Read a checkpoint by torch's restricted reader, which executes nothing; raises `ValueError` for anything else"
     torch = require("torch", "weights")  # whose own message would tell how to do without the restriction
+    require_file(path, "weight file")
     try:
         with torch.serialization.safe_globals(_numbers()):
             return torch.load(path, map_location="cpu", weights_only=True)
