@@ -23,7 +23,7 @@ from scipy.ndimage import gaussian_filter
 
 from .bank_settings import FAKE_NAMES, KINDS, bank_settings
 from .controls import eight_bit, grey_noise, unsharp
-from .core import QebiasError, array_digest, atomic, digest, require, seed_for
+from .core import QebiasError, array_digest, atomic, digest, read_table, require, seed_for
 from .discriminators import ConditionalDiscriminator, UNetSN
 from .figures import intervals
 from .generators.core import evaluating
@@ -284,7 +284,7 @@ def run_bank(
             frame = one_discriminator(settings, kind, sets, fakes[fake], seed)
             with atomic(path) as tmp:
                 frame.to_parquet(tmp, index=False)
-        found.append(pd.read_parquet(path).assign(row=f"bank:{kind}:{fake}", seed=seed))
+        found.append(read_table(path).assign(row=f"bank:{kind}:{fake}", seed=seed))
     if progress:
         progress(len(work), len(work))
     codec, level = (pictures["train"].manifest["codec"][part] for part in ("codec", "level"))

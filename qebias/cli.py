@@ -136,11 +136,23 @@ def _misused(error) -> str:
         what = f"No such option: {error.option_name}. Did you mean {near[0]}?"
     return what if what.endswith("?") else f"{what}."
 
+# %% ../nbs/tools/60_cli.ipynb #4bdb5f0d
+_TOLD: set[str] = set()  # lines
+
+
+def _warn(message, category, filename, lineno, file=None, line=None):
+    "Show a warning of the library as a line of the command line, once"
+    told = _line(f"note: {message}")
+    if told not in _TOLD:
+        _TOLD.add(told)
+        print(told, file=sys.stderr, flush=True)
+
 # %% ../nbs/tools/60_cli.ipynb #20ed0fa1
 def main() -> None:
     "The entry point: whatever a user can fix is one line on standard error and a non-zero exit"
     _listen()
     warnings.filterwarnings("ignore", module=r"torch\.")  # what is wrong with a file is told by us
+    warnings.showwarning = _warn
     streams: tuple[Any, Any] = (sys.stdout, sys.stderr)
     for stream in streams:
         stream.reconfigure(errors="backslashreplace")
@@ -711,13 +723,16 @@ def train(
             "--set", metavar="KEY=VALUE", help="iterations=5000, lr=1e-4, device=cuda, ...; may be repeated"
         ),
     ] = None,
+    skip: Annotated[
+        bool, typer.Option("--skip", help="Leave out photographs that cannot be read, at most a tenth")
+    ] = False,
 ) -> None:
     "Train a method on your own photographs: compress, train, look. Started again, it goes on where it was."
     from qebias import photos as own
 
     settings = own.parsed(set_ or ())
     out = out or Path("runs") / "train" / f"{method}-{codec}-{level}"
-    own.train(photos, method, codec, level, out, settings, _say)
+    own.train(photos, method, codec, level, out, settings, _say, skip)
 
 # %% ../nbs/tools/60_cli.ipynb #ef1ea7bf
 @app.command()
@@ -742,9 +757,6 @@ def convert(
     "Make a model file of weights from elsewhere; class and sizes are read off the tensors."
     from qebias import convert as module
 
-    if not weights.is_file():
-        what = "is no file" if weights.exists() else "does not exist"
-        raise QebiasError(f"{weights} {what}: name a file of weights")
     spec = module.convert(weights, out, part, conditional, gan, patch)
     sizes = ", ".join(f"{k} {v}" for k, v in spec["kwargs"].items())
     print(f"{out}: {spec['class'].split(':')[1]}" + (f", {sizes}" if sizes else ""))

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from .core import QebiasError, atomic, file_digest
+from .core import QebiasError, atomic, file_digest, require_file
 from .generators.core import load_weights
 from qebias.networks import (
     NETWORKS,
@@ -38,6 +38,7 @@ def read_pickle(
     path: str | Path,  # .pth, .pt or .ckpt
 ) -> dict:
     "What a file of `torch.save` holds, arrays and plain values only; raises `QebiasError`"
+    require_file(path, "file of weights")
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
@@ -175,6 +176,7 @@ def load_any(
 # %% ../nbs/networks/35_convert.ipynb #7df138bc
 def is_safetensors(path: str | Path) -> bool:
     "Whether a file begins as safetensors do: a length, then JSON; its name is not asked"
+    require_file(path, "file of weights")
     with open(path, "rb") as file:
         return file.read(9)[8:] == b"{"
 

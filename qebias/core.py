@@ -4,14 +4,16 @@
 
 # %% auto #0
 __all__ = ['MOST_DIGITS', 'MOST_DEEP', 'MOST_YAML', 'MOST_VALUES', 'MOST_TABLE', 'MOST_ARRAYS', 'IMAGE_SUFFIXES', 'MOST_PIXELS',
-           'MOST_SIDE', 'MOST_PICTURE', 'OUTPUTS', 'MOST_UNDER_WAY', 'PACKAGES', 'QebiasError', 'LockedError',
-           'is_absent', 'require', 'project_root', 'atomic', 'cut_name', 'umask', 'atomic_dir', 'sweep', 'write_json',
-           'locked', 'reading', 'one_line', 'contents', 'whole_number', 'finite_number', 'unique_names', 'require_flat',
-           'parse_json', 'read_json', 'read_lines', 'plain_value', 'YamlEvents', 'YamlBuilder', 'read_yaml',
-           'read_table', 'parquet_table', 'read_npz', 'npz_member', 'tensors_header', 'as_rgb', 'quiet_libtiff',
-           'image_kind', 'open_image', 'require_size', 'is_deep', 'is_deep_tile', 'upright', 'orientation_of',
-           'read_rgb', 'write_png', 'digest', 'file_digest', 'array_digest', 'outputs_of', 'fitting_entry', 'Outputs',
-           'code_digest', 'seed_for', 'threads', 'in_order', 'package_versions', 'code_version', 'provenance']
+           'MOST_SIDE', 'MOST_PICTURE', 'MOST_SCANS', 'MOST_SCANNED', 'OUTPUTS', 'MOST_UNDER_WAY', 'PACKAGES',
+           'QebiasError', 'LockedError', 'is_absent', 'require', 'project_root', 'atomic', 'cut_name', 'umask',
+           'atomic_dir', 'sweep', 'write_json', 'locked', 'reading', 'one_line', 'require_file', 'contents',
+           'whole_number', 'finite_number', 'unique_names', 'require_flat', 'parse_json', 'read_json', 'read_lines',
+           'parse_lines', 'plain_value', 'YamlEvents', 'YamlBuilder', 'read_yaml', 'read_table', 'parquet_table',
+           'read_npz', 'npz_member', 'tensors_header', 'as_rgb', 'quiet_libtiff', 'image_kind', 'require_single',
+           'require_sane_jpeg', 'open_image', 'require_size', 'is_deep', 'is_deep_tile', 'upright', 'orientation_of',
+           'require_checksums', 'read_rgb', 'write_png', 'digest', 'file_digest', 'array_digest', 'outputs_of',
+           'fitting_entry', 'Outputs', 'code_digest', 'seed_for', 'threads', 'in_order', 'package_versions',
+           'code_version', 'provenance']
 
 # %% ../nbs/foundations/00_core.ipynb #fa1dc3fa
 import ast
@@ -26,6 +28,7 @@ import importlib.util
 import io
 import json
 import math
+import mmap
 import os
 import platform
 import re
@@ -34,6 +37,7 @@ import subprocess
 import tempfile
 import warnings
 import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -254,6 +258,24 @@ def one_line(
     text = " ".join(str(getattr(error, "strerror", None) or error).split())
     return text[:longest] or type(error).__name__
 
+# %% ../nbs/foundations/00_core.ipynb #83a8faf0
+def require_file(
+    path: str | Path,
+    kind: str,  # what it should be, for the message
+):
+    "Raise `QebiasError` where a path leads to a pipe, a socket, a device, a folder, or nowhere"
+    path = Path(path)
+    with reading(path, kind):
+        if path.is_file():
+            return
+        if path.is_symlink() and not path.exists():
+            raise QebiasError(f"{path} is a link that leads nowhere: name a {kind}")
+        if path.is_dir():
+            raise QebiasError(f"{path} is no file but a folder: name a {kind}")
+        if path.exists():
+            raise QebiasError(f"{path} is no file but a pipe, a socket or a device: name a {kind}")
+        raise QebiasError(f"{path} does not exist: name a {kind}")
+
 # %% ../nbs/foundations/00_core.ipynb #e56556b7
 def contents(
     path: str | Path,  # a file
@@ -262,8 +284,7 @@ def contents(
 ) -> bytes:
     "The bytes of a regular file of limited size; raises `QebiasError`"
     with reading(path, kind):
-        if Path(path).exists() and not Path(path).is_file():
-            raise QebiasError(f"{path} is no file: name a {kind}")
+        require_file(path, kind)
         size = Path(path).stat().st_size
         if size > limit:
             raise QebiasError(f"{path} has {size:,} bytes: a {kind} has at most {limit:,} here")
@@ -348,10 +369,18 @@ def read_lines(
     limit: int = 2**28,  # bytes
 ) -> list:  # of dicts, oldest first
     "The whole lines of a file that only grows; one that a kill tore, or that is no object, is left out"
+    return parse_lines(contents(path, "file of records", limit), str(path))
+
+
+def parse_lines(
+    text: bytes,  # JSON objects, one a line
+    name: str,  # of the file
+) -> list:  # of dicts
+    "The objects of a text; a line that is none is left out"
     found = []
-    for line in contents(path, "file of records", limit).split(b"\n"):
+    for line in text.split(b"\n"):
         with contextlib.suppress(QebiasError):
-            record = parse_json(line, str(path)) if line.strip() else None
+            record = parse_json(line, name) if line.strip() else None
             if isinstance(record, dict):
                 found.append(record)
     return found
@@ -547,6 +576,7 @@ def read_npz(
     names: Iterable[str] | None = None,  # arrays that it must hold; all of them if left out
 ) -> dict:  # of numpy arrays
     "Read the arrays of a `.npz` file; raises `QebiasError` for one that is broken, pickled or too large"
+    require_file(path, "file of arrays")
     with reading(path, "file of arrays"), zipfile.ZipFile(path) as archive:
         members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
         lacking = [name for name in names or () if name not in members]
@@ -582,6 +612,7 @@ def tensors_header(
     path: str | Path,  # a .safetensors file
 ) -> tuple:  # (metadata: dict of str, tensors: dict name -> (dtype, shape))
     "What a `.safetensors` file says of itself, once it fits the file's length; raises `QebiasError`"
+    require_file(path, "safetensors file")
     with reading(path, "safetensors file"), open(path, "rb") as file:
         length = os.fstat(file.fileno()).st_size
         size = int.from_bytes(file.read(8), "little")
@@ -669,6 +700,48 @@ def image_kind(
             return kind
     return "TGA" if suffix.lower() == ".tga" else None
 
+# %% ../nbs/foundations/00_core.ipynb #e4468e2d
+def require_single(
+    path: str | Path,
+    image,  # the Pillow image of it, not decoded yet
+    kind: str,  # as `image_kind` says
+):
+    "Refuse animations, documents of several pages, and a JPEG that is a bomb; raises `QebiasError`"
+    if kind == "TIFF":
+        pages = 1
+        for page in range(1, min(image.n_frames, 17)):
+            image.seek(page)
+            pages += not image.tag_v2.get(254, 0) & 5  # neither a smaller copy nor a mask
+        image.seek(0)
+        if pages > 1:
+            raise QebiasError(f"{path} has {image.n_frames} pages: save the one that is meant on its own")
+    elif kind == "JPEG":
+        require_sane_jpeg(path, *image.size)
+    elif getattr(image, "is_animated", False):
+        raise QebiasError(f"{path} is an animation: save the picture that is meant on its own")
+
+# %% ../nbs/foundations/00_core.ipynb #3d2a7d47
+MOST_SCANS = 100  # of a JPEG
+MOST_SCANNED = 2**31  # pixels that all its scans go over together
+_SCAN = re.compile(rb"\xff\xda\0[\x08\x0a\x0c\x0e]")
+
+
+def require_sane_jpeg(
+    path: str | Path,  # a JPEG
+    width: int,  # as its header says
+    height: int,
+):
+    "Refuse a JPEG of thousands of scans, and one whose data are too short for its size; raises `QebiasError`"
+    size, pixels = os.stat(path).st_size, width * height
+    if pixels // 64 > 8 * size:
+        raise QebiasError(
+            f"{path} has {size:,} bytes, too few for {width}x{height} pixels: fix it or leave it out"
+        )
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        scans = sum(1 for _ in _SCAN.finditer(data))
+    if scans > MOST_SCANS or scans * pixels > MOST_SCANNED:
+        raise QebiasError(f"{path} has {scans:,} scans, which nothing needs: save it anew or leave it out")
+
 # %% ../nbs/foundations/00_core.ipynb #3d057e6b
 @contextlib.contextmanager
 def open_image(
@@ -677,8 +750,7 @@ def open_image(
     "A Pillow image of a sane size, not decoded yet; raises `QebiasError`, also for what the block meets"
     remedy = "fix it or leave it out"
     with reading(path, "picture", remedy):
-        if Path(path).exists() and not Path(path).is_file():
-            raise QebiasError(f"{path} is no file: name a picture")
+        require_file(path, "picture")
         with open(path, "rb") as file:
             size = os.fstat(file.fileno()).st_size
             if size > MOST_PICTURE:
@@ -693,6 +765,7 @@ def open_image(
             plugin = importlib.import_module(f"PIL.{_KINDS[kind][0]}")
             with getattr(plugin, _KINDS[kind][1])(file, os.fspath(path)) as image:
                 require_size(image.width, image.height, path)
+                require_single(path, image, kind)
                 yield image
 
 # %% ../nbs/foundations/00_core.ipynb #1b5e56b9
@@ -752,12 +825,35 @@ def orientation_of(image: Image.Image) -> int:
         return int(image.getexif().get(0x0112, 1))
     return 1
 
+# %% ../nbs/foundations/00_core.ipynb #75f04777
+def require_checksums(
+    path: str | Path,  # a PNG
+):
+    "Refuse a PNG of whose chunks one is cut, or is not what its checksum says; raises `QebiasError`"
+    with reading(path, "picture", "fix it or leave it out"), open(path, "rb") as file:
+        file.seek(8)
+        name = b""
+        while name != b"IEND":
+            head = file.read(8)
+            left, name = int.from_bytes(head[:4], "big"), head[4:]
+            found = zlib.crc32(name)
+            while left > 0 and (part := file.read(min(left, 2**20))):
+                found = zlib.crc32(part, found)
+                left -= len(part)
+            told = file.read(4)
+            if left or len(told) < 4:
+                raise ValueError("it ends too early")
+            if int.from_bytes(told, "big") != found:
+                raise ValueError(f"a checksum before byte {file.tell():,} is wrong")
+
 # %% ../nbs/foundations/00_core.ipynb #012665c0
 def read_rgb(
     path: str | Path,  # a picture, 8 bit a channel
 ) -> np.ndarray:  # uint8 (H, W, 3), turned upright as its EXIF says
     "Read a picture; a foreign, truncated, 16-bit or transparent one is a `QebiasError` that names it"
     with open_image(path) as image:
+        if image.format == "PNG":
+            require_checksums(path)
         if is_deep(image):
             raise QebiasError(f"{path} has more than 8 bit a channel: convert it to 8 bit first")
         image.load()

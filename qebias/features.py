@@ -14,8 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .core import QebiasError
+from .core import QebiasError, reading, tensors_header
 from .layers import _NAMES, LAYERS, PSI_FILES, psi_path, random_psi
+from .weights import load_restricted
 
 # %% ../nbs/networks/40_features.ipynb #a8fee6dc
 def noise_images(
@@ -66,13 +67,15 @@ def random_vgg(
 # %% ../nbs/networks/40_features.ipynb #4df7f461
 def _read(path, keys):
     "The named tensors of a weight file, float32; keys that it lacks are left out"
-    if path.suffix == ".safetensors":
-        from safetensors import safe_open
+    with reading(path, "weight file", "fetch it again"):
+        if path.suffix == ".safetensors":
+            from safetensors import safe_open
 
-        with safe_open(path, "pt") as file:
-            return {k: file.get_tensor(k).float() for k in keys if k in file.keys()}
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    return {k: state[k].float() for k in keys if k in state}
+            tensors_header(path)
+            with safe_open(path, "pt") as file:
+                return {k: file.get_tensor(k).float() for k in keys if k in file.keys()}
+        state = load_restricted(path)
+        return {k: state[k].float() for k in keys if k in state}
 
 # %% ../nbs/networks/40_features.ipynb #f3fd60e9
 def load_vgg(

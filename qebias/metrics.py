@@ -35,6 +35,7 @@ from qebias.core import (
     array_digest,
     as_rgb,
     atomic,
+    contents,
     digest,
     file_digest,
     in_order,
@@ -1285,7 +1286,9 @@ class _Journal:
         if not path:
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        lines = self.path.read_bytes().split(b"\n") if self.path.exists() else []
+        lines = []
+        if self.path.exists():
+            lines = contents(self.path, "journal of scores", 2**31).split(b"\n")
         for line in filter(None, lines):
             with contextlib.suppress(ValueError, KeyError, TypeError):
                 entry = json.loads(line)

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from .core import QebiasError, atomic, digest, seed_for, write_json
+from .core import QebiasError, atomic, digest, require_file, seed_for, write_json
 
 if TYPE_CHECKING:
     from torch import nn
@@ -50,6 +50,7 @@ def read_card(
     path: str | Path,  # a safetensors file
 ) -> dict:  # its card, empty where it has none
     "What a model file says of itself, read without PyTorch; raises `QebiasError` for a file that is none"
+    require_file(path, "model file")
     try:
         with open(path, "rb") as file:
             (length,) = struct.unpack("<Q", file.read(8))
@@ -206,6 +207,7 @@ def quality_of(
     path: str | Path,  # a picture
 ) -> tuple | None:  # ("jpeg", QF) or ("bpg", QP); None for another format, whatever its suffix says
     "Which codec a file comes from and how strongly it was compressed; raises `QebiasError` for a damaged one"
+    require_file(path, "picture")
     try:
         with open(path, "rb") as file:
             start = file.read(4)

@@ -39,12 +39,16 @@ from .config import Schedule, TrainConfig, is_gan, learning_rate
 from qebias.core import (
     QebiasError,
     atomic,
+    contents,
     digest,
     file_digest,
     locked,
+    one_line,
+    parse_lines,
     provenance,
     read_json,
     read_lines,
+    require_file,
     seed_for,
     sweep,
     write_json,
@@ -838,11 +842,7 @@ def read_checkpoint(
     path = Path(folder) / "checkpoint" / "last.pt"
     if not path.exists():
         return None
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise QebiasError(f"{path} cannot be read: {error.strerror or error}") from None
-    line, _, content = data.partition(b"\n")
+    line, _, content = contents(path, "checkpoint", 2**40).partition(b"\n")
     try:
         head = json.loads(line.removeprefix(_MAGIC))
         if line != _MAGIC + json.dumps(head).encode():
@@ -861,11 +861,19 @@ def load_checkpoint(folder: str | Path, key: str, trainer: Trainer) -> int:
     found = read_checkpoint(folder)
     if not found or found[0] != key:
         return 0
-    state = torch.load(io.BytesIO(found[2]), map_location=trainer.device, weights_only=True)
-    if trainer.graph:
-        trainer.graph.forget()
-    for name, part in trainer.parts().items():
-        part.load_state_dict(state[name])
+    try:
+        state = torch.load(io.BytesIO(found[2]), map_location=trainer.device, weights_only=True)
+        if trainer.graph:
+            trainer.graph.forget()
+        for name, part in trainer.parts().items():
+            part.load_state_dict(state[name])
+    except (MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # the trainer may hold half of it, so nothing goes on from here
+        raise QebiasError(
+            f"{Path(folder) / 'checkpoint' / 'last.pt'} is no checkpoint of this training "
+            f"({one_line(error, 80)}): remove it, and the training begins anew"
+        ) from None
     return found[1]
 
 # %% ../nbs/method/10_training.ipynb #74598e7f
@@ -893,6 +901,8 @@ class NewRecords:
     def read(self) -> list:
         "New whole records, oldest first; all of them where another file has taken the place"
         try:
+            if self.path.exists():
+                require_file(self.path, "file of records")
             with self.path.open("rb") as file:
                 known = os.fstat(file.fileno())
                 if known.st_ino != self.inode or known.st_size < self.at:
@@ -903,7 +913,7 @@ class NewRecords:
             return []
         whole = text[: text.rfind(b"\n") + 1]
         self.at += len(whole)
-        return [json.loads(line) for line in whole.splitlines() if line.strip()]
+        return parse_lines(whole, str(self.path))
 
 # %% ../nbs/method/10_training.ipynb #f5f54b2e
 def fit(

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .core import QebiasError, atomic, file_digest, reading, require, tensors_header
+from .core import QebiasError, atomic, file_digest, reading, require, require_file, tensors_header
 
 # %% ../nbs/foundations/10_weights.ipynb #d4f92064
 @dataclass(frozen=True)
@@ -379,6 +379,7 @@ def load_restricted(
 ) -> Any:  # what it holds: tensors, numbers, and lists and dicts of them
     "Read a checkpoint by torch's restricted reader, which executes nothing; raises `ValueError` for all else"
     torch = require("torch", "weights")  # whose own message would tell how to do without the restriction
+    require_file(path, "weight file")
     try:
         with torch.serialization.safe_globals(_numbers()):
             return torch.load(path, map_location="cpu", weights_only=True)

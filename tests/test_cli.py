@@ -348,3 +348,89 @@ def test_a_name_commands_no_terminal(tmp_path, name):
     (tmp_path / "in" / name).write_bytes(b"\x89PNG\r\n\x1a\n")
     code, out, err = sh("compress", "in", "--codec", "jpeg", "--level", 30, "-o", "out", cwd=tmp_path)
     assert code == 1 and "\x1b" not in err and err.count("\n") == 1 and err.count("in/") == 1
+
+
+# One corrupted picture is named before hours are spent
+
+
+@pytest.fixture()
+def photographs(tmp_path):
+    "Twelve photographs, and a folder of two others"
+    rng = np.random.default_rng(0)
+    for folder, count in (("photos", 12), ("others", 2)):
+        for k in range(count):
+            write_png(tmp_path / folder / f"{k:02d}.png", rng.integers(0, 256, (64, 72, 3), np.uint8))
+    return tmp_path
+
+
+def spoiled(folder, how):
+    "Make one photograph of a folder unreadable; its name"
+    data = (folder / "05.png").read_bytes()
+    if how == "png, cut":
+        (folder / "05.png").write_bytes(data[: len(data) // 2])
+    elif how == "png, zeros at its end":
+        (folder / "05.png").write_bytes(data[:-200] + bytes(200))
+    elif how == "png, a flipped bit":
+        (folder / "05.png").write_bytes(data[:-200] + bytes([data[-200] ^ 1]) + data[-199:])
+    elif how == "text":
+        (folder / "05.png").write_text("no picture")
+    elif how == "eps":
+        (folder / "05.png").write_text("%!PS-Adobe-3.0 EPSF-3.0")
+    else:
+        (folder / "05.png").unlink()
+        Image.open(folder / "06.png").save(folder / "05.jpg", quality=90)
+        data = (folder / "05.jpg").read_bytes()
+        (folder / "05.jpg").write_bytes(data[:-20])
+    return "05.jpg" if how == "jpeg, cut near its end" else "05.png"
+
+
+SPOILED = ["png, cut", "png, zeros at its end", "png, a flipped bit", "text", "eps", "jpeg, cut near its end"]
+
+
+@pytest.mark.parametrize("how", SPOILED)
+def test_a_corrupted_picture_of_a_training_set_is_named_at_once(photographs, monkeypatch, how):
+    from qebias import photos
+    from qebias.cli import app
+    from qebias.core import QebiasError
+
+    monkeypatch.chdir(photographs)
+    monkeypatch.setattr(photos, "build_pairs", lambda *args: pytest.fail("it went on"))
+    monkeypatch.setattr("qebias.study.runner.run", lambda *args: pytest.fail("it went on"))
+    name = spoiled(photographs / "photos", how)
+    one = rf"^1 of 12 pictures in .*photos cannot be read: .*{name}"
+    with pytest.raises(QebiasError, match=one + ".*; --skip leaves a few out$"):
+        app(["train", "photos", "--method=arcnn", "--level=30", "-o", "run"], standalone_mode=False)
+    two = ["--raw-train=photos", "--raw-eval=others"]
+    for pictures in (["--raw=photos"], two, ["--raw-train=others", "--raw-eval=photos"]):
+        with pytest.raises(QebiasError, match=one) as error:
+            app(["study", "smoke", *pictures, "--out=study"], standalone_mode=False)
+        assert "skip" not in str(error.value)  # which studies do not have
+    assert not (photographs / "run").exists()
+
+
+def test_a_training_may_leave_out_a_few(photographs):
+    spoiled(photographs / "photos", "png, zeros at its end")
+    tiny = [
+        "--set=iterations=1",
+        "--set=pretraining=1",
+        "--set=batch=1",
+        "--set=patch=32",
+        "--set=device=cpu",
+    ]
+    args = ["train", "photos", "--method", "arcnn", "--level", 30, "--skip", "-o", "run", *tiny]
+    code, out, err = sh(*args, cwd=photographs)
+    assert code == 0, err
+    assert out.splitlines()[0].startswith("1 of 12 pictures in photos cannot be read: photos/05.png")
+    assert "11 photographs" not in out and "9 photographs to train on, 2 to look at" in out
+    assert "Warning" not in err
+    for k in (7, 8):
+        (photographs / "photos" / f"{k:02d}.png").write_text("no picture")
+    code, out, err = sh(*args, cwd=photographs)
+    assert code == 1 and err.startswith("qebias: 3 of 12 photographs in photos cannot be read, and --skip")
+
+
+def test_a_warning_of_the_library_is_a_line_like_the_others(photographs):
+    Image.open(photographs / "photos" / "01.png").save(photographs / "photos" / "01.bmp")
+    code, out, err = sh("study", "smoke", "--raw=photos", "--out=study", "--dry-run", cwd=photographs)
+    assert code == 0 and "UserWarning" not in err
+    assert err.startswith("qebias: note: ") and "left out 01.bmp" in err and err.count("\n") == 1

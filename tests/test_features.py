@@ -389,3 +389,25 @@ def test_stand_in_ranks_distortions_as_vgg_does():
     ours, theirs = growth(Psi(BLOCKS, "random-w16-s0"), crops), growth(normalised(), crops)
     rho = [scipy.spearmanr(ours[n].flatten(), theirs[n].flatten()).statistic for n in BLOCKS]
     assert rho[0] > 0.85 and rho[1] > 0.75 and rho[2] > 0.5 and min(rho) > 0.2, rho
+
+
+@pytest.mark.parametrize("name", ["vgg19", "vgg19-normalised"])
+@pytest.mark.parametrize("content", ["a trap", "a pickle", "text", "nothing", "a cut file"])
+def test_a_damaged_file_of_psi_is_one_line_and_runs_nothing(tmp_path, monkeypatch, name, content):
+    "Even where its digest is right, as far as it is known"
+
+    class Trap:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "it ran"),)
+
+    path = tmp_path / FILES[features.PSI_FILES[name][1]].file
+    data = {"a trap": pickle.dumps(Trap()), "a pickle": pickle.dumps([1]), "text": b"text", "nothing": b""}
+    if content == "a cut file":
+        torch.save({"features.0.weight": torch.ones(64, 3, 3, 3)}, path)
+        path.write_bytes(path.read_bytes()[:-40])
+    else:
+        path.write_bytes(data[content])
+    monkeypatch.setattr(features, "psi_path", lambda weights: path)
+    with pytest.raises(QebiasError, match=f"{path.name} is no readable") as error:
+        load_vgg(name)
+    assert "\n" not in str(error.value) and not (tmp_path / "it ran").exists()

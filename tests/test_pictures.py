@@ -438,7 +438,7 @@ def jpeg_bytes(**more):
     return out.getvalue()
 
 
-@pytest.mark.parametrize("read", [look, read_picture])
+@pytest.mark.parametrize("read", [look, read_picture, read_rgb])
 def test_a_jpeg_of_thousands_of_scans_is_refused(tmp_path, read):
     whole = jpeg_bytes(progressive=True)
     last = whole[whole.rfind(b"\xff\xda") : -2]
@@ -450,7 +450,7 @@ def test_a_jpeg_of_thousands_of_scans_is_refused(tmp_path, read):
     read(path)
 
 
-@pytest.mark.parametrize("read", [look, read_picture])
+@pytest.mark.parametrize("read", [look, read_picture, read_rgb])
 def test_a_jpeg_that_cannot_hold_its_size_is_refused(tmp_path, read):
     data = bytearray(jpeg_bytes())
     at = data.find(b"\xff\xc0")
@@ -480,3 +480,52 @@ def test_what_is_missing_or_broken_says_what_to_do(tmp_path):
         for read in (look, read_picture):
             with pytest.raises(QebiasError, match=f"{name}.*{words}"):
                 read(tmp_path / name)
+
+
+# Damage near a picture's end: it is seen whole, but its last rows are not what they were
+
+
+def damaged(data, how):
+    at = len(data) - 150
+    if how == "cut":
+        return data[:at]
+    if how == "zeros":
+        return data[:at] + bytes(150)
+    if how == "flipped":
+        return data[:at] + bytes([data[at] ^ 0xFF]) + data[at + 1 :]
+    return data[:-1]
+
+
+@pytest.mark.parametrize("read", [read_picture, read_rgb])
+@pytest.mark.parametrize("how", ["cut", "zeros", "flipped", "the last byte"])
+def test_a_png_that_is_damaged_near_its_end_is_refused(tmp_path, how, read):
+    noise = np.random.default_rng(0).integers(0, 256, (60, 80, 3), np.uint8)
+    Image.fromarray(noise).save(tmp_path / "whole.png")
+    data = (tmp_path / "whole.png").read_bytes()
+    (tmp_path / "end.png").write_bytes(damaged(data, how))
+    with pytest.raises(QebiasError, match="end.png is no readable picture .*: fix it or leave it out"):
+        read(tmp_path / "end.png")
+    (tmp_path / "more.png").write_bytes(data + b"what somebody appended")
+    assert np.array_equal(read_rgb(tmp_path / "more.png"), noise)
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "webp", "tif", "bmp", "ppm", "gif", "jp2", "avif"])
+@pytest.mark.parametrize("share", [0.5, 0.9, 0.98])
+def test_a_picture_that_is_cut_is_refused_in_every_format(tmp_path, suffix, share):
+    noise = np.random.default_rng(0).integers(0, 256, (60, 80, 3), np.uint8)
+    path = tmp_path / f"cut.{suffix}"
+    Image.fromarray(noise).save(path)
+    data = path.read_bytes()
+    path.write_bytes(data[: int(share * len(data))])
+    for read in (read_picture, read_rgb):
+        with pytest.raises(QebiasError, match="cut"):
+            read(path)
+
+
+@pytest.mark.parametrize("suffix", ["png", "gif", "webp"])
+def test_an_animation_is_no_picture_for_any_reader(tmp_path, suffix):
+    one, two = (Image.fromarray(np.full((8, 8, 3), k, np.uint8)) for k in (10, 200))
+    one.save(tmp_path / f"two.{suffix}", save_all=True, append_images=[two])
+    for read in (look, read_picture, read_rgb):
+        with pytest.raises(QebiasError, match="two.* is an animation"):
+            read(tmp_path / f"two.{suffix}")

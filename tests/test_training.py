@@ -3,8 +3,10 @@
 import contextlib
 import gc
 import hashlib
+import io
 import json
 import os
+import pickle
 import random
 import signal
 import subprocess
@@ -18,6 +20,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from qebias import training
 from qebias.codecs import Jpeg
 from qebias.config import Divergence, Schedule, TrainConfig, learning_rate
 from qebias.core import LockedError, QebiasError, locked
@@ -176,6 +179,40 @@ def test_a_flipped_bit_in_a_checkpoint_is_noticed_wherever_it_is(pairs, tmp_path
         file.write_bytes(whole[:size])
         with pytest.raises(DamagedCheckpoint):
             read_checkpoint(tmp_path / "t")
+
+
+def test_a_strangers_checkpoint_runs_nothing_and_is_one_line(pairs, tmp_path):
+    "Whoever writes a run folder can write the digest, too"
+    fit(config(), pairs, tmp_path / "t", stop_at=3)
+    key, iteration, _ = read_checkpoint(tmp_path / "t")
+
+    class Trap:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "it ran"),)
+
+    for content in (
+        pickle.dumps(Trap()),
+        pickle.dumps({}),
+        b"",
+        torch_bytes({}),
+        torch_bytes({"generator": 3}),
+    ):
+        head = {"key": key, "iteration": iteration}
+        head["sha256"] = training._checked_by(head, content)
+        file = tmp_path / "t" / "checkpoint" / "last.pt"
+        file.write_bytes(training._MAGIC + json.dumps(head).encode() + b"\n" + content)
+        with pytest.raises(
+            QebiasError, match="last.pt is no checkpoint of this training .*: remove it"
+        ) as error:
+            fit(config(), pairs, tmp_path / "t")
+        assert "\n" not in str(error.value) and not (tmp_path / "it ran").exists()
+
+
+def torch_bytes(value):
+    "What torch.save makes of a value"
+    out = io.BytesIO()
+    torch.save(value, out)
+    return out.getvalue()
 
 
 def test_a_damaged_checkpoint_is_set_aside_and_the_training_ends_in_the_same_bits(pairs, tmp_path):
@@ -1263,6 +1300,9 @@ def test_who_watches_a_training_reads_each_record_once(tmp_path):
     with path.open("a") as file:
         file.write('tion": 2}\n')
     assert news.read() == [{"iteration": 2}]
+    with path.open("a") as file:
+        file.write('no record\n[1]\n{"iteration": 3}\n')
+    assert news.read() == [{"iteration": 3}]
     other = tmp_path / "other"
     other.write_text('{"iteration": 0}\n')
     other.replace(path)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ..core import QebiasError, digest, project_root, read_json, write_json
 from ..datasets import COLLECTIONS
+from ..pictures import look
 from .keys import Keys, Study, images, todo
 from .preflight import cluster, problems
 from .profile import foreign_of
@@ -163,16 +164,10 @@ def published_count(study: Study, dataset: str) -> int:
 # %% ../../nbs/tools/28_study.estimate.ipynb #580bfd09
 def pixels(study: Study, dataset: str) -> int | None:
     "Pixels of a data set, from the headers of its files; None where it is not here"
-    from PIL import Image
-
-    total = 0
     try:
-        for image in images(study, dataset, "later"):
-            with Image.open(image.path) as opened:
-                total += opened.width * opened.height
-    except (QebiasError, OSError):
+        return sum(look(image.path).pixels for image in images(study, dataset, "later"))
+    except QebiasError:
         return None
-    return total
 
 # %% ../../nbs/tools/28_study.estimate.ipynb #4b7cd18a
 class Load(NamedTuple):

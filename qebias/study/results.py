@@ -24,8 +24,10 @@ from qebias.core import (
     provenance,
     read_json,
     read_rgb,
+    read_table,
     write_json,
 )
+from ..stats import COLUMNS
 from .keys import Keys, Study, enhanced_name, pairs_name
 from .profile import Profile, check_profile, stored_profile
 
@@ -89,7 +91,7 @@ class Results:
         if self.study is not None:
             return training_curves(self.study)
         path = self.place / "curves.parquet"
-        return pd.read_parquet(path) if path.exists() else pd.DataFrame(columns=CURVES)
+        return read_table(path, CURVES) if path.exists() else pd.DataFrame(columns=CURVES)
 
     def verdicts(self, *items: str, dataset: str | None = None) -> list[dict]:
         "The verdicts of the paper's items, such as `Tab. 1`, at the main codec and level; of all by default"
@@ -109,12 +111,10 @@ def load(
     run_dir: str = "",  # a study's folder; what is published, or `runs/<profile>`, if empty
 ) -> Results:
     "The results of a profile; raises `QebiasError` that says which command makes them"
-    import pandas as pd
-
     published = project_root() / "nbs" / "study" / "results" / profile
     if not run_dir and (published / "table.parquet").exists():
         found = check_profile(read_json(published / "profile.json"), f"{profile}, as published")
-        return Results(found, pd.read_parquet(published / "table.parquet"), published)
+        return Results(found, read_table(published / "table.parquet", COLUMNS), published)
     folder = Path(run_dir) if run_dir else project_root() / "runs" / profile
     if not (folder / "profile.json").exists():
         raise QebiasError(f"there are no results of {profile} in {folder}: qebias study {profile} makes them")
@@ -122,7 +122,7 @@ def load(
     named = study.store.named("table")
     if named is None or not (named / "table.parquet").exists():
         raise QebiasError(f"{folder} has no table yet: qebias study {study.profile.name} makes it")
-    return Results(study.profile, pd.read_parquet(named / "table.parquet"), study.folder, study)
+    return Results(study.profile, read_table(named / "table.parquet", COLUMNS), study.folder, study)
 
 # %% ../../nbs/tools/27_study.results.ipynb #d795466a
 CURVES = ["row", "codec", "level", "seed", "iteration", "quantity", "value"]
@@ -229,7 +229,6 @@ def training_identities(study: Study) -> dict[str, str]:
 # %% ../../nbs/tools/27_study.results.ipynb #6b840d2b
 def publish_results(study: Study, keep: bool = True) -> Path:
     "Write table, crops, curves and profile of a run folder into `nbs/study/results/<profile>`"
-    import pandas as pd
 
     found = load(study.profile.name, str(study.folder))
     target = project_root() / "nbs" / "study" / "results" / study.profile.name
@@ -237,8 +236,8 @@ def publish_results(study: Study, keep: bool = True) -> Path:
     table, curves = found.table, found.curves
     if keep and (target / "table.parquet").exists():
         old = read_json(target / "made.json")
-        table = joined(pd.read_parquet(target / "table.parquet"), table, old["trainings"], identities)
-        curves = joined(pd.read_parquet(target / "curves.parquet"), curves, old["trainings"], identities)
+        table = joined(read_table(target / "table.parquet"), table, old["trainings"], identities)
+        curves = joined(read_table(target / "curves.parquet"), curves, old["trainings"], identities)
     target.mkdir(parents=True, exist_ok=True)
     for name, frame in (("table", table), ("curves", curves)):
         with atomic(target / f"{name}.parquet") as tmp:
