@@ -328,7 +328,7 @@ class Recipe(NamedTuple):
 
 
 RECIPES = {
-    "jpeg": Recipe("jpeg", (8, 95), "dncnn"),
+    "jpeg": Recipe("jpeg", (8, 75), "dncnn"),
     "bpg": Recipe("bpg", (27, 47), "dncnn"),
     "jpeg-perceptual": Recipe("jpeg", (8, 95), "realesrgan+both", "jpeg", 2e-4, 4),
     "bpg-perceptual": Recipe("bpg", (27, 47), "realesrgan+both", "bpg", 2e-4, 4),
