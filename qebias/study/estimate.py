@@ -20,7 +20,7 @@ from ..core import QebiasError, digest, project_root, read_json, write_json
 from ..datasets import COLLECTIONS
 from .keys import Keys, Study, images, todo
 from .preflight import cluster, problems
-from .profile import foreign_of
+from .profile import own_classes
 from .results import source_name
 from .runner import summary
 
@@ -221,7 +221,7 @@ def load_of(study: Study, job: "Job", n: float) -> Load:
     row = job.cell["row"]
     if row not in study.rows:
         return Load(1, cpu=start, bytes=BYTES["enhanced"] * n)
-    if foreign_of(p, study.rows[row]):
+    if own_classes(p, study.rows[row]):
         return Load(1, cpu=start)  # not known without importing its classes
     if job.kind == "train":
         seconds = training_macs(study, row) / RATES[device, p.precision]
