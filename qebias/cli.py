@@ -525,7 +525,7 @@ def audit(
     ] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")] = "cpu",
 ) -> None:
-    "Audit a method by three folders: is what it makes nearer to compressed or to raw pictures? Writes a page."
+    "Audit a method by three folders: is what it makes nearer to compressed or raw pictures? Writes a page."
     from qebias import audit as pages
     from qebias import bias
 
@@ -687,7 +687,7 @@ def methods() -> None:
                 "yes" if m.conditional else "-",
                 losses,
                 f"{m.iterations} x {m.batch}",
-                m.stage1 or "-",
+                m.starts_from or "-",
                 m.source,
             )
         )

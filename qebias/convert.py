@@ -224,7 +224,7 @@ def convert(
     gan: str = "vanilla",  # of a discriminator: what its logits mean, "vanilla" or "relativistic"
     patch: int = 128,  # of a discriminator: side of the patches it was trained on, in pixels
 ) -> dict:  # its spec
-    "Write foreign weights as a model file; raises `QebiasError` where no network here has these tensors"
+    "Write others' weights as a model file; raises `QebiasError` where no network here has these tensors"
     if not str(out).endswith(".safetensors"):
         raise QebiasError(f"{out}: a model file ends in .safetensors")
     if gan not in ("vanilla", "relativistic"):

@@ -750,7 +750,7 @@ def download(
     except OSError as error:
         raise QebiasError(
             f"{error.filename or home}: {error.strerror or error}: choose another folder with --folder, or "
-            "mend this one"
+            "fix this one"
         ) from None
     return home
 

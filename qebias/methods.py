@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FIDELITY', 'PRETRAINING', 'BASELINES', 'VARIANTS', 'METHODS', 'PRESETS', 'SHARED', 'ADVERSARIAL', 'Named', 'Method',
-           'of_powerqe', 'lambdas', 'variant', 'at_block', 'trained_elsewhere', 'method', 'kin', 'preset', 'derive',
+           'of_powerqe', 'lambdas', 'variant', 'at_block', 'trained_elsewhere', 'method', 'related', 'preset', 'derive',
            'spec_of', 'scaled_spec', 'with_changes', 'train_config', 'networks_markdown']
 
 # %% ../nbs/method/30_methods.ipynb #48cc1f27
@@ -59,7 +59,7 @@ class Method(Named):
     usm: bool = False
     projection: str = "none"
     joint: bool = False
-    stage1: str | None = None  # the method whose generator it starts from
+    starts_from: str | None = None  # the method whose generator it starts from
     schedule: Schedule = Schedule()
     betas: tuple[float, float] = (0.9, 0.99)
     d_schedule: Schedule | None = None
@@ -156,7 +156,7 @@ BASELINES = [
         gan="relativistic",
         weights=lambdas("esrgan", False),
         perceptual=PERCEPTUAL_LAYERS["esrgan"],
-        stage1="rrdb",
+        starts_from="rrdb",
         schedule=Schedule(kind="halving", lr=1e-4),
         iterations=400_000,
         source="BasicSR train_ESRGAN_x4",
@@ -171,7 +171,7 @@ BASELINES = [
         gan="vanilla",
         weights=lambdas("realesrgan", False),
         perceptual=PERCEPTUAL_LAYERS["realesrgan"],
-        stage1="rrdb",
+        starts_from="rrdb",
         schedule=Schedule(kind="constant", lr=1e-4),
         iterations=400_000,
         source="BasicSR train_realesrgan_x4plus, patch 128 as in section 3, "
@@ -240,8 +240,8 @@ def trained_elsewhere(
             "codec, or one training, for instance bpg-37"
         )
     where = "multi-level" if trained_on == "all" else f"trained on {trained_on}"
-    start = row.stage1 and f"{row.stage1}@{trained_on}"
-    changes = {"label": f"{row.label}, {where}", "trained_on": trained_on, "stage1": start}
+    start = row.starts_from and f"{row.starts_from}@{trained_on}"
+    changes = {"label": f"{row.label}, {where}", "trained_on": trained_on, "starts_from": start}
     return row.model_copy(update=changes)
 
 # %% ../nbs/method/30_methods.ipynb #ba7023be
@@ -263,7 +263,7 @@ def method(
     return found
 
 # %% ../nbs/method/30_methods.ipynb #d59d5bcd
-def kin(
+def related(
     name: str,  # of a row
     names: Iterable[str],  # of methods
 ) -> bool:

@@ -1090,7 +1090,7 @@ def _eight_bit(image, name="the image"):
         )
     if isinstance(image, np.ndarray) and image.dtype.kind == "f":
         if not np.isfinite(image).all():
-            raise QebiasError(f"{name} holds NaN or infinity: mend what made it")
+            raise QebiasError(f"{name} holds NaN or infinity: fix what made it")
         if image.size and image.max() > 2:
             raise QebiasError(f"{name} has floating values up to {image.max():.4g}: pass [0, 1], or uint8")
         image = np.rint(image.clip(0, 1) * 255).astype(np.uint8)

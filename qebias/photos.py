@@ -105,10 +105,10 @@ def configs(
     run |= {"device": device} | settings
     psi = run.pop("psi", None)
     networks, m = NARROW if preset == "narrow" else {}, method(name)
-    if m.stage1 is None:
+    if m.starts_from is None:
         run.setdefault("lr", 5e-4)
         return [("training", _config(m, networks, first, run))]
-    stages = [("pretraining", _config(method(m.stage1), networks, first, {"lr": 5e-4} | run))]
+    stages = [("pretraining", _config(method(m.starts_from), networks, first, {"lr": 5e-4} | run))]
     return stages + [("training", _config(m, networks, iterations, {**run, "psi": psi or psi_here()}))]
 
 # %% ../nbs/tools/45_photos.ipynb #ed16d7c9

@@ -81,7 +81,7 @@ def test_tiles_of_rrdb_are_the_whole_picture_with_a_halo_of_its_reach(rrdb, h, w
 
 @pytest.mark.parametrize("tile", [30, 31, 32, 33, 35])
 def test_tiles_start_on_the_grid(rrdb, tile):
-    "Off the grid, cells would be cut apart and no halo could mend it"
+    "Off the grid, cells would be cut apart and no halo could fix it"
     x = to_tensor(picture(130, 90))
     assert tiling(rrdb, tile, 76)[0] % 4 == 0 and tiling(rrdb, tile, 76)[0] <= tile
     assert (enhance_tensor(rrdb, x, tile, 76) - enhance_tensor(rrdb, x)).abs().max() < 1e-5

@@ -1,4 +1,4 @@
-"The fifteen methods, networks of the user's own in their place, blind rows, and what is refused"
+"The fifteen methods, networks of the user's own in their place, multi-level rows, and what is refused"
 
 import importlib
 import sys
@@ -180,7 +180,7 @@ def test_a_network_that_cannot_be_is_one_line(own, networks, what):
 
 @pytest.mark.parametrize(
     "name, what",
-    [("esgran", "unknown method 'esgran'"), ("arcnn@blind", "after @ comes what it was trained on")],
+    [("esgran", "unknown method 'esgran'"), ("arcnn@none", "after @ comes what it was trained on")],
 )
 def test_a_misspelt_method_is_one_line(name, what):
     with pytest.raises(QebiasError) as error:
@@ -256,12 +256,12 @@ def test_a_checkpoint_of_another_architecture_is_refused(tmp_path):
         load_weights(UNetSN(in_channels=6, width=4), UNetSN(in_channels=3, width=4).state_dict())
 
 
-def test_a_blind_method_starts_from_a_blind_pretraining_and_sees_every_level(tmp_path, pairs):
-    blind = method("realesrgan+both@all")
-    assert blind.stage1 == "rrdb@all" and method(blind.stage1).trained_on == "all"
+def test_a_multi_level_method_starts_from_its_own_pretraining_and_sees_every_level(tmp_path, pairs):
+    several = method("realesrgan+both@all")
+    assert several.starts_from == "rrdb@all" and method(several.starts_from).trained_on == "all"
     finer = build_pairs(pictures(), Jpeg(50), tmp_path / "d" / "jpeg-50", workers=1, progress=False)
     joined = JoinedPairs([pairs, finer])
-    result = fit(train_config(method(blind.stage1), SMALL, **QUICK), joined, tmp_path / "rrdb")
+    result = fit(train_config(method(several.starts_from), SMALL, **QUICK), joined, tmp_path / "rrdb")
     assert result["images"] == 4 and result["made_of"]["pairs"] == joined.key
     init = tmp_path / "rrdb" / "generator.safetensors"
-    assert fit(train_config(blind, SMALL, **QUICK), joined, tmp_path / "both", init=init)["images"] == 4
+    assert fit(train_config(several, SMALL, **QUICK), joined, tmp_path / "both", init=init)["images"] == 4

@@ -1,4 +1,4 @@
-"The study's promises: nothing lost, nothing stale, nothing foreign; on one small study that is run once"
+"The study's promises: nothing lost, nothing stale, nothing of others; on one small study that is run once"
 
 import json
 import os

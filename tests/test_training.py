@@ -249,8 +249,10 @@ def test_a_damaged_part_of_a_finished_training_is_noticed_and_healed(pairs, tmp_
 
 def test_a_result_says_what_it_was_made_of(pairs, tmp_path):
     c = config(iterations=2)
-    stage1 = TrainConfig(method="rrdb", stage="fidelity", generator=TINY, iterations=2, batch=2, patch=32)
-    init = fit(stage1, pairs, tmp_path / "rrdb")["parts"]["generator.safetensors"]["sha256"]
+    pretraining = TrainConfig(
+        method="rrdb", stage="fidelity", generator=TINY, iterations=2, batch=2, patch=32
+    )
+    init = fit(pretraining, pairs, tmp_path / "rrdb")["parts"]["generator.safetensors"]["sha256"]
     file = tmp_path / "rrdb" / "generator.safetensors"
     result = fit(c, pairs, tmp_path / "t", init=file)
     assert result["made_of"] == {"pairs": pairs.key, "init": init}

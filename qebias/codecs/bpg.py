@@ -372,7 +372,7 @@ class BpgHeader(NamedTuple):
 def bpg_header(
     data: bytes,  # a .bpg file
 ) -> BpgHeader:
-    "Read a BPG file's header; raises `CodecError` where it is foreign, damaged or of a kind that is not read"
+    "Read a BPG file's header; raises `CodecError` where it is none, damaged or of a kind that is not read"
     if data[:4] != b"BPG\xfb":
         raise CodecError("not a BPG file: it does not begin with 42 50 47 FB")
     if len(data) < 6:
@@ -565,7 +565,7 @@ class Bpg(Codec):
         self,
         data: bytes,  # a .bpg file: ours or bpgenc's, any QP; 8-bit full-range 4:2:0 or grey
     ) -> np.ndarray:  # uint8 (H, W, 3), the size in the file's header
-        "Decompress a BPG file; raises `CodecError` where that is foreign, truncated, damaged or another kind"
+        "Decompress a BPG file; raises `CodecError` where that is none, truncated or of another kind"
         data = file_bytes(data, "BPG")
         header = bpg_header(data)
         height, width = header.height, header.width

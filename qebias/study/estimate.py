@@ -21,7 +21,7 @@ from ..datasets import COLLECTIONS
 from ..pictures import look
 from .keys import Keys, Study, images, todo
 from .preflight import cluster, problems
-from .profile import foreign_of
+from .profile import own_classes
 from .results import source_name
 from .runner import summary
 
@@ -216,7 +216,7 @@ def load_of(study: Study, job: "Job", n: float) -> Load:
     row = job.cell["row"]
     if row not in study.rows:
         return Load(1, cpu=start, bytes=BYTES["enhanced"] * n)
-    if foreign_of(p, study.rows[row]):
+    if own_classes(p, study.rows[row]):
         return Load(1, cpu=start)  # not known without importing its classes
     if job.kind == "train":
         seconds = training_macs(study, row) / RATES[device, p.precision]

@@ -23,8 +23,8 @@ from qebias.study.profile import (
     Profile,
     Row,
     check_profile,
-    foreign_of,
     load_profile,
+    own_classes,
     own_notebooks,
     rows_of,
     start_of,
@@ -134,7 +134,7 @@ class Study:
         own = {Path(path).stem: path for path in own_notebooks(self.profile)}
         return items() | {name: Item(name, path, "", name, "") for name, path in own.items()}
 
-    def stands(self, row: Row, codec: str, level: int) -> bool:
+    def includes(self, row: Row, codec: str, level: int) -> bool:
         "Is a row at a place of the grid?"
         return not row.at or codec in row.at or f"{codec}-{level}" in row.at
 
@@ -188,7 +188,7 @@ def train_jobs(study: Study) -> list[Job]:
     found = {}
     for codec, level in study.levels:
         for row in study.rows.values():
-            if not study.stands(row, codec, level):
+            if not study.includes(row, codec, level):
                 continue
             trained_codec, trained_level = study.trained_on(row, codec, level)
             for seed in row.seeds:
@@ -248,7 +248,7 @@ def evaluations(study: Study) -> list[dict]:
             for row in untrained:
                 found.append({"row": row, "codec": codec, "level": level, "seed": 0, "dataset": dataset})
             for trained in study.rows.values():
-                if study.stands(trained, codec, level):
+                if study.includes(trained, codec, level):
                     place = {"row": trained.name, "codec": codec, "level": level, "dataset": dataset}
                     found += [place | {"seed": seed} for seed in trained.seeds]
     return found
@@ -346,7 +346,7 @@ class Keys:
         "Is a job's key known only to who imports a class of another module?"
         if self.imports or job.kind != "train":
             return False
-        return bool(foreign_of(self.study.profile, self.study.rows[job.cell["row"]]))
+        return bool(own_classes(self.study.profile, self.study.rows[job.cell["row"]]))
 
     def result(self, name: str) -> dict | None:
         "The result of a job, if it is there; it may have lost a part"

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Number', 'Positive', 'MERGED', 'ROW_NAME', 'Setting', 'merged', 'RowSpec', 'Row', 'Profile', 'require_trusted',
            'check_items', 'own_notebooks', 'check_sets', 'check_rows', 'near', 'rows_of', 'derived_row', 'settings_of',
-           'start_of', 'foreign_of', 'profiles', 'load_profile', 'set_value', 'steps_of', 'check_profile', 'row_specs',
+           'start_of', 'own_classes', 'profiles', 'load_profile', 'set_value', 'steps_of', 'check_profile', 'row_specs',
            'complaint', 'stored_profile']
 
 # %% ../../nbs/tools/20_study.profile.ipynb #4a362a55
@@ -278,7 +278,7 @@ def check_rows(profile: Profile) -> None:
         if name not in known:
             raise ValueError(f"training: {name} is no stage, no method and no row{near(name, set(known))}")
     for row in rows.values():
-        for name in foreign_of(p, row):
+        for name in own_classes(p, row):
             require_trusted(p, name, f"imported for {row.name}")
     places = set(p.codecs) | {f"{codec}-{level}" for codec, levels in p.codecs.items() for level in levels}
     for row in rows.values():
@@ -363,11 +363,11 @@ def settings_of(profile: Profile, row: Row) -> dict:
 # %% ../../nbs/tools/20_study.profile.ipynb #f5573ae1
 def start_of(profile: Profile, row: Row) -> str:
     "The row whose generator a row starts from: the method's own, or what is set; empty for fresh weights"
-    found = settings_of(profile, row).get("start", row.method.stage1) or ""
+    found = settings_of(profile, row).get("start", row.method.starts_from) or ""
     return "" if found == "none" else found
 
 # %% ../../nbs/tools/20_study.profile.ipynb #69c41ffc
-def foreign_of(profile: Profile, row: Row) -> list[str]:
+def own_classes(profile: Profile, row: Row) -> list[str]:
     "The classes of other modules that a row's training would import, `module:name` each"
     told = settings_of(profile, row)
     named = [path.split(":")[1] for path in (row.method.network, row.method.discriminator) if path]
