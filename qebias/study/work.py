@@ -472,6 +472,7 @@ def item(keys: Keys, job: Job, progress=None) -> Path:
     "Execute an item's notebook, with its figures, on the table"
     from qebias.core import project_root
     from qebias.notebooks import execute
+    from qebias.study.jobs import engine_here
     from qebias.study.keys import items
 
     study = keys.study
@@ -479,7 +480,8 @@ def item(keys: Keys, job: Job, progress=None) -> Path:
     known = items()[job.cell["item"]]
     codec, level = study.main
     values = {"profile": study.profile.name, "run_dir": str(study.folder), "codec": codec, "level": level}
-    execute(project_root() / "nbs" / "study" / f"{known.notebook}.ipynb", folder / "notebook.ipynb", values)
+    book = project_root() / "nbs" / "study" / f"{known.notebook}.ipynb"
+    execute(book, folder / "notebook.ipynb", values, engine=engine_here())
     finish(folder, key, ["notebook.ipynb"], provenance=provenance())
     return made(keys, job, key)
 
