@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['RATES', 'SECONDS', 'BYTES', 'PICTURE', 'VGG_BLOCKS', 'REPAIRS', 'psi_macs', 'costs_path', 'known_costs',
            'network_cost', 'counted_cost', 'Cost', 'specs_of', 'cost_of', 'training_macs', 'write_costs',
-           'published_count', 'pixels', 'Load', 'estimate', 'load_of', 'dry_run', 'load_table', 'hours', 'room',
-           'assumptions']
+           'published_count', 'pixels', 'Load', 'sizes', 'estimate', 'load_of', 'expected_seconds', 'dry_run',
+           'load_table', 'hours', 'room', 'assumptions']
 
 # %% ../../nbs/tools/28_study.estimate.ipynb #d449c2a0
 import functools
@@ -34,7 +34,7 @@ RATES = {  # MAC a second: of one CPU thread, of one data-centre GPU
 }
 SECONDS = {
     "start": 1.0,
-    "item": 10.0,
+    "item": 4.0,
     "codec": 0.5,
     "score": 10.0,
 }  # a job, a notebook; a megapixel coded, measured
@@ -181,14 +181,19 @@ class Load(NamedTuple):
     def __add__(self, other):
         return Load(*(a + b for a, b in zip(self, other)))
 
+# %% ../../nbs/tools/28_study.estimate.ipynb #c8388f60
+def sizes(study: Study, cells: list) -> tuple[dict, dict]:
+    "({data set: pixels}, {data set that is not here: its pictures as published, or 0}) of jobs"
+    datasets = dict.fromkeys(job.cell["dataset"] for job in cells if "dataset" in job.cell)
+    here = {dataset: pixels(study, dataset) for dataset in datasets}
+    away = {dataset: published_count(study, dataset) for dataset, n in here.items() if n is None}
+    return {dataset: away[dataset] * PICTURE if n is None else n for dataset, n in here.items()}, away
+
 # %% ../../nbs/tools/28_study.estimate.ipynb #6bc49234
 def estimate(study: Study, waiting: dict) -> tuple[dict, dict]:
     "({kind: Load}, {data set that is not here: its number of pictures as published, or 0})"
     cells = [item.job for item in waiting.values()]
-    datasets = dict.fromkeys(job.cell["dataset"] for job in cells if "dataset" in job.cell)
-    here = {dataset: pixels(study, dataset) for dataset in datasets}
-    away = {dataset: published_count(study, dataset) for dataset, n in here.items() if n is None}
-    size = {dataset: n if n is not None else away[dataset] * PICTURE for dataset, n in here.items()}
+    size, away = sizes(study, cells)
     loads: dict[str, Load] = {}
     for job in cells:
         loads[job.kind] = loads.get(job.kind, Load()) + load_of(
@@ -225,6 +230,19 @@ def load_of(study: Study, job: "Job", n: float) -> Load:
         seconds = cost_of(study, row).generator * n / p.patch**2 / RATES[device, "fp32"]
         room = BYTES["enhanced"] * n
     return Load(1, bytes=room, **{"gpu" if device == "cuda" else "cpu": start + seconds})
+
+# %% ../../nbs/tools/28_study.estimate.ipynb #c6e2caf5
+def expected_seconds(
+    study: Study,
+    waiting: dict,  # name -> `Todo`
+) -> dict[str, float]:  # name -> seconds of one thread or GPU
+    "How long each job is thought to take"
+    size, _ = sizes(study, [item.job for item in waiting.values()])
+    found = {}
+    for name, item in waiting.items():
+        load = load_of(study, item.job, size.get(item.job.cell.get("dataset"), 0))
+        found[name] = load.cpu + load.gpu
+    return found
 
 # %% ../../nbs/tools/28_study.estimate.ipynb #b8290a08
 def dry_run(

@@ -495,13 +495,14 @@ def cell_frames(keys: Keys, job: Job) -> list:
 def item(keys: Keys, job: Job, progress: Callable | None = None) -> Path:
     "Execute an item's notebook, with its figures, on the table"
     from qebias.notebooks import execute
+    from qebias.study.jobs import engine_here
 
     study = keys.study
     key, folder = place_of(keys, job)
     known = study.known_items()[job.cell["item"]]
     codec, level = study.main
     values = {"profile": study.profile.name, "run_dir": str(study.folder), "codec": codec, "level": level}
-    execute(known.path, folder / "notebook.ipynb", values)
+    execute(known.path, folder / "notebook.ipynb", values, engine=engine_here())
     finish(folder, key, ["notebook.ipynb"], provenance=provenance())
     return made(keys, job, key)
 
