@@ -29,6 +29,7 @@ import math
 import os
 import re
 import textwrap
+from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -72,6 +73,7 @@ LABELS = {
     "percept": "perceptual pretraining",
     "esrgan": "ESRGAN",
     "realesrgan": "Real-ESRGAN",
+    "second": "Real-ESRGAN, compressed as a second fake",
 }
 VARIANTS = {"": "-.", "cond": "--", "div": ":", "both": "-"}
 SHADES = {
@@ -89,6 +91,7 @@ SINGLE = {
     "mprnet": ("*", "#3F6B4A"),
     "rrdb": ("D", "#4A4A4A"),
     "percept": ("d", "#7D7D7D"),
+    "second": ("h", "#8A6A3A"),
 }
 SPARE = [
     ("p", "#7B4F9D"),
@@ -143,10 +146,13 @@ def method_looks(
         within = variants.index(variant) if variant in variants else len(variants)
         return name.startswith("control:"), at, within, more, names.index(name)
 
+    kinds = Counter(parts_of(name)[:2] for name in names)
     looks: dict[str, Look] = {}
     spare = iter(SPARE * len(names))
     for name in sorted(names, key=place):
         base, variant, more = parts_of(name)
+        if kinds[base, variant] == 1:
+            more = ""  # nothing to be told apart from: it looks as its plain row does
         if name.startswith("control:"):
             marker, colour = ("+", "x", "1", "2", "3", "4")[len(looks) % 6], FAINT
         elif base in SHADES and variant in VARIANTS and not more:

@@ -90,7 +90,7 @@ METRICS = {
             "rmse", "RMS error (grey levels)", "lower", _FR, 1, (0, 255), function="rmse", distance="pair"
         ),
         Metric("ssim", "SSIM (Y)", "higher", _FR, 11, _UNIT, build="_ssim_metric"),
-        Metric("nlpd", "NLPD", "lower", _FR, 32, _UP, build="qebias.scorers:nlpd"),
+        Metric("nlpd", "NLPD", "lower", _FR, 32, _UP, build="qebias.scorers:nlpd", distance="pair"),
         Metric(
             "lpips-alex",
             "LPIPS (AlexNet v0.1)",

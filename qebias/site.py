@@ -449,9 +449,12 @@ def in_reading_order(
     named = re.search(r'^profile: str = "([^"]*)"', given[0]["source"], re.M)
     words = f"*Not computed yet: `qebias study {named[1] if named else 'demo'}` makes what stands here.*"
     said = {"cell_type": "markdown", "metadata": {}, "id": "notyet", "source": words}
+    answered = [c for c in rest[1:] if c.get("outputs")][:1]  # which says itself what is missing
+    for cell in answered:
+        cell["metadata"]["tags"] = ["remove-input"]
     prose = [c for c in rest[1:] if c["cell_type"] == "markdown" and not only_heading(c["source"])]
-    code = [c for c in rest[1:] if c["cell_type"] == "code"]
-    return [rest[0], said, *prose, given[0], *code]
+    code = [c for c in rest[1:] if c["cell_type"] == "code" and c not in answered]
+    return [rest[0], *(answered or [said]), *prose, given[0], *code]
 
 
 def only_heading(

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from qebias.runner import dry_run
 
 from qebias.codecs import Bpg, Jpeg
 from qebias.core import write_png
@@ -23,7 +22,9 @@ from qebias.generators.arcnn import ARCNN
 from qebias.inference import enhance
 from qebias.metrics import score
 from qebias.pairs import build_pairs
-from qebias.study import ITEMS, Study, check_profile, key_evaluate, key_item
+from qebias.study.estimate import dry_run
+from qebias.study.keys import Keys, Study, todo
+from qebias.study.profile import check_profile
 
 WORK = Path(tempfile.mkdtemp(prefix="growth-"))
 NET = ARCNN()
@@ -96,11 +97,7 @@ def study(methods=2, levels=1, pictures=4):
 
 
 def keys(s):
-    s.seen = {}
-    for cell in s.evaluations():
-        key_evaluate(s, *cell)
-    for item in ITEMS:
-        key_item(s, item)
+    todo(Keys(s))
 
 
 def built(count):
@@ -197,21 +194,42 @@ def measure(name, least=0.5):
     return {"what": name, "unit": unit, "amounts": amounts, "seconds": seconds, "exponents": exponents}
 
 
+COLOURS = (
+    "#23649C", "#C9772A", "#5E8C61", "#A06A9C", "#8C8C8C", "#0B3A6B", "#B79F3A", "#9C3E6B", "#3E9C9C", "#222222",
+)  # fmt: skip
+
+
+def read(page):
+    "The rows of a table that was printed, so that its picture can be drawn again"
+    rows = []
+    for line in Path(page).read_text(encoding="utf-8").splitlines():
+        name, *cells = [cell.strip() for cell in line.strip("| ").split(" | ")]
+        if name in WORKS:
+            amounts = [int(a.replace(",", "")) for a in cells[1].split(", ")]
+            seconds = [float(s) for s in cells[2].split(", ")]
+            rows.append({"what": name, "unit": cells[0], "amounts": amounts, "seconds": seconds})
+    return rows
+
+
 def draw(rows, png):
+    "A panel a unit; a colour belongs to one kind of work in all panels"
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     units = list(dict.fromkeys(r["unit"] for r in rows))
+    kinds = list(dict.fromkeys(r["what"].partition(",")[0] for r in rows))
     fig = Figure(figsize=(2.9 * len(units), 3.6), dpi=110, layout="constrained")
     FigureCanvasAgg(fig)
     for ax, unit in zip(fig.subplots(1, len(units), squeeze=False, sharey=True)[0], units):
         shown = [r for r in rows if r["unit"] == unit]
-        for marker, r in zip("osv^Dx", shown):
-            ax.loglog(r["amounts"], r["seconds"], marker + "-", ms=4, lw=1, label=r["what"])
+        for r in shown:
+            at = kinds.index(r["what"].partition(",")[0])
+            look = {"color": COLOURS[at], "marker": "osv^DPX<>*"[at]}
+            ax.loglog(r["amounts"], r["seconds"], ms=4, lw=1, label=r["what"], **look)
         least, most = min(r["amounts"][0] for r in shown), max(r["amounts"][-1] for r in shown)
         ax.loglog([least, most], [2e-4, 2e-4 * most / least], ":", color="0.5", lw=1, label="proportional")
         ticks = [least, round(math.sqrt(least * most)), most]
-        ax.set_xticks(ticks, [f"{n:,}" for n in ticks])
+        ax.set_xticks(ticks, [f"{n:,}" if n < 10_000 else f"{n / 1000:,.0f} k" for n in ticks])
         ax.minorticks_off()
         ax.set(xlabel=unit)
         ax.legend(fontsize=7, frameon=False, loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0)
@@ -222,8 +240,12 @@ def draw(rows, png):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--png", help="picture to draw")
+    parser.add_argument("--redraw", metavar="PAGE", help="a page with the table; nothing is measured")
     parser.add_argument("--only", nargs="+", choices=list(WORKS), default=list(WORKS))
     options = parser.parse_args()
+    if options.redraw:
+        draw(read(options.redraw), options.png)
+        return
     torch.set_num_threads(1)
     print("| | of | sizes | seconds | exponents |\n| --- | --- | --- | --- | --- |")
     rows = []
