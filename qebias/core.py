@@ -1023,16 +1023,26 @@ def in_order(
     work: Callable,  # a function of an item
     items: Iterable,  # any iterable, taken as it is needed
     ahead: int,  # how many items may be under way
-    budget: int = MOST_UNDER_WAY,  # and how much their `cost` may be in all; an item above it goes alone
+    cost: Callable | None = None,  # a function of an item: its pixels, for instance
+    budget: int = MOST_UNDER_WAY,  # what those under way may cost together; a dearer item goes alone
 ) -> Iterator:  # iterator over the results
     "`work(item)` of each item, in the order of the items; the first that fails raises its error"
     waiting: collections.deque = collections.deque()
+    used = 0
     for item in items:
-        waiting.append(pool.submit(work, item))
+        price = min(cost(item), budget) if cost else 0
+        while waiting and used + price > budget:
+            paid, result = waiting.popleft()
+            yield result.result()
+            used -= paid
+        waiting.append((price, pool.submit(work, item)))
+        used += price
         if len(waiting) >= ahead:
-            yield waiting.popleft().result()
-    while waiting:
-        yield waiting.popleft().result()
+            paid, result = waiting.popleft()
+            yield result.result()
+            used -= paid
+    for _, result in waiting:
+        yield result.result()
 
 # %% ../nbs/foundations/00_core.ipynb #aa9c9ae8
 PACKAGES = ["torch", "torchvision", "numpy", "pillow", "av", "pyiqa", "timm", "scikit-image", "scipy"]

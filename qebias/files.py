@@ -593,7 +593,7 @@ def _readable_pairs(pairs, done):
             return str(error)
 
     with threads(min(4, os.cpu_count() or 1)) as pool:
-        found = list(in_order(pool, wrong, pairs, 8))
+        found = list(in_order(pool, wrong, pairs, 8, lambda pair: pair.cost))
     done.failed += [(pair.name, why) for pair, why in zip(pairs, found) if why]
     return [pair for pair, why in zip(pairs, found) if not why]
 

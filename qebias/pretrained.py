@@ -458,7 +458,7 @@ def training_pictures(
 
     found = []
     for folder in folders:
-        for image in load_dataset(f"folder:{folder}"):
+        for image in load_dataset(f"folder:{folder}"):  # nosec B615: a folder, nothing of Hugging Face
             rgb = image()
             if min(rgb.shape[:2]) >= side:
                 found.append(rgb)
@@ -766,7 +766,8 @@ def _command(options):
     if options.evaluate:
         from qebias.datasets import load_dataset
 
-        pictures = {image.name: image() for image in load_dataset(f"folder:{options.evaluate}")}
+        found = load_dataset(f"folder:{options.evaluate}")  # nosec B615: a folder, nothing of Hugging Face
+        pictures = {image.name: image() for image in found}
         levels = options.levels or (
             (10, 20, 40, 60, 80, 95) if recipe.codec == "jpeg" else (27, 32, 37, 42, 47)
         )

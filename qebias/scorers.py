@@ -24,6 +24,7 @@ class Lpips(torch.nn.Module):
     "LPIPS v0.1 with AlexNet (Zhang et al., CVPR 2018): weighted squared differences of unit features"
 
     ends = 2, 5, 8, 10, 12  # of the slices of the trunk, each with its ReLU
+    strides = 4, 8, 16, 16, 16  # of their features, in pixels
 
     def __init__(self, purpose: str, device: str = "cpu"):
         super().__init__()
@@ -47,9 +48,25 @@ class Lpips(torch.nn.Module):
             start = end
             yield x / (x.square().sum(1, keepdim=True).sqrt() + 1e-10)
 
-    def forward(self, enhanced: torch.Tensor, raw: torch.Tensor) -> torch.Tensor:
+    def maps(self, enhanced: torch.Tensor, raw: torch.Tensor) -> Iterator[torch.Tensor]:
+        "The weighted differences of each layer, (N, 1, h, w)"
         pairs = zip(self.features(enhanced), self.features(raw), self.heads)
-        return sum(head((a - b).square()).mean((2, 3)) for a, b, head in pairs)
+        return (head((a - b).square()) for a, b, head in pairs)
+
+    def forward(self, enhanced: torch.Tensor, raw: torch.Tensor) -> torch.Tensor:
+        first, *others = (found.mean((2, 3)) for found in self.maps(enhanced, raw))
+        return sum(others, first)
+
+    def in_strips(self, views):
+        "What `forward` gives, of two views that are too large for it"
+        totals, counts = np.zeros(5), np.zeros(5)
+        for part, own in metrics.alexstrips(views[0].rgb.shape):
+            maps = self.maps(*(view.rows(*part).tensor for view in views))
+            for layer, (stride, found) in enumerate(zip(self.strides, maps)):
+                rows = found[:, :, own(stride)]
+                totals[layer] += float(rows.sum(dtype=torch.float64))
+                counts[layer] += rows.numel()
+        return float((totals / counts).sum())
 
 # %% ../nbs/measurement/05_scorers.ipynb #5975e6b7
 _SPREAD = np.outer([0.05, 0.25, 0.4, 0.25, 0.05], [0.05, 0.25, 0.4, 0.25, 0.05])  # of Burt and Adelson

@@ -398,3 +398,30 @@ def test_one_command_at_a_time_in_a_folder(tree):
         other.wait()
     with locked(tree / "out"):
         pass
+
+
+def test_in_order_keeps_to_a_budget_of_pixels():
+    import threading
+
+    from qebias.core import in_order, threads
+
+    lock, under_way, most = threading.Lock(), [0], [0]
+
+    def work(cost):
+        with lock:
+            under_way[0] += cost
+            most[0] = max(most[0], under_way[0])
+        threading.Event().wait(0.01)
+        with lock:
+            under_way[0] -= cost
+        return cost
+
+    costs = [30, 40, 50, 10, 10, 250, 10, 60, 60, 5]
+    with threads(8) as pool:
+        assert list(in_order(pool, work, costs, 8, lambda cost: cost, 100)) == costs
+        assert most[0] <= 250  # the dearest alone
+        assert list(in_order(pool, work, [60, 60, 60, 20], 8, lambda cost: cost, 100)) == [60, 60, 60, 20]
+    most[0] = 0
+    with threads(8) as pool:
+        list(in_order(pool, work, [60, 60, 60, 20], 8, lambda cost: cost, 100))
+    assert most[0] <= 100

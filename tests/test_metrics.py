@@ -880,3 +880,21 @@ def test_a_large_picture_is_never_a_tensor_as_a_whole(stripped, monkeypatch, pho
         metric(name)(photo, photo)
     features("nss")(photo)
     assert made and max(made) < len(photo)
+
+
+@pytest.mark.parametrize("height, width", [(512, 768), (500, 411), (131, 700), (700, 131)])
+def test_alexnet_in_strips_sees_what_it_sees_in_the_whole_picture(weights, kodak, monkeypatch, height, width):
+    "Strips of 16 rows and more, at heights that no stride divides"
+    from qebias import metrics
+    from qebias.core import read_rgb
+
+    raw = np.ascontiguousarray(np.tile(read_rgb(sorted(kodak.glob("*.png"))[0]), (2, 1, 1))[:height, :width])
+    noise = np.random.default_rng(0).integers(-20, 21, raw.shape)
+    enhanced = np.clip(raw + noise, 0, 255).astype(np.uint8)
+    lpips, alex = metrics.metric("lpips-alex"), metrics.features("alex")
+    whole = lpips(enhanced, raw), alex(enhanced)
+    monkeypatch.setattr(metrics, "MOST_WHOLE_DEEP", 1000)
+    for pixels in (1000, 50_000):
+        monkeypatch.setattr(metrics, "STRIP_DEEP", pixels)
+        assert lpips(enhanced, raw) == pytest.approx(whole[0], rel=1e-6)
+        np.testing.assert_allclose(alex(enhanced), whole[1], rtol=1e-5, atol=1e-7)

@@ -292,9 +292,9 @@ def images(study: Study, dataset: str, on_error: str = "raise") -> list:
     part = ("train" if dataset == "train" else "eval") if own_split(spec) else None
     divided = list(p.evaluate.values()) == [p.train]
     if p.holdout is not None and divided:
-        found = load_dataset(spec, part, "raise")
+        found = load_dataset(spec, part, "raise")  # nosec B615: ours, from this machine
         return split_by_content(found, p.holdout)[0 if dataset == "train" else 1]
-    return load_dataset(spec, part, on_error)
+    return load_dataset(spec, part, on_error)  # nosec B615: ours, from this machine
 
 # %% ../../nbs/tools/22_study.keys.ipynb #79dc2e63
 def raw_identity(study: Study, dataset: str) -> list:
