@@ -401,6 +401,7 @@ def gap_figure(
         return require("IPython.display", "study notebooks").Markdown("*Not measured at this scale.*")
     words = part["domain"].map(lambda name: DOMAIN_WORDS.get(name, name.replace("-", " ")))
     shown = part.assign(row=part["fake"] + " fakes: " + words, panel=part["kind"].map(KIND_TITLES))
+    shown = shown.assign(like=part["domain"])
     shown = shown.sort_values(["fake", "domain"], key=in_order, kind="stable")
     panels = shown["panel"].map(list(KIND_TITLES.values()).index)
     shown = shown.iloc[np.argsort(panels.to_numpy(), kind="stable")]

@@ -358,7 +358,8 @@ def finished(
 # %% ../nbs/measurement/30_figures.ipynb #82ff1408
 @styled
 def intervals(
-    table: pd.DataFrame | list,  # DataFrame: row, value; optional low, high, paper, panel
+    # row, value; optional low, high, paper, panel, like (a domain whose look a row takes)
+    table: pd.DataFrame | list,
     zero: float = 0.0,  # where nothing would have happened
     unit: str = "",  # words of the axis
     left: str = "",  # what lies left of zero
@@ -373,6 +374,10 @@ def intervals(
         frame["panel"] = ""
     kinds = list(dict.fromkeys(frame["panel"]))
     looks = method_looks(frame["row"])
+    if "like" in frame:
+        for row, domain in zip(frame["row"], frame["like"]):
+            plain = Look("", FAINT, "|", "-")
+            looks[row] = DOMAINS.get(domain, plain)._replace(label=looks[row].label)
     rows = list(looks)
     if order == "value":
         rows = list(frame.groupby("row")["value"].mean().sort_values().index)
@@ -433,7 +438,7 @@ def deviations(
     note: str = "",  # caption
 ) -> Picture:
     "Deviations (Eq. 1) of rows and controls with their intervals, a panel a distance"
-    words = ("nearer to compressed", "nearer to raw")
+    words = ("to compressed", "to raw")
     return intervals(table, 0, "deviation, %", *words, write=percent, order=order, note=note)
 
 # %% ../nbs/measurement/30_figures.ipynb #088497d3
@@ -893,7 +898,9 @@ def training_curves(
             name = COLUMNS.get(column, column)
             ax.plot(frame["iteration"], mean, look.line, color=look.colour, label=name)
         if len(columns) > 1:
-            ax.legend(fontsize=7, loc="best", frameon=True, framealpha=0.7, edgecolor="none")
+            low, high = ax.get_ylim()
+            ax.set_ylim(low, high + 0.35 * (high - low))  # room for the legend above the curves
+            ax.legend(fontsize=7, loc="upper right")
         ax.set(title=title, ylabel=UNITS.get(title, "loss"))
     for ax in axes.flat[len(terms) :]:
         ax.set_visible(False)

@@ -48,6 +48,15 @@ def test_at_most_sixty_words_before_the_first_finding(path):
     assert words <= 60
 
 
+@pytest.mark.parametrize("path", STUDY, ids=lambda p: p.stem)
+def test_the_picture_follows_the_answer_at_once(path):
+    order = [cell for cell in cells(path) if "parameters" not in cell["metadata"].get("tags", [])]
+    answer = next(k for k, cell in enumerate(order) if "Markdown(" in text(cell))
+    assert order[answer]["cell_type"] == "code" and order[answer + 1]["cell_type"] == "code"
+    drawing = ("drawn(", "residuals(", "crops(", "gap_figure(")
+    assert any(name in text(order[answer + 1]) for name in drawing), path.name
+
+
 def test_the_title_is_the_question_and_every_notebook_is_an_item():
     known = {item.notebook: item for item in items().values()}
     assert {p.stem for p in STUDY} <= set(known)
@@ -297,6 +306,42 @@ def test_a_page_runs_on_all_rows_and_on_hardly_any(path, published, monkeypatch)
             told = f'\nprofile, run_dir, codec, level = "{name}", "", "bpg", 37'
             shell.run(text(cell) + (told if "parameters" in cell["metadata"].get("tags", []) else ""))
             assert not shell.exc, f"{path.name} on {name}: {shell.exc}"
+
+
+def test_a_profile_without_results_says_so_with_its_command():
+    page = pages.Page(
+        Results(profile_of(), pages.pd.DataFrame(columns=pages.COLUMNS), ROOT), None, "set", "bpg", 37
+    )
+    page = pages.Page(page.results, pages.Index(page.results.table), "set", "bpg", 37)
+    assert pages.headline(page, "codecs").endswith("`qebias study invented` makes it.")
+    assert pages.meaning(page, "codecs") == "Nothing, as long as it is not measured."
+    assert pages.verdict_table(page, "Codecs") == "*Not computed yet.*"
+    assert "nothing has been computed yet" in page.results.scale()
+
+
+def test_numbers_of_an_answer_stand_by_verdict_with_the_tables_decimals():
+    page = page_on(invented())
+    said = pages.headline(page, "tab3")
+    row = next(
+        r for r in pages.verdicts(page, "Tab. 3") if r["statement"].endswith("better PSNR than Real-ESRGAN")
+    )
+    assert f"PSNR **{pages.with_unit(row)}**" in said and "(reproduced)" in said
+    assert pages.with_unit(row) in pages.verdict_table(page, "Tab. 3")
+    steps = pages.headline(page, "tab5")
+    assert "with the condition by **+0." in steps and "with both by **+0." in steps
+
+
+def test_what_a_set_holds_is_told_only_where_all_sets_are_the_published_ones():
+    from qebias.study.results import sets_in_words
+
+    sets = {"div2k_valid_crop256": "folder:x", "kodak24_crop256": "folder:y"}
+    learnt, judged = sets_in_words(profile_of(name="photos", train="folder:a/train", evaluate=sets))
+    assert "CID22" in learnt and set(judged) == set(sets)
+    for other in (
+        dict(train="folder:a/mine", evaluate=sets),
+        dict(train="folder:a/train", evaluate={"x": "folder:x"}),
+    ):
+        assert sets_in_words(profile_of(name="photos", **other)) == ("", {})
 
 
 # --- the front page
