@@ -34,7 +34,11 @@ def network(name, kwargs):
     return build({"class": f"qebias.generators.{name}", "kwargs": kwargs}).eval()
 
 
-@pytest.mark.parametrize("name", SMALL)
+LARGE = "mprnet:MPRNet"  # its graph alone takes longer than those of all others together
+NAMES = [pytest.param(name, marks=pytest.mark.slow) if name == LARGE else name for name in SMALL]
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_every_network_is_an_onnx_file_of_any_size(tmp_path, name):
     "Its numbers are those of torch, at sizes that the export did not look at, and in both engines"
     net, path = network(name, SMALL[name]), tmp_path / "net.onnx"

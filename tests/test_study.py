@@ -155,7 +155,7 @@ def test_a_users_files_in_the_run_folder_stay(copy, profile):
     for name, text in own.items():
         (copy / name).parent.mkdir(exist_ok=True)
         (copy / name).write_text(text)
-    run(resolve(str(profile), ["seeds=[1]"], out=copy), cores=2, show=lambda line: None)
+    run(resolve(str(profile), ["training.arcnn.lr=5e-4"], out=copy), cores=2, show=lambda line: None)
     assert {name: (copy / name).read_text() for name in own} == own
 
 
@@ -357,7 +357,7 @@ def test_modules_in_a_run_folder_are_never_imported(copy, profile):
             "open('/tmp/qebias-was-imported', 'w').close()\nraise SystemExit(3)\n"
         )
     Path("/tmp/qebias-was-imported").unlink(missing_ok=True)
-    for more in (["--dry-run"], ["--set", "seeds=[3]"]):
+    for more in (["--dry-run"], ["--set", "training.arcnn.lr=5e-4"]):  # trains, enhances, measures, tables
         done = qebias(
             "study", profile, "--out", copy, *more, cwd=copy, env={**os.environ, "PYTHONSAFEPATH": "1"}
         )
@@ -406,10 +406,13 @@ def test_killed_at_random_moments_a_study_ends_in_the_same_bits(finished, profil
 
 
 def test_a_failed_job_is_named_and_the_rest_is_kept(profile, tmp_path):
-    study = resolve(str(profile), ["training.arcnn.lr=1.0e30"], out=tmp_path / "s")
+    changes = ["methods=[arcnn, rrdb]", "training.arcnn.lr=1.0e30"]
+    study = resolve(str(profile), changes, out=tmp_path / "s")
     with pytest.raises(QebiasError, match=r"1 job failed.*train/bpg-37/arcnn/seed-0.*not finite"):
         run(study, cores=2, keep_going=True, show=lambda line: None)
-    assert "train/bpg-37/realesrgan/seed-0" not in todo(Keys(study))
+    waiting = todo(Keys(study))
+    assert "train/bpg-37/arcnn/seed-0" in waiting
+    assert not {"train/bpg-37/rrdb/seed-0", "measure/sample/bpg-37/rrdb/seed-0"} & waiting.keys()
 
 
 # The notebooks of the study, as notebooks
