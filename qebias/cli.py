@@ -7,6 +7,7 @@ __all__ = ['app', 'COMMANDS', 'Skip', 'Overwrite', 'Suffix', 'STOPPED', 'PATIENC
            'enhance', 'score', 'audit', 'metrics', 'data', 'docs', 'methods', 'train', 'convert', 'export']
 
 # %% ../nbs/tools/60_cli.ipynb #1440ae84
+import contextlib
 import difflib
 import os
 import signal
@@ -106,14 +107,16 @@ _SIGNALS: list[int] = []  # that came
 
 
 def _end():
-    "The end of a command that did not end by itself"
+    "The end of a command that did not end by itself, and of what it started"
+    if runner := sys.modules.get("qebias.study.runner"):
+        runner.signal_groups(signal.SIGKILL)
     print(_line(STOPPED), file=sys.stderr, flush=True)
     os._exit(128 + _SIGNALS[0])
 
 # %% ../nbs/tools/60_cli.ipynb #113f2f53
 def _stop(number, frame):
     "Answer a signal: KeyboardInterrupt once, and an end if that is not enough"
-    if not _SIGNALS and "study" not in sys.argv[1:2]:
+    if not _SIGNALS:
         timer = threading.Timer(PATIENCE, _end)
         timer.daemon = True
         timer.start()
@@ -181,6 +184,10 @@ def main() -> None:
     if _SIGNALS or code == 130:
         print(_line(STOPPED), file=sys.stderr, flush=True)
         code = 128 + (_SIGNALS or [signal.SIGINT])[0]
+        if _SIGNALS:
+            with contextlib.suppress(OSError):
+                sys.stdout.flush()
+            os._exit(code)  # what the interpreter tears down takes longer than all the rest
     sys.exit(code if isinstance(code, int) else 0)
 
 # %% ../nbs/tools/60_cli.ipynb #984f1d63

@@ -16,6 +16,7 @@ from conftest import ROOT
 
 from qebias.core import QebiasError
 from qebias.notebooks import parameters
+from qebias.study import runner
 from qebias.study.keys import Keys, Study, items, plan, todo
 from qebias.study.preflight import resolve
 from qebias.study.profile import load_profile, profiles
@@ -386,10 +387,28 @@ def test_an_interrupt_ends_everything_soon(profile, tmp_path, how):
     child = start(profile, tmp_path / "s")
     while not list((tmp_path / "s" / "events").glob("*.jsonl")):
         time.sleep(0.1)
+    began = time.monotonic()
     child.send_signal(how)
     child.wait(10)
+    assert time.monotonic() - began < 2.5  # of a machine that has other work as well
     time.sleep(3)
     assert left_over(tmp_path / "s") == []
+
+
+def test_processes_that_do_not_listen_are_ended_together(tmp_path):
+    "Two of them take as long as one"
+    deaf = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+    deaf += "print('on', flush=True); time.sleep(60)"
+    logs = [tmp_path / "a", tmp_path / "b"]
+    for log in logs:
+        with log.open("w") as out:
+            runner.started_process([sys.executable, "-c", deaf], tmp_path, out, dict(os.environ))
+    while not all(log.read_text() for log in logs):
+        time.sleep(0.02)
+    children, began = list(runner.RUNNING), time.monotonic()
+    runner.end_groups(0.5)
+    assert 0.5 <= time.monotonic() - began < 1.5 and runner.RUNNING == []
+    assert [child.returncode for child in children] == [-signal.SIGKILL] * 2
 
 
 @pytest.mark.slow

@@ -546,7 +546,7 @@ def test_no_reader_runs_a_weight_file(evil, name):
         lambda: convert.load_any(find(name)),
         lambda: features._read(find(name), ["w"]),
     ):
-        with pytest.raises((QebiasError, pickle.UnpicklingError)):
+        with pytest.raises(QebiasError):
             read()
         assert not evil.exists()
 
@@ -581,6 +581,6 @@ def test_no_metric_runs_a_weight_file(evil, home, name):
 def test_no_psi_runs_a_weight_file(evil):
     from qebias import features
 
-    with pytest.raises((QebiasError, pickle.UnpicklingError)):
+    with pytest.raises(QebiasError):
         features.load_vgg("vgg19")
     assert not evil.exists()
