@@ -1,4 +1,4 @@
-"The figures of speed in the README stand on the speed page, which names a script that is there for each table"
+"The speeds of the README stand on the speed page, which names a script that is there for each table"
 
 import re
 
