@@ -251,7 +251,7 @@ def study(
 
         print("\n".join(lines_of(chosen, items, executor, jobs, cluster)))
         return
-    from qebias.study import report, runner
+    from qebias.study import estimate, report, runner
 
     if prune:
         runner.prune_study(chosen, yes)
@@ -264,7 +264,15 @@ def study(
     if publish:
         report.require_publishable(chosen)
     preflight.preflight(chosen, items, on)
-    runner.run(chosen, items, cores, keep_going, lambda line: print(line, flush=True), on)
+    runner.run(
+        chosen,
+        items,
+        cores,
+        keep_going,
+        lambda line: print(line, flush=True),
+        on,
+        expect=estimate.expected_seconds,
+    )
     for line in report.closing_lines(chosen, items):
         print(line)
     if publish:

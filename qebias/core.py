@@ -262,7 +262,7 @@ def one_line(
 def require_file(
     path: str | Path,
     kind: str,  # what it should be, for the message
-):
+) -> None:
     "Raise `QebiasError` where a path leads to a pipe, a socket, a device, a folder, or nowhere"
     path = Path(path)
     with reading(path, kind):
@@ -703,9 +703,9 @@ def image_kind(
 # %% ../nbs/foundations/00_core.ipynb #e4468e2d
 def require_single(
     path: str | Path,
-    image,  # the Pillow image of it, not decoded yet
+    image: Any,  # the Pillow image of it, not decoded yet
     kind: str,  # as `image_kind` says
-):
+) -> None:
     "Refuse animations, documents of several pages, and a JPEG that is a bomb; raises `QebiasError`"
     if kind == "TIFF":
         pages = 1
@@ -730,7 +730,7 @@ def require_sane_jpeg(
     path: str | Path,  # a JPEG
     width: int,  # as its header says
     height: int,
-):
+) -> None:
     "Refuse a JPEG of thousands of scans, and one whose data are too short for its size; raises `QebiasError`"
     size, pixels = os.stat(path).st_size, width * height
     if pixels // 64 > 8 * size:
@@ -828,7 +828,7 @@ def orientation_of(image: Image.Image) -> int:
 # %% ../nbs/foundations/00_core.ipynb #75f04777
 def require_checksums(
     path: str | Path,  # a PNG
-):
+) -> None:
     "Refuse a PNG of whose chunks one is cut, or is not what its checksum says; raises `QebiasError`"
     with reading(path, "picture", "fix it or leave it out"), open(path, "rb") as file:
         file.seek(8)

@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['ALEXNET', 'METRICS', 'ALIASES', 'MOST_WHOLE', 'STRIP', 'MOST_WHOLE_DEEP', 'STRIP_DEEP', 'EXTRACTORS', 'Metric',
            'metric_name', 'find_metric', 'available', 'weight_files', 'psnr', 'rmse', 'state_of', 'fill', 'trunk_of',
-           'strips', 'yiq', 'metric', 'frechet_distance', 'frechet_resampled', 'alexstrips', 'clean_resize', 'features',
-           'FewImages', 'Gaussian', 'statistics', 'set_distance', 'score', 'listing', 'lacking', 'checklist', 'fetch']
+           'strips', 'yiq', 'metric', 'frechet_distance', 'frechet_resampled', 'alex_strips', 'clean_resize',
+           'features', 'FewImages', 'Gaussian', 'statistics', 'set_distance', 'score', 'listing', 'lacking',
+           'checklist', 'fetch']
 
 # %% ../nbs/measurement/00_metrics.ipynb #0ee3d7a1
 import base64
@@ -90,7 +91,7 @@ METRICS = {
             "rmse", "RMS error (grey levels)", "lower", _FR, 1, (0, 255), function="rmse", distance="pair"
         ),
         Metric("ssim", "SSIM (Y)", "higher", _FR, 11, _UNIT, build="_ssim_metric"),
-        Metric("nlpd", "NLPD", "lower", _FR, 32, _UP, build="qebias.scorers:nlpd", distance="pair"),
+        Metric("nlpd", "NLPD", "lower", _FR, 32, _UP, build="qebias.scorers:nlpd"),
         Metric(
             "lpips-alex",
             "LPIPS (AlexNet v0.1)",
@@ -488,9 +489,9 @@ MOST_WHOLE_DEEP = 12 * 2**20  # the same for AlexNet, whose strips overlap: 12 m
 STRIP_DEEP = 2**21
 
 
-def strips(height: int, width: int, step: int = 1, pixels: int = STRIP) -> list[tuple[int, int]]:
+def strips(height: int, width: int, step: int = 1, pixels: int | None = None) -> list[tuple[int, int]]:
     "First row and end of each strip of a picture, first rows on a grid of `step`"
-    rows = max(pixels // width // step, 1) * step
+    rows = max((pixels or STRIP) // width // step, 1) * step
     return [(top, min(top + rows, height)) for top in range(0, height, rows)]
 
 # %% ../nbs/measurement/00_metrics.ipynb #1ebafada
@@ -878,7 +879,7 @@ def _flat(luma):
     return (blocks.amax((1, 3)) == blocks.amin((1, 3))).flatten()
 
 # %% ../nbs/measurement/00_metrics.ipynb #050a6406
-def alexstrips(
+def alex_strips(
     shape: tuple,  # of a picture: height, width, ...
 ) -> (
     Iterator
@@ -906,7 +907,7 @@ def _alex(purpose, device="cpu"):
             if not view.deep:
                 return net((view.tensor - mean) / std).mean((2, 3)).double().cpu().numpy()
             total, count = 0.0, 0
-            for part, own in alexstrips(view.rgb.shape):
+            for part, own in alex_strips(view.rgb.shape):
                 rows = net((view.rows(*part).tensor - mean) / std)[:, :, own(16)].double()
                 total, count = total + rows.sum((2, 3)), count + rows.shape[2] * rows.shape[3]
             return (total / count).cpu().numpy()

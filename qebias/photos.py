@@ -166,8 +166,8 @@ MOST_SKIPPED = 0.1  # share of the photographs that may be left out; a single on
 
 
 def photographs(
-    folder,  # of photographs
-    say=print,  # called with a line
+    folder: str | Path,  # of photographs
+    say: Callable = print,  # called with a line
     skip: bool = False,  # leave out the few that cannot be read
 ) -> list:  # of `RawImage`
     "The photographs of a folder, each read once; raises `QebiasError` that names those that cannot be read"

@@ -57,10 +57,10 @@ class Lpips(torch.nn.Module):
         first, *others = (found.mean((2, 3)) for found in self.maps(enhanced, raw))
         return sum(others, first)
 
-    def in_strips(self, views):
+    def in_strips(self, views: Sequence) -> float:
         "What `forward` gives, of two views that are too large for it"
         totals, counts = np.zeros(5), np.zeros(5)
-        for part, own in metrics.alexstrips(views[0].rgb.shape):
+        for part, own in metrics.alex_strips(views[0].rgb.shape):
             maps = self.maps(*(view.rows(*part).tensor for view in views))
             for layer, (stride, found) in enumerate(zip(self.strides, maps)):
                 rows = found[:, :, own(stride)]

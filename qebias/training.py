@@ -313,7 +313,8 @@ class Trainer:
 
     def settles(self, iteration: int) -> bool:
         "Is it one of the last iterations, in which the discriminator answers the averaged generator?"
-        return iteration >= self.config.iterations - self.config.d_final_iterations
+        last = self.config.d_final_iterations
+        return last > 0 and iteration >= self.config.iterations - last
 
     def players(self, iteration: int) -> tuple:
         "Who takes a step in an iteration: `generator`, `discriminator`, or both"

@@ -387,7 +387,11 @@ def test_the_report_begins_with_triangles_and_words(published, monkeypatch):
     found = results.load("report")
     asked = ["fig1", "obs1", "controls"]
     study = SimpleNamespace(
-        profile=found.profile, folder="", items=asked, store=SimpleNamespace(named=lambda name: True)
+        profile=found.profile,
+        folder="",
+        items=asked,
+        known_items=items,
+        store=SimpleNamespace(named=lambda name: True),
     )
     text = report.page(study, found, [(name, items()[name]) for name in asked])
     first = [text.index(part) for part in ("data:image/png", "<strong>Yes.</strong>", "<h2>Verdicts")]

@@ -223,6 +223,7 @@ def run(
     show: Callable = print,
     on: Cluster | None = None,  # this machine if left out
     rounds: int = 3,  # at most
+    expect: Callable | None = None,  # (study, waiting) -> seconds of each job, for the time to go
 ) -> None:
     "Do what is to be done and show progress; raises `QebiasError` where a job failed"
     cores = cores or os.cpu_count() or 1
@@ -244,7 +245,8 @@ def run(
             set_names(keys, waiting)
             if not waiting:
                 break
-            walk(study, waiting, cores, keep_going, show, on)
+            expected = expect(study, waiting) if expect else {}
+            walk(study, waiting, cores, keep_going, show, on, expected)
         show(f"{study.profile.name}: done in {duration(time.monotonic() - started)}")
 
 # %% ../../nbs/tools/26_study.runner.ipynb #66ed16a6
@@ -291,17 +293,16 @@ def walk(
     keep_going: bool,
     show: Callable,
     on: Cluster | None,
+    expected: dict[str, float],  # job -> seconds that it is thought to take
 ) -> None:
     "Let Snakemake make the names that are missing"
-    from .estimate import expected_seconds
-
     names, events = list(waiting), study.folder / "events"
     shutil.rmtree(events, ignore_errors=True)
     events.mkdir(parents=True)
     locks = study.folder / ".snakemake" / "locks"
     for lock in locks.glob("*.lock"):
         lock.unlink(missing_ok=True)
-    progress = Progress(events, len(waiting), show, expected=expected_seconds(study, waiting))
+    progress = Progress(events, len(waiting), show, expected=expected)
     environment = job_environment(study)
     command = snakemake_command(study, names, cores, keep_going, on)
     with contextlib.ExitStack() as held:
