@@ -74,6 +74,7 @@ LABELS = {
     "esrgan": "ESRGAN",
     "realesrgan": "Real-ESRGAN",
     "second": "Real-ESRGAN, compressed as a second fake",
+    "unsettled": "Real-ESRGAN, as the GAN leaves it",
 }
 VARIANTS = {"": "-.", "cond": "--", "div": ":", "both": "-"}
 SHADES = {
