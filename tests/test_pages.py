@@ -407,3 +407,10 @@ def test_the_report_of_nothing_has_no_picture(monkeypatch):
 
     monkeypatch.setattr(pages, "open_page", nothing)
     assert report.opening(SimpleNamespace(profile=profile_of(), folder="")) == ("", [])
+
+
+def test_a_row_of_the_same_pictures_is_shown_only_where_it_is_asked_for():
+    page = pages.open_page("photos")
+    assert "unsettled" in page.results.profile.rows, "the profile has no such row any more: take another"
+    assert "unsettled" not in page.rows() and "second" in page.rows()
+    assert page.rows(["unsettled"]) == ["unsettled"]

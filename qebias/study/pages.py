@@ -65,8 +65,15 @@ class Page:
         here = (table.dataset == self.dataset) & (table.codec == self.codec) & (table.level == self.level)
         there = list(dict.fromkeys(table.row[here]))
         if wanted is None:
-            return [row for row in there if not row.startswith(("control:", "bank:"))]
+            others = [row for row in there if not row.startswith(("control:", "bank:"))]
+            return [row for row in others if not self.repeats(row)]
         return [row for row in wanted if row in there]
+
+    def repeats(self, row: str) -> bool:
+        "Does a row differ from another in its discriminator's last steps alone? Its pictures are the other's"
+        spec = self.results.profile.rows.get(row)
+        told = spec.differs.model_fields_set if spec else set()
+        return "d_final_iterations" in told and told <= {"d_final_iterations", "iterations"}
 
     def controls(self) -> list[str]:
         "The enhancers that restore nothing, as far as they were measured here"
