@@ -207,12 +207,50 @@ def test_relativistic_scores_redraw_their_means(dense):
     assert gap.std() != pytest.approx(np.std(fixed), rel=0.05)
 
 
+class Drifted(torch.nn.Module):
+    "A discriminator, all of whose logits lie elsewhere and `scale` times as far apart"
+
+    def __init__(self, network, drift, scale=1.0):
+        super().__init__()
+        self.network, self.drift, self.scale = network, drift, scale
+
+    def forward(self, x):
+        return self.scale * self.network(x).double() + self.drift
+
+
+@pytest.mark.parametrize("drift", [-3000, -60, 45, 700])
+def test_relativistic_scores_do_not_change_when_all_logits_drift(drift):
+    "Its loss only knows differences of logits, so nothing holds the logits where they are"
+    still = results(measure("realism", a_cell(discriminator=Detail(), gan="relativistic")))
+    moved = results(measure("realism", a_cell(discriminator=Drifted(Detail(), drift), gan="relativistic")))
+    for domain in ("raw", "compressed", "enhanced"):
+        before, after = (x.values(quantity=f"score:{domain}", **AT).array for x in (still, moved))
+        np.testing.assert_allclose(after, before, atol=2e-5)
+        assert 0.05 < before[0, 0] < 0.95
+
+
+@pytest.mark.parametrize("scale", [1, 30, 300, 1e5])
+def test_relativistic_scores_of_logits_that_lie_far_apart(scale):
+    "No score is cut: against the sigmoid of each logit less the other domain's mean"
+    cell = a_cell(discriminator=Drifted(Detail(), 500, scale), gan="relativistic")
+    lines = results(measure("realism", cell))
+    logits = {
+        domain: [scale * Detail()(m.as_batch(m.cut(x, 64), "cpu")).double().numpy() + 500 for x in pictures]
+        for domain, pictures in (("raw", RAW), ("enhanced", ENHANCED))
+    }
+    for domain, other in (("raw", "enhanced"), ("enhanced", "raw")):
+        mean = np.mean([x.mean() for x in logits[other]])
+        by_hand = np.mean([m.sigmoid(x - mean).mean() for x in logits[domain]])
+        found = lines.values(quantity=f"score:{domain}", **AT).array[0, 0]
+        assert found == pytest.approx(by_hand, abs=1e-3 if scale > 300 else 2e-5)
+
+
 def test_the_interval_of_a_relativistic_difference_has_the_right_width():
     "Against new sets of pictures drawn from the same world: the old interval was half as wide"
     generator = np.random.default_rng(0)
 
     def judged(logits):
-        return m.Judged(m.sigmoid(logits), logits, np.stack([m.logit_shares(x[None]) for x in logits]), [])
+        return m.Judged(m.sigmoid(logits), logits, [(x[None], np.ones(1)) for x in logits], [])
 
     def world(n=30):
         raw = generator.normal(0, 1, n)
