@@ -78,6 +78,7 @@ PLACES = Literal[
     "a weaker level",
     "a stronger level",
     "all levels",
+    "jpeg",
     "modern codec",
 ]
 
@@ -351,6 +352,8 @@ def places_of(
         found = [(dataset, codec, level) for dataset in sets]
     elif claim.where == "every place":
         found = everywhere
+    elif claim.where == "jpeg":
+        found = [place for place in everywhere if place[1] == "jpeg"]
     elif claim.where == "modern codec":
         found = [place for place in everywhere if place[1] not in ("bpg", "jpeg")]
     else:

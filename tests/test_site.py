@@ -204,7 +204,7 @@ def test_code_and_parameters_stand_below_the_first_picture(built):
 
 def test_a_page_that_is_not_computed_says_so(tmp_path):
     page = tmp_path / "20_x.ipynb"
-    code = 'profile: str = "beyond"  # whose'
+    code = 'profile: str = "lab"  # whose'
     cells = [
         {"cell_type": "markdown", "metadata": {}, "source": "# Why?"},
         {"cell_type": "code", "metadata": {"tags": ["parameters"]}, "source": code, "outputs": []},
@@ -213,7 +213,7 @@ def test_a_page_that_is_not_computed_says_so(tmp_path):
     ]
     page.write_text(json.dumps({"cells": cells}), encoding="utf-8")
     shown = json.loads(site.page_of_notebook(page, True, {}))["cells"]
-    assert "Not computed yet: `qebias study beyond`" in shown[1]["source"]
+    assert "Not computed yet: `qebias study lab`" in shown[1]["source"]
     assert all("## Numbers" not in cell["source"] for cell in shown)
 
 

@@ -444,6 +444,11 @@ HEADLINES = {
         ("PSNR rises",),
         "With the divergence, the PSNR of Real-ESRGAN changes: ",
     ),
+    "jpeg": (
+        "JPEG",
+        ("Real-ESRGAN scores compressed",),
+        "On JPEG pictures, compressed patches score {} against raw ones under Real-ESRGAN's discriminator",
+    ),
     "codecs": (
         "Codecs",
         ("another codec",),
