@@ -344,7 +344,7 @@ PERCEPTUAL: dict[str, Any] = {
     "schedule": {"kind": "cosine", "lr": 1e-3},
     "d_schedule": {"kind": "constant", "lr": 1e-3},
     "ema": 0.99,
-}  # what a training of minutes needs, as in the profile `photos`; half its weights of the GAN and of the divergence
+}  # as in the profile `photos`, with half its weights of the GAN and of the divergence
 
 # %% ../nbs/method/40_pretrained.ipynb #10b7b809
 def recipe_config(
