@@ -236,6 +236,9 @@ def study(
         bool, typer.Option("--prune", help="List results that no setting of the profile refers to any more")
     ] = False,
     yes: Annotated[bool, typer.Option("--yes", help="With --prune: remove them")] = False,
+    trust: Annotated[
+        bool, typer.Option("--trust", help="Import or execute what the profile's file lists under trust")
+    ] = False,
 ) -> None:
     "Run a study: compress, train, enhance, measure, draw, judge. Started again, it does what is to be done."
     from qebias.study import preflight
@@ -244,7 +247,7 @@ def study(
         raise QebiasError("--publish needs the whole study: leave --only out")
     if yes and not prune:
         raise QebiasError("--yes belongs to --prune")
-    chosen = preflight.resolve(profile, set_ or (), raw, raw_train, raw_eval, out)
+    chosen = preflight.resolve(profile, set_ or (), raw, raw_train, raw_eval, out, trust)
     items = listed(only)
     if dry_run:
         from qebias.study.estimate import dry_run as lines_of

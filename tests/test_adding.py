@@ -17,7 +17,7 @@ from qebias.methods import method, train_config
 from qebias.notebooks import execute
 from qebias.pairs import build_pairs
 from qebias.stats import COLUMNS
-from qebias.study.keys import Keys
+from qebias.study.keys import Keys, Study
 from qebias.study.preflight import problems, resolve
 from qebias.study.report import write_report
 from qebias.study.work import do
@@ -220,7 +220,7 @@ def test_a_notebook_from_outside_is_an_item_of_a_study(add, tmp_path, monkeypatc
     path = add("added.ipynb", notebook("open('ran', 'w').close()"))
     add("own.yaml", PROFILE.replace("PATH", "added.ipynb") + "trust: [added.ipynb]\n")
     monkeypatch.chdir(tmp_path)
-    study = resolve("own.yaml", out=tmp_path / "run")
+    study = resolve("own.yaml", out=tmp_path / "run", trust=True)
     assert study.items == ["added"] and study.known_items()["added"].path == path
     assert problems(study, ["added"]) == [] and not list(tmp_path.rglob("ran"))  # nothing was executed
     study.save()
@@ -244,7 +244,21 @@ def test_what_would_be_executed_or_imported_is_asked_for_by_name(add, tmp_path, 
         known = "" if name == "added.ipynb" else "\ntrust: [added.ipynb]"
         add("own.yaml", own + known)
         with pytest.raises(QebiasError, match=f"{name} would be .* say trust"):
-            resolve("own.yaml", out=tmp_path / "run")
+            resolve("own.yaml", out=tmp_path / "run", trust=True)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_strangers_profile_cannot_trust_itself(add, tmp_path, monkeypatch):
+    "Nor is anything imported when a profile, or a run folder with its profile, is read"
+    add("added_codec.py", "open('ran', 'w').close()\n" + CODEC)
+    own = "codecs: {'added_codec:Coarse': 16}\ntrust: ['added_codec:Coarse']\n"
+    add("own.yaml", PROFILE.replace("PATH", "fig1") + own)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(QebiasError, match="own.yaml wants code .* say --trust"):
+        resolve("own.yaml", out=tmp_path / "run")
+    study = resolve("own.yaml", out=tmp_path / "run", trust=True)
+    study.save()
+    assert Study.open("own", str(tmp_path / "run")).profile == study.profile
     assert not (tmp_path / "ran").exists()
 
 
@@ -263,7 +277,7 @@ def test_a_notebook_that_cannot_be_an_item_is_one_line(add, tmp_path, monkeypatc
         add(item, text)
     add("own.yaml", PROFILE.replace("PATH", f"fig1, {item}") + f"trust: [{item}]\n")
     try:
-        found = "; ".join(problems(resolve("own.yaml", out=tmp_path / "run")))
+        found = "; ".join(problems(resolve("own.yaml", out=tmp_path / "run", trust=True)))
     except QebiasError as error:
         found = str(error)
     assert words in found

@@ -320,9 +320,11 @@ def test_a_sweep_over_lambda_and_a_loss_of_ones_own_from_one_profile(tmp_path):
     (tmp_path / "sweep.yaml").write_text(SWEEP)
     (tmp_path / "own_term.py").write_text(TERM)
     places = os.pathsep.join([str(tmp_path), str(ROOT)])
-    done = qebias(
-        "study", tmp_path / "sweep.yaml", "--out", tmp_path / "s", env={**os.environ, "PYTHONPATH": places}
-    )
+    command = ["study", tmp_path / "sweep.yaml", "--out", tmp_path / "s"]
+    env = {**os.environ, "PYTHONPATH": places}
+    done = qebias(*command, "--dry-run", env=env)
+    assert done.returncode == 1 and "own_term:Gradients" in done.stderr and "say --trust" in done.stderr
+    done = qebias(*command, "--trust", env=env)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     table = load("sweep", str(tmp_path / "s")).table
     assert {"both-0", "both-0.03", "both-0.3", "both-1", "realesrgan+both", "gradients"} <= set(table.row)

@@ -33,9 +33,10 @@ def resolve(
     raw_train: str | Path | None = None,  # or one to train on
     raw_eval: str | Path | None = None,  # and one to evaluate on
     out: str | Path | None = None,  # the study's folder
+    trust: bool = False,  # as for `load_profile`
 ) -> Study:
     "The study that a command line asks for; raises `QebiasError`"
-    p = load_profile(profile, changes)
+    p = load_profile(profile, changes, trust)
     if raw and (raw_train or raw_eval):
         raise QebiasError("--raw and --raw-train/--raw-eval exclude each other: give one folder, or two")
     if bool(raw_train) != bool(raw_eval):

@@ -253,6 +253,8 @@ def check_sets(profile: Profile) -> None:
     for name, levels in p.codecs.items():
         if len(set(levels)) < len(levels):
             raise ValueError(f"codecs: {name} has a level twice")
+        if ":" in name:
+            continue  # reading a profile imports nothing: a codec of one's own is looked at before a study runs
         for level in levels:
             make_codec(name, level)
 
@@ -386,14 +388,19 @@ def profiles() -> dict[str, Path]:
 def load_profile(
     name: str,  # a profile's name, or the path of a YAML file
     changes: Iterable[str] = (),  # `key=value` texts; a dot reaches into a mapping, the value is read as YAML
+    trust: bool = False,  # whether what the file lists under `trust` may be imported or executed
 ) -> Profile:
-    "Read and check a profile; raises `QebiasError`"
+    "Read and check a profile; raises `QebiasError`, also for a file that wants code which is none of ours"
     path = Path(name) if name.endswith((".yaml", ".yml")) else profiles().get(name)
     if path is None:
         raise QebiasError(f"unknown profile {name!r}{near(name, profiles())}; or give a YAML file")
     values = read_yaml(path)
     if not isinstance(values, dict):
         raise QebiasError(f"{path} holds no keys: write one key and value a line")
+    if values.get("trust") and not trust:
+        raise QebiasError(
+            f"{path} wants code that is none of ours: {values['trust']}; say --trust (trust=True) if you know it"
+        )
     for change in changes:
         set_value(values, change)
     return check_profile({"name": path.stem, **values}, f"profile {path.stem}")
