@@ -254,7 +254,7 @@ def check_sets(profile: Profile) -> None:
         if len(set(levels)) < len(levels):
             raise ValueError(f"codecs: {name} has a level twice")
         if ":" in name:
-            continue  # reading a profile imports nothing: a codec of one's own is looked at before a study runs
+            continue  # reading a profile imports nothing
         for level in levels:
             make_codec(name, level)
 
@@ -399,7 +399,8 @@ def load_profile(
         raise QebiasError(f"{path} holds no keys: write one key and value a line")
     if values.get("trust") and not trust:
         raise QebiasError(
-            f"{path} wants code that is none of ours: {values['trust']}; say --trust (trust=True) if you know it"
+            f"{path} wants code that is none of ours: {values['trust']}; "
+            "say --trust (trust=True) if you know it"
         )
     for change in changes:
         set_value(values, change)
