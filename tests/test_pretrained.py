@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
 from qebias import pretrained
 from qebias.codecs import Bpg, Jpeg
 from qebias.core import QebiasError
 from qebias.generators.dncnn import DnCNN
-from qebias.networks import load_network, network_spec, save_network
+from qebias.inference import enhance
+from qebias.networks import load_network, network_spec, read_header, save_network
 
 
 @pytest.fixture(scope="module")
@@ -170,6 +172,63 @@ def test_a_model_that_does_nothing_is_refused(tmp_path, scene):
     rows = pretrained.gains(path, {"scene": scene}, (10,))
     with pytest.raises(QebiasError, match="leaves every picture as it was"):
         pretrained.with_scores(path, rows, "one scene")
+
+
+@pytest.mark.parametrize("strength", [0.0, 0.25, 1.0])
+def test_a_weakened_generator_does_that_share_of_its_work(strength):
+    torch.manual_seed(0)
+    net, x = DnCNN(width=4, depth=3).eval(), torch.rand(2, 3, 24, 24)
+    with torch.no_grad():
+        whole = net(x)
+        part = pretrained.weakened(net, strength)(x)
+    torch.testing.assert_close(part, x + strength * (whole - x))
+
+
+def test_only_what_adds_to_its_input_can_be_weakened():
+    net = nn.Conv2d(3, 3, 1)
+    assert pretrained.weakened(net, 1) is net
+    with pytest.raises(QebiasError, match="Conv2d does not add to its input"):
+        pretrained.weakened(net, 0.5)
+
+
+def test_the_strength_leaves_the_least_error_and_lies_between_the_levels(tmp_path, scene):
+    "Against every share on a grid; in the card, levels between those that were tried are interpolated"
+    path = store(tmp_path, "jpeg")
+    found = dict(pretrained.fit_strength(path, [scene, scene[::-1]], "jpeg", (10, 40)))
+    card = pretrained.read_card(path)
+    assert pretrained.strength_at(card, 25) == pytest.approx((found[10] + found[40]) / 2)
+    assert pretrained.strength_at(card, 2) == found[10] and pretrained.strength_at({}, 30) == 1
+    for level, share in found.items():
+        error = {w: squared_error(path, scene, level, w) for w in np.linspace(0, 1, 11)}
+        assert abs(share - min(error, key=error.get)) < 0.15, (share, error)
+
+
+def squared_error(path, scene, level, strength):
+    compressed = Jpeg(level).decode(Jpeg(level).encode(scene))
+    enhanced = enhance(pretrained.weakened(load_network(path), strength), compressed)
+    return float(((enhanced.astype(float) - scene) ** 2).sum())
+
+
+def test_what_a_model_reaches_is_measured_as_weak_as_it_is_used(tmp_path, scene):
+    path = store(tmp_path, "jpeg")
+    header = read_header(path)
+    header["provenance"]["card"]["strength"] = [(10, 1.0), (40, 0.0)]
+    save_network(path, load_network(path), header["spec"], header["provenance"])
+    rows = pretrained.gains(path, {"scene": scene}, (10, 40))
+    assert rows[0]["gain"] != 0 and rows[1]["gain"] == 0
+
+
+def test_a_file_gets_its_model_as_weak_as_its_level_asks_for(tmp_path, scene):
+    model, choose = pretrained.models()["jpeg"], pretrained.chooser()
+    x = torch.rand(1, 3, 32, 32)
+    for quality in (10, 55):
+        path = tmp_path / f"{quality}.jpg"
+        path.write_bytes(Jpeg(quality).encode(scene))
+        strength = pretrained.strength_at(model.card, quality)
+        with torch.no_grad():
+            expected = x + strength * (load_network(model.path)(x) - x)
+            torch.testing.assert_close(choose(path)(x), expected, atol=1e-5, rtol=0)
+    assert pretrained.strength_at(model.card, 10) > pretrained.strength_at(model.card, 55)
 
 
 def test_a_training_keeps_its_last_features_alive(tmp_path):
