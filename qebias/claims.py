@@ -467,14 +467,22 @@ def group_number(
 
 # %% ../nbs/tools/00_claims.ipynb #2f763a52
 def highest_gap(statement: Statement, results: Results) -> Values:
-    "The gap to the other rows at the level where it is highest"
+    "The gap to the other rows that have the same levels, at the level where it is highest"
     dataset, codec, _ = statement.place
     levels = results.levels(statement.rows[0], statement.quantities[0], dataset, codec)
     if len(levels) < 2:
         return missing(f"needs several levels of one codec, {statement.rows[0]} has {len(levels)}")
+    first, others = statement.rows
+    drawn = [
+        row
+        for row in ([others] if isinstance(others, str) else others)
+        if set(levels) <= set(results.levels(row, statement.quantities[0], dataset, codec))
+    ]
+    if not drawn:
+        return missing("no other row was measured at all of its levels")
     gaps = []
     for level in levels:
-        here = replace(statement, place=(dataset, codec, level))
+        here = replace(statement, place=(dataset, codec, level), rows=(first, tuple(drawn)))
         own, other = row_number(here, here.rows[0], results), group_number(here, here.rows[1], results)
         gaps.append(difference(own, other))
     return combine(lambda *arrays: np.max(arrays, axis=0), *gaps)

@@ -334,6 +334,16 @@ def test_rates_and_the_lowest_curve():
     assert row["verdict"] == "reproduced" and row["high"] < 0
 
 
+def test_a_row_of_one_level_does_not_take_the_curves_from_the_others():
+    table = rates_table(1.2)
+    single = table[(table.row == "realesrgan") & (table.level == 37)].assign(row="esrgan")
+    name = "Real-ESRGAN +both: the lowest curve of LPIPS at every level"
+    alone, beside = (
+        one(judge(FILE, found, level=37), "Fig. 7", name) for found in (table, pd.concat([table, single]))
+    )
+    assert beside == alone and beside["value"] is not None
+
+
 def test_too_few_levels_have_no_bd_rate():
     row = one(
         judge(FILE, study(SAID)), "Tab. 4", "Real-ESRGAN +both: BD-rate in PSNR below that of Real-ESRGAN"
