@@ -11,12 +11,11 @@ __all__ = ['MOST_DIGITS', 'MOST_DEEP', 'MOST_YAML', 'MOST_VALUES', 'MOST_TABLE',
            'parse_lines', 'plain_value', 'YamlEvents', 'YamlBuilder', 'read_yaml', 'read_table', 'parquet_table',
            'read_npz', 'npz_member', 'tensors_header', 'as_rgb', 'quiet_libtiff', 'image_kind', 'require_single',
            'require_sane_jpeg', 'open_image', 'require_size', 'is_deep', 'is_deep_tile', 'upright', 'orientation_of',
-           'require_checksums', 'read_rgb', 'write_png', 'digest', 'file_digest', 'array_digest', 'outputs_of',
-           'fitting_entry', 'Outputs', 'code_digest', 'seed_for', 'threads', 'in_order', 'package_versions',
+           'require_checksums', 'read_rgb', 'write_png', 'duration', 'digest', 'file_digest', 'array_digest',
+           'outputs_of', 'fitting_entry', 'Outputs', 'seed_for', 'threads', 'in_order', 'package_versions',
            'code_version', 'provenance']
 
 # %% ../nbs/foundations/00_core.ipynb #fa1dc3fa
-import ast
 import collections
 import contextlib
 import ctypes
@@ -871,6 +870,16 @@ def write_png(path: str | Path, rgb: np.ndarray) -> None:
     with atomic(Path(path)) as tmp:
         Image.fromarray(as_rgb(rgb, str(path))).save(tmp, format="PNG", compress_level=3)
 
+# %% ../nbs/foundations/00_core.ipynb #444d38e2
+def duration(seconds: float) -> str:
+    "Seconds in words: 42 s, 3 min 20 s, 2 h 5 min"
+    seconds = max(0, round(seconds))
+    if seconds < 60:
+        return f"{seconds} s"
+    if seconds < 3600:
+        return f"{seconds // 60} min {seconds % 60} s"
+    return f"{seconds // 3600} h {seconds % 3600 // 60} min"
+
 # %% ../nbs/foundations/00_core.ipynb #18f2f525
 def digest(
     value: object,  # anything `write_json` takes
@@ -973,25 +982,6 @@ class Outputs:
             with open(self.folder / OUTPUTS, "ab") as file:
                 file.write(b"\n" + json.dumps(entry).encode() + b"\n")
             self.known.setdefault(name, []).append((entry["sha256"], entry["bytes"], key))
-
-# %% ../nbs/foundations/00_core.ipynb #f7a26dfb
-@functools.cache
-def code_digest(
-    source: str,  # Python source
-    length: int = 16,
-) -> str:
-    "Name source code by what it does: comments, docstrings, annotations' layout and blank lines do not count"
-    tree = ast.parse(source)
-    for node in ast.walk(tree):
-        if (
-            isinstance(node, (ast.Module, ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef))
-            and ast.get_docstring(node, clean=False) is not None
-        ):
-            node.body = node.body[1:]
-    text = re.sub(
-        r"(, )?\b\w+=\[\]", "", re.sub(r"\b\w+=\[\], ", "", ast.dump(tree))
-    )  # no empty fields: each version of Python knows and prints others
-    return hashlib.sha256(text.encode()).hexdigest()[:length]
 
 # %% ../nbs/foundations/00_core.ipynb #b2351767
 def seed_for(

@@ -26,6 +26,7 @@ from qebias.core import (
     QebiasError,
     array_digest,
     digest,
+    duration,
     file_digest,
     in_order,
     locked,
@@ -71,16 +72,9 @@ class Progress:
     part: float = 0.0  # of the picture that is under way
 
     def __str__(self):
-        left = "" if self.left is None else f", {_duration(self.left)} to go"
+        left = "" if self.left is None else f", {duration(self.left)} to go"
         part = f" {100 * self.part:.0f} %" if self.part else ""
         return f"[{self.done}/{self.total}] {self.name}{part}{left}"
-
-# %% ../nbs/tools/40_files.ipynb #b5276558
-def _duration(seconds):
-    "A time that a person would say"
-    if seconds < 90:
-        return f"{max(seconds, 1):.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 # %% ../nbs/tools/40_files.ipynb #ea6011c9
 class Meter:

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['FIDELITY', 'PRETRAINING', 'BASELINES', 'VARIANTS', 'METHODS', 'PRESETS', 'SHARED', 'ADVERSARIAL', 'Named', 'Method',
-           'of_powerqe', 'lambdas', 'variant', 'at_block', 'trained_elsewhere', 'method', 'related', 'preset', 'derive',
-           'spec_of', 'scaled_spec', 'with_changes', 'train_config', 'networks_markdown']
+           'of_powerqe', 'lambdas', 'variant', 'at_block', 'trained_elsewhere', 'method', 'preset', 'derive', 'spec_of',
+           'scaled_spec', 'with_changes', 'train_config', 'networks_markdown']
 
 # %% ../nbs/method/30_methods.ipynb #48cc1f27
 import difflib
@@ -261,15 +261,6 @@ def method(
     if dot or at:
         found = found.model_copy(update={"name": name, "paper": "-"})
     return found
-
-# %% ../nbs/method/30_methods.ipynb #d59d5bcd
-def related(
-    name: str,  # of a row
-    names: Iterable[str],  # of methods
-) -> bool:
-    "Is a row one of these methods, or another training of one: multi-level, transferred, another divergence?"
-    m = method(name)
-    return bool({m.name, m.base, m.plain} & set(names))
 
 # %% ../nbs/method/30_methods.ipynb #ca1ff0a0
 PRESETS: dict[str, dict] = {

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from .codecs import codec as codec_named
-from .core import QebiasError, write_json
+from .core import QebiasError, duration, write_json
 from .datasets import UnreadablePictures, load_dataset, split_by_content
 from .inference import enhance, tile_for
 from .methods import method, train_config
@@ -152,14 +152,9 @@ def live(
             shown = ", ".join(
                 f"{k} {losses[k]:.4g}" for k in ("recon", "percept", "discrim", "divergence") if k in losses
             )
-            say(f"{config.method} {iteration + 1}/{config.iterations}: {shown}; {_time(left)} to go")
+            say(f"{config.method} {iteration + 1}/{config.iterations}: {shown}; {duration(left)} to go")
 
     return progress
-
-# %% ../nbs/tools/45_photos.ipynb #ef0fdbae
-def _time(seconds):
-    "Seconds or minutes, as people say them"
-    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
 
 # %% ../nbs/tools/45_photos.ipynb #d28dc839
 MOST_SKIPPED = 0.1  # share of the photographs that may be left out; a single one always may

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PRIOR', 'RUNNING', 'GRACE', 'snakemake_command', 'job_environment', 'kind_of', 'paces', 'time_to_go', 'Progress',
-           'duration', 'run', 'summary', 'set_names', 'differences', 'walk', 'started_process', 'warm_process',
-           'end_groups', 'signal_groups', 'what_failed', 'cluster_mark', 'queued', 'cancel', 'verify', 'prune_study']
+           'run', 'summary', 'set_names', 'differences', 'walk', 'started_process', 'warm_process', 'end_groups',
+           'signal_groups', 'what_failed', 'cluster_mark', 'queued', 'cancel', 'verify', 'prune_study']
 
 # %% ../../nbs/tools/26_study.runner.ipynb #f8f7b4a1
 import collections
@@ -28,6 +28,7 @@ from typing import IO
 from qebias.core import (
     QebiasError,
     digest,
+    duration,
     locked,
     package_versions,
     project_root,
@@ -203,16 +204,6 @@ class Progress:
             )
             if state == "failed":
                 self.failures[job] = event["text"]
-
-# %% ../../nbs/tools/26_study.runner.ipynb #444d38e2
-def duration(seconds: float) -> str:
-    "Seconds in words: 42 s, 3 min 20 s, 2 h 5 min"
-    seconds = max(0, round(seconds))
-    if seconds < 60:
-        return f"{seconds} s"
-    if seconds < 3600:
-        return f"{seconds // 60} min {seconds % 60} s"
-    return f"{seconds // 3600} h {seconds % 3600 // 60} min"
 
 # %% ../../nbs/tools/26_study.runner.ipynb #6bc38b4e
 def run(
