@@ -6,7 +6,7 @@
 __all__ = ['MOST_DIGITS', 'MOST_DEEP', 'MOST_YAML', 'MOST_VALUES', 'MOST_TABLE', 'MOST_ARRAYS', 'IMAGE_SUFFIXES', 'MOST_PIXELS',
            'MOST_SIDE', 'MOST_PICTURE', 'MOST_SCANS', 'MOST_SCANNED', 'OUTPUTS', 'MOST_UNDER_WAY', 'PACKAGES',
            'QebiasError', 'LockedError', 'is_absent', 'require', 'project_root', 'atomic', 'cut_name', 'umask',
-           'atomic_dir', 'sweep', 'write_json', 'locked', 'reading', 'one_line', 'require_file', 'contents',
+           'atomic_dir', 'sweep', 'write_json', 'as_plain', 'locked', 'reading', 'one_line', 'require_file', 'contents',
            'whole_number', 'finite_number', 'unique_names', 'require_flat', 'parse_json', 'read_json', 'read_lines',
            'parse_lines', 'plain_value', 'YamlEvents', 'YamlBuilder', 'read_yaml', 'read_table', 'parquet_table',
            'read_npz', 'npz_member', 'tensors_header', 'as_rgb', 'quiet_libtiff', 'image_kind', 'require_single',
@@ -188,10 +188,12 @@ def write_json(
 ) -> None:
     "Write `value` as readable JSON, whole or not at all"
     with atomic(path) as tmp:
-        tmp.write_text(json.dumps(value, indent=1, default=_plain, allow_nan=False) + "\n", encoding="utf-8")
+        tmp.write_text(
+            json.dumps(value, indent=1, default=as_plain, allow_nan=False) + "\n", encoding="utf-8"
+        )
 
 # %% ../nbs/foundations/00_core.ipynb #92b9dbf8
-def _plain(value):
+def as_plain(value: Any) -> Any:
     "What JSON does not know: paths, numpy scalars and arrays, sets, pydantic models"
     if isinstance(value, Path):
         return value.as_posix()
@@ -886,7 +888,7 @@ def digest(
     length: int = 16,  # hexadecimal digits to keep
 ) -> str:
     "Name a value by the sha256 of its canonical JSON"
-    return hashlib.sha256(json.dumps(value, sort_keys=True, default=_plain).encode()).hexdigest()[:length]
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=as_plain).encode()).hexdigest()[:length]
 
 
 def file_digest(path: str | Path, length: int = 64) -> str:

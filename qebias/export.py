@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from .core import QebiasError, _plain, atomic
+from .core import QebiasError, as_plain, atomic
 from .generators.core import evaluating
 
 # %% ../nbs/method/25_export.ipynb #2acd9497
@@ -85,7 +85,7 @@ def onnx_program(
     if program is None:
         raise QebiasError(f"{type(generator).__name__} cannot be written as ONNX: torch gave no program")
     about = {"multiple": multiple, "range": "RGB in [0, 1]", **about}
-    program.model.metadata_props["qebias"] = json.dumps(about, sort_keys=True, default=_plain)
+    program.model.metadata_props["qebias"] = json.dumps(about, sort_keys=True, default=as_plain)
     return program
 
 # %% ../nbs/method/25_export.ipynb #8d34d1be

@@ -1091,11 +1091,11 @@ def _listed(images):
             (str(image) if isinstance(image, (str, Path)) else f"image {i}", image)
             for i, image in enumerate(images)
         ]
-    from qebias.datasets import _walk
+    from qebias.datasets import files_below
 
     if not Path(images).is_dir():
         raise QebiasError(f"{images} is no folder: name one that holds pictures")
-    found = [(str(path), Path(images) / path) for path in _walk(Path(images))]
+    found = [(str(path), Path(images) / path) for path in files_below(Path(images))]
     if not found:
         raise QebiasError(f"{images} holds no pictures: name another folder")
     return found

@@ -25,7 +25,7 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from .core import QebiasError, _plain, atomic
+from .core import QebiasError, as_plain, atomic
 from .discriminators import ConditionalDiscriminator
 from .generators.core import Halo, load_weights
 
@@ -270,7 +270,7 @@ def save_network(
         load_weights(twin, {k: v.to("meta") for k, v in state.items()})
     except QebiasError as error:
         raise QebiasError(f"{path} is not written, spec and network differ: {error}") from None
-    header = json.dumps({"spec": dict(spec), "provenance": provenance}, sort_keys=True, default=_plain)
+    header = json.dumps({"spec": dict(spec), "provenance": provenance}, sort_keys=True, default=as_plain)
     with atomic(path) as tmp:
         save_file(state, tmp, {"qebias": header})
 
