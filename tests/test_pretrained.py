@@ -309,3 +309,24 @@ def test_enhance_takes_the_fitting_model_by_itself(tmp_path, scene):
     assert np.array_equal(good, np.asarray(Image.open(tmp_path / "good.jpg")))
     blocky = np.asarray(Image.open(tmp_path / "out" / "blocky.png"))
     assert not np.array_equal(blocky, np.asarray(Image.open(tmp_path / "blocky.jpg")))
+
+
+def test_a_blended_generator_lies_between_its_start_and_its_end():
+    torch.manual_seed(0)
+    start, end = DnCNN(width=4, depth=3), DnCNN(width=4, depth=3)
+    own = {name: value.clone() for name, value in end.state_dict().items()}
+    mixed = pretrained.blended(end, start.state_dict(), 0.75).state_dict()
+    for name, value in start.state_dict().items():
+        torch.testing.assert_close(mixed[name], 0.75 * own[name] + 0.25 * value)
+
+
+def test_the_strength_of_a_perceptual_model_leaves_the_least_lpips(monkeypatch):
+    from qebias import metrics
+
+    compressed = np.full((8, 8, 3), 100, np.uint8)
+    raw, correction = compressed + np.uint8(30), np.full((8, 8, 3), 50.0)
+    monkeypatch.setattr(metrics, "metric", lambda name: lambda x, y: np.abs(x.astype(float) - y).mean())
+    assert pretrained.least_lpips([(raw, compressed, correction)]) == 0.6
+    assert pretrained.least_squares([(raw, compressed, correction)]) == pytest.approx(0.6)
+    assert pretrained.least_squares([(compressed, compressed, correction)]) == 0
+    assert pretrained.least_squares([(raw, compressed, 0.1 * correction)]) == 1
