@@ -13,6 +13,7 @@ __all__ = ['DOMAINS', 'INK', 'FAINT', 'LABELS', 'VARIANTS', 'SHADES', 'SINGLE', 
 # %% ../nbs/measurement/30_figures.ipynb #54810be6
 from typing import TYPE_CHECKING, Any
 
+from .controls import CONTROLS
 from .core import QebiasError, as_rgb, require
 
 if TYPE_CHECKING:
@@ -128,7 +129,8 @@ def label_of(
 ) -> str:
     "A row as a reader sees it"
     if row.startswith("control:"):
-        return row.removeprefix("control:")
+        name = row.removeprefix("control:")
+        return CONTROLS[name].label if name in CONTROLS else name
     base, variant, more = parts_of(row)
     return LABELS.get(base, base) + (f" +{variant}" if variant else "") + more
 

@@ -257,7 +257,7 @@ def test_controls_and_ideal_points_have_no_sides():
     assert len([line for line in ax.lines if len(line.get_xdata()) == 3]) == 1
     assert [t.get_text().partition(":")[0] for t in ax.figure.axes[1].get_legend().get_texts()][
         -1
-    ] == "noise4"
+    ] == "grey noise, sd 4"
     assert any(line.get_marker() == "*" for line in ax.lines)
 
 
