@@ -15,7 +15,7 @@ __all__ = ['BY', 'COUNT', 'COUNTED', 'FEW', 'HEADLINES', 'UNMEASURED', 'OPEN_QUE
 # %% ../../nbs/tools/30_study.pages.ipynb #4c4a4eda
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -655,8 +655,11 @@ def told_apart(
     for row in page.rows(rows):
         for domain in ("enhanced", "compressed"):
             found = page.estimate(row, f"auc:raw-{domain}")
-            if found.value is not None:
-                lines.setdefault(label_of(row), {})[f"raw from {domain}"] = shown(found, 2)
+            if found.value is None:
+                continue
+            if found.high is not None:  # an interval by t knows nothing of the 1 that an AUC cannot pass
+                found = replace(found, high=min(found.high, 1.0))
+            lines.setdefault(label_of(row), {})[f"raw from {domain}"] = shown(found, 2)
     return pd.DataFrame.from_dict(lines, orient="index")
 
 
