@@ -6,11 +6,11 @@
 __all__ = ['CONTRASTS', 'PLACES', 'STAND_INS', 'WHERE_KNOWN', 'PRINTED', 'OURS', 'CURVES', 'SUPPLEMENT', 'DECIMALS', 'GROUPS',
            'CONTROLS', 'CHANCE', 'LEVEL', 'COLUMNS', 'paper_numbers', 'paper_number', 'Claim', 'Claims', 'read_claims',
            'Statement', 'label', 'fill', 'replaced', 'replacements', 'meanings', 'matching', 'statements',
-           'multi_level', 'filled_rows', 'statement_at', 'side_of', 'printed', 'places_of', 'is_trained_where',
-           'number', 'lacks_controls', 'row_number', 'better', 'group_number', 'highest_gap', 'controls', 'beyond',
-           'further_from_raw', 'verdict', 'smallest_effect', 'at_chance', 'judge', 'main_place', 'evaluated',
-           'count_once', 'correct', 'verdict_row', 'unit_of', 'decimals', 'claim_row', 'folded', 'claims_markdown',
-           'claims_text', 'tally']
+           'multi_level', 'filled_rows', 'statement_at', 'side_of', 'printed', 'is_of_codec', 'places_of',
+           'is_trained_where', 'number', 'lacks_controls', 'row_number', 'better', 'group_number', 'highest_gap',
+           'controls', 'beyond', 'further_from_raw', 'verdict', 'smallest_effect', 'at_chance', 'judge', 'main_place',
+           'evaluated', 'count_once', 'correct', 'verdict_row', 'unit_of', 'decimals', 'claim_row', 'folded',
+           'claims_markdown', 'claims_text', 'tally']
 
 # %% ../nbs/tools/00_claims.ipynb #9843f990
 import csv
@@ -78,8 +78,6 @@ PLACES = Literal[
     "a weaker level",
     "a stronger level",
     "all levels",
-    "jpeg",
-    "modern codec",
 ]
 
 
@@ -98,6 +96,7 @@ class Claim(BaseModel):
     side: str  # above, below, or better; may be a <name>
     threshold: float = 0.0
     where: PLACES = "main"
+    codec: str = ""  # only at places of this one; "modern" for one that the paper has not; any if empty
     controls: bool = True  # whether rows that restore nothing must not pass it
     paper: str  # a place in paper.csv, or words
     grade: Literal["paper", "stand-in", "could not fail", "hypothesis"]
@@ -297,7 +296,7 @@ def statement_at(
     paper = printed(paper, claims.printed, codec, level)
     here = replace(here, paper=paper, side=side_of(fill(claim.side, names), here.quantities))
     if not dataset:
-        return replace(here, missing=f"no such row or codec in this study ({claim.where})")
+        return replace(here, missing=f"no such row or codec in this study ({claim.codec or claim.where})")
     return here
 
 # %% ../nbs/tools/00_claims.ipynb #ee1fb9aa
@@ -336,6 +335,16 @@ def printed(
     return f"{told}, {'Flickr2K' if 'Flickr2K' in text else 'DIV2K'}"
 
 # %% ../nbs/tools/00_claims.ipynb #ac429762
+def is_of_codec(
+    place: tuple,  # (dataset, codec, level)
+    wanted: str,  # a codec's name, "modern", or nothing
+) -> bool:
+    "Whether a place is one of the codec that a record names"
+    if wanted == "modern":
+        return place[1] not in ("bpg", "jpeg")
+    return not wanted or place[1] == wanted
+
+
 def places_of(
     claim: Claim,
     names: dict,  # of the replacements
@@ -345,17 +354,13 @@ def places_of(
 ) -> list[tuple]:  # of (dataset, codec, level)
     "The places of a statement; one without a data set where there is none"
     _, codec, level = main
-    everywhere = [place for place in results.places() if place[0] in sets]
+    everywhere = [place for place in results.places() if place[0] in sets and is_of_codec(place, claim.codec)]
     if claim.where == "main":
         return [main]
     if claim.where == "every set":
         found = [(dataset, codec, level) for dataset in sets]
     elif claim.where == "every place":
         found = everywhere
-    elif claim.where == "jpeg":
-        found = [place for place in everywhere if place[1] == "jpeg"]
-    elif claim.where == "modern codec":
-        found = [place for place in everywhere if place[1] not in ("bpg", "jpeg")]
     else:
         row = fill(claim.rows[0], names)
         found = [place for place in everywhere if is_trained_where(results, row, place, claim.where)]

@@ -880,8 +880,9 @@ def main(argv: list[str] | None = None) -> None:
 def _command(options):
     recipe = RECIPES[options.name]
     model = options.folder / f"{options.name}.safetensors"
-    if options.minutes:
+    if options.photos or options.minutes:
         pictures = training_pictures(options.photos, recipe.patch + 32)
+    if options.minutes:
         model = pretrain(
             options.name,
             options.folder,
@@ -895,7 +896,6 @@ def _command(options):
         )
         print(model)
     if options.photos:
-        pictures = training_pictures(options.photos, recipe.patch + 32)
         fit_strength(model, pictures[:: 12 if recipe.start else 4], recipe.codec)
     if options.evaluate:
         from qebias.datasets import load_dataset

@@ -15,7 +15,7 @@ from qebias.codecs import Bpg, Jpeg
 from qebias.core import QebiasError
 from qebias.generators.dncnn import DnCNN
 from qebias.inference import enhance
-from qebias.networks import load_network, network_spec, read_header, save_network
+from qebias.networks import build, load_network, network_spec, read_header, save_network
 
 
 @pytest.fixture(scope="module")
@@ -182,6 +182,15 @@ def test_a_weakened_generator_does_that_share_of_its_work(strength):
         whole = net(x)
         part = pretrained.weakened(net, strength)(x)
     torch.testing.assert_close(part, x + strength * (whole - x))
+
+
+@pytest.mark.parametrize("name", ["arcnn:ARCNN", "dcad:DCAD", "cbdnet:CBDNet", "rbqe:RBQE", "mprnet:MPRNet"])
+def test_every_network_that_adds_to_its_input_can_be_weakened(name):
+    torch.manual_seed(0)
+    net, x = build({"class": f"qebias.generators.{name}"}).eval(), torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        whole = net(x)
+        torch.testing.assert_close(pretrained.weakened(net, 0.5)(x), x + 0.5 * (whole - x))
 
 
 def test_only_what_adds_to_its_input_can_be_weakened():

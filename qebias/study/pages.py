@@ -389,8 +389,10 @@ def lead_of(
         return "Yes"
     if yes:
         return "In part"
-    if kinds.count("opposite") >= len(kinds) / 2:
+    if kinds.count("opposite") > len(kinds) / 2:
         return "No, the opposite"
+    if "opposite" in kinds:
+        return "No, in part the opposite"
     if set(kinds) == {"direction only"}:
         return "There are too few trainings to tell"
     if set(kinds) == {"not specific"}:
@@ -487,12 +489,12 @@ def headline(
         made = f"`qebias study {items()[item].profile} --only {item}`"
         return f"{UNMEASURED} these results hold no number for this question; {made} makes them."
     if item in OPEN_QUESTIONS:
-        answered = re.sub(r"^\*\*(Yes|In part|Not that we could see)[^*]*\.\*\* ", "", answered)
+        answered = re.sub(r"^\*\*(Yes|In part|No, |Not that we could see)[^*]*\.\*\* ", "", answered)
     return answered
 
 
 UNMEASURED = "**Not measured here:**"
-OPEN_QUESTIONS = ("mechanism", "tab4", "divergence", "levels")  # to which yes and no are no answers
+OPEN_QUESTIONS = ("mechanism", "tab4", "divergence", "codecs", "levels")  # to which yes and no are no answers
 
 
 def full_answer(
