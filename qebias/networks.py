@@ -14,6 +14,7 @@ import contextlib
 import importlib
 import inspect
 import json
+import math
 import re
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
@@ -176,9 +177,13 @@ def sizes_of_layers(shapes: Mapping) -> dict:
 
 
 def sizes_of_dncnn(shapes: Mapping) -> dict:
-    "A row of convolutions, and whether any is normalised"
+    "A row of convolutions, whether any is normalised, and how large the squares are that become channels"
     norm = any(k.endswith("running_mean") for k in shapes)
-    return sizes_of_layers(shapes) | {"norm": norm}
+    channels = shapes["layers.0.weight"][1]
+    found = sizes_of_layers(shapes) | {"norm": norm}
+    if channels != 3:
+        found["unshuffle"] = math.isqrt(channels // 3)
+    return found
 
 # %% ../nbs/networks/30_networks.ipynb #65ed5c26
 def sizes_of_cbdnet(shapes: Mapping) -> dict:

@@ -358,17 +358,18 @@ class Recipe(NamedTuple):
     method: str  # of `qebias.methods`
     start: str | None = None  # the model whose weights it starts from
     lr: float = 1e-3
-    batch: int = 8
-    patch: int = 64
-    width: int = 32
-    depth: int = 8
+    batch: int = 4
+    patch: int = 96
+    width: int = 64
+    depth: int = 12
+    unshuffle: int = 2
 
 
 RECIPES = {
     "jpeg": Recipe("jpeg", (8, 75), "dncnn"),
     "bpg": Recipe("bpg", (27, 47), "dncnn"),
-    "jpeg-perceptual": Recipe("jpeg", (8, 75), "realesrgan+both", "jpeg", batch=4),
-    "bpg-perceptual": Recipe("bpg", (27, 47), "realesrgan+both", "bpg", batch=4),
+    "jpeg-perceptual": Recipe("jpeg", (8, 75), "realesrgan+both", "jpeg", patch=64),
+    "bpg-perceptual": Recipe("bpg", (27, 47), "realesrgan+both", "bpg", patch=64),
 }
 PARTS = 10**6  # a training's budget is counted in millionths
 PERCEPTUAL: dict[str, Any] = {
@@ -392,7 +393,7 @@ def recipe_config(
     from qebias.methods import method, train_config
 
     more: dict[str, Any] = {"lr": recipe.lr} if recipe.start is None else {"psi": psi, **PERCEPTUAL}
-    sizes = {"width": recipe.width, "depth": recipe.depth}
+    sizes = {"width": recipe.width, "depth": recipe.depth, "unshuffle": recipe.unshuffle}
     return train_config(
         method(recipe.method),
         {

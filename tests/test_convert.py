@@ -23,6 +23,10 @@ SMALL = {
     "rrdb:RRDBNet": {"width": 4, "blocks": 1, "growth": 4},
 }
 SPECS = [{"class": f"qebias.generators.{name}", "kwargs": kwargs} for name, kwargs in SMALL.items()] + [
+    {
+        "class": "qebias.generators.dncnn:DnCNN",
+        "kwargs": {"width": 4, "depth": 10, "norm": False, "unshuffle": 2},
+    },
     {"class": "qebias.discriminators:VGGStyle", "kwargs": {"in_channels": 3, "width": 2, "size": 128}},
     {"class": "qebias.discriminators:UNetSN", "kwargs": {"in_channels": 6, "width": 4}},
 ]
@@ -194,7 +198,7 @@ def test_what_is_no_network_is_one_line(tmp_path, content, what):
     assert not (tmp_path / "out.safetensors").exists()
 
 
-@pytest.mark.parametrize("spec", [SPECS[8], SPECS[9]], ids=["vgg", "unet"])
+@pytest.mark.parametrize("spec", SPECS[-2:], ids=["vgg", "unet"])
 def test_discriminators_say_what_audit_must_know(tmp_path, spec):
     three = {"class": spec["class"], "kwargs": spec["kwargs"] | {"in_channels": 3}}
     judge = network(three)

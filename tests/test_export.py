@@ -71,6 +71,15 @@ def test_every_network_of_full_size_is_an_onnx_file(tmp_path, name):
     assert export.export_onnx(network(name, {}), tmp_path / "net.onnx") <= 0.01
 
 
+def test_pixels_that_become_channels_are_exported(tmp_path):
+    net = network("dncnn:DnCNN", {"width": 8, "depth": 4, "unshuffle": 2})
+    assert export.export_onnx(net, tmp_path / "net.onnx") <= 0.01
+    x = torch.rand(1, 3, 47, 65)
+    for backend in ("onnxruntime", "openvino"):
+        fast = export.compiled(net, backend)
+        assert 255 * (enhance_tensor(fast, x) - enhance_tensor(net, x)).abs().max() <= 0.01
+
+
 def test_openvino_computes_in_bf16():
     pytest.importorskip("openvino")
     net = network("dncnn:DnCNN", {"width": 16, "depth": 6})

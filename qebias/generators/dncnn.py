@@ -14,31 +14,37 @@ from .core import check_counts, check_input
 
 # %% ../../nbs/networks/12_generators.dncnn.ipynb #3ef15852
 class DnCNN(nn.Module):
-    "DnCNN for RGB; input and output (N, 3, H, W), the input in [0, 1], the output not clamped, any size"
+    "DnCNN for RGB; (N, 3, H, W), H and W multiples of `unshuffle`, in [0, 1] -> the same, not clamped"
 
-    multiple, residual_input = 1, True
+    residual_input = True
 
     def __init__(
         self,
         width: int = 64,  # channels between the layers
         depth: int = 17,  # convolutions, the first and the last included
         norm: bool = False,  # batch normalisation after every convolution but the first and the last
+        unshuffle: int = 1,  # side of the squares of pixels that become channels, as in FFDNet
     ):
         super().__init__()
-        check_counts("DnCNN", width=width, depth=depth)
+        check_counts("DnCNN", width=width, depth=depth, unshuffle=unshuffle)
         if depth < 2:
             raise QebiasError("DnCNN: depth is 1, it must be 2 or more: a first and a last layer")
         if type(norm) is not bool:
             raise QebiasError(f"DnCNN: norm is {norm!r}, it must be True or False")
-        self.reach = depth
-        layers = [nn.Conv2d(3, width, 3, padding=1), nn.ReLU(inplace=True)]
+        self.multiple = unshuffle
+        self.reach = unshuffle * (depth + 1) - 1
+        channels = 3 * unshuffle**2
+        layers = [nn.Conv2d(channels, width, 3, padding=1), nn.ReLU(inplace=True)]
         for _ in range(depth - 2):
             layers.append(nn.Conv2d(width, width, 3, padding=1, bias=not norm))
             if norm:
                 layers.append(nn.BatchNorm2d(width, eps=1e-4, momentum=0.9))
             layers.append(nn.ReLU(inplace=True))
-        self.layers = nn.Sequential(*layers, nn.Conv2d(width, 3, 3, padding=1))
+        self.layers = nn.Sequential(*layers, nn.Conv2d(width, channels, 3, padding=1))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        check_input(x, "DnCNN")
-        return x + self.layers(x)
+        check_input(x, "DnCNN", multiple=self.multiple)
+        if self.multiple == 1:
+            return x + self.layers(x)
+        correction = self.layers(nn.functional.pixel_unshuffle(x, self.multiple))
+        return x + nn.functional.pixel_shuffle(correction, self.multiple)
