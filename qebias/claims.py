@@ -510,7 +510,7 @@ def controls(
         if found.low is None:
             continue
         measured = True
-        if beyond(found, statement) and not further_from_raw(here, results, certainly=False):
+        if beyond(found, statement) and not further_from_raw(here, results):
             passing.append(row.removeprefix(PREFIX))
     if passing:
         return f"{', '.join(passing)} pass" + ("es" if len(passing) == 1 else "")
@@ -528,18 +528,15 @@ def beyond(found: Estimate, statement: Statement) -> bool:
 def further_from_raw(
     statement: Statement,
     results: Results,
-    certainly: bool,  # by its interval, or by its value
 ) -> bool:
-    "For a deviation that is said to rise: whether the distance to raw rises as well"
+    "For a deviation that is said to rise: whether the distance to raw rises as well, its whole interval"
     if statement.claim.contrast != "deviation difference" or statement.side != "above":
         return False
     distance = statement.distance
     by_distance = statement.claim.model_copy(update={"contrast": "difference"})
     here = replace(statement, claim=by_distance, quantities=(f"re:{distance}",), distance="")
     found = estimate(number(here, results))
-    if found.value is None:
-        return False
-    return found.low > 0 if certainly and found.low is not None else found.value > 0
+    return found.low is not None and found.low > 0
 
 # %% ../nbs/tools/00_claims.ipynb #936767c1
 CHANCE = 0.7  # least AUC(raw, enhanced) of a discriminator whose scores mean something
@@ -604,9 +601,9 @@ def at_chance(statement: Statement, results: Results) -> bool:
 def judge(
     claims: Claims,
     table: pd.DataFrame | Results,  # the long table of results
-    dataset: str | None = None,  # only this one; the first, and all for statements on every set, if left out
-    codec: str | None = None,  # the main place; the first of the table, if left out
-    level: int | None = None,
+    dataset: str | None = None,  # the main place; the first of the table, if left out
+    codec: str | None = None,  # the same
+    level: int | None = None,  # the same
     effects: dict | None = None,  # smallest effects of interest that replace the file's
     items: list | None = None,  # only these, and Holm's correction within each
 ) -> list:  # dicts, a row a statement
@@ -620,7 +617,7 @@ def judge(
     count_once(rows)
     for item in dict.fromkeys(row["item"] for row in rows):
         correct([row for row in rows if row["item"] == item])
-    return [verdict_row(row, sets, main) for row in rows]
+    return [verdict_row(row, main) for row in rows]
 
 # %% ../nbs/tools/00_claims.ipynb #24448f80
 def main_place(
@@ -629,15 +626,17 @@ def main_place(
     codec: str | None,
     level: int | None,
 ) -> tuple:  # (dataset, codec, level), and the data sets of the statements on every set
-    "Where a study is judged; raises `QebiasError` where the table has nothing of it"
+    "Where a study is judged, its own set first; raises `QebiasError` where the table has nothing of it"
     places = results.places()
     if not places:
         raise QebiasError("the table of results is empty: run the study first")
-    sets = [dataset] if dataset else list(dict.fromkeys(place[0] for place in places))
-    fitting = [place for place in places if place[0] == sets[0]]
+    every = list(dict.fromkeys(place[0] for place in places))
+    first = dataset or every[0]
+    sets = [first, *(name for name in every if name != first)]
+    fitting = [place for place in places if place[0] == first]
     fitting = [place for place in fitting if codec in (None, place[1]) and level in (None, place[2])]
     if not fitting:
-        raise QebiasError(f"the table of results has nothing of {dataset or sets[0]}, {codec} {level}")
+        raise QebiasError(f"the table of results has nothing of {first}, {codec} {level}")
     return fitting[0], sets
 
 # %% ../nbs/tools/00_claims.ipynb #58851939
@@ -649,7 +648,7 @@ def evaluated(
     "What a statement's number is, before the other statements of its item are known"
     found = estimate(number(statement, results), LEVEL)
     control = controls(statement, results) if found.low is not None else ""
-    if found.low is not None and further_from_raw(statement, results, certainly=True):
+    if found.low is not None and further_from_raw(statement, results):
         control = "noise would pass: the distance to raw rises as well"
     return {
         "item": statement.claim.item,
@@ -686,14 +685,13 @@ def correct(rows: list[dict]) -> None:
 # %% ../nbs/tools/00_claims.ipynb #099cbf21
 def verdict_row(
     row: dict,  # as `evaluated` makes it, counted and corrected
-    sets: list,  # data sets
     main: tuple,  # (dataset, codec, level) of the study
 ) -> dict:
     "A row of the verdict table, of plain values"
     statement, found = row["statement"], row["estimate"]
     dataset, codec, level = statement.place
     text = statement.text
-    if len(sets) > 1 and statement.claim.where == "every set":
+    if dataset and dataset != main[0]:
         text += f", {dataset}"
     if dataset and (codec, level) != main[1:]:
         text += f", at {codec.upper()} {level}"

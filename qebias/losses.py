@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['PERCEPTUAL_LAYERS', 'GAN_LOSSES', 'REDUCTIONS', 'LAMBDAS', 'GAN_TERMS', 'RECONSTRUCTIONS', 'check_finite',
-           'reconstruction', 'charbonnier', 'perceptual', 'GanTerms', 'vanilla_gan', 'relativistic_gan',
+           'reconstruction', 'charbonnier', 'squared', 'perceptual', 'GanTerms', 'vanilla_gan', 'relativistic_gan',
            'mean_disparity', 'domain_divergence', 'layered_divergence', 'LossWeights', 'Given', 'LossTerm', 'L1',
-           'Charbonnier', 'Perceptual', 'VanillaGan', 'RelativisticGan', 'DomainDivergence', 'Term', 'find_term',
+           'Charbonnier', 'L2', 'Perceptual', 'VanillaGan', 'RelativisticGan', 'DomainDivergence', 'Term', 'find_term',
            'arguments_of', 'make_term', 'term_version', 'usual_terms', 'usm_sharp']
 
 # %% ../nbs/method/00_losses.ipynb #44036b1e
@@ -77,6 +77,15 @@ def charbonnier(
     if error.dtype == torch.float16:
         error = error.float()  # where eps would be 0
     return (error.square() + eps).sqrt().mean()
+
+
+def squared(
+    enhanced: "torch.Tensor",  # (N, 3, H, W), not clamped
+    raw: "torch.Tensor",  # (N, 3, H, W) in [0, 1]
+) -> "torch.Tensor":  # scalar
+    "Mean squared error, of which PSNR is the logarithm; raises `QebiasError` for shapes that differ"
+    _same("enhanced and raw", enhanced, raw)
+    return (enhanced - raw).square().mean()
 
 # %% ../nbs/method/00_losses.ipynb #0d8c4753
 PERCEPTUAL_LAYERS = {
@@ -276,6 +285,13 @@ class Charbonnier(LossTerm):
     def __call__(self, given: Given) -> "torch.Tensor":
         return charbonnier(given.enhanced, given.target, self.eps)
 
+
+class L2(LossTerm):
+    "The squared error in L_recon's place"
+
+    def __call__(self, given: Given) -> "torch.Tensor":
+        return squared(given.enhanced, given.target)
+
 # %% ../nbs/method/00_losses.ipynb #2b83996a
 class Perceptual(LossTerm):
     "L_percept of Eq. 5 over weighted layers of psi"
@@ -423,7 +439,7 @@ def term_version(
 
 # %% ../nbs/method/00_losses.ipynb #9824f32b
 GAN_TERMS = {"vanilla": "VanillaGan", "relativistic": "RelativisticGan"}
-RECONSTRUCTIONS = {"l1": "L1", "charbonnier": "Charbonnier"}
+RECONSTRUCTIONS = {"l1": "L1", "l2": "L2", "charbonnier": "Charbonnier"}
 
 
 def usual_terms(

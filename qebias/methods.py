@@ -53,7 +53,7 @@ class Method(Named):
     conditional: bool = False  # mechanism (1) of section 5.3
     gan: Literal["vanilla", "relativistic"] = "vanilla"
     weights: LossWeights = LossWeights(recon=1, percept=0, discrim=0, divergence=0)
-    recon: Literal["l1", "charbonnier"] = "l1"
+    recon: Literal["l1", "l2", "charbonnier"] = "l1"
     perceptual: dict[str, float] = {}
     terms: tuple[Term, ...] = ()  # further terms of the loss, beside those of Eq. 9
     usm: bool = False

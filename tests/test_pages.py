@@ -171,7 +171,7 @@ def test_the_first_word_follows_the_verdict():
     page = page_on(invented())
     assert pages.headline(page, "obs1").startswith("**Yes.** Compressed patches score **+0.09")
     assert pages.headline(page, "sec41").startswith("**Yes.**")
-    assert pages.headline(page, "sec42").startswith("**Yes.**")
+    assert pages.headline(page, "sec42").startswith("**Yes, and it could hardly fail.**")
     other = page_on(invented().assign(value=lambda t: t.value.where(t.quantity != "score:compressed", 0.1)))
     assert pages.headline(other, "obs1").startswith("**No, the opposite.**")
     chance = page_on(invented(auc=0.55))
@@ -180,9 +180,25 @@ def test_the_first_word_follows_the_verdict():
     assert pages.headline(few, "obs1").startswith("**It seems so, from one training.**")
 
 
+def test_the_other_set_stands_in_the_same_sentence():
+    table = invented()
+    both = pd.concat([table, table.assign(dataset="other")], ignore_index=True)
+    said = pages.headline(page_on(both, evaluate={"set": "sample", "other": "sample"}), "obs1")
+    assert said.endswith("(reproduced).") and "; on other +0.09" in said
+
+
+def test_what_weakens_a_verdict_stands_beside_it():
+    page = page_on(invented())
+    told = pages.verdict_table(page, "Tab. 1")
+    assert "reproduced (could not fail)" in told and "What each verdict means" in told
+    row = {"verdict": "not specific", "control": "noise4 passes", "grade": "stand-in"}
+    assert pages.full_verdict(row) == "not specific: noise4 passes (by a stand-in)"
+
+
 def test_the_number_in_the_answer_is_the_verdicts():
     table = invented()
-    row = next(r for r in judge(read_claims(), table, items=["Tab. 1"]) if "compressed" in r["statement"])
+    told = judge(read_claims(), table, items=["Tab. 1"])
+    row = next(r for r in told if r["statement"].startswith("Real-ESRGAN scores compressed"))
     said = pages.headline(page_on(table), "obs1")
     assert f"**{pages.with_unit(row)}**" in said and "3 trainings and 6 pictures" in said
 

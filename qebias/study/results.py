@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['CROP', 'CURVES', 'Results', 'load', 'middle', 'crop_of', 'training_curves', 'source_name', 'sets_in_words',
-           'scale_line', 'crop_path', 'training_identities', 'publish_results', 'joined', 'published_profile',
-           'without_path', 'write_crops', 'controls_of']
+           'generators_in_words', 'scale_line', 'crop_path', 'training_identities', 'publish_results', 'joined',
+           'published_profile', 'without_path', 'write_crops', 'controls_of']
 
 # %% ../../nbs/tools/27_study.results.ipynb #c8dd0116
 import functools
 import itertools
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -199,6 +200,31 @@ def sets_in_words(
     return learnt, evaluate
 
 
+def generators_in_words(
+    profile: Profile,
+    rows: Iterable[str] = (),  # whose; all, if left out
+) -> str:  # such as "DnCNN of 57,251 weights in RRDBNet's place"
+    "The generators of a profile's rows, and how large they are"
+    from qebias.generators.core import count
+    from qebias.networks import outline
+    from qebias.study.work import config_of
+
+    study = Study(profile, "unused")
+    found: dict = {}
+    for row in study.rows.values():
+        if rows and row.name not in rows:
+            continue
+        spec = config_of(study, row, row.seeds[0]).generator
+        meant = row.method.network.partition(":")[2]
+        found.setdefault((meant, str(spec)), spec)
+    words = []
+    for (meant, _), spec in found.items():
+        name = spec["class"].partition(":")[2]
+        place = "" if name == meant else f" in {meant}'s place"
+        words.append(f"{name} of {count(outline(spec)):,} weights{place}")
+    return ", ".join(words)
+
+
 def scale_line(profile: Profile, table: "pd.DataFrame") -> str:
     "Data, codecs, lengths of training, networks, psi, seeds and machine, in one line"
     from qebias.study.work import config_of
@@ -231,7 +257,7 @@ def scale_line(profile: Profile, table: "pd.DataFrame") -> str:
     learnt = learnt or source_name(profile.train)
     return (
         f"Profile {profile.name}: trained on {learnt}, evaluated on {evaluated}; "
-        f"{levels}; iterations: {trained}, of {patches}; "
+        f"{levels}; {generators_in_words(profile)}; iterations: {trained}, of {patches}; "
         f"psi {profile.psi}; {many} {noun} a row; "
         f"{profile.precision} on the {'CPU' if profile.device == 'cpu' else profile.device}."
     )
