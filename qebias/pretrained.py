@@ -5,10 +5,11 @@
 # %% auto #0
 __all__ = ['HOME', 'LUMA', 'STRENGTH_LEVELS', 'RECIPES', 'PARTS', 'FIDELITY', 'PERCEPTUAL', 'FIRST_CORRECTION', 'BLEND', 'HARM',
            'AIMS', 'Model', 'read_card', 'models', 'list_models', 'card_markdown', 'jpeg_quality', 'bpg_qp',
-           'quality_of', 'model_for', 'helps', 'model_named', 'chooser', 'strength_at', 'weakened', 'Recipe',
-           'recipe_config', 'draw_quality', 'JpegPatches', 'BpgPatches', 'turned', 'batch_of', 'training_pictures',
-           'pretrain', 'first_weights', 'blended', 'finish', 'corrections', 'least_squares', 'least_lpips',
-           'fit_strength', 'gains', 'gains_text', 'harms', 'helping', 'means_text', 'with_scores', 'main']
+           'bitstream_of', 'list_of_outputs', 'quality_of', 'model_for', 'helps', 'model_named', 'chooser',
+           'strength_at', 'weakened', 'Recipe', 'recipe_config', 'draw_quality', 'JpegPatches', 'BpgPatches', 'turned',
+           'batch_of', 'training_pictures', 'pretrain', 'first_weights', 'blended', 'finish', 'corrections',
+           'least_squares', 'least_lpips', 'fit_strength', 'gains', 'gains_text', 'harms', 'helping', 'means_text',
+           'with_scores', 'main']
 
 # %% ../nbs/method/40_pretrained.ipynb #1e2ec5a6
 import argparse
@@ -26,7 +27,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from .core import QebiasError, atomic, digest, require_file, seed_for, write_json
+from qebias.core import (
+    OUTPUTS,
+    QebiasError,
+    atomic,
+    digest,
+    fitting_entry,
+    outputs_of,
+    require_file,
+    seed_for,
+    write_json,
+)
 
 if TYPE_CHECKING:
     from torch import nn
@@ -204,10 +215,40 @@ def bpg_qp(
         raise QebiasError(f"{path} is a damaged BPG file: its quantiser is {qp}")
     return qp
 
+# %% ../nbs/method/40_pretrained.ipynb #5a11c0e9
+def bitstream_of(
+    path: str | Path,  # a picture that carries no level of its own
+) -> Path | None:
+    "The bitstream beside a picture from which `qebias compress` decoded it, as the folder's list says"
+    path = Path(path)
+    for folder in path.parents:
+        if not (folder / OUTPUTS).is_file():
+            continue
+        written = list_of_outputs(folder, (folder / OUTPUTS).stat().st_mtime_ns)
+        name = path.relative_to(folder)
+        entry = fitting_entry(path, written.get(name.as_posix(), []))
+        if entry is None:
+            continue
+        for suffix in (".bpg", ".jpg"):
+            other = name.with_suffix(suffix)
+            keys = {made[2] for made in written.get(other.as_posix(), [])}
+            if entry[2] in keys and (folder / other).is_file():
+                return folder / other
+    return None
+
+
+@functools.lru_cache(maxsize=8)
+def list_of_outputs(
+    folder: Path,
+    changed: int,  # when its list was, in nanoseconds
+) -> dict:  # as for `outputs_of`
+    "A folder's list, read once for all of its pictures"
+    return outputs_of(folder)
+
 # %% ../nbs/method/40_pretrained.ipynb #e8008396
 def quality_of(
     path: str | Path,  # a picture
-) -> tuple | None:  # ("jpeg", QF) or ("bpg", QP); None for another format, whatever its suffix says
+) -> tuple | None:  # ("jpeg", QF) or ("bpg", QP); None for one that does not say it, whatever its suffix
     "Which codec a file comes from and how strongly it was compressed; raises `QebiasError` for a damaged one"
     require_file(path, "picture")
     try:
@@ -219,16 +260,18 @@ def quality_of(
         return "jpeg", jpeg_quality(path)
     if start == b"BPG\xfb":
         return "bpg", bpg_qp(path)
-    return None
+    bitstream = bitstream_of(path)
+    return quality_of(bitstream) if bitstream else None
 
 # %% ../nbs/method/40_pretrained.ipynb #0d4939fe
 def model_for(
     path: str | Path,  # a compressed picture
     perceptual: bool = False,  # the perceptual one instead of the one of the highest PSNR
     folder: str | Path | None = None,  # as for `models`
+    found: tuple | None = None,  # as `quality_of` gives it, where it is known already
 ) -> tuple:  # (`Model`, what the file is in words, whether the model helps there)
     "The model that comes with the package and fits a file; raises `QebiasError` where none does"
-    found = quality_of(path)
+    found = found or quality_of(path)
     if found is None:
         raise QebiasError(
             f"{path} is neither JPEG nor BPG, and does not say how it was compressed: "
@@ -287,7 +330,8 @@ def chooser(
         return lambda path: named
 
     def choose(path):
-        found, what, helping = model_for(path, perceptual)
+        quality = quality_of(path)
+        found, what, helping = model_for(path, perceptual, found=quality)
         if say and path not in said:
             said.add(path)
             say(
@@ -295,7 +339,8 @@ def chooser(
             )
         if not helping:
             return load(None)
-        return load(found.path, strength_at(found.card, quality_of(path)[1]))
+        level = quality[1] if quality else 0  # which `model_for` has refused
+        return load(found.path, strength_at(found.card, level))
 
     return choose
 

@@ -144,6 +144,25 @@ def test_patches_are_those_of_the_whole_picture():
     assert tried > 20  # the others are 4:4:4
 
 
+def test_what_compress_wrote_goes_into_enhance(tmp_path, scene):
+    "A decoded picture's level is its bitstream's; not that of any file of its name"
+
+    def qebias(*words):
+        command = [sys.executable, "-c", "from qebias.cli import main; main()", *map(str, words)]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+    (tmp_path / "raw").mkdir()
+    Image.fromarray(scene).save(tmp_path / "raw" / "a.png")
+    bpg, jpeg = tmp_path / "bpg", tmp_path / "jpeg"
+    qebias("compress", tmp_path / "raw", "--codec", "bpg", "--level", 42, "-o", bpg)
+    qebias("compress", tmp_path / "raw", "--codec", "jpeg", "--level", 20, "-o", jpeg)
+    assert pretrained.quality_of(bpg / "a.png") == ("bpg", 42)
+    assert pretrained.quality_of(jpeg / "a.png") == ("jpeg", 20)
+    assert "BPG of QP 42, model bpg" in qebias("enhance", bpg, "-o", tmp_path / "enhanced")
+    Image.fromarray(255 - scene).save(bpg / "a.png")
+    assert pretrained.quality_of(bpg / "a.png") is None  # another picture by now
+
+
 def test_qualities_are_drawn_from_the_whole_range():
     random = np.random.default_rng(0)
     drawn = [pretrained.draw_quality((8, 95), random) for _ in range(2000)]
