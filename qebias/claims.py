@@ -30,7 +30,7 @@ import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from .controls import PREFIX
-from .core import QebiasError, project_root, read_yaml
+from .core import QebiasError, aligned, project_root, read_yaml
 from .methods import method
 from .metrics import METRICS
 from .rates import bd_rate
@@ -800,11 +800,7 @@ def claims_text(rows: list, columns: Sequence[str] = COLUMNS[:5], widest: int = 
         cells = claim_row(row)
         texts = [cells[name] for name in columns]
         table.append([text if len(text) <= widest else text[: widest - 1] + "…" for text in texts])
-    widths = [max(map(len, column)) for column in zip(*table)]
-    lines = []
-    for texts in table:
-        lines.append("  ".join(map(str.ljust, texts, widths)).rstrip())
-    return "\n".join(lines)
+    return "\n".join(aligned(table))
 
 # %% ../nbs/tools/00_claims.ipynb #715892b0
 def tally(rows: list) -> pd.DataFrame:

@@ -11,7 +11,7 @@ __all__ = ['MOST_DIGITS', 'MOST_DEEP', 'MOST_YAML', 'MOST_VALUES', 'MOST_TABLE',
            'parse_lines', 'plain_value', 'YamlEvents', 'YamlBuilder', 'read_yaml', 'read_table', 'parquet_table',
            'read_npz', 'npz_member', 'tensors_header', 'as_rgb', 'quiet_libtiff', 'image_kind', 'require_single',
            'require_sane_jpeg', 'open_image', 'require_size', 'is_deep', 'is_deep_tile', 'upright', 'orientation_of',
-           'require_checksums', 'read_rgb', 'write_png', 'duration', 'digest', 'file_digest', 'array_digest',
+           'require_checksums', 'read_rgb', 'write_png', 'duration', 'aligned', 'digest', 'file_digest', 'array_digest',
            'outputs_of', 'fitting_entry', 'Outputs', 'seed_for', 'threads', 'in_order', 'package_versions',
            'code_version', 'provenance']
 
@@ -37,7 +37,7 @@ import tempfile
 import warnings
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -881,6 +881,23 @@ def duration(seconds: float) -> str:
     if seconds < 3600:
         return f"{seconds // 60} min {seconds % 60} s"
     return f"{seconds // 3600} h {seconds % 3600 // 60} min"
+
+# %% ../nbs/foundations/00_core.ipynb #9cb1522d
+def aligned(
+    rows: Iterable[Sequence[str]],  # of one length, the first with the names of the columns
+    right: Iterable[int] = (),  # numbers of the columns that are flush right
+) -> list[str]:
+    "A table as lines of aligned columns"
+    table, right = [list(row) for row in rows], set(right)
+    widths = [max(map(len, column)) for column in zip(*table)]
+    lines = []
+    for row in table:
+        cells = [
+            cell.rjust(width) if i in right else cell.ljust(width)
+            for i, (cell, width) in enumerate(zip(row, widths))
+        ]
+        lines.append("  ".join(cells).rstrip())
+    return lines
 
 # %% ../nbs/foundations/00_core.ipynb #18f2f525
 def digest(

@@ -93,7 +93,7 @@ def test_a_training_is_called_by_its_own_configuration(tmp_path):
         keys = Keys(study, imports=False)
         for row in study.rows.values():
             for seed in (0, *row.seeds, 7):
-                assert keys.training_identity(row, seed) == config_of(study, row, seed).identity()
+                assert keys.identities.training(row, seed) == config_of(study, row, seed).identity()
 
 
 def test_a_plan_makes_each_configuration_once(tmp_path, monkeypatch):
@@ -106,7 +106,7 @@ def test_a_plan_makes_each_configuration_once(tmp_path, monkeypatch):
     keys = Keys(study)
     for row in study.rows.values():
         for seed in range(20):
-            keys.training_identity(row, seed)
+            keys.identities.training(row, seed)
     assert made == list(study.rows)
 
 

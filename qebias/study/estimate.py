@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from ..core import QebiasError, digest, project_root, read_json, write_json
+from ..core import QebiasError, aligned, digest, project_root, read_json, write_json
 from ..datasets import COLLECTIONS
 from ..pictures import look
 from .keys import Keys, Study, images, todo
@@ -283,14 +283,7 @@ def load_table(loads: dict, away: dict) -> list[str]:
         rows.append(
             (kind, str(load.jobs), hours(load.gpu) + more, hours(load.cpu) + more, room(load.bytes) + more)
         )
-    widths = [max(len(row[i]) for row in rows) for i in range(5)]
-    return [
-        "  "
-        + "  ".join(
-            cell.rjust(width) if i else cell.ljust(width) for i, (cell, width) in enumerate(zip(row, widths))
-        )
-        for row in rows
-    ]
+    return ["  " + line for line in aligned(rows, right=range(1, 5))]
 
 # %% ../../nbs/tools/28_study.estimate.ipynb #6f2a4486
 def hours(seconds: float) -> str:

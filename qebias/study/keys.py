@@ -4,15 +4,16 @@
 
 # %% auto #0
 __all__ = ['KINDS', 'KEY_OF', 'Item', 'items', 'default_items', 'Job', 'Study', 'pairs_name', 'train_name', 'enhanced_name',
-           'measured_name', 'compress_jobs', 'train_jobs', 'train_job', 'enhance_jobs', 'measure_jobs', 'evaluations',
-           'jobs', 'bank_job', 'images', 'raw_identity', 'codec_of', 'codec_identity', 'Keys', 'key_compress',
-           'key_train', 'key_enhance', 'key_measure', 'column_keys', 'key_bank', 'key_table', 'key_item', 'Todo',
-           'todo', 'plan', 'wanted_folders', 'raw_key']
+           'measured_name', 'compress_jobs', 'train_jobs', 'trained_levels', 'train_job', 'enhance_jobs',
+           'measure_jobs', 'evaluations', 'jobs', 'bank_job', 'images', 'raw_identity', 'codec_of', 'codec_identity',
+           'Identities', 'Keys', 'is_unknown', 'part_digest', 'stored_faults', 'faults_of', 'key_compress', 'key_train',
+           'key_enhance', 'key_measure', 'column_keys', 'key_bank', 'key_table', 'key_item', 'Todo', 'todo', 'plan',
+           'wanted_folders', 'raw_key']
 
 # %% ../../nbs/tools/22_study.keys.ipynb #6a759dae
 import functools
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -88,9 +89,8 @@ class Study:
 
     def __init__(self, profile: Profile, folder: str | Path | None = None):
         self.profile = profile
-        self.folder = (
-            Path(folder).expanduser().resolve() if folder else project_root() / "runs" / profile.name
-        )
+        place = Path(folder).expanduser() if folder else project_root() / "runs" / profile.name
+        self.folder = place.resolve()
         self.store = Store(self.folder)
         self.rows = {row.name: row for row in rows_of(profile)}
 
@@ -134,10 +134,6 @@ class Study:
         own = {Path(path).stem: path for path in own_notebooks(self.profile)}
         return items() | {name: Item(name, path, "", name, "") for name, path in own.items()}
 
-    def includes(self, row: Row, codec: str, level: int) -> bool:
-        "Is a row at a place of the grid?"
-        return not row.at or codec in row.at or f"{codec}-{level}" in row.at
-
     def trained_on(self, row: Row, codec: str, level: int | str) -> tuple[str, int | str]:
         "(codec, level or `all`) of the training that a row uses at a place of the grid"
         where = row.method.trained_on
@@ -147,10 +143,6 @@ class Study:
             return codec, "all"
         name, _, own = where.rpartition("-")
         return name, own if own == "all" else int(own)
-
-    def trained_levels(self, codec: str, level: int | str) -> list:
-        "The levels whose pairs a training reads"
-        return self.profile.codecs[codec] if level == "all" else [int(level)]
 
 # %% ../../nbs/tools/22_study.keys.ipynb #7205b81f
 def pairs_name(dataset: str, codec: str, level: int | str) -> str:
@@ -188,7 +180,7 @@ def train_jobs(study: Study) -> list[Job]:
     found = {}
     for codec, level in study.levels:
         for row in study.rows.values():
-            if not study.includes(row, codec, level):
+            if not row.stands_at(codec, level):
                 continue
             trained_codec, trained_level = study.trained_on(row, codec, level)
             for seed in row.seeds:
@@ -197,9 +189,14 @@ def train_jobs(study: Study) -> list[Job]:
     return list(found.values())
 
 # %% ../../nbs/tools/22_study.keys.ipynb #0d082dd3
+def trained_levels(study: Study, codec: str, level: int | str) -> list:
+    "The levels whose pairs a training reads"
+    return study.profile.codecs[codec] if level == "all" else [int(level)]
+
+
 def train_job(study: Study, row: Row, codec: str, level: int | str, seed: int) -> Job:
     "One training; it needs its pairs, and the generator that it starts from"
-    needs = [pairs_name("train", codec, one) for one in study.trained_levels(codec, level)]
+    needs = [pairs_name("train", codec, one) for one in trained_levels(study, codec, level)]
     first = study.rows.get(start_of(study.profile, row))
     if first:
         needs.append(train_name(first.name, *study.trained_on(first, codec, level), seed))
@@ -248,7 +245,7 @@ def evaluations(study: Study) -> list[dict]:
             for row in untrained:
                 found.append({"row": row, "codec": codec, "level": level, "seed": 0, "dataset": dataset})
             for trained in study.rows.values():
-                if study.includes(trained, codec, level):
+                if trained.stands_at(codec, level):
                     place = {"row": trained.name, "codec": codec, "level": level, "dataset": dataset}
                     found += [place | {"seed": seed} for seed in trained.seeds]
     return found
@@ -317,8 +314,33 @@ def codec_identity(codec: "Codec") -> dict:
     return {**described, "version": getattr(codec, "version", 1)}
 
 # %% ../../nbs/tools/22_study.keys.ipynb #1b2c83cb
+class Identities:
+    "What decides pictures, trainings and columns, each looked up once for all jobs of a study"
+
+    def __init__(self, study: Study):
+        self.study = study
+        self.raw = functools.cache(functools.partial(raw_identity, study))  # of a data set
+        self.known: dict[str, dict] = {}  # of a row's training, by its first seed
+
+    def training(self, row: Row, seed: int) -> dict:
+        "What decides a training: that of the row's first seed, which is made once, with another seed"
+        from qebias.study.work import config_of
+
+        if row.name not in self.known:
+            self.known[row.name] = config_of(self.study, row, row.seeds[0]).identity()
+        rest = {name: value for name, value in self.known[row.name].items() if name != "seed"}
+        return rest | {"seed": seed} if seed else rest  # a field at its default is left out
+
+    @functools.cached_property
+    def column(self) -> Callable:  # (name of a column) -> dict
+        "What decides a column's values, beside the pictures"
+        from qebias.study.work import column_identity
+
+        return functools.cache(functools.partial(column_identity, self.study))
+
+# %% ../../nbs/tools/22_study.keys.ipynb #fbdc463b
 class Keys:
-    "The keys of a study's jobs; each is computed once"
+    "The keys of a study's jobs, and the results that they lead to; each is computed once"
 
     def __init__(
         self,
@@ -328,25 +350,19 @@ class Keys:
     ):
         self.study, self.imports = study, imports
         self.jobs = jobs(study, only)
-        self.raw: dict = {}
+        self.identities = Identities(study)
         self.known: dict[str, str | None] = {}
         self.results: dict[str, dict | None] = {}
-        self.wrong: dict = {}
-        self.identities: dict = {}  # of trainings by row, of columns by name: the same at every level and seed
+        self.stored_faults = functools.cache(functools.partial(stored_faults, study.store))
+        self.faults = functools.cache(functools.partial(faults_of, self))  # of a job's name
 
     def key(self, name: str) -> str | None:
         "What names the result of a job; None while an input is still to be made"
         if name not in self.known:
-            inputs = [self.content(need) for need in self.jobs[name].needs]
-            waits = any(found is None for found in inputs) or self.unknown(self.jobs[name])
-            self.known[name] = None if waits else KEY_OF[self.jobs[name].kind](self, self.jobs[name])
+            job = self.jobs[name]
+            waits = any(self.content(need) is None for need in job.needs) or is_unknown(self, job)
+            self.known[name] = None if waits else KEY_OF[job.kind](self, job)
         return self.known[name]
-
-    def unknown(self, job: Job) -> bool:
-        "Is a job's key known only to who imports a class of another module?"
-        if self.imports or job.kind != "train":
-            return False
-        return bool(own_classes(self.study.profile, self.study.rows[job.cell["row"]]))
 
     def result(self, name: str) -> dict | None:
         "The result of a job, if it is there; it may have lost a part"
@@ -382,63 +398,40 @@ class Keys:
         self.made(name)
         return self.study.store.folder(self.jobs[name].kind, self.made_key(name))
 
-    def faults(self, name: str, deep: bool = False) -> list[str]:
-        "What is wrong with the result of a job; one that is not there has none"
-        if (name, deep) not in self.wrong:
-            result = self.result(name)
-            found = [] if result is None else faults(self.folder(name), result, deep)
-            if result is not None and self.jobs[name].kind == "compress":
-                found += self.raw_faults(result["raw"], deep)
-            if result is not None and self.jobs[name].kind == "measure":
-                found += self.column_faults(result["columns"], deep)
-            self.wrong[name, deep] = found
-        return self.wrong[name, deep]
+# %% ../../nbs/tools/22_study.keys.ipynb #23ee0811
+def is_unknown(keys: Keys, job: Job) -> bool:
+    "Is a job's key known only to who imports a class of another module?"
+    if keys.imports or job.kind != "train":
+        return False
+    return bool(own_classes(keys.study.profile, keys.study.rows[job.cell["row"]]))
 
-    def raw_faults(self, key: str, deep: bool) -> list[str]:
-        "What is wrong with a store of raw pictures, which the levels of a codec share"
-        if ("raw", key, deep) not in self.wrong:
-            folder = self.study.store.folder("raw", key)
-            result = read_result(folder, key)
-            found = ["raw pictures are missing"] if result is None else faults(folder, result, deep)
-            self.wrong["raw", key, deep] = found
-        return self.wrong["raw", key, deep]
 
-    def column_faults(self, columns: dict, deep: bool) -> list[str]:
-        "What is wrong with the columns of a cell"
-        wrong = []
-        for column, key in columns.items():
-            folder = self.study.store.folder("column", key)
-            result = read_result(folder, key)
-            found = ["is missing"] if result is None else faults(folder, result, deep)
-            wrong += [f"column {column}: {fault}" for fault in found]
-        return wrong
+def part_digest(keys: Keys, name: str, part: str) -> str:
+    "The recorded digest of one part of a result"
+    return keys.made(name)["parts"][part]["sha256"]
 
-    def part(self, name: str, part: str) -> str:
-        "The recorded digest of one part of a result"
-        return self.made(name)["parts"][part]["sha256"]
+# %% ../../nbs/tools/22_study.keys.ipynb #59ee6df1
+def stored_faults(store: Store, kind: str, key: str, deep: bool) -> list[str]:
+    "What is wrong with a store of raw pictures, or with a column"
+    folder = store.folder(kind, key)
+    result = read_result(folder, key)
+    if result is None:
+        return ["is missing" if kind == "column" else "raw pictures are missing"]
+    return faults(folder, result, deep)
 
-    def training_identity(self, row: Row, seed: int) -> dict:
-        "What decides a training: that of the row's first seed, which is made once, with another seed"
-        from qebias.study.work import config_of
 
-        if row.name not in self.identities:
-            self.identities[row.name] = config_of(self.study, row, row.seeds[0]).identity()
-        rest = {name: value for name, value in self.identities[row.name].items() if name != "seed"}
-        return rest | {"seed": seed} if seed else rest  # a field at its default is left out
-
-    def column_identity(self, column: str) -> dict:
-        "What decides a column's values, beside the pictures; made once"
-        from qebias.study.work import column_identity
-
-        if ("column", column) not in self.identities:
-            self.identities["column", column] = column_identity(self.study, column)
-        return self.identities["column", column]
-
-    def raw_of(self, dataset: str) -> list:
-        "The raw pictures' identity, read once"
-        if dataset not in self.raw:
-            self.raw[dataset] = raw_identity(self.study, dataset)
-        return self.raw[dataset]
+def faults_of(keys: Keys, name: str, deep: bool = False) -> list[str]:
+    "What is wrong with the result of a job; one that is not there has none"
+    result = keys.result(name)
+    if result is None:
+        return []
+    found = faults(keys.folder(name), result, deep)
+    if keys.jobs[name].kind == "compress":
+        found += keys.stored_faults("raw", result["raw"], deep)
+    if keys.jobs[name].kind == "measure":
+        for column, key in result["columns"].items():
+            found += [f"column {column}: {fault}" for fault in keys.stored_faults("column", key, deep)]
+    return found
 
 # %% ../../nbs/tools/22_study.keys.ipynb #d60e9886
 def key_compress(keys: Keys, job: Job) -> str:
@@ -447,7 +440,7 @@ def key_compress(keys: Keys, job: Job) -> str:
 
     cell = job.cell
     codec = codec_of(keys.study, cell["codec"], cell["level"])
-    made_of = {"raw": keys.raw_of(cell["dataset"]), "codec": codec_identity(codec), "store": FORMAT}
+    made_of = {"raw": keys.identities.raw(cell["dataset"]), "codec": codec_identity(codec), "store": FORMAT}
     return digest(made_of, 24)
 
 # %% ../../nbs/tools/22_study.keys.ipynb #2a993bcb
@@ -456,8 +449,8 @@ def key_train(keys: Keys, job: Job) -> str:
     row = keys.study.rows[job.cell["row"]]
     pairs = [keys.content(need) for need in job.needs if need.startswith("compress/")]
     first = [need for need in job.needs if need.startswith("train/")]
-    init = keys.part(first[0], "generator.safetensors") if first else ""
-    config = keys.training_identity(row, job.cell["seed"])
+    init = part_digest(keys, first[0], "generator.safetensors") if first else ""
+    config = keys.identities.training(row, job.cell["seed"])
     joined = digest(pairs) if job.cell["level"] == "all" else pairs[0]
     return digest({"config": config, "pairs": joined, "init": init})
 
@@ -467,7 +460,7 @@ def key_enhance(keys: Keys, job: Job) -> str:
     from qebias.study.work import enhancer_identity
 
     trained = [need for need in job.needs if need.startswith("train/")]
-    generator = keys.part(trained[0], "generator.safetensors") if trained else ""
+    generator = part_digest(keys, trained[0], "generator.safetensors") if trained else ""
     pairs = keys.content(job.needs[0])
     return digest({"generator": generator, "pairs": pairs, "by": enhancer_identity(job.cell["row"])}, 24)
 
@@ -487,8 +480,8 @@ def column_keys(keys: Keys, job: Job) -> dict[str, str]:
     trained = [need for need in job.needs if need.startswith("train/")]
     found = {}
     for column in columns_of(study, cell["row"]):
-        identity = keys.column_identity(column)
-        judged = keys.part(trained[0], "discriminator.safetensors") if column == "realism" else ""
+        identity = keys.identities.column(column)
+        judged = part_digest(keys, trained[0], "discriminator.safetensors") if column == "realism" else ""
         made_of = {"column": identity, "pairs": pairs, "enhanced": enhanced, "discriminator": judged}
         found[column] = digest(made_of, 24)
     return found
@@ -547,7 +540,7 @@ def todo(
         if keys.result(name) is None:
             waits = [need for need in job.needs if keys.content(need) is None]
             why = f"waits for {waits[0]}" if waits else "has not been made"
-            found[name] = Todo(job, "has a class of another module" if keys.unknown(job) else why)
+            found[name] = Todo(job, "has a class of another module" if is_unknown(keys, job) else why)
         elif wrong:
             found[name] = Todo(job, wrong[0])
     return found
@@ -571,7 +564,7 @@ def wanted_folders(study: Study) -> set[str]:
             if job.kind == "measure":
                 found |= column_folders(keys, job)
     for dataset in study.datasets:
-        found.add(f"results/raw/{raw_key(keys.raw_of(dataset))}")
+        found.add(f"results/raw/{raw_key(keys.identities.raw(dataset))}")
     return found
 
 # %% ../../nbs/tools/22_study.keys.ipynb #4b211405

@@ -34,6 +34,7 @@ from qebias.study.keys import (
     images,
     pairs_name,
     raw_key,
+    trained_levels,
 )
 from .profile import Row, settings_of
 from .store import content_of, finish, parts_of, read_result, require_whole, seal, unsealed
@@ -191,7 +192,7 @@ def compress(keys: Keys, job: Job, workers: int | None = None, progress: bool = 
 
     study, cell = keys.study, job.cell
     key, folder = place_of(keys, job)
-    raw = study.store.folder("raw", raw_key(keys.raw_of(cell["dataset"])))
+    raw = study.store.folder("raw", raw_key(keys.identities.raw(cell["dataset"])))
     codec = codec_of(study, cell["codec"], cell["level"])
     set_damaged_aside(raw)
     pairs = build_pairs(
@@ -239,7 +240,7 @@ def train(keys: Keys, job: Job, progress: Callable | None = None) -> Path:
     study, cell = keys.study, job.cell
     key, folder = place_of(keys, job)
     row = study.rows[cell["row"]]
-    levels = study.trained_levels(cell["codec"], cell["level"])
+    levels = trained_levels(study, cell["codec"], cell["level"])
     stores = [pairs_at(keys, "train", cell["codec"], level) for level in levels]
     for level, store in zip(levels, stores):
         never_evaluated(keys, store, cell["codec"], level)
@@ -401,6 +402,7 @@ def cell_of(keys: Keys, job: Job) -> "Cell":
 # %% ../../nbs/tools/23_study.work.ipynb #685c4354
 def discriminator_of(keys: Keys, job: Job) -> dict:
     "The discriminator of a row's own training, and what it takes; nothing for a row that has none"
+    from qebias.config import gan_of
     from qebias.networks import load_discriminator
 
     study, cell = keys.study, job.cell
@@ -413,7 +415,7 @@ def discriminator_of(keys: Keys, job: Job) -> dict:
     return {
         "discriminator": on_one_input(load_discriminator(file)),
         "conditional": config.conditional,
-        "gan": config.gan,
+        "gan": gan_of(config),
     }
 
 # %% ../../nbs/tools/23_study.work.ipynb #a7c83b91
