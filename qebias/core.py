@@ -70,6 +70,7 @@ def is_absent(module: str) -> bool:
 def require(
     module: str,  # name of the module to import, for instance `"av"`
     purpose: str = "",  # what it is needed for, as words of the message
+    extra: str = "dev",  # of the package's extras, the one that brings it along
 ) -> ModuleType:
     "Import an optional module, or raise a `QebiasError` that names the remedy"
     try:
@@ -83,9 +84,9 @@ def require(
             ) from None
         missing = (error.name or "").split(".")[0] if isinstance(error, ModuleNotFoundError) else ""
         if missing and (missing == module.split(".")[0] or is_absent(missing)):
+            lacks = module if missing == module.split(".")[0] else missing
             raise QebiasError(
-                f"{module if missing == module.split('.')[0] else missing} is needed{what} and is not "
-                "installed: pip install 'qebias[dev]'"
+                f"{lacks} is needed{what} and is not installed: pip install 'qebias[{extra}]'"
             ) from None
         raise
 
@@ -214,18 +215,20 @@ def locked(
     what: str = "work",  # what is going on there, for the message
 ) -> Iterator[None]:
     "Own `folder` while the block runs; raise `LockedError` where another live process does"
-    import fcntl
+    from filelock import FileLock, Timeout
 
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".lock", "a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise LockedError(
-                f"another process has {what} under way in {folder}: wait for it, or stop it first"
-            ) from None
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    lock = FileLock(Path(folder) / ".lock")
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        raise LockedError(
+            f"another process has {what} under way in {folder}: wait for it, or stop it first"
+        ) from None
+    try:
         yield
+    finally:
+        lock.release()
 
 # %% ../nbs/foundations/00_core.ipynb #37ed8ca1
 @contextlib.contextmanager
@@ -510,7 +513,8 @@ def read_yaml(
     name: str | None = None,  # what messages call it; the path, or "the YAML text", if left out
 ) -> Any:  # None, bool, int, float, str, list, dict
     "Read YAML 1.2 as plain values; raises `QebiasError` for what is missing, broken or hostile"
-    yaml = require("yaml", "reading YAML")
+    import yaml
+
     if name is None and isinstance(source, str) and source.endswith((".yaml", ".yml")) and "\n" not in source:
         source = Path(source)
     if isinstance(source, os.PathLike):
@@ -537,7 +541,8 @@ def read_table(
     columns: Iterable[str] | None = None,  # that it must have, and alone of which it is given
 ) -> "pd.DataFrame":  # pandas.DataFrame
     "Read a table; raises `QebiasError` for one that is missing, broken or too large, or lacks a column"
-    pandas = require("pandas", "tables")
+    import pandas
+
     suffix = Path(path).suffix.lower()
     if suffix not in (".parquet", ".csv"):
         raise QebiasError(f"{path} is no table: name a .parquet or a .csv file")

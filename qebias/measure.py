@@ -33,6 +33,7 @@ from qebias.metrics import (
     metric,
     weight_files,
 )
+from .pairs import to_float
 from .weights import find
 from .weights import identity as digest_of_weights
 
@@ -286,7 +287,8 @@ def as_batch(
     device: str = "cpu",
 ) -> "torch.Tensor":  # (N, 3, H, W) in [0, 1]
     "Patches as a network takes them"
-    return torch.tensor(np.stack(patches), device=device).permute(0, 3, 1, 2).float() / 255
+    batch: Any = to_float(torch.tensor(np.stack(patches)).permute(0, 3, 1, 2), device)
+    return batch
 
 # %% ../nbs/measurement/25_measure.ipynb #4b256466
 def logits_of(

@@ -333,8 +333,10 @@ def fill(net: Any, state: dict, what: str) -> Any:
 # %% ../nbs/measurement/00_metrics.ipynb #22e5d3bb
 def trunk_of(name: str, file: str, purpose: str) -> "torch.nn.ModuleList":
     "The convolutions of a torchvision network, filled from a checked file"
+    from torchvision import models
+
     with torch.device("meta"):
-        features = getattr(require("torchvision.models"), name)().features
+        features = getattr(models, name)().features
     state = {key: value for key, value in state_of(file, purpose).items() if key.startswith("features.")}
     for layer in features:
         if hasattr(layer, "inplace"):
@@ -474,7 +476,9 @@ def yiq(x: "torch.Tensor") -> "torch.Tensor":
 
 def _tensor(rgb, device):
     "uint8 (H, W, 3) -> float32 (1, 3, H, W) in [0, 1]"
-    return torch.tensor(rgb, device=device).permute(2, 0, 1)[None].float() / 255
+    from qebias.pairs import to_float
+
+    return to_float(torch.tensor(rgb).permute(2, 0, 1)[None], device)
 
 # %% ../nbs/measurement/00_metrics.ipynb #31afa329
 @contextlib.contextmanager
@@ -606,7 +610,9 @@ def _niqe_distance(rows, mean, cov):
 
 
 def _niqe(purpose, device="cpu"):
-    stored = require("scipy.io").loadmat(find(_NIQE, purpose))
+    from scipy.io import loadmat
+
+    stored = loadmat(find(_NIQE, purpose))
     mean, cov = torch.from_numpy(stored["mu_prisparam"].ravel()), torch.from_numpy(stored["cov_prisparam"])
     return lambda enhanced: _niqe_distance(enhanced.statistics, mean, cov)
 
@@ -1111,7 +1117,9 @@ def score(
     progress: Callable | None = None,  # called with each image's name when it is done
 ) -> "pd.DataFrame":  # image ("" for a set), metric, value; `attrs`: empty (image, metric, reason), notes
     "Score images by several metrics in one pass, as a long table; an error names the image"
-    pandas, names = require("pandas", "tables of scores"), list(dict.fromkeys(names))
+    import pandas
+
+    names = list(dict.fromkeys(names))
     if errors not in ("keep", "raise"):
         raise QebiasError(f"errors is 'keep' or 'raise', not {errors!r}")
     evaluator = _Evaluator(names, device, journal)

@@ -22,6 +22,7 @@ from .core import QebiasError, duration, write_json
 from .datasets import UnreadablePictures, load_dataset, split_by_content
 from .inference import enhance, tile_for
 from .methods import method, train_config
+from .metrics import psnr
 from .networks import load_network
 from .pairs import build_pairs
 from .training import fit
@@ -229,12 +230,6 @@ def look(
         raw = image()
         compressed = coder.decode(coder.encode(raw))
         enhanced = enhance(generator, compressed, tile_for(*raw.shape[:2]), device=device)
-        found = {"compressed": _psnr(compressed, raw), "enhanced": _psnr(enhanced, raw)}
+        found = {"compressed": psnr(compressed, raw), "enhanced": psnr(enhanced, raw)}
         rows.append({"picture": image.name, **found})
     return rows
-
-# %% ../nbs/tools/45_photos.ipynb #411b4a81
-def _psnr(a, b):
-    "PSNR over RGB in dB"
-    error = np.mean((a.astype(float) - b) ** 2)
-    return 10 * math.log10(255**2 / error) if error else 99.0

@@ -61,7 +61,7 @@ from .features import Psi
 from .generators.core import Halo, arithmetic, as_device, evaluating, grid_of, measured_halo
 from .losses import GanTerms, Given, make_term, usm_sharp
 from .networks import build, load_state, load_weights, save_network
-from .pairs import JoinedPairs, Pairs, PatchSampler, batches
+from .pairs import JoinedPairs, Pairs, PatchSampler, batches, to_float
 
 # %% ../nbs/method/10_training.ipynb #24430e0a
 def world() -> tuple:  # (rank, processes)
@@ -1148,9 +1148,7 @@ def halo_of(
         for i in dict.fromkeys(k * len(pairs) // most for k in range(most))
     ]
     try:
-        found = measured_halo(
-            generator, [torch.tensor(w).permute(2, 0, 1)[None].float() / 255 for w in windows]
-        )
+        found = measured_halo(generator, [to_float(torch.tensor(w).permute(2, 0, 1)[None]) for w in windows])
     except (QebiasError, RuntimeError):
         # pictures too small to be cut need no tiles, and a network that takes no windows keeps its weights
         return None

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .core import QebiasError, atomic, file_digest, reading, require, require_file, tensors_header
+from .core import QebiasError, atomic, file_digest, reading, require_file, tensors_header
 
 # %% ../nbs/foundations/10_weights.ipynb #d4f92064
 @dataclass(frozen=True)
@@ -360,11 +360,13 @@ def tensors(
     path: str | Path,  # a .pth, .pt or .safetensors file
 ) -> dict:  # name -> tensor, on the CPU
     "The tensors of a weight file, of which nothing is executed; raises `QebiasError` that names it"
-    torch = require("torch", "weights")
+    import torch
+    from safetensors.torch import load_file
+
     with reading(path, "weight file", "fetch it again"):
         if Path(path).suffix == ".safetensors":
             tensors_header(path)
-            return require("safetensors.torch", "weights").load_file(path)
+            return load_file(path)
         state = load_restricted(path)
         inside = [key for key in _WRAPPERS if isinstance(state, dict) and isinstance(state.get(key), dict)]
         state = state[inside[0]] if inside else state
@@ -377,7 +379,8 @@ def load_restricted(
     path: str | Path,  # a .pth or .pt file
 ) -> Any:  # what it holds: tensors, numbers, and lists and dicts of them
     "Read a checkpoint by torch's restricted reader, which executes nothing; raises `ValueError` for all else"
-    torch = require("torch", "weights")  # whose own message would tell how to do without the restriction
+    import torch
+
     require_file(path, "weight file")
     try:
         with torch.serialization.safe_globals(_numbers()):
@@ -389,7 +392,8 @@ def load_restricted(
 # %% ../nbs/foundations/10_weights.ipynb #3ded546a
 def _numbers():
     "numpy's numbers, which checkpoints keep beside their tensors"
-    np = require("numpy")
+    import numpy as np
+
     kinds = [type(np.dtype(kind)) for kind in ("f4", "f8", "i4", "i8", "u1", "?")]
     scalar = np.float64(0).__reduce__()[0]
     return [np.dtype, scalar, *kinds]
@@ -424,7 +428,8 @@ def download(
 # %% ../nbs/foundations/10_weights.ipynb #dd6f8b5a
 def _retrieve(entry, path, progress):
     "Let pooch write an address's content to `path`"
-    pooch = require("pooch", "downloads")
+    import pooch
+
     logger, known = pooch.get_logger(), f"sha256:{entry.sha256}" if len(entry.sha256) == 64 else None
     level = logger.level
     logger.setLevel(logging.ERROR)
