@@ -14,9 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .core import QebiasError, reading, tensors_header
+from .core import QebiasError
 from .layers import _NAMES, LAYERS, PSI_FILES, psi_path, random_psi
-from .weights import load_restricted
+from .weights import tensors
 
 # %% ../nbs/networks/40_features.ipynb #a8fee6dc
 def noise_images(
@@ -67,15 +67,8 @@ def random_vgg(
 # %% ../nbs/networks/40_features.ipynb #4df7f461
 def _read(path, keys):
     "The named tensors of a weight file, float32; keys that it lacks are left out"
-    with reading(path, "weight file", "fetch it again"):
-        if path.suffix == ".safetensors":
-            from safetensors import safe_open
-
-            tensors_header(path)
-            with safe_open(path, "pt") as file:
-                return {k: file.get_tensor(k).float() for k in keys if k in file.keys()}
-        state = load_restricted(path)
-        return {k: state[k].float() for k in keys if k in state}
+    found = tensors(path)
+    return {key: found[key].float() for key in keys if key in found}
 
 # %% ../nbs/networks/40_features.ipynb #f3fd60e9
 def load_vgg(

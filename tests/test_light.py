@@ -132,3 +132,17 @@ def test_a_version_that_is_read_is_the_one_that_counts():
     )
     assert found.returncode == 0, found.stderr[-600:]
     assert written("qebias.discriminators", "UNetSN.version") == 1
+
+
+def test_a_page_is_drawn_anew_when_what_draws_it_changes(tmp_path, monkeypatch):
+    from types import SimpleNamespace
+
+    from qebias.study import keys
+
+    study = studies(tmp_path)["demo"]
+    fake = SimpleNamespace(study=study, content=lambda name: "the table's content")
+    job = keys.Job("item", "item/fig8", {"item": study.items[0]})
+    before = keys.key_item(fake, job)
+    assert keys.key_item(fake, job) == before
+    monkeypatch.setattr(keys, "page_code", lambda: {"figures.py": "another drawing"})
+    assert keys.key_item(fake, job) != before

@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['TABLE', 'VALUES', 'OF_GANS', 'WORK', 'config_of', 'rates_of', 'enhancer_identity', 'columns_of', 'psi_layer',
            'column_identity', 'taken', 'place_of', 'made', 'do', 'compress', 'set_damaged_aside', 'pairs_at', 'train',
-           'never_evaluated', 'enhance', 'enhanced_by', 'enhanced_pictures', 'measure', 'column_result',
-           'column_folders', 'cell_of', 'discriminator_of', 'on_one_input', 'write_records', 'table', 'gathered',
-           'cell_frames', 'item', 'bank', 'bank_identity', 'bank_pictures', 'bank_enhancers']
+           'never_evaluated', 'enhance', 'enhancers', 'enhanced_by', 'enhanced_pictures', 'measure', 'column_result',
+           'column_folders', 'cell_of', 'discriminator_of', 'on_one_input', 'write_records', 'write_table', 'table',
+           'gathered', 'cell_frames', 'item', 'bank', 'bank_identity', 'bank_pictures']
 
 # %% ../../nbs/tools/23_study.work.ipynb #89f49ddf
 import functools
@@ -74,20 +74,9 @@ def config_of(study: Study, row: Row, seed: int) -> "TrainConfig":
     return train_config(method, networks=p.networks, divergence=divergence, **networks, **run)
 
 
-OF_GANS = [
-    "g_init_iterations",
-    "d_lr",
-    "d_schedule",
-    "d_betas",
-    "d_init_iterations",
-    "d_iterations",
-    "d_final_iterations",
-    "projection",
-    "joint",
-    "second_fake",
-    "gan",
-    "conditional",
-]
+# settings that a fidelity stage has no use for
+OF_GANS = ["d_lr", "d_schedule", "d_betas", "gan", "conditional", "projection", "joint", "second_fake"]
+OF_GANS += ["g_init_iterations", "d_init_iterations", "d_iterations", "d_final_iterations"]
 
 # %% ../../nbs/tools/23_study.work.ipynb #418819de
 def rates_of(method: "Method", told: dict) -> dict:
@@ -201,15 +190,8 @@ def compress(keys: Keys, job: Job, workers: int | None = None, progress: bool = 
     parts = ["manifest.json", "pixels.bin", *(f"streams/{p.name}" for p in (folder / "streams").iterdir())]
     if read_result(raw) is None:
         finish(raw, raw.name, ["manifest.json", "pixels.bin"])
-    finish(
-        folder,
-        key,
-        parts,
-        content=pairs.key,
-        raw=raw.name,
-        cell=cell,
-        provenance=provenance(codec=codec.describe()),
-    )
+    made_by = provenance(codec=codec.describe())
+    finish(folder, key, parts, content=pairs.key, raw=raw.name, cell=cell, provenance=made_by)
     return made(keys, job, key)
 
 # %% ../../nbs/tools/23_study.work.ipynb #d7960807
@@ -297,18 +279,13 @@ def enhance(keys: Keys, job: Job, progress: Callable | None = None) -> Path:
         parts.append(f"{name}.png")
         if progress:
             progress(i + 1, len(pairs))
-    finish(
-        folder,
-        key,
-        parts,
-        cell=cell,
-        provenance=provenance(device=keys.study.profile.device, precision="fp32"),
-    )
+    made_by = provenance(device=keys.study.profile.device, precision="fp32")
+    finish(folder, key, parts, cell=cell, provenance=made_by)
     return made(keys, job, key)
 
-# %% ../../nbs/tools/23_study.work.ipynb #6403974e
-def enhanced_by(keys: Keys, job: Job, compressed: list) -> "Iterator[np.ndarray]":
-    "The enhanced pictures of a trained row, one after the other"
+# %% ../../nbs/tools/23_study.work.ipynb #a1d19357
+def enhancers(keys: Keys, job: Job) -> dict[str, Callable]:
+    "The trained rows that a job needs, as functions of a compressed picture"
     import torch
 
     from qebias.inference import enhance as enhanced
@@ -317,10 +294,18 @@ def enhanced_by(keys: Keys, job: Job, compressed: list) -> "Iterator[np.ndarray]
     p = keys.study.profile
     if p.threads:
         torch.set_num_threads(p.threads)
-    trained = next(need for need in job.needs if need.startswith("train/"))
-    generator = load_network(keys.folder(trained) / "generator.safetensors", trust=p.trust)
-    for rgb in compressed:
-        yield enhanced(generator, rgb, device=p.device)
+    found: dict[str, Callable] = {}
+    for need in job.needs:
+        if need.startswith("train/"):
+            generator = load_network(keys.folder(need) / "generator.safetensors", trust=p.trust)
+            found[keys.jobs[need].cell["row"]] = functools.partial(enhanced, generator, device=p.device)
+    return found
+
+# %% ../../nbs/tools/23_study.work.ipynb #6403974e
+def enhanced_by(keys: Keys, job: Job, compressed: list) -> "Iterator[np.ndarray]":
+    "The enhanced pictures of a trained row, one after the other"
+    (enhance,) = enhancers(keys, job).values()
+    return map(enhance, compressed)
 
 # %% ../../nbs/tools/23_study.work.ipynb #22843051
 def enhanced_pictures(keys: Keys, job: Job, names: list, compressed: list) -> list:
@@ -348,15 +333,8 @@ def measure(keys: Keys, job: Job, progress: Callable | None = None) -> Path:
             place = study.store.folder("column", column_key)
             place.mkdir(parents=True, exist_ok=True)
             write_records(place / "values.parquet", measured(column, looked_at))
-            identity = column_identity(study, column)
-            finish(
-                place,
-                column_key,
-                ["values.parquet"],
-                column=column,
-                identity=identity,
-                provenance=provenance(),
-            )
+            told = {"column": column, "identity": column_identity(study, column)}
+            finish(place, column_key, ["values.parquet"], **told, provenance=provenance())
     results: list[Any] = [column_result(study, column_key) for column_key in wanted.values()]
     content = digest(sorted(content_of(result) for result in results), 24)
     finish(folder, key, [], content=content, columns=wanted, cell=cell)
@@ -441,7 +419,11 @@ def write_records(path: Path, records: list) -> None:
     import pandas as pd
 
     frame = pd.DataFrame(records, columns=VALUES)
-    frame = frame.astype({"picture": str, "quantity": str, "value": float, "unit": str})
+    write_table(path, frame.astype({"picture": str, "quantity": str, "value": float, "unit": str}))
+
+
+def write_table(path: Path, frame: "pd.DataFrame") -> None:
+    "Write a table, whole or not at all"
     with atomic(path) as tmp:
         frame.to_parquet(tmp, index=False)
 
@@ -449,9 +431,7 @@ def write_records(path: Path, records: list) -> None:
 def table(keys: Keys, job: Job, progress: Callable | None = None) -> Path:
     "Put all columns together"
     key, folder = place_of(keys, job)
-    frame = gathered(keys)
-    with atomic(folder / "table.parquet") as tmp:
-        frame.to_parquet(tmp, index=False)
+    write_table(folder / "table.parquet", gathered(keys))
     finish(folder, key, ["table.parquet"], provenance=provenance())
     return made(keys, job, key)
 
@@ -477,14 +457,8 @@ def cell_frames(keys: Keys, job: Job) -> list:
     study, cell = keys.study, job.cell
     row = study.rows.get(cell["row"])
     trained = study.trained_on(row, cell["codec"], cell["level"]) if row else ()
-    where = {
-        "dataset": cell["dataset"],
-        "codec": cell["codec"],
-        "level": cell["level"],
-        "row": cell["row"],
-        "trained_on": "-".join(map(str, trained)),
-        "seed": cell["seed"],
-    }
+    where = {name: cell[name] for name in ("dataset", "codec", "level", "row", "seed")}
+    where["trained_on"] = "-".join(map(str, trained))
     frames = []
     for column_key in keys.made(job.name)["columns"].values():
         if column_result(study, column_key) is None:
@@ -515,9 +489,8 @@ def bank(keys: Keys, job: Job, progress: Callable | None = None) -> Path:
 
     key, folder = place_of(keys, job)
     settings, pictures = bank_identity(keys.study), bank_pictures(keys)
-    frame = run_bank(settings, pictures, folder / "work", progress, bank_enhancers(keys, job))
-    with atomic(folder / "table.parquet") as tmp:
-        frame.to_parquet(tmp, index=False)
+    frame = run_bank(settings, pictures, folder / "work", progress, enhancers(keys, job))
+    write_table(folder / "table.parquet", frame)
     finish(folder, key, ["table.parquet"], provenance=provenance())
     return made(keys, job, key)
 
@@ -533,24 +506,6 @@ def bank_pictures(keys: Keys) -> dict:
     "The stores that the bank learns from, and those that it is scored on"
     codec, level = keys.study.main
     return {dataset: pairs_at(keys, dataset, codec, level) for dataset in keys.study.datasets}
-
-
-def bank_enhancers(keys: Keys, job: Job) -> dict:
-    "The rows whose pictures the bank takes for fakes, as functions of a compressed picture"
-    import torch
-
-    from qebias.inference import enhance as enhanced
-    from qebias.networks import load_network
-
-    p = keys.study.profile
-    if p.threads:
-        torch.set_num_threads(p.threads)
-    found = {}
-    for need in job.needs:
-        if need.startswith("train/"):
-            generator = load_network(keys.folder(need) / "generator.safetensors", trust=p.trust)
-            found[keys.jobs[need].cell["row"]] = functools.partial(enhanced, generator, device=p.device)
-    return found
 
 
 WORK: dict[str, Callable] = {
