@@ -4,13 +4,12 @@
 
 # %% auto #0
 __all__ = ['world', 'mean_of_all', 'average_in_place', 'SharedGradients', 'ema_update', 'new_moments', 'Adam', 'is_settling',
-           'players_at', 'rates_at', 'discriminator_spec', 'new_networks', 'Networks', 'autocast', 'logits_of',
-           'features_of', 'terms_of', 'with_second_fake', 'colour_of', 'gradients', 'Trainer', 'probe', 'Recording',
-           'StepGraph', 'first_replay', 'textbook_step', 'TrainingFailed', 'check_health', 'run_key',
-           'check_finite_weights', 'state_of', 'copied_state', 'write_checkpoint', 'save_checkpoint',
-           'CheckpointWriter', 'DamagedCheckpoint', 'read_checkpoint', 'load_checkpoint', 'read_stats', 'NewRecords',
-           'fit', 'read_result', 'finished', 'held_key', 'halo_of', 'device_name', 'job_of', 'reason_of', 'launch',
-           'main']
+           'players_at', 'rates_at', 'new_networks', 'Networks', 'autocast', 'logits_of', 'features_of', 'terms_of',
+           'with_second_fake', 'colour_of', 'gradients', 'Trainer', 'probe', 'Recording', 'StepGraph', 'first_replay',
+           'textbook_step', 'TrainingFailed', 'check_health', 'run_key', 'check_finite_weights', 'state_of',
+           'copied_state', 'write_checkpoint', 'save_checkpoint', 'CheckpointWriter', 'DamagedCheckpoint',
+           'read_checkpoint', 'load_checkpoint', 'read_stats', 'NewRecords', 'fit', 'read_result', 'finished',
+           'held_key', 'halo_of', 'device_name', 'job_of', 'reason_of', 'launch', 'main']
 
 # %% ../nbs/method/10_training.ipynb #77539ec4
 import contextlib
@@ -38,7 +37,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.utils._pytree import tree_leaves, tree_map
 
-from .config import Schedule, TrainConfig, gan_of, is_gan, learning_rate
+from .config import Schedule, TrainConfig, discriminator_spec, gan_of, is_gan, learning_rate
 from qebias.core import (
     QebiasError,
     atomic,
@@ -294,15 +293,6 @@ def _keep_memory():
             ctypes.CDLL(None).mallopt(option, value)  # M_MMAP_MAX, M_TRIM_THRESHOLD
 
 # %% ../nbs/method/10_training.ipynb #34f77965
-def discriminator_spec(
-    config: TrainConfig,
-) -> dict:  # {"class": ..., "kwargs": ...}
-    "The specification of the discriminator, with the channels that it is shown"
-    spec: Any = config.discriminator
-    channels = {"in_channels": 6 if config.conditional else 3}
-    return {"class": spec["class"], "kwargs": spec.get("kwargs", {}) | channels}
-
-
 def new_networks(
     config: TrainConfig,
     init: dict | None = None,  # the generator's state to start from

@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['Number', 'Counted', 'Positive', 'Rate', 'MERGED', 'Once', 'Names', 'Seeds', 'Levels', 'Networks', 'ROW_NAME',
-           'Setting', 'merged', 'RowSpec', 'Row', 'as_list', 'named_once', 'with_preset', 'Profile', 'require_trusted',
-           'check_items', 'own_notebooks', 'check_sets', 'check_precision', 'check_codecs', 'classes_of', 'check_rows',
-           'check_row', 'near', 'rows_of', 'derived_row', 'settings_of', 'start_of', 'own_classes', 'profiles',
-           'load_profile', 'set_value', 'steps_of', 'check_profile', 'row_specs', 'complaint', 'stored_profile']
+           'Setting', 'merged', 'RowSpec', 'Row', 'as_list', 'named_once', 'with_preset', 'Profile', 'code_of_ones_own',
+           'check_trust', 'check_items', 'own_notebooks', 'check_sets', 'check_precision', 'check_codecs', 'classes_of',
+           'check_rows', 'check_row', 'near', 'rows_of', 'derived_row', 'settings_of', 'start_of', 'own_classes',
+           'profiles', 'load_profile', 'set_value', 'steps_of', 'check_profile', 'row_specs', 'complaint',
+           'stored_profile']
 
 # %% ../../nbs/tools/20_study.profile.ipynb #4a362a55
 import difflib
@@ -192,22 +193,34 @@ class Profile(BaseModel):
     @model_validator(mode="after")
     def check_all(self) -> Self:
         "Raise `ValueError` for the first thing that cannot be meant"
-        for check in (check_sets, check_precision, check_codecs, check_items, check_rows):
+        for check in (check_sets, check_precision, check_codecs, check_items, check_trust, check_rows):
             check(self)
         return self
 
 # %% ../../nbs/tools/20_study.profile.ipynb #01a0ced2
-def require_trusted(profile: Profile, name: str, what: str) -> None:
-    "Raise `ValueError` where code of one's own, by its name or path, is not asked for under `trust`"
-    if name not in profile.trust:
-        raise ValueError(f"{name} would be {what}, and its code run: say trust: [{name!r}] if you know it")
+def code_of_ones_own(profile: Profile) -> list[str]:
+    "What a profile would import (`module:name`) or execute (a notebook) that is none of the package"
+    p = profile
+    named = [name for name in (*p.codecs, *p.metrics, *p.distances) if ":" in name]
+    for row in rows_of(p):
+        named += own_classes(p, row)
+    own = [name for name in named if not name.startswith("qebias.")]
+    return list(dict.fromkeys([*own_notebooks(p), *own]))
+
+
+def check_trust(profile: Profile) -> None:
+    "Raise `ValueError` where code of one's own is not asked for under `trust`; names all of it"
+    wanted = [name for name in code_of_ones_own(profile) if name not in profile.trust]
+    if wanted:
+        raise ValueError(
+            f"{', '.join(wanted)} would be imported or executed: say trust: {wanted} if you know that code"
+        )
 
 
 def check_items(profile: Profile) -> None:
     "Notebooks of one's own among the items; raises `ValueError`"
     names = []
     for path in own_notebooks(profile):
-        require_trusted(profile, path, "executed")
         name = Path(path).stem
         if not re.fullmatch(ROW_NAME, name):
             raise ValueError(
@@ -253,13 +266,10 @@ def check_precision(profile: Profile) -> None:
 
 # %% ../../nbs/tools/20_study.profile.ipynb #13861d0c
 def check_codecs(profile: Profile) -> None:
-    "Codecs, levels and metrics of a profile that cannot be meant; raises `ValueError`"
+    "Codecs and levels of a profile that cannot be meant; raises `ValueError`"
     p = profile
     if not p.codecs or not all(p.codecs.values()):
         raise ValueError("codecs: name at least one level, for instance {bpg: [37]}")
-    for name in (*p.codecs, *p.metrics, *p.distances):
-        if ":" in name and not name.startswith("qebias."):
-            require_trusted(p, name, "imported")
     for name, levels in p.codecs.items():
         if len(set(levels)) < len(levels):
             raise ValueError(f"codecs: {name} has a level twice")
@@ -287,9 +297,6 @@ def check_rows(profile: Profile) -> None:
         known = ["fidelity", "adversarial", *rows, *METHODS]
         if name not in known:
             raise ValueError(f"training: {name} is no stage, no method and no row{near(name, set(known))}")
-    for row in rows.values():
-        for name in own_classes(p, row):
-            require_trusted(p, name, f"imported for {row.name}")
     for row in rows.values():
         check_row(p, row, rows)
     for key, named in (("cells", p.cells), ("row_seeds", p.row_seeds)):
