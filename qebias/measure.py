@@ -11,7 +11,6 @@ __all__ = ['FEW', 'SIDES', 'SOME', 'OWN', 'VERSIONS', 'Cell', 'Column', 'of_set'
 
 # %% ../nbs/measurement/25_measure.ipynb #d29cac7c
 import functools
-import importlib
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -27,6 +26,7 @@ from qebias.metrics import (
     EXTRACTORS,
     METRICS,
     Metric,
+    elsewhere,
     features,
     find_metric,
     frechet_resampled,
@@ -436,18 +436,14 @@ def column(name: str) -> Column:
     if name in OWN:
         return OWN[name]
     if name in METRICS:
-        return Column(
-            functools.partial(measure_metric, name=name),
-            VERSIONS["metric"],
-            weight_files(name),
-        )
+        work = functools.partial(measure_metric, name=name)
+        return Column(work, VERSIONS["metric"], weight_files(name))
     if kind == "distance":
         return distance_column(rest)
     if kind == "psi":
         weights, _, layer = rest.partition(":")
-        return Column(
-            functools.partial(measure_psi, weights=weights, layer=layer or "conv5_4"), VERSIONS["psi"]
-        )
+        work = functools.partial(measure_psi, weights=weights, layer=layer or "conv5_4")
+        return Column(work, VERSIONS["psi"])
     return own_column(name)
 
 # %% ../nbs/measurement/25_measure.ipynb #fbc28ea8
@@ -458,24 +454,17 @@ def distance_column(name: str) -> Column:
     if name not in METRICS or not METRICS[name].distance:
         known = ", ".join(m.name for m in METRICS.values() if m.distance)
         raise QebiasError(f"{name!r} is no distance of Eq. 1: there are {known}")
-    return Column(
-        functools.partial(measure_distance, name=name),
-        VERSIONS["distance"],
-        weight_files(name),
-    )
+    work = functools.partial(measure_distance, name=name)
+    return Column(work, VERSIONS["distance"], weight_files(name))
 
 # %% ../nbs/measurement/25_measure.ipynb #35f438de
 def own_column(
     name: str,  # `module:name` of a `Column` or a `Metric`
 ) -> Column:
     "A column of another module; raises `QebiasError`"
-    module, _, attribute = name.partition(":")
-    try:
-        found = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError):
-        raise QebiasError(
-            f"no column is called {name!r}: name a metric, distance:NAME or module:name"
-        ) from None
+    found = elsewhere(name)
+    if found is None:
+        raise QebiasError(f"no column is called {name!r}: name a metric, distance:NAME or module:name")
     if isinstance(found, Metric):
         return column(find_metric(name).name)
     if not isinstance(found, Column):

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['METRICS', 'ALEXNET', 'ALIASES', 'MOST_WHOLE', 'STRIP', 'MOST_WHOLE_DEEP', 'STRIP_DEEP', 'EXTRACTORS', 'Metric',
-           'enter', 'metric_name', 'find_metric', 'available', 'weight_files', 'psnr', 'rmse', 'state_of', 'fill',
-           'trunk_of', 'strips', 'yiq', 'metric', 'frechet_distance', 'frechet_resampled', 'alex_strips',
+           'enter', 'metric_name', 'find_metric', 'elsewhere', 'available', 'weight_files', 'psnr', 'rmse', 'state_of',
+           'fill', 'trunk_of', 'strips', 'yiq', 'metric', 'frechet_distance', 'frechet_resampled', 'alex_strips',
            'clean_resize', 'features', 'FewImages', 'Gaussian', 'statistics', 'set_distance', 'score', 'listing',
            'lacking', 'checklist', 'fetch']
 
@@ -201,15 +201,17 @@ def find_metric(
 ) -> Metric:
     "A metric's row; raises `QebiasError` with the nearest name"
     if name not in METRICS:
-        found = _elsewhere(name) if ":" in name else None
+        found = elsewhere(name) if ":" in name else None
         if not isinstance(found, Metric):
             _unknown(name)
         METRICS[name] = replace(found, name=name)
     return METRICS[name]
 
 # %% ../nbs/measurement/00_metrics.ipynb #600500df
-def _elsewhere(place):
-    "What `module:name` names, or nothing"
+def elsewhere(
+    place: str,  # `module:name`
+) -> Any:  # None where there is none
+    "What another module holds under a name"
     module, _, name = place.partition(":")
     try:
         return getattr(importlib.import_module(module), name, None)
@@ -646,7 +648,7 @@ def _built(name, device):
 # %% ../nbs/measurement/00_metrics.ipynb #eba1982f
 def _named(place):
     "What `module:name`, or the name of something in this module, names"
-    return globals()[place] if ":" not in place else _elsewhere(place)
+    return globals()[place] if ":" not in place else elsewhere(place)
 
 
 def _network(net, device):

@@ -208,7 +208,6 @@ def prune(store: Store, folders: Iterable[str]) -> None:
         inside = folder.startswith("results/") and ".." not in Path(folder).parts
         if not inside:
             raise QebiasError(f"{folder} is no result of {store.root}")
-        (store.root / folder / "result.json").unlink(
-            missing_ok=True
-        )  # first, so that a half removed one is none
+        result = store.root / folder / "result.json"
+        result.unlink(missing_ok=True)  # first, so that a half removed one is none
         shutil.rmtree(store.root / folder, ignore_errors=True)
