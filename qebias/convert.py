@@ -233,14 +233,13 @@ def convert(
 def export_weights(
     model: str | Path,  # a model file of ours, or weights from elsewhere
     out: str | Path,  # file to write: .safetensors, or .pth as BasicSR writes it
-    part: str = "generator",
     trust: bool = False,  # as for `load_network`
 ) -> nn.Module:  # what was written
     "Write a network's weights alone, under the names of BasicSR and spandrel; raises `QebiasError`"
     suffix = Path(out).suffix.lower()
     if suffix not in (".safetensors", ".pth"):
         raise QebiasError(f"{out}: weights for other programs end in .safetensors or .pth")
-    net = load_any(model, part, trust)
+    net = load_any(model, trust=trust)
     growth = getattr(getattr(net, "body", [None])[0], "rdb1", None)
     if growth is not None and growth.conv1.out_channels != 32:
         raise QebiasError(

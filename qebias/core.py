@@ -360,20 +360,16 @@ def parse_json(
         return value
 
 # %% ../nbs/foundations/00_core.ipynb #4c5641aa
-def read_json(
-    path: str | Path,
-    limit: int = 2**26,  # bytes
-) -> Any:
+def read_json(path: str | Path) -> Any:
     "Read a JSON file; a missing, broken or hostile one is a `QebiasError` that names it"
-    return parse_json(contents(path, "JSON file", limit), str(path))
+    return parse_json(contents(path, "JSON file"), str(path))
 
 # %% ../nbs/foundations/00_core.ipynb #36daf70d
 def read_lines(
     path: str | Path,  # a file of JSON objects, one a line, that grows while its writer lives
-    limit: int = 2**28,  # bytes
 ) -> list:  # of dicts, oldest first
     "The whole lines of a file that only grows; one that a kill tore, or that is no object, is left out"
-    return parse_lines(contents(path, "file of records", limit), str(path))
+    return parse_lines(contents(path, "file of records", 2**28), str(path))
 
 
 def parse_lines(
@@ -919,12 +915,12 @@ def file_digest(path: str | Path, length: int = 64) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()[:length]
 
 
-def array_digest(array: np.ndarray, length: int = 16) -> str:
+def array_digest(array: np.ndarray) -> str:
     "Name an array by its shape, its type and its bytes"
     array = np.ascontiguousarray(array)
     name = hashlib.sha256(f"{array.shape}{array.dtype}".encode())
     name.update(array.reshape(-1).view(np.uint8).data)  # where they lie: a picture is not copied to be named
-    return name.hexdigest()[:length]
+    return name.hexdigest()[:16]
 
 # %% ../nbs/foundations/00_core.ipynb #6d82de79
 OUTPUTS = ".qebias-outputs.jsonl"  # the hidden list in a folder of outputs

@@ -263,7 +263,7 @@ class Judged:
     patches: list  # of a picture: (patches,) mean logits
 
 # %% ../nbs/measurement/25_measure.ipynb #748a55dd
-def judged(cell: Cell, batch: int = 16) -> dict:  # domain -> Judged
+def judged(cell: Cell) -> dict:  # domain -> Judged
     "The logits of the cell's discriminator on all patches of the three domains"
     from qebias.discriminators import ConditionalDiscriminator
     from qebias.generators.core import evaluating
@@ -278,7 +278,7 @@ def judged(cell: Cell, batch: int = 16) -> dict:  # domain -> Judged
         for _, *pictures in cell.triples():
             domains = [as_batch(cut(rgb, cell.patch), cell.device) for rgb in pictures]
             for domain, images in zip(found, domains):
-                found[domain].append(logits_of(network, images, domains[1], batch))
+                found[domain].append(logits_of(network, images, domains[1]))
     return {domain: summary(logits) for domain, logits in found.items()}
 
 # %% ../nbs/measurement/25_measure.ipynb #cb1f974c
@@ -295,7 +295,7 @@ def logits_of(
     network: "ConditionalDiscriminator",
     images: "torch.Tensor",  # (N, 3, H, W) in [0, 1]
     compressed: "torch.Tensor",  # the same places, for a condition
-    batch: int,  # patches at once
+    batch: int = 16,  # patches at once
 ) -> np.ndarray:  # (N, outputs)
     "The logits of patches; raises `QebiasError` where they are not finite"
     found = []

@@ -742,11 +742,11 @@ def _rows(x, name):
     return x
 
 # %% ../nbs/measurement/00_metrics.ipynb #58aa7ef6
-def _moments(x, times=None):
-    "Mean, and a factor F of the covariance F'F with few rows; row i counts `times[i]` > 0 times"
-    times = np.ones(len(x)) if times is None else times
-    mean = times @ x / times.sum()
-    factor = (x - mean) * np.sqrt(times / (times.sum() - 1))[:, None]
+def _moments(x):
+    "Mean, and a factor F of the covariance F'F with few rows"
+    ones = np.ones(len(x))
+    mean = ones @ x / len(x)
+    factor = (x - mean) * np.sqrt(ones / (len(x) - 1))[:, None]
     return mean, np.linalg.qr(factor, mode="r") if len(x) > x.shape[1] else factor
 
 

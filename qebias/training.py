@@ -191,13 +191,10 @@ def new_moments(
 class Adam:
     "Adam without weight decay, by torch's fused kernel"
 
-    def __init__(
-        self,
-        parameters: Iterable[nn.Parameter],
-        betas: tuple,
-        eps: float = 1e-8,
-    ):
-        self.betas, self.eps = betas, eps
+    eps = 1e-8
+
+    def __init__(self, parameters: Iterable[nn.Parameter], betas: tuple):
+        self.betas = betas
         self.params = list(parameters)
         self.param_groups: list[dict[str, Any]] = [{"params": self.params, "lr": 0.0}]
         # number of a parameter -> average, average of squares, steps; made at its first step
@@ -505,7 +502,6 @@ class Trainer(Networks):
         self,
         config: TrainConfig,
         init: dict | None = None,  # the generator's state to start from (the EMA of its pretraining)
-        psi: Psi | None = None,  # a `Psi` to share between trainings; made from the configuration if left out
         graph: bool = False,  # record the step as a CUDA graph; the batch is of this process alone
     ):
         if config.threads:
@@ -514,7 +510,7 @@ class Trainer(Networks):
             _keep_memory()
         self.terms = [(term, make_term(term)) for term in config.terms]
         super().__init__(config, init)
-        self.psi = (psi or Psi(config.layers, config.psi)).to(self.device) if config.layers else None
+        self.psi = Psi(config.layers, config.psi).to(self.device) if config.layers else None
         recordable = world()[1] == 1 and getattr(self.generator, "recordable", True)
         self.graph = StepGraph(self) if graph and recordable else None
 

@@ -541,12 +541,11 @@ class Todo(NamedTuple):
 # %% ../../nbs/tools/22_study.keys.ipynb #5e68d1b9
 def todo(
     keys: Keys,
-    deep: bool = False,  # hash large parts too
 ) -> dict[str, Todo]:  # by name, in the order of the graph
     "What there is to do; changes nothing"
     found = {}
     for name, job in keys.jobs.items():
-        wrong = keys.faults(name, deep)
+        wrong = keys.faults(name)
         if keys.result(name) is None:
             waits = [need for need in job.needs if keys.content(need) is None]
             why = f"waits for {waits[0]}" if waits else "has not been made"
@@ -556,9 +555,9 @@ def todo(
     return found
 
 # %% ../../nbs/tools/22_study.keys.ipynb #39c27e1d
-def plan(study: Study, only: Iterable[str] = ()) -> Counter:
+def plan(study: Study) -> Counter:
     "How many jobs of each kind there are to do; changes nothing"
-    counts = Counter(item.job.kind for item in todo(Keys(study, only)).values())
+    counts = Counter(item.job.kind for item in todo(Keys(study)).values())
     return Counter({kind: counts[kind] for kind in KINDS if counts[kind]})
 
 # %% ../../nbs/tools/22_study.keys.ipynb #2d24267d
