@@ -193,13 +193,18 @@ def main() -> None:
     sys.exit(code if isinstance(code, int) else 0)
 
 # %% ../nbs/tools/60_cli.ipynb #984f1d63
-def _run(study, items, cores, keep_going, on):
-    "Do what is to be done, and say what came of it"
-    from qebias.study import estimate, report, runner
+def _run(study, items, cores, keep_going, publish, on):
+    "Do what is to be done, say what came of it, and publish it where that is asked for"
+    from qebias.study import estimate, preflight, report, runner
 
+    if publish:
+        report.require_publishable(study)
+    preflight.preflight(study, items, on)
     say = functools.partial(print, flush=True)
     runner.run(study, items, cores, keep_going, say, on, expect=estimate.expected_seconds)
     print(*report.closing_lines(study, items), sep="\n")
+    for path in report.publish_study(study) if publish else ():
+        print(f"published: {path}")
 
 # %% ../nbs/tools/60_cli.ipynb #5bb0eb53
 @app.command()
@@ -242,7 +247,7 @@ def study(
     ] = False,
 ) -> None:
     "Run a study: compress, train, enhance, measure, draw, judge. Started again, it does what is to be done."
-    from qebias.study import preflight
+    from qebias.study import estimate, preflight, runner
 
     if publish and only:
         raise QebiasError("--publish needs the whole study: leave --only out")
@@ -251,24 +256,13 @@ def study(
     chosen = preflight.resolve(profile, set_ or (), raw, raw_train, raw_eval, out, trust)
     items = listed(only)
     if dry_run:
-        from qebias.study.estimate import dry_run as lines_of
-
-        print("\n".join(lines_of(chosen, items, executor, jobs, cluster)))
-        return
-    from qebias.study import report, runner
-
-    if prune:
+        print(*estimate.dry_run(chosen, items, executor, jobs, cluster), sep="\n")
+    elif prune:
         runner.prune_study(chosen, yes)
-        return
-    if verify:
+    elif verify:
         raise typer.Exit(runner.verify(chosen) > 0)
-    on = preflight.cluster(executor, jobs, cluster)
-    if publish:
-        report.require_publishable(chosen)
-    preflight.preflight(chosen, items, on)
-    _run(chosen, items, cores, keep_going, on)
-    for path in report.publish_study(chosen) if publish else ():
-        print(f"published: {path}")
+    else:
+        _run(chosen, items, cores, keep_going, publish, preflight.cluster(executor, jobs, cluster))
 
 # %% ../nbs/tools/60_cli.ipynb #e6ba397b
 def _sizes(rows):

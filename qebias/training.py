@@ -1263,7 +1263,7 @@ def job_of(
     pairs: Pairs | JoinedPairs,
     folder: Path,
     init: str | Path | None,
-    **options,  # of `fit`
+    **options: Any,  # of `fit`
 ) -> dict:
     "A training as data that its processes read"
     stores = getattr(pairs, "stores", [pairs])
