@@ -74,8 +74,11 @@ FILES: dict[str, WeightFile] = {}  # by name
 
 
 def enter(*files: WeightFile) -> None:
-    "Add weight files to the table"
-    FILES.update({entry.file: entry for entry in files})
+    "Add weight files to the table; raises `ValueError` where a name stands for another file already"
+    for entry in files:
+        if FILES.get(entry.file, entry) != entry:
+            raise ValueError(f"two weight files are called {entry.file}")
+        FILES[entry.file] = entry
 
 
 enter(
