@@ -30,7 +30,7 @@ import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from .controls import PREFIX
-from .core import QebiasError, project_root, read_yaml
+from .core import QebiasError, aligned, project_root, read_yaml
 from .methods import method
 from .metrics import METRICS
 from .rates import bd_rate
@@ -791,18 +791,15 @@ def claims_markdown(rows: list, columns: Sequence[str] = COLUMNS) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 # %% ../nbs/tools/00_claims.ipynb #d95f6e43
-def claims_text(rows: list, columns: Sequence[str] = COLUMNS[:5], widest: int = 64) -> str:
+def claims_text(rows: list) -> str:
     "The verdicts for a terminal, `folded`: aligned columns, long statements cut"
+    columns = COLUMNS[:5]
     table = [[name.upper() for name in columns]]
     for row in folded(rows):
         cells = claim_row(row)
         texts = [cells[name] for name in columns]
-        table.append([text if len(text) <= widest else text[: widest - 1] + "…" for text in texts])
-    widths = [max(map(len, column)) for column in zip(*table)]
-    lines = []
-    for texts in table:
-        lines.append("  ".join(map(str.ljust, texts, widths)).rstrip())
-    return "\n".join(lines)
+        table.append([text if len(text) <= 64 else text[:63] + "…" for text in texts])
+    return "\n".join(aligned(table))
 
 # %% ../nbs/tools/00_claims.ipynb #715892b0
 def tally(rows: list) -> pd.DataFrame:

@@ -29,13 +29,15 @@ from qebias.generators.core import (
     measured_halo,
     pad_to_multiple,
 )
+from .pairs import to_float
 
 # %% ../nbs/method/20_inference.ipynb #3f125066
 def to_tensor(
     rgb: np.ndarray,  # uint8 (H, W, 3)
 ) -> torch.Tensor:  # float32 (1, 3, H, W) in [0, 1]
     "A picture at rest as a batch of one"
-    return torch.tensor(as_rgb(rgb)).permute(2, 0, 1)[None].contiguous() / 255
+    x: Any = to_float(torch.tensor(as_rgb(rgb)).permute(2, 0, 1)[None].contiguous())
+    return x
 
 
 def to_rgb(
@@ -48,9 +50,8 @@ def to_rgb(
             "the enhanced picture holds values that are not finite: "
             "the generator's weights are broken, or its precision is too low"
         )
-    return (
-        x.clamp(0, 1).mul_(255).add_(0.5).to(torch.uint8).permute(1, 2, 0).contiguous().cpu().numpy()
-    )  # what is not negative is cut off downwards
+    levels = x.clamp(0, 1).mul_(255).add_(0.5).to(torch.uint8)  # what is not negative is cut off downwards
+    return levels.permute(1, 2, 0).contiguous().cpu().numpy()
 
 # %% ../nbs/method/20_inference.ipynb #231a706a
 EXACT = 64  # a network that looks no further than this always gets its full reach as halo, in pixels
@@ -63,41 +64,32 @@ class Tiling(NamedTuple):
     tile: int | None  # side of a tile in pixels, on the network's grid; None = the whole picture at once
     halo: int  # border around a tile in pixels, on the grid
     how: str  # whole, given, reach, stored, measured, or global: taken whole although tiles were asked for
-    difference: float | None = (
-        None  # to the whole picture, the largest at the seams tested, on the scale [0, 1]
-    )
+    difference: float | None = None  # to the whole picture, the largest at the seams tested, in [0, 1]
 
     def __str__(self):
         if self.how == "whole":
             return "the whole picture at once"
         if self.how == "global":
-            return (
-                "the whole picture at once: "
-                + (
-                    "the network looks at all of it, tiles would give another result"
-                    if self.difference is None
-                    else f"no halo tried was enough, tiles are still {self.difference:.2g} off"
-                )
-                + "; pass a halo to have tiles all the same"
-            )
+            why = "the network looks at all of it, tiles would give another result"
+            if self.difference is not None:
+                why = f"no halo tried was enough, tiles are still {self.difference:.2g} off"
+            return f"the whole picture at once: {why}; pass a halo to have tiles all the same"
         why = {
             "given": "as asked",
             "reach": "as far as the network looks",
             "stored": "measured after training",
             "measured": "measured on this picture",
         }[self.how]
-        return f"tiles of {self.tile} with a halo of {self.halo} ({why}" + (
-            ")" if self.difference is None else f": {self.difference:.2g} off the whole picture where tested)"
-        )
+        if self.difference is not None:
+            why += f": {self.difference:.2g} off the whole picture where tested"
+        return f"tiles of {self.tile} with a halo of {self.halo} ({why})"
 
 # %% ../nbs/method/20_inference.ipynb #bc961df5
 def _source(x):
     "Height, width, and a function that cuts rows and columns (slices or index arrays) as float (N, 3, h, w)"
     if isinstance(x, np.ndarray):
         rgb = as_rgb(x)
-        return *rgb.shape[
-            :2
-        ], lambda rows, columns: torch.tensor(rgb[rows][:, columns]).permute(2, 0, 1)[None].contiguous() / 255
+        return *rgb.shape[:2], lambda rows, columns: to_tensor(rgb[rows][:, columns])
     return *x.shape[2:], lambda rows, columns: x[..., rows, :][..., columns]
 
 # %% ../nbs/method/20_inference.ipynb #ed977426

@@ -245,6 +245,11 @@ def test_what_would_be_executed_or_imported_is_asked_for_by_name(add, tmp_path, 
         add("own.yaml", own + known)
         with pytest.raises(QebiasError, match=f"{name} would be .* say trust"):
             resolve("own.yaml", out=tmp_path / "run", trust=True)
+    both = text.replace("[psnr]", "['added_metric:row']") + "codecs: {'added_codec:Coarse': 16}"
+    add("own.yaml", both)
+    with pytest.raises(QebiasError) as error:  # all of it at once
+        resolve("own.yaml", out=tmp_path / "run", trust=True)
+    assert "say trust: ['added.ipynb', 'added_codec:Coarse', 'added_metric:row']" in str(error.value)
     assert not (tmp_path / "ran").exists()
 
 

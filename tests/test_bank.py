@@ -158,35 +158,12 @@ def test_conditions_and_blends():
     assert np.abs(half - (held.first[0].astype(float) + held.second[0]) / 2).max() <= 0.5
 
 
-def test_the_sentence_follows_the_intervals():
-    def gap(kind, fake, low, high, auc=0.9):
-        value = (low + high) / 2
-        return {
-            "kind": kind,
-            "fake": fake,
-            "domain": "compressed",
-            "value": value,
-            "low": low,
-            "high": high,
-            "auc": auc,
-        }
-
-    found = b.bank_sentence(pd.DataFrame([gap("plain", "far", 0.02, 0.1), gap("plain", "blur", -0.3, -0.1)]))
-    assert found.startswith("**It depends on the fakes.**")
-    assert "**above raw** beside far fakes (+0.06)" in found and "**below raw** beside blur fakes" in found
-    unsure = b.bank_sentence(pd.DataFrame([gap("plain", "far", -0.02, 0.1)]))
-    assert "above raw, not for certain, beside far" in unsure and "depends" not in unsure
-    assert b.bank_sentence(pd.DataFrame([gap("plain", "far", 0.02, 0.1, auc=0.55)])).startswith(
-        "**Not measured"
-    )
-
-
 def test_pages_take_a_table_without_a_bank(table):
     nothing = Results(
         table[~table.row.str.startswith("bank:plain")].assign(row="compressed").drop_duplicates(COLUMNS[:-2])
     )
     gaps = b.bank_gaps(nothing, "held", "bpg", 37)
-    assert gaps.empty and b.bank_sentence(gaps).startswith("**Not measured here**")
+    assert gaps.empty
     assert b.bank_scores(nothing, "held", "bpg", 37).empty
     assert "Not measured" in b.gap_figure(gaps, ["compressed"]).data
 

@@ -93,7 +93,7 @@ def test_a_training_is_called_by_its_own_configuration(tmp_path):
         keys = Keys(study, imports=False)
         for row in study.rows.values():
             for seed in (0, *row.seeds, 7):
-                assert keys.training_identity(row, seed) == config_of(study, row, seed).identity()
+                assert keys.identities.training(row, seed) == config_of(study, row, seed).identity()
 
 
 def test_a_plan_makes_each_configuration_once(tmp_path, monkeypatch):
@@ -106,7 +106,7 @@ def test_a_plan_makes_each_configuration_once(tmp_path, monkeypatch):
     keys = Keys(study)
     for row in study.rows.values():
         for seed in range(20):
-            keys.training_identity(row, seed)
+            keys.identities.training(row, seed)
     assert made == list(study.rows)
 
 
@@ -132,3 +132,17 @@ def test_a_version_that_is_read_is_the_one_that_counts():
     )
     assert found.returncode == 0, found.stderr[-600:]
     assert written("qebias.discriminators", "UNetSN.version") == 1
+
+
+def test_a_page_is_drawn_anew_when_what_draws_it_changes(tmp_path, monkeypatch):
+    from types import SimpleNamespace
+
+    from qebias.study import keys
+
+    study = studies(tmp_path)["demo"]
+    fake = SimpleNamespace(study=study, content=lambda name: "the table's content")
+    job = keys.Job("item", "item/fig8", {"item": study.items[0]})
+    before = keys.key_item(fake, job)
+    assert keys.key_item(fake, job) == before
+    monkeypatch.setattr(keys, "page_code", lambda: {"figures.py": "another drawing"})
+    assert keys.key_item(fake, job) != before

@@ -19,9 +19,7 @@ from qebias.losses import (
     REDUCTIONS,
     LossWeights,
     charbonnier,
-    check_finite,
     domain_divergence,
-    layered_divergence,
     mean_disparity,
     perceptual,
     reconstruction,
@@ -320,18 +318,14 @@ def test_perceptual_and_divergence_share_three_passes_of_psi():
     with torch.no_grad():
         psi_raw, psi_compressed = psi(raw), psi(compressed)
     psi_enhanced = psi(enhanced)
-    percept, divergence = (
-        perceptual(psi_enhanced, psi_raw, layers),
-        layered_divergence(psi_raw, psi_compressed, psi_enhanced, layers),
+    percept = perceptual(psi_enhanced, psi_raw, layers)
+    divergence = sum(
+        w * domain_divergence(psi_raw[l], psi_compressed[l], psi_enhanced[l]) for l, w in layers.items()
     )
     a, b = (torch.autograd.grad(t, enhanced, retain_graph=True)[0] for t in (percept, divergence))
     assert len(calls) == 3 and a.abs().sum() > 0 and b.abs().sum() > 0
     by_hand = sum(w * (psi_enhanced[l] - psi_raw[l]).abs().mean() for l, w in layers.items())
     torch.testing.assert_close(percept, by_hand)
-    single = sum(
-        w * domain_divergence(psi_raw[l], psi_compressed[l], psi_enhanced[l]) for l, w in layers.items()
-    )
-    torch.testing.assert_close(divergence, single)
 
 
 def test_perceptual_never_trains_the_raw_side():
@@ -385,14 +379,6 @@ def test_images_that_do_not_match(loss):
     for a, b in itertools.permutations([(2, 3, 8, 8), (1, 3, 8, 8), (2, 1, 8, 8)], 2):
         with pytest.raises(QebiasError, match="differ in shape"):
             loss(torch.zeros(a), torch.zeros(b))
-
-
-@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_check_finite_names_what_broke(value):
-    check_finite(recon=1.0, percept=torch.tensor(2.0), divergence=None)
-    with pytest.raises(QebiasError, match="discrim = ") as error:
-        check_finite(recon=1.0, discrim=torch.tensor(value))
-    assert "recon" not in str(error.value) and "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ from qebias.methods import (
 )
 from qebias.networks import build, load_network, read_header, save_network
 from qebias.pairs import JoinedPairs, build_pairs
-from qebias.training import Trainer, fit, run_key
+from qebias.training import Trainer, fit, probe, run_key
 
 SMALL = {
     "RRDBNet": {"width": 4, "blocks": 1, "growth": 2},
@@ -174,7 +174,7 @@ def test_a_network_of_ones_own_is_trained_and_saved(own, pairs):
 )
 def test_a_network_that_cannot_be_is_one_line(own, networks, what):
     with pytest.raises(QebiasError) as error:
-        Trainer(train_config(method("realesrgan+both"), SMALL | networks, **QUICK)).probe()
+        probe(Trainer(train_config(method("realesrgan+both"), SMALL | networks, **QUICK)))
     assert what in str(error.value) and "\n" not in str(error.value)
 
 

@@ -70,3 +70,12 @@ def test_many_short_jobs_after_few_long_ones_do_not_take_hours():
     expected |= {f"measure/sample/bpg-37/row{i}/seed-0": 1.0 for i in range(200)}
     took = dict.fromkeys(list(expected)[:5], 180.0)
     assert time_to_go(expected, took, {}, 5 * 180.0) == pytest.approx(5 * 180 + 200 * 2, rel=0.02)
+
+
+def test_nothing_is_said_of_the_rest_where_nothing_was_expected():
+    said = []
+    for expected, words in (({}, ""), ({"train/a": 10.0, "train/b": 10.0}, "; about 10 s to go")):
+        progress = Progress("unused", 2, show=said.append, expected=expected)
+        progress.take({"job": "train/a", "state": "start", "time": 0.0})
+        progress.take({"job": "train/a", "state": "done", "time": 10.0, "text": ""})
+        assert progress.to_go(10.0) == words

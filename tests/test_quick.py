@@ -57,6 +57,33 @@ def ring(*_):
     raise TimeIsUp
 
 
+def silence():
+    "No ring from here on"
+    signal.signal(signal.SIGALRM, signal.SIG_IGN)
+    signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def ends(code, names, seconds):
+    "Run a cell, for so many seconds at most where there is a number; whether it came to its end"
+    try:
+        try:
+            if seconds:
+                signal.signal(signal.SIGALRM, ring)
+                signal.setitimer(signal.ITIMER_REAL, seconds, 1.0)  # again, where it was swallowed
+            begun = time.monotonic()
+            exec(code, names)
+        except SystemError:  # of ast, whose constructor the ring cut short (Python 3.11)
+            if not seconds or time.monotonic() - begun < seconds:
+                raise
+            return False
+        finally:
+            silence()
+    except TimeIsUp:  # also one that came on the way out
+        silence()
+        return False
+    return True
+
+
 def run(path):
     "How many cells of a notebook ran to their end, exported code and demonstrations; an error is an error"
     main = types.ModuleType("__main__")  # as in a kernel
@@ -68,22 +95,9 @@ def run(path):
         imports = [n for n in tree.body if isinstance(n, (ast.Import, ast.ImportFrom))]
         exec(compile(ast.Module(imports, []), path.stem, "exec"), names)  # an import is never cut
         begun = time.monotonic()
-        if not exported:
-            signal.signal(signal.SIGALRM, ring)
-            signal.setitimer(
-                signal.ITIMER_REAL, left if done else FIRST, 0.1
-            )  # again, where it was swallowed
-        try:
-            exec(compile(tree, f"{path.stem}, cell", "exec"), names)
-        except TimeIsUp:
+        budget = None if exported else left if done else FIRST
+        if not ends(compile(tree, f"{path.stem}, cell", "exec"), names, budget):
             break
-        except SystemError:  # of ast, whose constructor the ring cut short (Python 3.11)
-            if exported or time.monotonic() - begun < (left if done else FIRST):
-                raise
-            break
-        finally:
-            signal.signal(signal.SIGALRM, signal.SIG_IGN)
-            signal.setitimer(signal.ITIMER_REAL, 0)
         ran += 1
         if not exported:
             done += bool(len(tree.body) > len(imports))

@@ -38,6 +38,9 @@ from qebias.training import (
     finished,
     fit,
     load_checkpoint,
+    players_at,
+    probe,
+    rates_at,
     read_checkpoint,
     read_stats,
     run_key,
@@ -342,10 +345,10 @@ def test_the_generator_may_begin_alone_and_each_schedule_runs_over_its_players_i
         g_init_iterations=5, d_init_iterations=3, iterations=its, schedule=schedule, d_schedule=schedule
     )
     trainer, sampler = Trainer(c), PatchSampler(pairs, 32, 2, seed=0)
-    players = [trainer.players(i) for i in range(its)]
+    players = [players_at(c, i) for i in range(its)]
     both = ("generator", "discriminator")
     assert players == [("generator",)] * 5 + [("discriminator",)] * 3 + [both] * 12
-    rates = [trainer.rates(i) for i in range(its)]
+    rates = [rates_at(c, i) for i in range(its)]
     moving = {p: [rates[i][p] for i in range(its) if p in players[i]] for p in both}
     assert moving["generator"] == [learning_rate(schedule, i, 17) for i in range(17)]
     assert moving["discriminator"] == [learning_rate(schedule, i, 15) for i in range(15)]
@@ -374,7 +377,7 @@ def test_at_last_the_discriminator_answers_the_averaged_generator(pairs, gan, di
     states = [[t.state_dict() for t in (x.generator, x.average, x.discriminator)] for x in (short, trainer)]
     for one, two in zip(*states):
         assert all(torch.equal(one[name], two[name]) for name in one)
-    rates = [trainer.rates(i)["discriminator"] for i in range(6, 10)]
+    rates = [rates_at(c, i)["discriminator"] for i in range(6, 10)]
     assert rates[0] == 1e-3 and rates == sorted(rates, reverse=True) and 0 < rates[-1] < 2e-4
     kept = [{n: t.clone() for n, t in x.state_dict().items()} for x in (trainer.generator, trainer.average)]
     answered = []
@@ -406,7 +409,7 @@ def test_compressed_as_a_second_fake(pairs, gan, discriminator, joint):
 
 def test_each_player_has_its_rate(pairs):
     c = config(schedule=Schedule(lr=1e-3, warmup=4), d_schedule=Schedule(lr=1e-2), d_init_iterations=10)
-    rates = [Trainer(c).rates(i) for i in (0, 10, 11, 20)]
+    rates = [rates_at(c, i) for i in (0, 10, 11, 20)]
     assert [r["discriminator"] for r in rates] == [1e-2] * 4
     assert [r["generator"] for r in rates[1:]] == [2.5e-4, 5e-4, 1e-3]
 
@@ -597,10 +600,10 @@ class TapedStep(StepGraph):
 
     recorded = 0
 
-    def _stream(self):
+    def new_stream(self):
         return None
 
-    def _record(self):
+    def record(self):
         def tensors(x):
             return [
                 t
@@ -616,7 +619,7 @@ class TapedStep(StepGraph):
         self.recorded += 1
         return tape.replay, log
 
-    def _aside(self, patches, step=None):
+    def aside(self, patches, step=None):
         return (step or self.trainer.move)(*patches)
 
 
@@ -729,8 +732,8 @@ def test_what_refused_a_recording_is_named_and_the_stream_is_left(pairs, monkeyp
         "set_stream": on.append,
     }.items():
         monkeypatch.setattr(torch.cuda, name, value)
-    monkeypatch.setattr(StepGraph, "_stream", lambda self: None)
-    monkeypatch.setattr(StepGraph, "_aside", lambda self, patches, step=None: self.trainer.move(*patches))
+    monkeypatch.setattr(StepGraph, "new_stream", lambda self: None)
+    monkeypatch.setattr(StepGraph, "aside", lambda self, patches, step=None: self.trainer.move(*patches))
     trainer, sampler = Trainer(config(), graph=True), PatchSampler(pairs, 32, 2, seed=0)
     for i in range(3):
         trainer.step(i, *to_float(sampler(i), "cpu"))
@@ -773,7 +776,7 @@ def test_a_step_on_the_gpu_computes_without_tf32(pairs):
 
 def test_a_step_that_cannot_be_recorded_goes_on_without(pairs, monkeypatch):
     class Refused(TapedStep):
-        def _record(self):
+        def record(self):
             raise RuntimeError("CUDA error: operation not permitted when stream is capturing\nand more")
 
     monkeypatch.setattr("qebias.training.StepGraph", Refused)
@@ -1065,7 +1068,7 @@ def test_what_is_impossible_is_refused_before_anything_is_written(pairs, tmp_pat
 def test_a_probe_leaves_no_trace(pairs):
     one, other = (Trainer(config(gan="relativistic", discriminator=VGG)) for _ in range(2))
     state = torch.get_rng_state()
-    one.probe()
+    probe(one)
     assert torch.equal(torch.get_rng_state(), state) and all(
         m.training for part in (one.generator, one.discriminator) for m in part.modules()
     )
@@ -1233,8 +1236,8 @@ def test_a_first_replay_that_leads_elsewhere_is_dropped(pairs, monkeypatch):
     class Stale(TapedStep):
         "Replays with the learning rate of the recording, doubled"
 
-        def _replayed(self, patches):
-            log = super()._replayed(patches)
+        def replayed(self, patches):
+            log = super().replayed(patches)
             with torch.no_grad():
                 for p in self.trainer.generator.parameters():
                     p.add_(1e-3)

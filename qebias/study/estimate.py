@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from ..core import QebiasError, digest, project_root, read_json, write_json
+from ..core import QebiasError, aligned, digest, project_root, read_json, write_json
 from ..datasets import COLLECTIONS
 from ..pictures import look
 from .keys import Keys, Study, images, todo
@@ -32,12 +32,8 @@ RATES = {  # MAC a second: of one CPU thread, of one data-centre GPU
     ("cuda", "tf32"): 25e12,
     ("cuda", "bf16"): 40e12,
 }
-SECONDS = {
-    "start": 1.0,
-    "item": 4.0,
-    "codec": 0.5,
-    "score": 10.0,
-}  # a job, a notebook; a megapixel coded, measured
+# a job, a notebook; a megapixel coded, measured
+SECONDS = {"start": 1.0, "item": 4.0, "codec": 0.5, "score": 10.0}
 BYTES = {"raw": 3.0, "compressed": 3.1, "enhanced": 1.5}  # a pixel: uint8, uint8 with its bitstream, a PNG
 PICTURE = 2.8e6  # pixels of a picture of DIV2K or Flickr2K, about
 
@@ -107,13 +103,13 @@ class Cost(NamedTuple):
 # %% ../../nbs/tools/28_study.estimate.ipynb #91e72096
 def specs_of(config: "TrainConfig") -> list[tuple]:
     "(spec as JSON, patch, channels) of a configuration's networks"
+    from qebias.config import discriminator_spec
+
     found = [(json.dumps(config.generator, sort_keys=True), config.patch, 3)]
     if config.discriminator:
-        channels = 6 if config.conditional else 3
-        kwargs = {**config.discriminator.get("kwargs", {}), "in_channels": channels}
-        found.append(
-            (json.dumps({**config.discriminator, "kwargs": kwargs}, sort_keys=True), config.patch, channels)
-        )
+        spec = discriminator_spec(config)
+        channels = spec["kwargs"]["in_channels"]
+        found.append((json.dumps(spec, sort_keys=True), config.patch, channels))
     return found
 
 # %% ../../nbs/tools/28_study.estimate.ipynb #23d7d23d
@@ -283,14 +279,7 @@ def load_table(loads: dict, away: dict) -> list[str]:
         rows.append(
             (kind, str(load.jobs), hours(load.gpu) + more, hours(load.cpu) + more, room(load.bytes) + more)
         )
-    widths = [max(len(row[i]) for row in rows) for i in range(5)]
-    return [
-        "  "
-        + "  ".join(
-            cell.rjust(width) if i else cell.ljust(width) for i, (cell, width) in enumerate(zip(row, widths))
-        )
-        for row in rows
-    ]
+    return ["  " + line for line in aligned(rows, right=range(1, 5))]
 
 # %% ../../nbs/tools/28_study.estimate.ipynb #6f2a4486
 def hours(seconds: float) -> str:

@@ -20,13 +20,14 @@ def modules():
 
 
 def export_cells():
-    "Lines of each export cell of the notebooks"
-    found = []
+    "Lines of the export cells of each notebook"
+    found = {}
     for path in sorted((ROOT / "nbs").rglob("*.ipynb")):
+        name = path.relative_to(ROOT / "nbs").with_suffix("").as_posix()
         for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
             source = "".join(cell["source"])
             if cell["cell_type"] == "code" and source.startswith("#| export"):
-                found.append(len(source.splitlines()) - 1)
+                found.setdefault(name, []).append(len(source.splitlines()) - 1)
     return found
 
 
@@ -46,7 +47,7 @@ def figures() -> dict:
                 private += node.name.startswith("_") and not node.name.startswith("__")
                 branches += sum(isinstance(n, BRANCHES) for n in ast.walk(node))
                 body += length
-    cells = export_cells()
+    cells = [length for lengths in export_cells().values() for length in lengths]
     share = {n: 100 * sum(len(line) > n for line in lines) / len(lines) for n in (100, 110)}
     return {
         "lines": len(lines),
