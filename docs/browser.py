@@ -1,10 +1,11 @@
 """Look at the built site in a real browser, on a desk and on a phone, in the light and in the dark
 
-`python docs/browser.py` opens every page of `_docs/html` in an installed Chromium and names what is wrong: a page
-wider than the screen, a table or picture cut off, a formula that was not drawn, words that cannot be read, a file
-that is missing, an error of a script, a request that leaves the machine. Then it drags the triangle and the sliders
-by mouse, finger and keyboard, and searches. `--shots DIR` keeps a picture of each page. It needs `playwright`
-(`pip install playwright`) and a Chromium, which is found by name or given by `QEBIAS_CHROMIUM`.
+`python docs/browser.py` opens every page of `_docs/html` in an installed Chromium and names what is wrong:
+a page wider than the screen, a table or picture cut off, a formula that was not drawn, words that cannot be
+read, a file that is missing, an error of a script, a request that leaves the machine. Then it drags the
+triangle and the sliders by mouse, finger and keyboard, opens the menu, and searches. `--shots DIR` keeps a
+picture of each page. It needs `playwright` (`pip install playwright`) and a Chromium, found by name or given
+by `QEBIAS_CHROMIUM`.
 """
 
 import argparse
@@ -29,7 +30,7 @@ PHONE = {
 SCREENS = {"desk": DESK, "phone": PHONE}
 CONTRAST = 3.0  # WCAG asks 4.5 of small words and 3 of large ones; below 3 nobody reads with ease
 
-# What a page says of itself. Something is cut off where it stands out of the screen and nothing around it scrolls.
+# What a page says of itself. What stands out of the screen is cut off where nothing around it scrolls.
 FAULTS = """(least) => {
   const wide = document.documentElement.clientWidth, found = [];
   if (document.documentElement.scrollWidth > window.innerWidth)
@@ -77,7 +78,8 @@ FAULTS = """(least) => {
     if (e.closest("svg, script, style, mjx-container, button, select")) continue;
     const a = light(numbers(style.color)), b = light(ground(e));
     const ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
-    if (ratio < least) dim.add(`${ratio.toFixed(1)} ${e.tagName.toLowerCase()}.${e.className} ${words.slice(0, 40)}`);
+    const where = `${e.tagName.toLowerCase()}.${e.className} ${words.slice(0, 40)}`;
+    if (ratio < least) dim.add(`${ratio.toFixed(1)} ${where}`);
   }
   for (const words of [...dim].slice(0, 5)) found.push(`hard to read: ${words}`);
   return [...new Set(found)];
@@ -136,7 +138,7 @@ def listen(
     page,  # of playwright
     address: str,  # of the site
 ) -> list:  # filled while pages load
-    "Collect what goes wrong while pages load: errors of scripts, missing files, requests that leave the machine"
+    "Collect what goes wrong while pages load: errors of scripts, missing files, requests to elsewhere"
     heard: list = []
     page.on("console", lambda m: heard.append(f"console: {m.text}") if m.type == "error" else None)
     page.on("pageerror", lambda e: heard.append(f"script: {e}"))

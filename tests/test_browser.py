@@ -18,7 +18,8 @@ pytestmark = [
 ]
 BAD = """<!DOCTYPE html><html><body><article>
 <p style="color: #ddd; background: #fff">pale words</p>
-<div style="width: 2000px; overflow: hidden"><table><tr><td style="min-width: 1900px">wide</td></tr></table></div>
+<div style="width: 2000px; overflow: hidden">
+<table><tr><td style="min-width: 1900px">wide</td></tr></table></div>
 <span class="math">x^2</span> <img src="no.png"><script>throw new Error("broken")</script>
 <script src="http://elsewhere.example/x.js"></script>
 </article></body></html>"""
