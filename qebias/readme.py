@@ -49,7 +49,8 @@ def findings(
     lines = []
     if strip(page) is not None:
         lines.append(f"![{' · '.join(STRIP_LABELS)}: the middle of two pictures](images/strip.png)\n")
-        lines.append(f"*{' · '.join(STRIP_LABELS)}. {page.where}.*\n")
+        where = page.where[:1].upper() + page.where[1:]
+        lines.append(f"*{' · '.join(STRIP_LABELS)}. {where}.*\n")
     known = items()
     for name in FRONT:
         item = known[name]
