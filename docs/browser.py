@@ -67,8 +67,10 @@ FAULTS = """(least) => {
       const c = numbers(getComputedStyle(up).backgroundColor);
       if (c.length && (c.length < 4 || c[3] > 0.5)) return c;
     }
-    return [255, 255, 255];
+    return numbers(getComputedStyle(bare).color);
   };
+  const bare = document.body.appendChild(document.createElement("i"));
+  bare.style.color = "Canvas";  // the screen itself, light or dark as the page's scheme has it
   const dim = new Set();
   const walk = document.createTreeWalker(article, NodeFilter.SHOW_TEXT);
   while (walk.nextNode()) {
@@ -81,6 +83,7 @@ FAULTS = """(least) => {
     const where = `${e.tagName.toLowerCase()}.${e.className} ${words.slice(0, 40)}`;
     if (ratio < least) dim.add(`${ratio.toFixed(1)} ${where}`);
   }
+  bare.remove();
   for (const words of [...dim].slice(0, 5)) found.push(`hard to read: ${words}`);
   return [...new Set(found)];
 }"""

@@ -1,11 +1,14 @@
 "The site in a real browser, where one is at hand: what `docs/browser.py` finds, and that it would find it"
 
 import importlib.util
+import json
 
+import jinja2
 import pytest
 from conftest import ROOT
 
 from qebias import site
+from qebias.study.report import TEMPLATE
 
 pytest.importorskip("playwright")
 made = importlib.util.spec_from_file_location("site_browser", ROOT / "docs" / "browser.py")
@@ -49,6 +52,27 @@ def test_what_is_wrong_would_be_found(opened, tmp_path):
         assert words in said
     for words in ("hard to read", "pale words", "404", "leaves the machine", "cut off: table"):
         assert words in said
+
+
+def report_page():
+    "The report's first page with the verdicts of the published study; its triangles are one grey pixel"
+    rows = json.loads((ROOT / "nbs/study/results/photos/verdicts.json").read_text(encoding="utf-8"))
+    made = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(TEMPLATE)
+    said = [("fig1", "Is it nearer?", "<strong>Yes.</strong> By +17.6 [+11.8, +23.5] points.")]
+    tally = "<table><tr><th>verdict</th><th>reproduced</th></tr><tr><td>paper</td><td>3</td></tr></table>"
+    words = {"name": "photos", "summary": "", "words": said, "pages": [], "tally": tally, "scale": "small"}
+    return made.render(measured=rows, missing=rows[:3], **words)
+
+
+def test_the_report_of_a_study_fits_a_phone(opened, tmp_path):
+    (tmp_path / "index.html").write_text(report_page(), encoding="utf-8")
+    with look_at.served(tmp_path) as address:
+        assert look_at.look(opened, address, ["index.html"]) == {}
+        page = opened.new_context(**look_at.PHONE).new_page()
+        page.goto(f"{address}/index.html")
+        verdict = page.locator(".claims td.reproduced, .claims td.inconclusive").first
+        assert verdict.evaluate("e => e.getClientRects()[0].height < 40")  # one line: the word is whole
+        assert page.locator(".claims th").first.is_hidden()
 
 
 def test_every_page_fits_the_screen_and_can_be_read(opened, built):
