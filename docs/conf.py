@@ -24,8 +24,10 @@ html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_js_files = ["triangle.js", "compare.js"]
 html_show_sourcelink = False
+html_context = {"default_mode": "auto"}  # light or dark, as the reader's machine has it
 html_theme_options = {
     "home_page_in_toc": True,
+    "navbar_persistent": [],  # a header of its own would take the menu's button away from the phone
     "show_navbar_depth": 1,
     "show_toc_level": 2,
     "repository_url": "https://github.com/qebias/qebias",

@@ -50,7 +50,8 @@ def findings(
     lines = []
     if strip(page) is not None:
         lines.append(f"![{' · '.join(STRIP_LABELS)}: the middle of two pictures](images/strip.png)\n")
-        lines.append(f"*{' · '.join(STRIP_LABELS)}. {page.where}.*\n")
+        where = page.where[:1].upper() + page.where[1:]
+        lines.append(f"*{' · '.join(STRIP_LABELS)}. {where}.*\n")
     scale = generators_in_words(page.results.profile, STRIP)
     lines.append(
         "*Real-ESRGAN* and *ESRGAN* are the recipes of the paper's baselines [44] and [43] at a small scale: "

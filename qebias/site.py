@@ -498,10 +498,11 @@ def slider(
     place: str,  # folder of the crops, such as `kodak-bpg-37`
     picture: str,  # its name
     rows: dict,  # row -> label
+    sets: dict | None = None,  # data set -> what it holds, in words
 ) -> str:  # HTML
     "Two crops under one slider, and a choice of both"
     dataset, codec, level = place.rsplit("-", 2)
-    named = f"{dataset}, {codec.upper()} {level}"
+    named = f"{(sets or {}).get(dataset, dataset)}, {codec.upper()} {level}"
     sides = {}
     for side, wanted in (("before", "compressed"), ("after", "realesrgan+both")):
         chosen = wanted if wanted in rows else list(rows)[-1]
@@ -516,7 +517,7 @@ def slider(
     )
     moved = f'<input type="range" min="0" max="100" value="50" aria-label="{picture}: before and after">'
     choice = f'<p class="choice">{sides["before"][1]} {sides["after"][1]}</p>'
-    shown = f'<div class="compare">{images}{moved}</div><small>{picture} of {named}</small>'
+    shown = f'<div class="compare">{images}{moved}</div><small>No. {picture} of the {named}</small>'
     return f'<div class="pair">{choice}{shown}</div>'
 
 
@@ -533,11 +534,14 @@ def compare_page(
     "The page with its sliders; the crops are put beside the site's scripts"
     from qebias.figures import label_of
 
+    yaml = require("yaml", "the site")
+    known = yaml.safe_load((root / "nbs" / "study" / "sets.yaml").read_text(encoding="utf-8"))
+    sets = known["photos"]["evaluate"]
     parts = []
     for (place, picture), rows in published_crops(root).items():
         for row, path in rows.items():
             put(static / "crops" / place / f"{picture}.{row.replace('+', '-')}.webp", path.read_bytes())
-        parts.append(slider(place, picture, {row: label_of(row) for row in rows}))
+        parts.append(slider(place, picture, {row: label_of(row) for row in rows}, sets))
     shown = "\n".join(parts) or "<p>No study with pictures is published yet.</p>"
     return text.replace(SLIDERS, f"```{{raw}} html\n{shown}\n```")
 
@@ -698,6 +702,8 @@ def build_site(
     mathjax(static)
     command = [sys.executable, "-m", "sphinx", "-q", "-b", "html", "-c", str(root / "docs")]
     command += ["-W", "--keep-going"] if strict else []
+    if not (output / "searchindex.js").is_file():
+        command += ["-E", "-a"]  # the first build, or the last one was cut short: everything is read anew
     command += ["-d", str(output.with_name(f"{output.name}-read")), str(source), str(output)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=root)
     if done.returncode:

@@ -153,7 +153,7 @@ def test_no_word_is_cut_or_covered_by_another(drawn, name):
 
 @pytest.mark.parametrize("name", EVERY)
 def test_the_caption_is_one_line(drawn, name):
-    assert NOTE in [t.get_text() for t in drawn[name].findobj(Text)]
+    assert NOTE.capitalize() in [t.get_text() for t in drawn[name].findobj(Text)]
     long = EVERY[name](note="a word " * 200)
     assert "\n" not in long.get_supxlabel() and long.get_supxlabel().endswith("…")
     assert not cut(long)
@@ -240,7 +240,7 @@ def test_lengths_that_form_no_triangle(ce, re, cr):
     ax = F.triangle([dict(row="arcnn", ce=ce, re=re, cr=cr)]).axes[0]
     assert vertex(ax, "^").tolist() == [pytest.approx((ce**2 - re**2) / cr**2 / 2), 0]
     words = ax.figure.axes[1].get_legend().get_texts()[0].get_text()
-    assert f"no triangle, on roots {F.percent(100 * (ce - re) / cr)}" in words
+    assert f"no triangle; on square roots {F.percent(100 * (ce - re) / cr)}" in words
     hollow = next(line for line in ax.lines if line.get_marker() == "^")
     assert hollow.get_markerfacecolor() == "white"
 

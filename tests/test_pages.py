@@ -422,7 +422,7 @@ def test_the_report_of_nothing_has_no_picture(monkeypatch):
         raise QebiasError("nothing was measured")
 
     monkeypatch.setattr(pages, "open_page", nothing)
-    assert report.opening(SimpleNamespace(profile=profile_of(), folder="")) == ("", [])
+    assert report.opening(SimpleNamespace(profile=profile_of(), folder="")) == ("", "", [])
 
 
 def test_a_row_of_the_same_pictures_is_shown_only_where_it_is_asked_for():

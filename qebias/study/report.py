@@ -68,20 +68,21 @@ def write_report(study: Study) -> Path:  # of the page to open
 # %% ../../nbs/tools/29_study.report.ipynb #d0487fe2
 def opening(
     study: Study,
-) -> tuple:  # (the triangles as an address, list of (item, question, sentence as HTML))
-    "Figure 1 on these results, and the answer to each question that was asked"
+) -> tuple:  # (the triangles as addresses, wide and narrow, list of (item, question, sentence as HTML))
+    "Figure 1 on these results, two panels a row and one for a phone, and the answers to what was asked"
     from qebias.figures import triangles
     from qebias.study.pages import HEADLINES, headline, open_page, sides
 
     try:
         place = open_page(study.profile.name, str(study.folder))
     except QebiasError:  # nothing was measured yet at the main codec and level
-        return "", []
+        return "", "", []
     shown = sides(place, ["realesrgan", "realesrgan+both"], controls=False)
     picture = address(triangles(shown, note=place.where)) if len(shown) else ""
+    narrow = address(triangles(shown, ncols=1, note=place.where)) if len(shown) else ""
     asked = [name for name in study.items if name in HEADLINES and study.store.named(f"item/{name}")]
     words = [(name, study.known_items()[name].question, as_html(headline(place, name))) for name in asked]
-    return picture, words
+    return picture, narrow, words
 
 
 def address(picture: "Picture") -> str:  # of a `qebias.figures.Picture`
@@ -106,7 +107,7 @@ def page(study: Study, found: Results, pages: list) -> str:
 
     from qebias.claims import claim_row, folded, tally
 
-    picture, words = opening(study)
+    picture, narrow, words = opening(study)
     told = {key for key, _, _ in words}
     rows = found.verdicts()
     measured = [claim_row(row) for row in rows if not row["verdict"].startswith("not measured")]
@@ -116,6 +117,7 @@ def page(study: Study, found: Results, pages: list) -> str:
         name=study.profile.name,
         summary=study.profile.summary,
         picture=picture,
+        narrow=narrow,
         words=words,
         pages=[(key, item) for key, item in pages if key not in told],
         measured=measured,
@@ -136,7 +138,7 @@ TEMPLATE = """<!DOCTYPE html>
 body { font: 16px/1.6 system-ui, sans-serif; max-width: 52rem; margin: 2rem auto; padding: 0 1rem; }
 table { border-collapse: collapse; width: 100%; font-size: 14px; }
 th, td { text-align: left; padding: .35rem .6rem; border-bottom: 1px solid #8884; vertical-align: top; }
-td { overflow-wrap: anywhere; }
+td { overflow-wrap: break-word; }
 .reproduced, .holds { font-weight: 600; color: #1a8a5a; }
 .opposite { font-weight: 600; color: #c2571a; }
 small { opacity: .75; }
@@ -145,7 +147,17 @@ img { max-width: 100%; height: auto; background: #fff; border-radius: 3px; }
 .wide { overflow-x: auto; }
 .found li { margin-bottom: .6rem; }
 @media (prefers-color-scheme: dark) { a { color: #528fe4; } }
-@media (max-width: 600px) { body { margin: 1rem auto; } h1 { font-size: 1.6rem; } table { font-size: 13px; } }
+@media (max-width: 600px) {
+  body { margin: 1rem auto; }
+  h1 { font-size: 1.6rem; }
+  table { font-size: 13px; }
+  .found { padding-left: 1.2rem; }
+  .claims, .claims tbody, .claims tr, .claims td { display: block; }
+  .claims tr { padding: .5rem 0; border-bottom: 1px solid #8884; }
+  .claims tr:has(th) { display: none; }
+  .claims td { padding: 0; border: 0; }
+  .claims td[data-label]::before { content: attr(data-label) ": "; opacity: .7; font-weight: 400; }
+}
 </style>
 </head>
 <body>
@@ -153,7 +165,10 @@ img { max-width: 100%; height: auto; background: #fff; border-radius: 3px; }
 <p>{{ summary }}</p>
 <h2>What was found</h2>
 {% if picture %}
+<picture>
+<source media="(max-width: 600px)" srcset="{{ narrow }}">
 <img src="{{ picture }}" alt="Triangles of compressed, raw and enhanced, as in Figure 1 of the paper">
+</picture>
 {% endif %}
 <ul class="found">
 {% for key, question, said in words %}
@@ -165,15 +180,15 @@ img { max-width: 100%; height: auto; background: #fff; border-radius: 3px; }
 </ul>
 <h2>Verdicts</h2>
 <div class="wide">{{ tally | safe }}</div>
-<div class="wide"><table>
+<div class="wide"><table class="claims">
 <tr><th>item</th><th>statement</th><th>paper</th><th>here</th><th>verdict</th></tr>
 {% for row in measured %}
-<tr><td>{{ row.item }}</td><td>{{ row.statement }}</td><td>{{ row.paper }}</td><td>{{ row.ours }}</td>
-<td class="{{ row.verdict }}">{{ row.verdict }}</td></tr>
+<tr><td>{{ row.item }}</td><td>{{ row.statement }}</td><td data-label="paper">{{ row.paper }}</td>
+<td data-label="here">{{ row.ours }}</td><td class="{{ row.verdict }}">{{ row.verdict }}</td></tr>
 {% endfor %}
 </table></div>
 <details><summary>Not measured ({{ missing | length }})</summary>
-<div class="wide"><table>
+<div class="wide"><table class="claims">
 {% for row in missing %}
 <tr><td>{{ row.item }}</td><td>{{ row.statement }}</td><td>{{ row.verdict }}</td></tr>
 {% endfor %}
