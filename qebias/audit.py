@@ -4,14 +4,14 @@
 
 # %% auto #0
 __all__ = ['DOMAINS', 'TURNS', 'SHOWN_CONTROLS', 'AT', 'SHORT', 'MINUS', 'FAR', 'ABOUT', 'STYLE', 'TEMPLATE', 'Pictures', 'Found',
-           'match', 'short_names', 'given', 'Look', 'differences', 'middle', 'detail', 'look', 'thumbnail', 'shift',
-           'turned', 'exchanged', 'pattern', 'some', 'swapped', 'count_of', 'remarks', 'Set', 'gather', 'look_all',
-           'choose', 'large_enough', 'Lines', 'measure_all', 'numbers', 'listed', 'whole_percent', 'from_raw',
-           'side_of', 'leaning', 'few_words', 'outside_words', 'quality_words', 'realism_words', 'control_words',
-           'verdict', 'AuditReport', 'audit', 'single_scores', 'pixel_deviations', 'telling', 'bars', 'audit_target',
-           'Shown', 'embedded', 'drawn', 'triangle_of', 'telling_square', 'marked', 'telling_pictures', 'Table',
-           'interval_text', 'distance_table', 'quality_table', 'signed', 'realism_part', 'image_table', 'origin_table',
-           'audit_page', 'no_home']
+           'match', 'pixels_of', 'short_names', 'given', 'Look', 'differences', 'middle', 'detail', 'look', 'thumbnail',
+           'shift', 'turned', 'exchanged', 'pattern', 'some', 'swapped', 'count_of', 'remarks', 'Set', 'gather',
+           'look_all', 'choose', 'large_enough', 'Lines', 'measure_all', 'numbers', 'listed', 'whole_percent',
+           'from_raw', 'side_of', 'leaning', 'few_words', 'outside_words', 'quality_words', 'realism_words',
+           'control_words', 'verdict', 'AuditReport', 'audit', 'single_scores', 'pixel_deviations', 'telling', 'bars',
+           'audit_target', 'Shown', 'embedded', 'drawn', 'triangle_of', 'telling_square', 'marked', 'telling_pictures',
+           'Table', 'interval_text', 'distance_table', 'quality_table', 'signed', 'realism_part', 'image_table',
+           'origin_table', 'audit_page', 'no_home']
 
 # %% ../nbs/measurement/40_audit.ipynb #8f222e54
 import base64
@@ -33,12 +33,13 @@ from PIL import Image, ImageDraw
 from scipy.signal import correlate
 
 from .controls import CONTROLS, PREFIX, control
-from .core import Outputs, QebiasError, array_digest, as_rgb, digest, provenance, threads
+from .core import Outputs, QebiasError, array_digest, as_rgb, digest, in_order, provenance, threads
 from .figures import cut, number, percent, realism_differences, residuals, triangle, with_interval
 from .measure import FEW, Cell, measure
 from .metrics import METRICS, available, find_metric, weight_files
 from .networks import load_discriminator
 from .pictures import find_pictures, read_rgb8
+from .pictures import look as header
 from .stats import COLUMNS, Estimate, Results, combine, deviation_of, difference, estimate
 
 if TYPE_CHECKING:
@@ -79,6 +80,7 @@ class Found(NamedTuple):
     problems: dict  # name -> why it cannot be used
     notes: list  # remarks
     facts: dict  # what the page says about the folders
+    pixels: dict  # name -> how large, 0 where that is not known
 
 # %% ../nbs/measurement/40_audit.ipynb #3d1924d5
 def match(
@@ -119,7 +121,15 @@ def match(
         notes.append(f"{lossy} of the raw pictures are JPEG, BPG, AVIF or WebP files: {words}")
     found = {domain: len(pictures) for domain, pictures in listed.items()}
     facts = {"folders": short_names(folders), "found": found, "formats": formats}
-    return Found(loads, problems, notes, facts)
+    return Found(loads, problems, notes, facts, {name: pixels_of(listed["raw"][name]) for name in loads})
+
+
+def pixels_of(path: Path) -> int:
+    "How many pixels a picture's header tells; 0 where it cannot be read, which is told later"
+    try:
+        return header(path).pixels
+    except QebiasError:
+        return 0
 
 # %% ../nbs/measurement/40_audit.ipynb #d769d137
 def short_names(folders: dict) -> dict:
@@ -147,7 +157,8 @@ def given(images: dict, names: Iterable[str] | None) -> Found:
     loads = {}
     for i, name in enumerate(names):
         loads[name] = [partial(as_rgb, some[i], f"{name} ({domain})") for domain, some in images.items()]
-    return Found(loads, {}, [], {"found": dict.fromkeys(DOMAINS, len(names))})
+    pixels = {name: some[i].size // 3 for i, name in enumerate(names)}
+    return Found(loads, {}, [], {"found": dict.fromkeys(DOMAINS, len(names))}, pixels)
 
 # %% ../nbs/measurement/40_audit.ipynb #30122fa6
 class Look(NamedTuple):
@@ -373,7 +384,7 @@ def gather(
     if any(arrays) and not all(arrays):
         raise QebiasError("raw, compressed and enhanced are three folders or three lists: do not mix them")
     found = given(folders, names) if arrays[0] else match(folders, suffix)
-    looks, wrong = look_all(found.loads, progress)
+    looks, wrong = look_all(found.loads, found.pixels, progress)
     problems = found.problems | wrong
     if problems and (on_mismatch == "raise" or not looks):
         total = len(found.loads) + len(found.problems)
@@ -397,11 +408,14 @@ def gather(
     return Set(list(looks), domains, looks, problems, notes, found.facts | facts)
 
 # %% ../nbs/measurement/40_audit.ipynb #34a22801
-def look_all(loads: dict, progress: Callable | None) -> tuple:  # (name -> Look, name -> what is wrong)
-    "Look at all of them, a few at a time"
+def look_all(
+    loads: dict, pixels: dict, progress: Callable | None
+) -> tuple:  # (name -> Look, name -> what is wrong)
+    "Look at all of them, a few at a time, large ones alone"
     found = {}
     with threads(min(4, os.cpu_count() or 1)) as pool:
-        for k, (name, one) in enumerate(zip(loads, pool.map(look, loads.values()))):
+        looks = in_order(pool, lambda name: look(loads[name]), loads, 8, lambda name: 4 * pixels[name])
+        for k, (name, one) in enumerate(zip(loads, looks)):
             found[name] = one
             if progress:
                 progress("reading", k + 1, len(loads))
@@ -453,6 +467,7 @@ class Lines:
         self.pictures, self.patch, self.device = pictures, patch, device
         self.cache, self.progress = cache, progress
         self.lines: list[tuple] = []
+        self.known: dict = {}  # of raw and compressed, which every row has
         self.done, self.total = 0, 0
 
     def cell(self, row: str, discriminator: Any = None, **more: Any) -> Cell:
@@ -460,7 +475,7 @@ class Lines:
         domains, names = self.pictures.domains, self.pictures.names
         enhanced = domains[row] if row in domains else self.control(row)
         nothing = [np.nan] * len(names)
-        more = dict(patch=self.patch) | more
+        more = dict(patch=self.patch, known=self.known) | more
         raw, compressed = domains["raw"], domains["compressed"]
         return Cell(names, raw, compressed, enhanced, nothing, discriminator, device=self.device, **more)
 
