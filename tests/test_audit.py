@@ -384,6 +384,79 @@ def test_exchanged_and_shifted_pictures_are_named(eleven):
     assert not audit(raw, compressed, enhanced, names=names, **QUICK).notes
 
 
+def three_lists(root):
+    return [[read_rgb(f) for f in sorted(folder.iterdir())] for folder in folders(root)]
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (lambda rgb: rgb[:, ::-1], "pictures are mirrored: image 1"),
+        (lambda rgb: rgb[::-1], "pictures are upside down: image 1"),
+        (lambda rgb: rgb[::-1, ::-1], "pictures are turned by half: image 1"),
+        (np.rot90, "pictures are turned to the left: image 1"),
+        (lambda rgb: rgb[..., ::-1], "pictures are in BGR order (red and blue exchanged): image 1"),
+        (lambda rgb: 255 - rgb, "pictures are inverted: image 1"),
+        (np.zeros_like, "11 enhanced pictures are of one colour throughout: image 1"),
+    ],
+)
+def test_pictures_that_another_program_wrote_another_way_are_named(eleven, change, words):
+    raw, compressed, enhanced = three_lists(eleven)
+    notes = audit(raw, compressed, [np.ascontiguousarray(change(rgb)) for rgb in enhanced], **QUICK).notes
+    assert len([note for note in notes if words in note]) == 1, notes
+    assert not any("exchanged:" in note or "shifted" in note for note in notes)
+
+
+@pytest.mark.parametrize("change", [lambda rgb: rgb // 2, lambda rgb: 128 + rgb // 2])
+def test_darker_and_paler_pictures_are_not_taken_for_exchanged_ones(eleven, change):
+    raw, compressed, enhanced = three_lists(eleven)
+    assert not audit(raw, compressed, [change(rgb) for rgb in enhanced], **QUICK).notes
+
+
+@pytest.mark.parametrize("pixels", range(1, 9))
+def test_a_shift_of_up_to_eight_pixels_is_told_exactly(pixels):
+    raw = next(scenes(1, 160))
+    coded = np.array(Image.open(io.BytesIO(jpeg(raw))))
+    assert pages.shift(np.roll(coded, (pixels, -pixels), (0, 1)), raw) == (-pixels, pixels)
+    assert pages.shift(np.roll(coded, pixels, 1), raw) == (0, -pixels)
+    assert pages.shift(coded, raw) == (0, 0) == pages.shift(raw, raw)
+
+
+def test_folders_in_each_others_place_are_asked_about(eleven):
+    raw, compressed, enhanced = three_lists(eleven)
+    asked = {
+        "raw and compressed exchanged?": (compressed, raw, enhanced),
+        "raw and enhanced exchanged?": (enhanced, compressed, raw),
+    }
+    for words, given in asked.items():
+        notes = audit(*given, **QUICK).notes
+        assert len([note for note in notes if words in note]) == 1, notes
+    rng = np.random.default_rng(1)
+    sharper = [(c + rng.normal(0, 20, c.shape)).clip(0, 255).astype(np.uint8) for c in compressed]
+    for honest in (enhanced, compressed, sharper, raw):
+        assert not any("folders" in note for note in audit(raw, compressed, honest, **QUICK).notes)
+
+
+def test_names_that_match_only_in_part_are_told_in_one_line(eleven, tmp_path):
+    for f in (eleven / "enhanced").iterdir():
+        name = f"{f.stem}_out.png" if f.stem > "p06" else f.name
+        (tmp_path / "enhanced").mkdir(exist_ok=True)
+        (tmp_path / "enhanced" / name).write_bytes(f.read_bytes())
+    given = eleven / "raw", eleven / "compressed", tmp_path / "enhanced"
+    with pytest.raises(QebiasError, match="8 of 15 images do not match: p07: missing in enhanced; ") as told:
+        audit(*given, **QUICK)
+    assert "\n" not in str(told.value) and "and 5 more" in str(told.value)
+    found = audit(*given, on_mismatch="skip", **QUICK)
+    assert found.facts["images"] == 7 and len(found.skipped) == 8
+
+
+def test_a_look_at_a_picture_is_what_whole_arrays_give(eleven):
+    raw, compressed, _ = (rgbs[0] for rgbs in three_lists(eleven))
+    tall = [np.tile(rgb, (40, 20, 1)) for rgb in (raw, compressed)]  # several bands
+    apart = tall[0].astype(float) - tall[1]
+    assert pages.differences(*tall) == pytest.approx(((apart**2).mean(), np.abs(apart).mean()), rel=1e-12)
+
+
 def test_a_method_outside_the_triangle_does_not_lean(eleven):
     raw, compressed, _ = ([read_rgb(f) for f in sorted(folder.iterdir())] for folder in folders(eleven))
     black = audit(raw, compressed, [np.zeros_like(rgb) for rgb in raw], **QUICK)

@@ -239,8 +239,11 @@ cli.main()
         # one that waits for a thread at its end
         "import threading\ndef threads(standalone_mode):\n    threading.Thread(target=time.sleep, args=(60,)).start()\n"
         "    print('on', flush=True)\n    time.sleep(60)\ncli.app = threads",
+        # one whose main thread is in one long call, as a convolution is: no handler of Python is asked
+        "import ctypes\ndef call(standalone_mode):\n    print('on', flush=True)\n    libc = ctypes.CDLL(None)\n"
+        "    for _ in range(2): libc.sleep(30)\ncli.app = call",
     ],
-    ids=["listens", "deaf", "threads"],
+    ids=["listens", "deaf", "threads", "one long call"],
 )
 def test_both_signals_end_a_command_within_two_seconds_in_the_same_words(number, patch):
     child = subprocess.Popen(
@@ -256,6 +259,31 @@ def test_both_signals_end_a_command_within_two_seconds_in_the_same_words(number,
     assert time.monotonic() - start < 2.5  # of a machine that has other work as well
     assert child.returncode == 128 + number
     assert set(err.splitlines()) == {f"qebias: {STOPPED}"}
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_the_imports_are_under_way_is_answered_in_the_same_words(number):
+    slow = "import sys, threading, os, signal; sys.argv[0] = '/usr/bin/qebias'; import qebias\n"
+    slow += "sys.meta_path.insert(0, type('Slow', (), {'find_spec': staticmethod(lambda name, *more: "
+    slow += f"os.kill(os.getpid(), {int(number)}) if name == 'typer' else None)}}))\nimport qebias.cli"
+    done = subprocess.run([sys.executable, "-c", slow], capture_output=True, text=True)
+    assert done.returncode == 128 + number and done.stderr == f"qebias: {STOPPED}\n"
+
+
+def test_a_signal_to_a_child_does_not_end_the_command():
+    patch = (
+        "import os, signal\ndef parent(standalone_mode):\n    child = os.fork()\n    if not child:\n"
+        "        signal.signal(signal.SIGTERM, lambda *_: os._exit(0)); print('on', flush=True); time.sleep(60)\n"
+        "    os.waitpid(child, 0); time.sleep(2); print('done', flush=True)\ncli.app = parent"
+    )
+    parent = subprocess.Popen(
+        [sys.executable, "-c", WAITING.format(patch=patch)], stdout=subprocess.PIPE, text=True
+    )
+    assert parent.stdout.readline() == "on\n"
+    child = int(Path(f"/proc/{parent.pid}/task/{parent.pid}/children").read_text())
+    os.kill(child, signal.SIGTERM)
+    out, _ = parent.communicate(timeout=20)
+    assert out == "done\n" and parent.returncode == 0
 
 
 def test_a_stopped_enhancement_leaves_nothing_half_written(tmp_path, model):

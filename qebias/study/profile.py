@@ -467,7 +467,7 @@ def check_profile(values: dict, where: str = "profile") -> Profile:
     try:
         return Profile(**values)
     except ValidationError as error:
-        complaints = [complaint(found) for found in error.errors()[:3]]
+        complaints = [complaint(found)[:400] for found in error.errors()[:3]]
         raise QebiasError(f"{where}: " + "; ".join(complaints)) from None
     except QebiasError as error:  # a row's, which knows no file
         raise QebiasError(f"{where}: {error}") from None
