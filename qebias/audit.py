@@ -475,9 +475,9 @@ class Lines:
         domains, names = self.pictures.domains, self.pictures.names
         enhanced = domains[row] if row in domains else self.control(row)
         nothing = [np.nan] * len(names)
-        more = dict(patch=self.patch, known=self.known) | more
+        told: dict[str, Any] = {"patch": self.patch, "known": self.known, **more}
         raw, compressed = domains["raw"], domains["compressed"]
-        return Cell(names, raw, compressed, enhanced, nothing, discriminator, device=self.device, **more)
+        return Cell(names, raw, compressed, enhanced, nothing, discriminator, device=self.device, **told)
 
     def control(self, row: str) -> Pictures:
         "The pictures of a control, made when they are asked for"
