@@ -203,7 +203,7 @@ def sets_in_words(
         return "", {}
     return learnt, evaluate
 
-
+# %% ../../nbs/tools/27_study.results.ipynb #67ac9300
 def generators_in_words(
     profile: Profile,
     rows: Iterable[str] = (),  # whose; all, if left out
@@ -228,7 +228,7 @@ def generators_in_words(
         words.append(f"{name} of {count(outline(spec)):,} weights{place}")
     return ", ".join(words)
 
-
+# %% ../../nbs/tools/27_study.results.ipynb #67ac9301
 def scale_line(profile: Profile, table: "pd.DataFrame") -> str:
     "Data, codecs, lengths of training, networks, psi, seeds and machine, in one line"
     from qebias.study.work import config_of
