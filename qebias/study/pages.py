@@ -314,13 +314,12 @@ def on_other_sets(
 ) -> str:
     "What the same statement is on the other sets of pictures, each judged by itself"
     told = ""
-    words = sets_in_words(page.results.profile)[1]
-    for dataset in page.results.profile.evaluate:
-        if dataset == page.dataset or not page.at(dataset=dataset).has("compressed"):
-            continue
+    others = {dataset for dataset, *_ in places_of(page.index.table)} - {page.dataset}
+    for dataset in sorted(others):
+        words = sets_in_words(page.results.profile)[1].get(dataset, dataset)
         for row in verdicts(page.at(dataset=dataset), item):
             if row["statement"] == statement and row["value"] is not None:
-                told += f"; on {words.get(dataset, dataset)} {brief(row)}"
+                told += f"; on {words} {brief(row)}"
     return told
 
 # %% ../../nbs/tools/30_study.pages.ipynb #2dc27df1
