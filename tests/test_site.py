@@ -5,6 +5,7 @@ import re
 import shutil
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 from urllib.parse import unquote
 
 import pytest
@@ -114,6 +115,30 @@ def resolve(page, link):
         return None
     target = page if not place else str((Path("/") / Path(page).parent / unquote(place)).resolve())[1:]
     return target.lstrip("/"), unquote(anchor)
+
+
+def test_a_build_that_was_cut_short_is_done_anew(tmp_path, monkeypatch):
+    "Sphinx remembers what it has read, but not the words for its search: without the index all is read again"
+    pytest.importorskip("sphinx_book_theme")
+    pytest.importorskip("myst_nb")
+    asked, html = [], tmp_path / "html"
+
+    def run(command, **options):
+        asked.append(command)
+        return SimpleNamespace(returncode=0)
+
+    monkeypatch.setattr(site.subprocess, "run", run)
+    site.build_site(html)
+    html.mkdir()
+    (html / "searchindex.js").write_text("Search.setIndex({})")
+    site.build_site(html)
+    assert {"-E", "-a"} <= set(asked[0]) and not {"-E", "-a"} & set(asked[1])
+
+
+def test_the_menu_has_one_button_which_the_theme_listens_to(built):
+    "A second one, in a header that nobody sees, took the phone's way to the contents"
+    text = (built / "index.html").read_text(encoding="utf-8")
+    assert len(re.findall(r'<button class="[^"]*primary-toggle', text)) == 1
 
 
 def test_it_builds_without_a_warning(pages):
