@@ -380,7 +380,7 @@ def tensors(
         return {str(key).removeprefix("module."): value for key, value in state.items()}
 
 # %% ../nbs/foundations/10_weights.ipynb #091af71f
-MOST_STEPS = 500_000  # of the pickles of a checkpoint; those of a network and its optimiser have 50,000
+MOST_STEPS = 200_000  # of the pickles of a checkpoint; those of a network and its optimiser have 50,000
 
 
 def require_short(

@@ -11,6 +11,7 @@ import json
 import os
 import queue
 import random
+import re
 import resource
 import struct
 import subprocess
@@ -272,6 +273,8 @@ NASTY = [
 ]
 NUMBERS = [0, 1, 2, 255, 256, 32767, 65535, 65536, 2**24, 2**31 - 1, 2**31, 2**32 - 1]
 
+ENCODINGS = ["utf-8-sig", "utf-16", "utf-16-le", "utf-32", "cp500"]
+
 position = st.floats(0, 1, exclude_max=True)
 mutation = st.one_of(
     st.tuples(st.just("flip"), position, st.integers(0, 7)),
@@ -289,6 +292,10 @@ mutation = st.one_of(
     st.tuples(st.just("insert"), position, st.binary(min_size=1, max_size=40)),
     st.tuples(st.just("nasty"), position, st.integers(0, len(NASTY) - 1)),
     st.tuples(st.just("splice"), position, st.integers(0, 9), position),
+    st.tuples(st.just("swap"), position, position, st.integers(1, 60)),
+    st.tuples(st.just("fill"), position, st.integers(0, 255), st.integers(1, 200)),
+    st.tuples(st.just("encoded"), st.just(0), st.sampled_from(ENCODINGS)),
+    st.tuples(st.just("digits"), position, st.sampled_from(["0", "-1", "1e400", "9" * 30, "true", "{}"])),
 )
 case = st.tuples(st.integers(0, 9), st.lists(mutation, min_size=1, max_size=5), st.booleans())
 
@@ -318,6 +325,16 @@ def mutated(seeds, chosen, steps, repair) -> bytes:
         elif name == "splice":
             other = seeds[more[0] % len(seeds)]
             data[at:] = other[int(more[1] * len(other)) :]
+        elif name == "swap":
+            other = int(more[0] * len(data))
+            a, b = data[at : at + more[1]], data[other : other + more[1]]
+            data[at : at + more[1]], data[other : other + more[1]] = b, a
+        elif name == "fill":
+            data[at : at + more[1]] = bytes([more[0]]) * len(data[at : at + more[1]])
+        elif name == "encoded":
+            data[:] = data.decode("latin-1").encode(more[0], "replace")
+        elif name == "digits":  # another value for the first number that follows
+            data[at:] = re.sub(rb"-?\d[\d.]*", more[0].encode(), bytes(data[at:]), count=1)
     if repair and data[:4] == b"\x89PNG":
         return repaired_png(bytes(data))
     return repaired_manifest(bytes(data)) if repair and data[:1] == b"{" else bytes(data)
@@ -420,6 +437,7 @@ class Reader:
             "printed": 0,
         }
         self.faults = []
+        self.why = ""  # of the last outcome
         self.process = None
 
     def start(self):
@@ -465,6 +483,7 @@ class Reader:
             status = self.process.wait()
             answer = {"outcome": "other", "why": f"the process died: {status} {self.said()}", "memory": 0}
             self.stop()
+        self.why = answer["why"]
         self.counts["cases"] += 1
         self.counts[answer["outcome"]] += 1
         self.counts["memory"] = max(self.counts["memory"], answer["memory"])
