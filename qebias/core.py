@@ -87,7 +87,7 @@ def require(
         if missing and (missing == module.split(".")[0] or is_absent(missing)):
             lacks = module if missing == module.split(".")[0] else missing
             raise QebiasError(
-                f"{lacks} is needed{what} and is not installed: pip install 'qebias[{extra}]'"
+                f"{lacks} is needed{what} and is not installed: pip install -e '.[{extra}]' in its checkout"
             ) from None
         raise
 
