@@ -13,6 +13,7 @@ import warnings
 from importlib import import_module
 
 import pytest
+import torch
 from conftest import ROOT
 
 BUDGET = 0.7  # seconds of a notebook; what is left then is for `pytest tests/test_notebooks.py`
@@ -84,6 +85,15 @@ def ends(code, names, seconds):
     return True
 
 
+def restore(threads):
+    "What a demonstration that was cut short may have left: a ring can come while a `with` block is left"
+    torch.set_grad_enabled(True)
+    torch.set_default_dtype(torch.float32)
+    torch.set_autocast_enabled("cpu", False)
+    torch.use_deterministic_algorithms(False)
+    torch.set_num_threads(threads)
+
+
 def run(path):
     "How many cells of a notebook ran to their end, exported code and demonstrations; an error is an error"
     main = types.ModuleType("__main__")  # as in a kernel
@@ -126,15 +136,28 @@ def test_demonstrations(path, tmp_path, monkeypatch):
     monkeypatch.chdir(path.parent)
     monkeypatch.setitem(sys.modules, "__main__", sys.modules["__main__"])
     codecs = import_module("qebias.codecs").CODECS  # into which a codec's own notebook puts its class
-    environment, known = dict(os.environ), dict(codecs)
+    environment, known, threads = dict(os.environ), dict(codecs), torch.get_num_threads()
     with warnings.catch_warnings():
         try:
             run(path)  # how far it goes depends on the machine's load, an error does not
         finally:
+            restore(threads)
             os.environ.clear()
             os.environ.update(environment)
             codecs.clear()
             codecs.update(known)
+
+
+def test_what_was_cut_short_leaves_torch_as_it_was():
+    "A ring on the way out of a block once left all later tests of its process without gradients"
+    threads = torch.get_num_threads()
+    torch.set_grad_enabled(False)
+    torch.set_default_dtype(torch.float64)
+    restore(threads)
+    assert torch.is_grad_enabled() and torch.get_default_dtype() == torch.float32
+    x = torch.ones(1, requires_grad=True)
+    (2 * x).sum().backward()
+    assert x.grad == 2
 
 
 def test_an_error_in_a_demonstration_is_an_error(tmp_path):
