@@ -24,7 +24,7 @@ import pandas as pd
 from ..claims import better, claims_markdown, decimals, folded, judge, paper_number, read_claims
 from ..codecs import Bpg
 from ..codecs.bpg import ENCODERS
-from ..controls import CONTROLS, ideal_deviations
+from ..controls import AFTER, PREFIX, ROWS, ideal_deviations
 from ..core import QebiasError, project_root, require
 from ..figures import deviations, intervals, label_of, number
 from ..metrics import METRICS, psnr
@@ -75,9 +75,11 @@ class Page:
         told = spec.differs.model_fields_set if spec else set()
         return "d_final_iterations" in told and told <= {"d_final_iterations", "iterations"}
 
-    def controls(self) -> list[str]:
-        "The enhancers that restore nothing, as far as they were measured here"
-        return self.rows(f"control:{name}" for name in CONTROLS)
+    def controls(self, of: str = "") -> list[str]:
+        "What restores nothing, as far as it was measured here, made from compressed pictures or from a row's"
+        if of:
+            return self.rows(f"{PREFIX}{name}:{of}" for name in AFTER)
+        return self.rows(ROWS)
 
     def at(self, codec: str = "", level: int = 0, dataset: str = "") -> "Page":
         "Another place of the same results"

@@ -78,7 +78,7 @@ def enhancer_identity(row: str) -> dict:
     from qebias import controls
     from qebias.later import written
 
-    if row in controls.ROWS:
+    if row.startswith(controls.PREFIX):
         return {"control": row, "version": controls.find_control(row).version}
     return {"inference": written("qebias.inference", "VERSION")}
 
@@ -248,9 +248,10 @@ def enhance(keys: Keys, job: Job, progress: Callable | None = None) -> Path:
     key, folder = place_of(keys, job)
     pairs = pairs_at(keys, cell["dataset"], cell["codec"], cell["level"])
     compressed = [pairs.compressed(i) for i in range(len(pairs))]
-    if cell["row"] in controls.ROWS:
+    if cell["row"].startswith(controls.PREFIX):
         raw = [pairs.raw(i) for i in range(len(pairs))]
-        pictures: Iterable = controls.control(cell["row"], pairs.names, raw, compressed)
+        before = enhanced_pictures(keys, job, pairs.names, compressed)
+        pictures: Iterable = controls.control(cell["row"], pairs.names, raw, before)
     else:
         pictures = enhanced_by(keys, job, compressed)
     parts = []
@@ -289,7 +290,7 @@ def enhanced_by(keys: Keys, job: Job, compressed: list) -> "Iterator[np.ndarray]
 
 # %% ../../nbs/tools/23_study.work.ipynb #22843051
 def enhanced_pictures(keys: Keys, job: Job, names: list, compressed: list) -> list:
-    "What a row made of the compressed pictures, in their order"
+    "What the row that a job needs made of the compressed pictures, in their order; these if it needs none"
     needed = [need for need in job.needs if need.startswith("enhance/")]
     if not needed:
         return compressed
