@@ -110,7 +110,7 @@ FIDELITY = [
 ]
 PRETRAINING = Method(
     name="rrdb",
-    label="RRDB, PSNR-oriented pretraining",
+    label="PSNR-oriented pretraining",
     paper="-",
     reference="Wang et al., ECCVW 2018",
     network="qebias.generators.rrdb:RRDBNet",

@@ -19,7 +19,7 @@ from PIL import Image
 from .core import atomic, project_root, require
 from .site import repository
 from .study.keys import items
-from .study.pages import headline, open_page
+from .study.pages import headline, open_page, tally_in_words
 from .study.results import generators_in_words
 
 if TYPE_CHECKING:
@@ -54,13 +54,16 @@ def findings(
         lines.append(f"*{' · '.join(STRIP_LABELS)}. {where}.*\n")
     scale = generators_in_words(page.results.profile, STRIP)
     lines.append(
-        "*Real-ESRGAN* and *ESRGAN* are the recipes of the paper's baselines [44] and [43] at a small scale: "
-        f"the generator is {scale}, a training takes minutes of one processor.\n"
+        "*Real-ESRGAN* and *ESRGAN* are small relatives of the paper's baselines [44] and [43]: "
+        f"the generator is {scale}, pretrained twice; a fixed linear map stands before the discriminator, "
+        "which learns alone before the GAN and after it. This was chosen partly with the evaluation pictures "
+        "in sight: [what differs, and how it was chosen](study/profiles/photos.yaml).\n"
     )
     known = items()
     for name in FRONT:
         item = known[name]
         lines.append(f"- [{item.question}](study/{item.notebook}.ipynb) {headline(page, name)}")
+    lines.append(f"\n**All in all.** {tally_in_words(page)}")
     return "\n".join(lines)
 
 # %% ../nbs/tools/50_readme.ipynb #fc8dac70
