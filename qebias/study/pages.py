@@ -8,10 +8,11 @@ __all__ = ['BY', 'COUNT', 'COUNTED', 'FEW', 'HEADLINES', 'UNMEASURED', 'ALL_OR_N
            'agrees', 'lead', 'undecided', 'across', 'plain', 'in_a_sentence', 'distance_of', 'brief', 'beside',
            'verdicts', 'fitting', 'answer', 'on_other_sets', 'answer_all', 'verdict_of', 'by_verdict', 'subject',
            'lead_of', 'headline', 'full_answer', 'how_far', 'answer_steps', 'half_of', 'kind_of', 'meaning',
-           'verdict_table', 'papers', 'why_missing', 'counted', 'full_verdict', 'is_corrected', 'tally_in_words',
-           'numbers_once', 'minus', 'line', 'score_gaps', 'printed_gap', 'told_apart', 'shown', 'sides', 'metric_label',
-           'quantity_label', 'ideal_sampler', 'paired', 'curves', 'rates_saved', 'quality', 'towards_better', 'changes',
-           'pictures', 'scored', 'both_encoders', 'encoder_answer', 'compressed_beside_paper', 'drawn']
+           'verdict_table', 'full_verdict', 'is_corrected', 'minus', 'papers', 'why_missing', 'counted',
+           'tally_in_words', 'numbers_once', 'line', 'score_gaps', 'printed_gap', 'told_apart', 'shown', 'sides',
+           'metric_label', 'quantity_label', 'ideal_sampler', 'paired', 'curves', 'rates_saved', 'quality',
+           'towards_better', 'changes', 'pictures', 'scored', 'both_encoders', 'encoder_answer',
+           'compressed_beside_paper', 'drawn']
 
 # %% ../../nbs/tools/30_study.pages.ipynb #4c4a4eda
 import re
@@ -645,6 +646,40 @@ def verdict_table(
     return "\n\n".join(parts)
 
 
+def full_verdict(
+    row: dict,  # a verdict, as `judge` gives it
+) -> str:
+    "A verdict with what weakens it: a control that passes, a stand-in, a statement that could not fail"
+    verdict = row["verdict"]
+    if verdict == "not specific":
+        verdict = f"{verdict}: {row['control']}"
+    weaker = {"could not fail": "could not fail", "stand-in": "by a stand-in"}
+    if row["grade"] in weaker and row["verdict"] in ("reproduced", "not specific", "opposite"):
+        verdict = f"{verdict} ({weaker[row['grade']]})"
+    return verdict
+
+
+READING = "[What each verdict means](../tools/00_claims.ipynb)."
+CORRECTED = (
+    "*Inconclusive with an interval on one side:* the interval is that of one number, the verdict weighs all "
+    "numbers of an item together ([Holm's correction](../tools/00_claims.ipynb)), and so it asks for more."
+)
+
+
+def is_corrected(
+    row: dict,  # a verdict, as `judge` gives it
+) -> bool:
+    "Whether the interval alone would have decided"
+    if row["verdict"] != "inconclusive":
+        return False
+    return row["low"] > row["threshold"] or row["high"] < row["threshold"]
+
+
+def minus(text: str) -> str:
+    "Negative numbers with a minus sign instead of a hyphen"
+    return re.sub(r"(?<![\w.])-(?=\d)", "\N{MINUS SIGN}", text)
+
+# %% ../../nbs/tools/30_study.pages.ipynb #0e56a5a1
 def papers(
     row: dict,  # a verdict, as `judge` gives it
 ) -> str:
@@ -678,36 +713,7 @@ def counted(
     counts = Counter(reasons)
     return ", ".join(f"{told} ({n})" if n > 1 else told for told, n in counts.items())
 
-
-def full_verdict(
-    row: dict,  # a verdict, as `judge` gives it
-) -> str:
-    "A verdict with what weakens it: a control that passes, a stand-in, a statement that could not fail"
-    verdict = row["verdict"]
-    if verdict == "not specific":
-        verdict = f"{verdict}: {row['control']}"
-    weaker = {"could not fail": "could not fail", "stand-in": "by a stand-in"}
-    if row["grade"] in weaker and row["verdict"] in ("reproduced", "not specific", "opposite"):
-        verdict = f"{verdict} ({weaker[row['grade']]})"
-    return verdict
-
-
-READING = "[What each verdict means](../tools/00_claims.ipynb)."
-CORRECTED = (
-    "*Inconclusive with an interval on one side:* the interval is that of one number, the verdict weighs all "
-    "numbers of an item together ([Holm's correction](../tools/00_claims.ipynb)), and so it asks for more."
-)
-
-
-def is_corrected(
-    row: dict,  # a verdict, as `judge` gives it
-) -> bool:
-    "Whether the interval alone would have decided"
-    if row["verdict"] != "inconclusive":
-        return False
-    return row["low"] > row["threshold"] or row["high"] < row["threshold"]
-
-
+# %% ../../nbs/tools/30_study.pages.ipynb #0e56a5a3
 def tally_in_words(
     page: Page,
 ) -> str:
@@ -734,11 +740,6 @@ def numbers_once(
             if row["value"] is not None and row["paper"] != "hypothesis" and not known:
                 found[number] = row
     return list(found.values())
-
-
-def minus(text: str) -> str:
-    "Negative numbers with a minus sign instead of a hyphen"
-    return re.sub(r"(?<![\w.])-(?=\d)", "\N{MINUS SIGN}", text)
 
 # %% ../../nbs/tools/30_study.pages.ipynb #f237b3f7
 def line(
