@@ -127,6 +127,23 @@ def test_an_added_metric_costs_its_own_column_and_an_order_nothing(copy, profile
     assert planned(profile, copy, "metrics=[ssim, psnr]") == {}
 
 
+def test_controls_after_a_row_cost_their_own_jobs_and_stand_in_the_table(copy, profile):
+    change = "controls_after=[realesrgan]"
+    assert planned(profile, copy, change) == {"enhance": 2, "measure": 2, "table": 1}
+    assert (
+        planned(profile, copy, change, "seeds=[0, 1]")["enhance"] == 8
+    )  # four trained rows, and both controls twice
+    run(resolve(str(profile), [change], out=copy), cores=2, show=lambda line: None)
+    table = load("few", str(copy)).table
+    added = {"control:noise2:realesrgan", "control:sharper:realesrgan"}
+    assert added <= set(table.row)
+    assert set(table.trained_on[table.row.isin(added)]) == {"bpg-37"}  # as their row is
+    found = table[table.quantity == "re:rmse"].groupby("row").value.mean()
+    assert found["control:noise2:realesrgan"] > found["realesrgan"]  # noise is no way to raw
+    with pytest.raises(QebiasError, match="controls_after: esrgan is no row of the profile"):
+        resolve(str(profile), ["controls_after=[esrgan]"], out=copy)
+
+
 def test_device_threads_and_labels_decide_nothing(finished, profile):
     assert planned(profile, finished, "threads=2") == {}
     assert planned(profile, finished, "summary=other words") == {}

@@ -433,10 +433,11 @@ def gathered(keys: Keys) -> "pd.DataFrame":
 
 # %% ../../nbs/tools/23_study.work.ipynb #c84adfe3
 def cell_frames(keys: Keys, job: Job) -> list:
-    "The columns of one cell, each with the cell's names beside it"
+    "The columns of one cell, with the cell's names; a control of a row is trained where the row is"
+    from qebias.controls import control_of
 
     study, cell = keys.study, job.cell
-    row = study.rows.get(cell["row"])
+    row = study.rows.get(control_of(cell["row"])[1] or cell["row"])
     trained = study.trained_on(row, cell["codec"], cell["level"]) if row else ()
     where = {name: cell[name] for name in ("dataset", "codec", "level", "row", "seed")}
     where["trained_on"] = "-".join(map(str, trained))
