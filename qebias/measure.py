@@ -24,7 +24,6 @@ from .core import QebiasError, as_rgb
 from .later import Later
 from .layers import PSI_FILES
 from qebias.metrics import (
-    EXTRACTORS,
     METRICS,
     Metric,
     elsewhere,
@@ -246,7 +245,7 @@ def domain_features(
     name: str,  # of a distance of sets
 ) -> dict:  # domain -> (rows, features); `drawn`: whose each row is, and how often it is drawn; `unit`
     "Features of the three domains, a row a place; raises `QebiasError` where fewer than two rows are finite"
-    compute = features(EXTRACTORS[name], cell.device)
+    compute = features(name, cell.device)
     in_blocks = name not in ("fd_alex", "fid")
     patches = len(cell.names) < FEW and not in_blocks
     domains: dict[str, list] = {"raw": [], "compressed": [], "enhanced": []}

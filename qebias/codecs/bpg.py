@@ -512,6 +512,15 @@ def _decode(stream, header) -> list:
         raise CodecError("BPG file is damaged: picture and header disagree")
     return [np.frombuffer(p, np.uint8).reshape(-1, p.line_size)[: p.height, : p.width] for p in frame.planes]
 
+# %% ../../nbs/data/02_codecs.bpg.ipynb #f8b88372
+def _picture(planes, header) -> np.ndarray:
+    "The picture of padded planes, uint8 (H, W, 3)"
+    height, width = header.height, header.width
+    luma = planes[0][:height, :width]
+    if header.grey:
+        return as_rgb(luma)
+    return rgb_from_420(luma, *(p[: (height + 1) // 2, : (width + 1) // 2] for p in planes[1:]))
+
 # %% ../../nbs/data/02_codecs.bpg.ipynb #5b39f567
 @register
 @dataclass(frozen=True)
@@ -553,12 +562,7 @@ class Bpg(Codec):
         "Decompress a BPG file; raises `CodecError` where that is none, truncated or of another kind"
         data = file_bytes(data, "BPG")
         header = bpg_header(data)
-        height, width = header.height, header.width
-        planes = _read_hevc(data, header)
-        luma = planes[0][:height, :width]
-        if header.grey:
-            return as_rgb(luma)
-        return rgb_from_420(luma, *(p[: (height + 1) // 2, : (width + 1) // 2] for p in planes[1:]))
+        return _picture(_read_hevc(data, header), header)
 
     @property
     def parameters(self) -> dict:
