@@ -252,7 +252,7 @@ class Collection:
         "The name of a picture's file"
         return f"{number:0{self.digits}d}.png"
 
-
+# %% ../nbs/data/10_datasets.ipynb #6417dfc8
 def _numbers(part):
     return range(part.first, part.last + 1)
 

@@ -127,7 +127,7 @@ def parts_of(
     base, _, variant = re.sub(r"[+_\- ]*plain$", "", name).partition("+")
     return base.strip(), variant.strip(), more
 
-
+# %% ../nbs/measurement/30_figures.ipynb #fa6ebdb2
 def label_of(
     row: str,  # its name in a profile
 ) -> str:
@@ -215,7 +215,7 @@ def theme() -> None:
     "Use the style of these figures for everything that the notebook draws from here on"
     mpl.rcParams.update(style())
 
-
+# %% ../nbs/measurement/30_figures.ipynb #f1268445
 def styled(draw: Callable) -> Callable:
     "Draw in the study's style, whatever the global settings are"
 
@@ -286,7 +286,7 @@ def save(
             paths.append(path)
     return paths
 
-
+# %% ../nbs/measurement/30_figures.ipynb #2fb0e777
 def caption(
     figure: Picture,  # that gets it
     words: str,  # one line: data, level, scale
@@ -310,7 +310,7 @@ def number(
     text = f"{value:.{digits - 1}e}" if power < -4 else f"{value:.{max(0, digits - 1 - power)}f}"
     return text.replace("-", "\N{MINUS SIGN}")
 
-
+# %% ../nbs/measurement/30_figures.ipynb #c792aa0f
 def decimals(
     frame: pd.DataFrame,  # value, low, high
 ) -> Callable:  # how all its numbers are written
@@ -327,7 +327,7 @@ def decimals(
 
     return write
 
-
+# %% ../nbs/measurement/30_figures.ipynb #e60739d8
 def percent(
     value: float,  # in per cent
 ) -> str:
@@ -371,7 +371,7 @@ def checked(
         frame[column] = pd.to_numeric(frame[column], errors="coerce") if column in frame else np.nan
     return frame
 
-
+# %% ../nbs/measurement/30_figures.ipynb #d4eef6f4
 def finished(
     figure: Picture,  # that was drawn
     note: str,  # its caption
@@ -482,7 +482,7 @@ class Apex(NamedTuple):
     deviation: float  # Eq. 1 in per cent: 200 x / cr
     triangle: bool  # whether three such lengths form a triangle
 
-
+# %% ../nbs/measurement/30_figures.ipynb #82bb97fe
 def apex(
     ce: float,  # distance between compressed and enhanced, >= 0
     re: float,  # distance between raw and enhanced, >= 0
@@ -546,7 +546,7 @@ def lines_below(
     open_ones = [not apex(line.ce, line.re, line.cr).triangle for line in frame.itertuples()]
     return len(frame) + sum(open_ones)
 
-
+# %% ../nbs/measurement/30_figures.ipynb #5a2daf1d
 def peak(
     frame: pd.DataFrame,  # row, ce, re, cr
 ) -> float:  # in bases
@@ -558,7 +558,7 @@ def peak(
             found.append(height)
     return max(found)
 
-
+# %% ../nbs/measurement/30_figures.ipynb #61165634
 def one_apex(
     ax: "Axes",  # axes
     line: Any,  # of the table

@@ -74,7 +74,7 @@ class Metric:
     beside_controls: bool = False  # a distance that says nothing unless controls are shown with it
     large: bool = False  # takes gigabytes an image: one goes through at a time
 
-
+# %% ../nbs/measurement/00_metrics.ipynb #7c6d0c03
 METRICS: dict[str, Metric] = {}  # by name
 
 
@@ -506,7 +506,7 @@ def _ssim_map(x, y):
     contrast = (2 * (xy - mx * my) + c2) / (xx - mx * mx + (yy - my * my) + c2)
     return (2 * mx * my + c1) / (mx * mx + my * my + c1) * contrast.clamp(min=0)
 
-
+# %% ../nbs/measurement/00_metrics.ipynb #0e9482d1
 def _ssim(enhanced, raw):
     "The mean of the map of two views"
     if not enhanced.large:
@@ -517,7 +517,7 @@ def _ssim(enhanced, raw):
         total += float(_ssim_map(*(view.rows(top, end + 10).luma for view in (enhanced, raw))).sum())
     return total / (height * width)
 
-
+# %% ../nbs/measurement/00_metrics.ipynb #2f979cf6
 def _ssim_metric(purpose, device="cpu"):
     return _ssim
 
@@ -592,7 +592,7 @@ def _niqe_distance(rows, mean, cov):
     off, pooled = mean.to(rows) - rows.nanmean(0), (cov.to(rows) + torch.cov(whole.T)) / 2
     return float((off @ torch.linalg.pinv(pooled) @ off).sqrt())
 
-
+# %% ../nbs/measurement/00_metrics.ipynb #b2947dd3
 def _niqe(purpose, device="cpu"):
     from scipy.io import loadmat
 
@@ -630,7 +630,7 @@ def _named(place):
     "What `module:name`, or the name of something in this module, names"
     return globals()[place] if ":" not in place else elsewhere(place)
 
-
+# %% ../nbs/measurement/00_metrics.ipynb #3faa576f
 def _network(net, device):
     "A function of views from a network"
     net = net.to(device).eval().requires_grad_(False)
@@ -789,7 +789,7 @@ def _nss(purpose, device="cpu"):
 
     return extract
 
-
+# %% ../nbs/measurement/00_metrics.ipynb #70b7edaa
 def _flat(luma):
     "Which blocks of 96 pixels have no variation"
     rows, columns = (side // 96 for side in luma.shape[2:])

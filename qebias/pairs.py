@@ -145,7 +145,7 @@ def _disk(folder):
             f"cannot build {folder} ({error}): free some space or choose another folder"
         ) from None
 
-
+# %% ../nbs/data/20_pairs.ipynb #c29267a6
 def _ask(opening, fits):
     "What `opening` gives if it opens and fits, else `None`"
     with contextlib.suppress(QebiasError, OSError, KeyError, TypeError):
@@ -202,7 +202,7 @@ def _require_names(images):
 def _bytes_digest(data):
     return array_digest(np.frombuffer(data, np.uint8))
 
-
+# %% ../nbs/data/20_pairs.ipynb #8f1cc32e
 class Bitstreams:
     "The pictures of a folder with what a codec wrote of each"
 
@@ -407,7 +407,7 @@ def check_sides(
             "or leave them out"
         )
 
-
+# %% ../nbs/data/20_pairs.ipynb #153c4025
 def views_of(
     stores: list,  # of `Pairs`
 ) -> list:  # of a picture: raw and compressed, (H, W), where a pixel is one item
@@ -421,7 +421,7 @@ def views_of(
         raise QebiasError("no pairs to cut patches from: give at least one")
     return found
 
-
+# %% ../nbs/data/20_pairs.ipynb #0aac914e
 def turned(
     crop: np.ndarray,  # (p, p)
     symmetry: int,  # bits: upside down, mirrored, transposed

@@ -143,7 +143,7 @@ def halved(
         found.append(F.conv2d(padded, net.spread, stride=2)[..., : end - top, :])
     return torch.cat(found, 2)
 
-
+# %% ../nbs/measurement/05_scorers.ipynb #7c30d3f2
 def band(
     net: Nlpd,
     rows: Callable,  # (first row, end) -> these rows of a scale

@@ -174,7 +174,7 @@ def scratch() -> Path:
         Finalize(None, shutil.rmtree, (folder, True), exitpriority=0)
     return folder
 
-
+# %% ../../nbs/data/00_codecs.base.ipynb #c8c862bb
 def use_scratch(
     folder: str | Path,  # of another process, which will remove it
 ) -> None:

@@ -52,7 +52,7 @@ def lanczos(
     "The Lanczos kernel, `sinc(x) sinc(x/a)` for |x| < a and 0 beyond"
     return np.where(np.abs(x) < a, np.sinc(x) * np.sinc(np.asarray(x) / a), 0.0)
 
-
+# %% ../../nbs/data/02_codecs.bpg.ipynb #d1431b5c
 def _weights(distances, a):
     weights = lanczos(np.asarray(distances), a)
     return (weights / weights.sum()).astype(np.float32)
@@ -188,7 +188,7 @@ def coded_side(side: int) -> int:
     "A side in px as it is coded"
     return max(16, -(-side // 8) * 8)
 
-
+# %% ../../nbs/data/02_codecs.bpg.ipynb #1c7c8ccf
 def padded(
     plane: np.ndarray,  # (h, w)
     height: int,  # at least h
@@ -250,7 +250,7 @@ def _ue7(value) -> bytes:
         out.insert(0, value & 127 | 128)
     return bytes(out)
 
-
+# %% ../../nbs/data/02_codecs.bpg.ipynb #96c98198
 def _read_ue7(data, at) -> tuple:
     "Read a number with seven bits a byte: the number and the next position"
     value, start = 0, at
@@ -475,7 +475,7 @@ def _is_of_a_still(nal) -> bool:
         return False
     return 16 <= _nal_type(nal) <= 21 or 34 <= _nal_type(nal) <= 40
 
-
+# %% ../../nbs/data/02_codecs.bpg.ipynb #0f832b2c
 def _read_hevc(data, header) -> list:
     "Decode a BPG file's picture: its padded planes, Y first"
     nals = _nals(data[header.start :])
@@ -641,7 +641,7 @@ def _bpgenc(arguments, rgb) -> bytes:
         raise CodecError(f"bpgenc wrote nothing for an image of {rgb.shape[1]}x{rgb.shape[0]}")
     return data
 
-
+# %% ../../nbs/data/02_codecs.bpg.ipynb #426d2abb
 def _bpgdec(data) -> np.ndarray:
     "The picture that `bpgdec` makes of a file"
     with tempfile.TemporaryDirectory(dir=scratch()) as folder:

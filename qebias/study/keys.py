@@ -194,7 +194,7 @@ def trained_levels(study: Study, codec: str, level: int | str) -> list:
     "The levels whose pairs a training reads"
     return study.profile.codecs[codec] if level == "all" else [int(level)]
 
-
+# %% ../../nbs/tools/22_study.keys.ipynb #5a257e5b
 def train_job(study: Study, row: Row, codec: str, level: int | str, seed: int) -> Job:
     "One training; it needs its pairs, and the generator that it starts from"
     needs = [pairs_name("train", codec, one) for one in trained_levels(study, codec, level)]
@@ -266,7 +266,7 @@ def jobs(
         made.append(Job("item", f"item/{item}", {"item": item}, ("table",)))
     return {job.name: job for job in made}
 
-
+# %% ../../nbs/tools/22_study.keys.ipynb #61aaa3c3
 def bank_job(study: Study) -> Job:
     "The bank at the main codec and level; it needs the generators of the rows that it names as fakes"
     codec, level = study.main
@@ -420,7 +420,7 @@ def stored_faults(store: Store, kind: str, key: str, deep: bool) -> list[str]:
         return ["is missing" if kind == "column" else "raw pictures are missing"]
     return faults(folder, result, deep)
 
-
+# %% ../../nbs/tools/22_study.keys.ipynb #f83a5ff6
 def faults_of(keys: Keys, name: str, deep: bool = False) -> list[str]:
     "What is wrong with the result of a job; one that is not there has none"
     result = keys.result(name)
@@ -511,7 +511,7 @@ def page_code() -> dict[str, str]:
     "The digests of the modules that pages are drawn and judged with"
     return {name: file_digest(Path(qebias.__file__).parent / name) for name in PAGE_CODE}
 
-
+# %% ../../nbs/tools/22_study.keys.ipynb #e0e3d960
 def key_item(keys: Keys, job: Job) -> str:
     "The notebook's cells, what draws and judges, the table, the claims, and how the profile calls itself"
     root = project_root() / "nbs" / "study"

@@ -129,7 +129,7 @@ def open_page(
         raise QebiasError(f"nothing was measured on {page.where}: there are {places}")
     return page
 
-
+# %% ../../nbs/tools/30_study.pages.ipynb #01962ae1
 def places_of(
     table: pd.DataFrame,  # the long table
 ) -> list:  # of (dataset, codec, level)
@@ -151,7 +151,7 @@ def with_unit(
         text += f" {row['unit']}"
     return minus(text)
 
-
+# %% ../../nbs/tools/30_study.pages.ipynb #6360f161
 def agrees(
     row: dict,  # a verdict, as `judge` gives it
 ) -> bool:
@@ -179,7 +179,7 @@ def lead(
         "not testable": "It cannot be tested: the discriminator hardly tells raw from enhanced patches",
     }.get(verdict, "Not measured here")
 
-
+# %% ../../nbs/tools/30_study.pages.ipynb #fa64bab8
 def across(
     row: dict,  # a verdict, as `judge` gives it
 ) -> str:
@@ -207,7 +207,7 @@ def plain(
         statement = re.sub(rf" by {name}\b", f" by {words}", statement)
     return statement
 
-
+# %% ../../nbs/tools/30_study.pages.ipynb #cbf2bc2d
 def distance_of(
     row: dict,  # a verdict, as `judge` gives it
 ) -> str:
@@ -221,7 +221,7 @@ def brief(
     "A number with its verdict behind it"
     return f"{with_unit(row)} ({row['verdict'].partition(':')[0]})"
 
-
+# %% ../../nbs/tools/30_study.pages.ipynb #cc9124ed
 def beside(
     row: dict,  # the verdict that is told
     others: Iterable[dict],  # verdicts of the same item
@@ -280,7 +280,7 @@ def verdicts(
         found += page.judged[item]
     return found
 
-
+# %% ../../nbs/tools/30_study.pages.ipynb #f9d5c2cd
 def fitting(
     page: Page,
     item: str,  # of claims.yaml
@@ -307,7 +307,7 @@ def answer(
         return said
     return said.removesuffix(".") + on_other_sets(page, item, measured[0]["statement"]) + "."
 
-
+# %% ../../nbs/tools/30_study.pages.ipynb #910ec45f
 def on_other_sets(
     page: Page,
     item: str,  # of claims.yaml
@@ -365,7 +365,7 @@ def verdict_of(
     "A verdict without its reason"
     return row["verdict"].partition(":")[0]
 
-
+# %% ../../nbs/tools/30_study.pages.ipynb #86b2bea1
 def by_verdict(
     rows: list,  # of verdicts with a value
 ) -> str:
@@ -429,7 +429,7 @@ class Headline(NamedTuple):
     told: str = ""  # what the numbers are of; {} in the place of a single one
     open: bool = False  # whether yes and no are no answers
 
-
+# %% ../../nbs/tools/30_study.pages.ipynb #430b1be4
 @functools.cache
 def headlines() -> dict[str, Headline]:  # by the items of items.yaml
     "What each page is asked, as `nbs/study/headlines.yaml` has it"
@@ -443,7 +443,7 @@ def half_of(
     "Which half of the method a statement is about"
     return row["statement"].partition(":")[0].rpartition(" ")[2]
 
-
+# %% ../../nbs/tools/30_study.pages.ipynb #49168014
 def answer_steps(
     page: Page,
 ) -> str:  # Markdown
@@ -483,7 +483,7 @@ def full_answer(
     tell = answer if "{}" in asked.told else answer_all
     return tell(page, asked.of, *asked.words, told=asked.told)
 
-
+# %% ../../nbs/tools/30_study.pages.ipynb #d6dae926
 def headline(
     page: Page,
     item: str,  # of items.yaml
@@ -518,7 +518,7 @@ def kind_of(
         return ""
     return next((kind for words, kind in KINDS.items() if first.startswith(words)), "open")
 
-
+# %% ../../nbs/tools/30_study.pages.ipynb #57cc6d2b
 def meaning(
     page: Page,
     item: str,  # of items.yaml
@@ -547,7 +547,7 @@ def is_corrected(
         return False
     return row["low"] > row["threshold"] or row["high"] < row["threshold"]
 
-
+# %% ../../nbs/tools/30_study.pages.ipynb #14c8ea5f
 def full_verdict(
     row: dict,  # a verdict, as `judge` gives it
 ) -> str:
@@ -600,7 +600,7 @@ def line(
     low, high = (np.nan if bound is None else bound for bound in (found.low, found.high))
     return {"row": row, "value": found.value, "low": low, "high": high, **more}
 
-
+# %% ../../nbs/tools/30_study.pages.ipynb #41a0c5f4
 def score_gaps(
     page: Page,
     rows: list,  # with a discriminator
@@ -614,7 +614,7 @@ def score_gaps(
                 lines.append(line(row, estimate(gap), domain=domain, paper=printed_gap(page, row, domain)))
     return pd.DataFrame(lines)
 
-
+# %% ../../nbs/tools/30_study.pages.ipynb #58d2e485
 def printed_gap(
     page: Page,
     row: str,  # of the results
@@ -646,7 +646,7 @@ def told_apart(
             lines.setdefault(label_of(row), {})[f"raw from {domain}"] = shown(found, 2)
     return pd.DataFrame.from_dict(lines, orient="index")
 
-
+# %% ../../nbs/tools/30_study.pages.ipynb #4e38f675
 def shown(
     found: Estimate,
     digits: int = 3,  # after the point
@@ -666,7 +666,7 @@ def metric_label(
     "A metric as a reader sees it"
     return METRICS[name].label if name in METRICS else name
 
-
+# %% ../../nbs/tools/30_study.pages.ipynb #55436334
 QUANTITIES = {
     "residual:compressed": "mean absolute residual to compressed",
     "residual:raw": "mean absolute residual to raw",
@@ -754,7 +754,7 @@ def curves(
     levels = frame.groupby(["panel", "row"])["bpp"].transform("size")
     return frame[levels > 1]
 
-
+# %% ../../nbs/tools/30_study.pages.ipynb #7f7cd4f9
 def rates_saved(
     page: Page,
     rows: list,  # of the results
@@ -790,7 +790,7 @@ def quality(
         lines[label_of(row)] = cells
     return pd.DataFrame.from_dict(lines, orient="index")
 
-
+# %% ../../nbs/tools/30_study.pages.ipynb #f4a11d17
 def towards_better(
     quantity: str,  # of the results
 ) -> str:  # an arrow, or nothing where neither way is better
@@ -799,7 +799,7 @@ def towards_better(
         return "\N{UPWARDS ARROW}" if METRICS[quantity].better == "higher" else "\N{DOWNWARDS ARROW}"
     return "\N{DOWNWARDS ARROW}" if quantity.startswith("re:") else ""
 
-
+# %% ../../nbs/tools/30_study.pages.ipynb #98d68d98
 def changes(
     page: Page,
     pairs: list,  # of (row, what it is compared with)
@@ -878,7 +878,7 @@ def encoder_answer(
         f"bits and gains **{number(other.psnr - reference.psnr)} dB** on the same pictures."
     )
 
-
+# %% ../../nbs/tools/30_study.pages.ipynb #42841488
 PRINTED = {"psnr": "psnr", "lpips-alex": "lpips", "niqe": "niqe", "dists": "dists", "musiq": "musiq"}
 
 
