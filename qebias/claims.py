@@ -56,7 +56,7 @@ def paper_numbers() -> dict:
     with path.open(encoding="utf-8", newline="") as file:
         return {(r["item"], r["row"], r["column"]): float(r["value"]) for r in csv.DictReader(file)}
 
-
+# %% ../nbs/tools/00_claims.ipynb #3c52f661
 def paper_number(item: str, row: str, column: str) -> float:
     "One printed number; an unknown place is an error that lists the known rows"
     numbers = paper_numbers()
@@ -344,7 +344,7 @@ def is_of_codec(
         return place[1] not in ("bpg", "jpeg")
     return not wanted or place[1] == wanted
 
-
+# %% ../nbs/tools/00_claims.ipynb #0fffd88b
 def places_of(
     claim: Claim,
     names: dict,  # of the replacements

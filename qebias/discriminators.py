@@ -66,7 +66,7 @@ class FullSpectralNorm(SpectralNorm):
         with torch.autocast(kind, enabled=False) if kind in ("cpu", "cuda") else contextlib.nullcontext():
             return super().compute_weight(module, do_power_iteration)
 
-
+# %% ../nbs/networks/20_discriminators.ipynb #b7b6fa1a
 def normalised(
     layer: nn.Module,  # with a `weight`
 ) -> nn.Module:  # the same layer

@@ -105,7 +105,7 @@ def ordered_layers(
         raise QebiasError(f"psi needs a layer: choose among {', '.join(_NAMES)}")
     return tuple(name for name in _NAMES if name in chosen)
 
-
+# %% ../nbs/networks/40_features.ipynb #fdb3d405
 def check_images(
     x: torch.Tensor,
     layer: str,  # the deepest that is asked for

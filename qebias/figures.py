@@ -4,18 +4,18 @@
 
 # %% auto #0
 __all__ = ['DOMAINS', 'INK', 'FAINT', 'LABELS', 'MARKS', 'VARIANTS', 'SHADES', 'SINGLE', 'SPARE', 'NUMBER', 'BELOW', 'OUTSIDE',
-           'TERMS', 'UNITS', 'COLUMNS', 'OF', 'Look', 'parts_of', 'control_label', 'label_of', 'method_looks', 'style',
+           'TERMS', 'UNITS', 'OF_TWO', 'Look', 'parts_of', 'control_label', 'label_of', 'method_looks', 'style',
            'theme', 'styled', 'Picture', 'panels', 'save', 'caption', 'number', 'decimals', 'percent', 'with_interval',
-           'checked', 'finished', 'intervals', 'interval_panel', 'realism_differences', 'deviations', 'Apex', 'apex',
-           'triangle', 'lines_below', 'peak', 'one_apex', 'triangles', 'causal_graph', 'paired_changes', 'apart',
-           'rate_curves', 'same_size', 'cut', 'show', 'crops', 'signed_residual', 'residuals', 'score_maps',
-           'training_curves']
+           'checked', 'intervals', 'interval_panel', 'realism_differences', 'deviations', 'Apex', 'apex', 'triangle',
+           'lines_below', 'peak', 'one_apex', 'triangles', 'causal_graph', 'paired_changes', 'apart', 'rate_curves',
+           'same_size', 'cut', 'show', 'crops', 'signed_residual', 'residuals', 'score_maps', 'training_curves']
 
 # %% ../nbs/measurement/30_figures.ipynb #54810be6
 from typing import TYPE_CHECKING, Any
 
 from .controls import AFTER, CONTROLS, PREFIX, control_of, find_control
 from .core import QebiasError, as_rgb, require
+from .methods import FIDELITY
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -41,7 +41,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.patches import FancyArrowPatch, Rectangle
+from matplotlib.patches import FancyArrowPatch
 from PIL import Image
 
 # %% ../nbs/measurement/30_figures.ipynb #a65e9ed7
@@ -62,15 +62,8 @@ DOMAINS = {
 INK, FAINT = "#222222", "#8A8A8A"
 
 # %% ../nbs/measurement/30_figures.ipynb #2d81ad25
-LABELS = {
-    "compressed": "compressed",
-    "arcnn": "AR-CNN",
-    "dcad": "DCAD",
-    "dncnn": "DnCNN",
-    "cbdnet": "CBDNet",
-    "rdn": "RDN",
-    "rbqe": "RBQE",
-    "mprnet": "MPRNet",
+LABELS = {"compressed": "compressed"} | {method.name: method.label for method in FIDELITY}
+LABELS |= {
     "rrdb": "RRDB, PSNR-oriented",
     "percept": "perceptual pretraining",
     "esrgan": "ESRGAN",
@@ -127,7 +120,7 @@ def parts_of(
     base, _, variant = re.sub(r"[+_\- ]*plain$", "", name).partition("+")
     return base.strip(), variant.strip(), more
 
-
+# %% ../nbs/measurement/30_figures.ipynb #fa6ebdb2
 def control_label(row: str) -> str:
     "A control as a reader sees it, with the row that it is made from"
     name, base = control_of(row)
@@ -148,9 +141,7 @@ def label_of(
 
 # %% ../nbs/measurement/30_figures.ipynb #3cd3fa2d
 def method_looks(
-    rows: Iterable[
-        str
-    ],  # names such as `arcnn`, `realesrgan+both`, `control:noise4`, in any order, repeats allowed
+    rows: Iterable[str],  # such as `realesrgan+both`, `control:noise4`, in any order, repeats allowed
 ) -> dict:  # name -> Look, in the order of Table 3, unknown names and controls last
     "The one look and the one order of rows in every figure"
     names, known, variants = list(dict.fromkeys(rows)), list(LABELS), list(VARIANTS)
@@ -223,7 +214,7 @@ def theme() -> None:
     "Use the style of these figures for everything that the notebook draws from here on"
     mpl.rcParams.update(style())
 
-
+# %% ../nbs/measurement/30_figures.ipynb #f1268445
 def styled(draw: Callable) -> Callable:
     "Draw in the study's style, whatever the global settings are"
 
@@ -282,28 +273,28 @@ def panels(
 def save(
     figure: Picture,  # to write
     stem: str | Path,  # path without an ending
-    kinds: tuple = ("png", "svg", "pdf"),  # of files
-) -> list:  # of paths
+) -> list:  # of paths: PNG, SVG, PDF
     "Write a figure as a picture and as vectors, whose letters stay letters"
     paths = []
     with mpl.rc_context(style()):
-        for kind in kinds:
+        for kind in ("png", "svg", "pdf"):
             path = Path(f"{stem}.{kind}")
             path.parent.mkdir(parents=True, exist_ok=True)
             figure.savefig(path, dpi=200, metadata={"Date": None} if kind == "svg" else None)
             paths.append(path)
     return paths
 
-
+# %% ../nbs/measurement/30_figures.ipynb #2fb0e777
 def caption(
     figure: Picture,  # that gets it
-    words: str,  # one line: data, level, scale
-) -> None:
+    words: str,  # one line: data, level, scale; none if empty
+) -> Picture:  # the same
     "One line under a figure, cut where it would be wider than the figure"
     if words:
         wide = int(figure.get_size_inches()[0] * 72 / 4.3)
         line = textwrap.shorten(words[:1].upper() + words[1:], wide, placeholder=" …")
         figure.supxlabel(line, x=0.01, ha="left", fontsize=7.5, color="#555555")
+    return figure
 
 # %% ../nbs/measurement/30_figures.ipynb #b3f185c3
 def number(
@@ -318,7 +309,7 @@ def number(
     text = f"{value:.{digits - 1}e}" if power < -4 else f"{value:.{max(0, digits - 1 - power)}f}"
     return text.replace("-", "\N{MINUS SIGN}")
 
-
+# %% ../nbs/measurement/30_figures.ipynb #c792aa0f
 def decimals(
     frame: pd.DataFrame,  # value, low, high
 ) -> Callable:  # how all its numbers are written
@@ -335,7 +326,7 @@ def decimals(
 
     return write
 
-
+# %% ../nbs/measurement/30_figures.ipynb #e60739d8
 def percent(
     value: float,  # in per cent
 ) -> str:
@@ -379,15 +370,6 @@ def checked(
         frame[column] = pd.to_numeric(frame[column], errors="coerce") if column in frame else np.nan
     return frame
 
-
-def finished(
-    figure: Picture,  # that was drawn
-    note: str,  # its caption
-) -> Picture:
-    "A figure with its caption"
-    caption(figure, note)
-    return figure
-
 # %% ../nbs/measurement/30_figures.ipynb #82ff1408
 @styled
 def intervals(
@@ -398,7 +380,6 @@ def intervals(
     left: str = "",  # what lies left of zero
     right: str = "",  # what lies right of zero
     write: Callable = number,  # how a number is written
-    order: str = "",  # "value" to sort by value, else the order of Table 3
     note: str = "",  # caption
 ) -> Picture:
     "Numbers with their intervals beside the line where nothing would have happened, a panel each `panel`"
@@ -412,11 +393,9 @@ def intervals(
             plain = Look("", FAINT, "|", "-")
             looks[row] = DOMAINS.get(domain, plain)._replace(label=looks[row].label)
     rows = list(looks)
-    if order == "value":
-        rows = list(frame.groupby("row")["value"].mean().sort_values().index)
-    titles = [
-        textwrap.fill(str(kind), 30, break_on_hyphens=False) if len(kinds) > 1 else kind for kind in kinds
-    ]
+    titles = kinds
+    if len(kinds) > 1:
+        titles = [textwrap.fill(str(kind), 30, break_on_hyphens=False) for kind in kinds]
     tall = 1.05 + 0.31 * len(rows) + 0.17 * max(str(title).count("\n") for title in titles)
     figure, axes = panels(1, len(kinds), 6.0 if len(kinds) == 1 else 4.0, tall, sharey=True)
     for ax, kind, title in zip(axes[0], kinds, titles):
@@ -428,7 +407,7 @@ def intervals(
             ax.set_xlabel(words, fontsize=8)
     axes[0, 0].set_yticks(range(len(rows)), [looks[row].label for row in rows])
     axes[0, 0].set_ylim(len(rows) - 0.5, -0.85)
-    return finished(figure, note)
+    return caption(figure, note)
 
 # %% ../nbs/measurement/30_figures.ipynb #5d48ff84
 # A number stands above its dot, on white: it may meet the line of zero.
@@ -474,12 +453,11 @@ def realism_differences(
 # %% ../nbs/measurement/30_figures.ipynb #87750fae
 def deviations(
     table: pd.DataFrame | list,  # row, value (Eq. 1, in per cent); optional low, high, paper, panel
-    order: str = "",  # "value" to sort by value
     note: str = "",  # caption
 ) -> Picture:
     "Deviations (Eq. 1) of rows and controls with their intervals, a panel a distance"
     words = ("to compressed", "to raw")
-    return intervals(table, 0, "deviation, %", *words, write=percent, order=order, note=note)
+    return intervals(table, 0, "deviation, %", *words, write=percent, note=note)
 
 # %% ../nbs/measurement/30_figures.ipynb #088497d3
 class Apex(NamedTuple):
@@ -490,7 +468,7 @@ class Apex(NamedTuple):
     deviation: float  # Eq. 1 in per cent: 200 x / cr
     triangle: bool  # whether three such lengths form a triangle
 
-
+# %% ../nbs/measurement/30_figures.ipynb #82bb97fe
 def apex(
     ce: float,  # distance between compressed and enhanced, >= 0
     re: float,  # distance between raw and enhanced, >= 0
@@ -540,7 +518,7 @@ def triangle(
     upper.margins(0.06, 0.16)
     below.set_axis_off()
     below.legend(handles=handles, loc="upper center", handlelength=1, labelspacing=0.35, fontsize=8)
-    return finished(figure, note) if figure is not None else ax
+    return caption(figure, note) if figure is not None else ax
 
 # %% ../nbs/measurement/30_figures.ipynb #f79a0812
 BELOW = 0.3  # room above and below a triangle, in bases
@@ -554,7 +532,7 @@ def lines_below(
     open_ones = [not apex(line.ce, line.re, line.cr).triangle for line in frame.itertuples()]
     return len(frame) + sum(open_ones)
 
-
+# %% ../nbs/measurement/30_figures.ipynb #5a2daf1d
 def peak(
     frame: pd.DataFrame,  # row, ce, re, cr
 ) -> float:  # in bases
@@ -566,7 +544,7 @@ def peak(
             found.append(height)
     return max(found)
 
-
+# %% ../nbs/measurement/30_figures.ipynb #61165634
 def one_apex(
     ax: "Axes",  # axes
     line: Any,  # of the table
@@ -634,7 +612,7 @@ def triangles(
     across = np.array([ax.get_xlim() for ax in tops])
     for k, ax in enumerate(tops):
         ax.set(xlim=(across.min(), across.max()), ylim=(-BELOW / 2, peaks[k // ncols] + BELOW / 2))
-    return finished(figure, note)
+    return caption(figure, note)
 
 # %% ../nbs/measurement/30_figures.ipynb #f30005b3
 @styled
@@ -658,7 +636,7 @@ def causal_graph(
         ax.text(x + 0.5, 0.22, words, ha="center", va="center", fontsize=11)
     ax.set(xlim=(-0.35, 2.35), ylim=(-0.85, 0.6))
     ax.set_axis_off()
-    return finished(figure, note)
+    return caption(figure, note)
 
 # %% ../nbs/measurement/30_figures.ipynb #f93dd16e
 @styled
@@ -698,7 +676,7 @@ def paired_changes(
     ax.set(xlim=(0, end), ylim=(0, end), aspect="equal")
     ax.set(xlabel=f"raw from compressed{words}", ylabel=f"enhanced from compressed{words}")
     ax.legend(loc="upper left")
-    return finished(figure, note)
+    return caption(figure, note)
 
 # %% ../nbs/measurement/30_figures.ipynb #48447090
 def apart(
@@ -758,7 +736,7 @@ def rate_curves(
             xlabel="bits per pixel",
             ylabel=f"{metric} ({'lower' if lower else 'higher'} is better)",
         )
-    return finished(figure, note)
+    return caption(figure, note)
 
 # %% ../nbs/measurement/30_figures.ipynb #80c2864e
 def same_size(
@@ -815,34 +793,20 @@ def show(
 @styled
 def crops(
     images: dict,  # label -> uint8 RGB (H, W, 3), all of one size; a row's name becomes its label
-    box: tuple | None = None,  # (top, left, height, width) in pixels; None: whole pictures
-    context: str = "",  # label of the picture to show whole, with the box drawn in, before the crops
-    height: float = 1.9,  # of a panel, in inches
     note: str = "",  # caption
 ) -> Picture:
     "The same crop of several pictures side by side, magnified without interpolation"
     images = same_size(images, "crops")
-    if context and context not in images:
-        raise QebiasError(f"crops: context is {context}, which is none of {', '.join(images)}")
     looks = {**method_looks(images), **DOMAINS}
-    shown = [(looks[name].label, cut(image, box, "crops")) for name, image in images.items()]
-    if context:
-        shown.insert(0, (f"{looks[context].label}, whole", images[context]))
-    wide = [image.shape[1] / image.shape[0] for _, image in shown]
-    width = height * sum(wide) / len(wide) + 0.06
-    titles = [
-        "\n".join(textwrap.wrap(title, max(int(14 * height * w), 8))) for (title, _), w in zip(shown, wide)
-    ]
+    first = next(iter(images.values()))
+    height = 1.9  # of a panel, in inches
+    wide = height * first.shape[1] / first.shape[0]
+    titles = [textwrap.fill(looks[name].label, max(int(14 * wide), 8)) for name in images]
     tall = height + 0.35 + 0.15 * max(title.count("\n") for title in titles) + (0.2 if note else 0)
-    figure, axes = panels(1, len(shown), width, tall, photo=True, width_ratios=wide)
-    for ax, (_, image), title in zip(axes[0], shown, titles):
+    figure, axes = panels(1, len(images), wide + 0.06, tall, photo=True)
+    for ax, image, title in zip(axes[0], images.values(), titles):
         show(ax, image, title)
-    if context and box is not None:
-        for colour, thick in (("white", 2.4), ("black", 0.9)):
-            frame = Rectangle((box[1] - 0.5, box[0] - 0.5), box[3], box[2], fill=False)
-            frame.set(edgecolor=colour, linewidth=thick)
-            axes[0, 0].add_patch(frame)
-    return finished(figure, note)
+    return caption(figure, note)
 
 # %% ../nbs/measurement/30_figures.ipynb #bafcd07b
 def signed_residual(
@@ -881,15 +845,13 @@ def residuals(
             show(axes[row, column], signed_residual(image, images[other], gain), words)
     for row, words in ((1, "compressed"), (2, "raw")):
         axes[row, 0].set_ylabel(f"minus {words} (\N{MULTIPLICATION SIGN}{gain:g})", fontsize=8)
-    return finished(figure, note)
+    return caption(figure, note)
 
 # %% ../nbs/measurement/30_figures.ipynb #732c2e0a
 @styled
 def score_maps(
     pictures: dict,  # label -> (uint8 RGB (H, W, 3), map (h, w) of realism, higher is more real)
     middle: float | None = None,  # the value that is neither; the median of all if left out
-    strength: float = 0.55,  # of the colour over the picture, 0 to 1
-    size: float = 2.2,  # of a panel, in inches
     note: str = "",  # caption
 ) -> Picture:
     "A discriminator's map over each picture: blue where it takes the picture for real, red where not"
@@ -899,18 +861,18 @@ def score_maps(
     middle = float(np.median(values)) if middle is None else middle
     reach = float(np.quantile(np.abs(values - middle), 0.98)) or 1.0
     tall, wide = next(iter(pictures.values()))[0].shape[:2]
-    figure, axes = panels(2, len(pictures), size, size * tall / wide + 0.1, photo=True)
+    figure, axes = panels(2, len(pictures), 2.2, 2.2 * tall / wide + 0.1, photo=True)
     for column, (name, (image, part)) in enumerate(pictures.items()):
         looks = {**method_looks([name]), **DOMAINS}
         show(axes[0, column], image, looks[name].label)
         mean = f"mean {number(float(np.mean(part)))}"
         show(axes[1, column], image.mean(-1), mean, cmap="gray", vmin=0, vmax=255)
-        colours = dict(cmap="RdBu", vmin=middle - reach, vmax=middle + reach, alpha=strength)
+        colours = dict(cmap="RdBu", vmin=middle - reach, vmax=middle + reach, alpha=0.55)
         extent = (-0.5, wide - 0.5, tall - 0.5, -0.5)
         drawn = axes[1, column].imshow(part, extent=extent, interpolation="bilinear", **colours)
     bar = dict(shrink=0.42, anchor=(0, 0.02), label="realism: blue passes for real")
     figure.colorbar(drawn, ax=axes.ravel().tolist(), **bar)
-    return finished(figure, note)
+    return caption(figure, note)
 
 # %% ../nbs/measurement/30_figures.ipynb #c3df7ed1
 TERMS = {
@@ -931,37 +893,27 @@ UNITS = {
     "contrast": "ratio to input",
     "mean colour": "shift (of 1)",
 }
-COLUMNS = {
-    "d_real": "raw",
-    "d_fake": "enhanced",
-    "out_real": "raw",
-    "out_fake": "enhanced",
-    "d_cr": "compressed to raw",
-    "d_ce": "compressed to enhanced",
-}
-OF = {
-    "d_real": "raw",
-    "out_real": "raw",
-    "d_cr": "raw",
-    "d_fake": "enhanced",
-    "out_fake": "enhanced",
-    "d_ce": "enhanced",
-}
+OF_TWO = {
+    "d_real": ("raw", "raw"),
+    "d_fake": ("enhanced", "enhanced"),
+    "out_real": ("raw", "raw"),
+    "out_fake": ("enhanced", "enhanced"),
+    "d_cr": ("compressed to raw", "raw"),
+    "d_ce": ("compressed to enhanced", "enhanced"),
+}  # curves that share a panel: name in the legend, domain whose look it has
 
 # %% ../nbs/measurement/30_figures.ipynb #1db42cde
 @styled
 def training_curves(
     stats: pd.DataFrame,  # DataFrame: iteration, and a column a term
-    terms: dict | None = None,  # panel title -> columns; `TERMS` as far as they are there if left out
     smooth: int = 0,  # rows in the running mean; a 25th of them if 0
     ncols: int = 3,  # panels in a row
     note: str = "",  # caption
 ) -> Picture:
     "Loss terms and discriminator outputs over the iterations, as small multiples"
     frame = checked(stats, ["iteration"], ["iteration"], "training_curves").sort_values("iteration")
-    if terms is None:
-        there = {title: list(filter(frame.columns.__contains__, names)) for title, names in TERMS.items()}
-        terms = {title: names for title, names in there.items() if names}
+    there = {title: [name for name in names if name in frame] for title, names in TERMS.items()}
+    terms = {title: names for title, names in there.items() if names}
     if not terms:
         raise QebiasError("training_curves: the table has no column of numbers beside iteration")
     window, ncols = int(smooth or max(1, len(frame) // 25)), min(ncols, len(terms))
@@ -969,11 +921,11 @@ def training_curves(
     figure, axes = panels(nrows, ncols, 2.6, 1.9, sharex=True)
     for ax, (title, columns) in zip(axes.flat, terms.items()):
         for column in columns:
-            look = DOMAINS[OF[column]] if column in OF else Look("", INK, "o", "-")
+            name, domain = OF_TWO.get(column, (column, ""))
+            look = DOMAINS.get(domain, Look("", INK, "o", "-"))
             value = checked(frame, [column], [], "training_curves")[column].astype(float)
             mean = value.rolling(window, center=True, min_periods=1).mean()
             ax.plot(frame["iteration"], value, color=look.colour, linewidth=0.7, alpha=0.3)
-            name = COLUMNS.get(column, column)
             ax.plot(frame["iteration"], mean, look.line, color=look.colour, label=name)
         if len(columns) > 1:
             low, high = ax.get_ylim()
@@ -986,4 +938,4 @@ def training_curves(
         last = [ax for ax in column if ax.get_visible()][-1]
         last.set_xlabel("iteration")
         last.tick_params(labelbottom=True)
-    return finished(figure, note)
+    return caption(figure, note)

@@ -65,7 +65,7 @@ def charbonnier(
         error = error.float()  # where eps would be 0
     return (error.square() + eps).sqrt().mean()
 
-
+# %% ../nbs/method/00_losses.ipynb #12eefb05
 def squared(
     enhanced: "torch.Tensor",  # (N, 3, H, W), not clamped
     raw: "torch.Tensor",  # (N, 3, H, W) in [0, 1]
@@ -258,7 +258,7 @@ class Charbonnier(LossTerm):
     def __call__(self, given: Given) -> "torch.Tensor":
         return charbonnier(given.enhanced, given.target, self.eps)
 
-
+# %% ../nbs/method/00_losses.ipynb #37681a89
 class L2(LossTerm):
     "The squared error in L_recon's place"
 
@@ -381,7 +381,7 @@ def arguments_of(
     "The arguments of a term's function, looked up once: a plan of many trainings asks for few functions"
     return dict(inspect.signature(function).parameters)
 
-
+# %% ../nbs/method/00_losses.ipynb #35121447
 def make_term(
     term: Term,
 ) -> Callable:  # called with what it is `Given`

@@ -24,7 +24,6 @@ from .core import QebiasError, as_rgb
 from .later import Later
 from .layers import PSI_FILES
 from qebias.metrics import (
-    EXTRACTORS,
     METRICS,
     Metric,
     elsewhere,
@@ -59,7 +58,7 @@ def check_names(
     if any(not name or name.startswith("~") for name in names):
         raise QebiasError("a picture's name is not empty and does not begin with ~")
 
-
+# %% ../nbs/measurement/25_measure.ipynb #f49e1581
 def check_pictures(
     cell: "Cell",
 ) -> None:
@@ -132,7 +131,7 @@ class Column:
     version: int = 1  # of its arithmetic: raise it when values change
     weights: tuple = ()  # files that it reads, as `qebias.weights` names them
 
-
+# %% ../nbs/measurement/25_measure.ipynb #5f4ae986
 def of_set(
     cell: Cell,
     quantity: str,
@@ -203,7 +202,7 @@ def measure_energy(cell: Cell) -> list:
         lines.append((picture, "energy", value, "1"))
     return lines
 
-
+# %% ../nbs/measurement/25_measure.ipynb #ab159765
 def gradient_energy(rgb: np.ndarray) -> float:
     "Sum of squared differences of neighbours in luma"
     luma = rgb @ np.array([0.299, 0.587, 0.114])
@@ -246,7 +245,7 @@ def domain_features(
     name: str,  # of a distance of sets
 ) -> dict:  # domain -> (rows, features); `drawn`: whose each row is, and how often it is drawn; `unit`
     "Features of the three domains, a row a place; raises `QebiasError` where fewer than two rows are finite"
-    compute = features(EXTRACTORS[name], cell.device)
+    compute = features(name, cell.device)
     in_blocks = name not in ("fd_alex", "fid")
     patches = len(cell.names) < FEW and not in_blocks
     domains: dict[str, list] = {"raw": [], "compressed": [], "enhanced": []}
@@ -340,7 +339,7 @@ def sigmoid(x: np.ndarray) -> np.ndarray:
     "The realism score of logits, in (0, 1)"
     return 1 / (1 + np.exp(-np.clip(x, -500, 500)))
 
-
+# %% ../nbs/measurement/25_measure.ipynb #b961c353
 def summary(
     logits: Sequence[np.ndarray],  # of a picture: (patches, outputs)
 ) -> Judged:
@@ -388,7 +387,7 @@ def shares_of(
     shares += np.bincount(below + 1, counts * above, last + 1)
     return shares / counts.sum()
 
-
+# %% ../nbs/measurement/25_measure.ipynb #3f87468e
 def relativistic_scores(
     found: Judged,  # of the domain that is scored
     other: Judged,  # of the one that it is compared with

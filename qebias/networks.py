@@ -175,7 +175,7 @@ def sizes_of_layers(shapes: Mapping) -> dict:
     convs = [k for k, shape in shapes.items() if k.startswith("layers.") and len(shape) == 4]
     return {"width": shapes["layers.0.weight"][0], "depth": len(convs)}
 
-
+# %% ../nbs/networks/30_networks.ipynb #08b985f0
 def sizes_of_dncnn(shapes: Mapping) -> dict:
     "A row of convolutions, whether any is normalised, and how large the squares are that become channels"
     norm = any(k.endswith("running_mean") for k in shapes)
@@ -190,7 +190,7 @@ def sizes_of_cbdnet(shapes: Mapping) -> dict:
     "Width of the denoiser, and of the estimator"
     return {"width": shapes["enc0.0.weight"][0], "estimator": shapes["estimator.0.weight"][0]}
 
-
+# %% ../nbs/networks/30_networks.ipynb #d382981d
 def sizes_of_rdn(shapes: Mapping) -> dict:
     "Width, blocks, layers of a block, and growth"
     return {
@@ -237,7 +237,7 @@ def sizes_of_vggstyle(shapes: Mapping) -> dict:
     stages = counted(shapes, r"conv(\d)_1\.weight")
     return {"in_channels": channels, "width": width, "size": 2 ** (stages + 2)}
 
-
+# %% ../nbs/networks/30_networks.ipynb #f90fe71c
 def sizes_of_unetsn(shapes: Mapping) -> dict:
     "Channels at the input, and width"
     width, channels = shapes["conv0.weight"][:2]
@@ -323,7 +323,7 @@ def load_state(
     with open_weights(path) as file:
         return {k: file.get_tensor(k) for k in file.keys()}
 
-
+# %% ../nbs/networks/30_networks.ipynb #9b64b41a
 def load_shapes(
     path: str | Path,  # a safetensors file
 ) -> dict:  # name -> shape

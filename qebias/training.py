@@ -248,7 +248,7 @@ def is_settling(config: TrainConfig, iteration: int) -> bool:
     last = config.d_final_iterations
     return last > 0 and iteration >= config.iterations - last
 
-
+# %% ../nbs/method/10_training.ipynb #39c3c58c
 def players_at(config: TrainConfig, iteration: int) -> tuple:
     "Who takes a step in an iteration: `generator`, `discriminator`, or both"
     if config.discriminator is None or iteration < config.g_init_iterations:
@@ -437,7 +437,7 @@ def terms_of(
             log |= watch(given)
     return log, gan
 
-
+# %% ../nbs/method/10_training.ipynb #ed65f1a7
 def with_second_fake(gan: GanTerms, terms: list, given: Given, second: torch.Tensor) -> GanTerms:
     "The discriminator's terms where compressed patches are fakes, too: both kinds count half"
     compute = next(compute for term, compute in terms if is_gan(term))
@@ -490,7 +490,7 @@ def gradients(
         log |= {"out_real": given.real.mean(), "out_fake": given.fake.mean()}
     return log | colour_of(given.enhanced, compressed)
 
-
+# %% ../nbs/method/10_training.ipynb #3ab0e8ae
 def _learnt(module):
     return [p for p in module.parameters() if p.requires_grad]
 
@@ -705,7 +705,7 @@ def _copied_into(state, other):
         for t, value in zip(tensors, found):
             t.copy_(value)
 
-
+# %% ../nbs/method/10_training.ipynb #bad9742e
 def _apart(found, expected, before):
     "How far two places are apart, in lengths of a third's way to the second; infinite where one is no number"
     off = sum((a - b).double().square().sum() for a, b in zip(found, expected))
@@ -829,7 +829,7 @@ def state_of(
     "Everything that the next iteration depends on, as it lies on the device"
     return {name: part.state_dict() for name, part in trainer.parts().items()}
 
-
+# %% ../nbs/method/10_training.ipynb #731558a9
 def copied_state(
     trainer: Trainer,
 ) -> dict:
@@ -856,7 +856,7 @@ def write_checkpoint(folder: str | Path, key: str, iteration: int, state: dict, 
             file.flush()
             os.fsync(file.fileno())
 
-
+# %% ../nbs/method/10_training.ipynb #b51a4734
 def save_checkpoint(folder: str | Path, key: str, iteration: int, trainer: Trainer) -> None:
     "Store everything that the next iteration depends on, and wait until it is there; raises `TrainingFailed`"
     write_checkpoint(folder, key, iteration, state_of(trainer), trainer.config)
@@ -1276,7 +1276,7 @@ def job_of(
         "options": options,
     }
 
-
+# %% ../nbs/method/10_training.ipynb #200f5eb1
 def reason_of(
     lines: list,  # that all processes said
 ) -> str:

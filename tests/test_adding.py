@@ -25,7 +25,6 @@ from qebias.training import Trainer
 
 CODEC = '''
 from dataclasses import dataclass
-from typing import ClassVar
 import zlib
 import numpy as np
 from qebias.codecs import Codec
@@ -33,9 +32,7 @@ from qebias.codecs import Codec
 @dataclass(frozen=True)
 class Coarse(Codec):
     step: int
-    name: ClassVar = "coarse"
-    suffix: ClassVar = ".coarse"
-    levels: ClassVar = (16,)
+    name, levels = "coarse", (16,)
     def encode(self, rgb):
         height, width = rgb.shape[:2]
         return np.array([height, width], "<u4").tobytes() + zlib.compress((rgb // self.step).tobytes())
@@ -43,8 +40,6 @@ class Coarse(Codec):
         height, width = np.frombuffer(data[:8], "<u4")
         steps = np.frombuffer(zlib.decompress(data[8:]), np.uint8)
         return steps.reshape(height, width, 3) * np.uint8(self.step)
-    def describe(self):
-        return {"codec": self.name, "level": self.step, "parameters": {}, "backend": "zlib", "versions": {}}
 '''
 GENERATOR = '''
 from torch import nn

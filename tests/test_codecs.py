@@ -959,7 +959,6 @@ def test_every_codec_says_what_others_ask():
 
 OWN = """
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 
@@ -970,9 +969,8 @@ class Coarse(Codec):
     "Keeps every value's upper bits"
 
     step: int
-    name: ClassVar = "coarse"
-    suffix: ClassVar = ".coarse"
-    levels: ClassVar = (16, 64)
+    offset: int = 0
+    name, levels = "coarse", (16, 64)
 
     def encode(self, rgb):
         return bytes(rgb.shape[:2]) + (rgb // self.step).tobytes()
@@ -980,8 +978,11 @@ class Coarse(Codec):
     def decode(self, data):
         return np.frombuffer(data, np.uint8, offset=2).reshape(data[0], data[1], 3) * self.step
 
-    def describe(self):
-        return {"codec": self.name, "level": self.step}
+class Half(Codec):
+    name = "half"
+
+    def encode(self, rgb):
+        return b""
 """
 
 
@@ -994,6 +995,12 @@ def test_a_codec_of_ones_own_is_one_file_and_works_in_processes(tmp_path, monkey
     for raw, coded in zip(images, code_many(images, made, workers, progress=False)):
         assert np.array_equal(coded.decoded, raw // 64 * 64) and made.label() == "COARSE level 64"
     assert codec("coarse", 16).step == 16  # known by its name from now on
+    told = {"codec": "coarse", "level": 16, "parameters": {"offset": 3}, "backend": "", "versions": {}}
+    assert codec("coarse", 16, offset=3).describe() == told
+    with pytest.raises(CodecError, match="step is 101: pass a whole number from 0 to 100"):
+        codec("coarse", 101)
+    with pytest.raises(CodecError, match="coarse_codec:Half is no codec: it lacks decode"):
+        codec("coarse_codec:Half", 3)
     del CODECS["coarse"]
 
 

@@ -77,7 +77,7 @@ EVERY = {
     "triangles": lambda **k: F.triangles(
         pd.concat([TRIANGLES.assign(panel=p) for p in ("fd_nss", "fd_alex", "lpips")]), **k
     ),
-    "crops": lambda **k: F.crops(PICTURES, (3, 4, 20, 24), context="raw", **k),
+    "crops": lambda **k: F.crops(PICTURES, **k),
     "residuals": lambda **k: F.residuals(
         photo(0), photo(1), {"realesrgan": photo(2), "realesrgan+both": photo(3)}, (2, 2, 30, 30), **k
     ),
@@ -384,11 +384,9 @@ def test_pictures_that_do_not_fit_are_named():
         ({}, "no picture"),
     ):
         with pytest.raises(QebiasError, match=words):
-            F.crops(images, None)
+            F.crops(images)
     with pytest.raises(QebiasError, match="leaves the picture of 48x40"):
         F.residuals(photo(0), photo(1), {}, (0, 0, 41, 5))
-    with pytest.raises(QebiasError, match="context is blurred"):
-        F.crops({"raw": photo(0)}, None, context="blurred")
 
 
 def test_dots_bars_and_paper_values_stand_where_the_table_says():

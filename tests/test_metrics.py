@@ -73,7 +73,7 @@ def test_every_named_metric_without_its_files_is_refused_at_once_and_says_why(no
     start = time.perf_counter()
     for name in need:
         with pytest.raises(MissingWeights) as error:
-            metric(name) if METRICS[name].kind != "set" else features(metrics.EXTRACTORS[name])
+            metric(name) if METRICS[name].kind != "set" else features(name)
         assert (
             name in str(error.value)
             and METRICS[name].weights[0] in str(error.value)
@@ -135,7 +135,7 @@ def test_read_only_grey_and_opaque_images_are_taken(photo):
     photo.flags.writeable = False
     grey = photo[..., 0]
     assert metric("nlpd")(grey, np.repeat(grey[..., None], 3, 2)) == 0
-    assert features("nss")(photo).shape == (9, 36)
+    assert features("fd_nss")(photo).shape == (9, 36)
 
 
 def test_score_takes_a_generator_in_one_pass_and_names_the_image_that_fails(photo):
@@ -161,7 +161,7 @@ def test_a_flat_block_is_left_out_of_both_sets(photo):
     burnt = photo.copy()
     burnt[:96, :96] = 255
     value = score([("x", jpeg(photo, 20), burnt)], ["fd_nss"]).value.item()
-    nss = features("nss")
+    nss = features("fd_nss")
     assert value == pytest.approx(frechet_distance(nss(jpeg(photo, 20))[1:], nss(burnt)[1:]))
 
 
@@ -255,9 +255,9 @@ def test_frechet_refuses_in_one_line(a, b, message):
 def test_nss_rows_go_along_the_rows_of_the_image(photo):
     coded = photo.copy()
     coded[96:192, 192:288] = RNG.integers(0, 256, (96, 96, 3), np.uint8)  # row 1, column 2
-    change = np.abs(features("nss")(coded) - features("nss")(photo)).max(1)
+    change = np.abs(features("fd_nss")(coded) - features("fd_nss")(photo)).max(1)
     assert change.argmax() == 1 * 3 + 2
-    tall = features("nss")(coded[:, :192])
+    tall = features("fd_nss")(coded[:, :192])
     assert tall.shape == (6, 36)
 
 
@@ -270,7 +270,7 @@ def test_nss_is_what_pyiqas_niqe_computes(photo):
         mu_pris_param=torch.tensor(mean),
         cov_pris_param=torch.tensor(root @ root.T),
     )
-    rows = features("nss")(photo)
+    rows = features("fd_nss")(photo)
     off, pooled = mean - rows.mean(0), (root @ root.T + np.cov(rows, rowvar=False)) / 2
     assert float(theirs) == pytest.approx(np.sqrt(off @ np.linalg.pinv(pooled) @ off), rel=1e-9)
 
@@ -356,7 +356,7 @@ def test_niqe_from_our_features_is_pyiqas_value(photo, no_network):
     from scipy.io import loadmat
 
     model = loadmat(folder("QEBIAS_WEIGHTS", "niqe_modelparameters.mat") / "niqe_modelparameters.mat")
-    rows = features("nss")(photo)
+    rows = features("fd_nss")(photo)
     off, pooled = (
         model["mu_prisparam"].ravel() - rows.mean(0),
         (model["cov_prisparam"] + np.cov(rows, rowvar=False)) / 2,
@@ -366,7 +366,7 @@ def test_niqe_from_our_features_is_pyiqas_value(photo, no_network):
 
 def test_alexnet_features(photo, no_network):
     folder("QEBIAS_WEIGHTS", metrics.ALEXNET[1])
-    alex = features("alex")
+    alex = features("fd_alex")
     row = alex(photo)
     assert row.shape == (1, 256) and row.dtype == np.float64 and (row >= 0).all() and row.any()
     assert alex(photo[:31, :40]).shape == (1, 256)
@@ -544,7 +544,7 @@ TABLE3 = [
 
 
 def build(name):
-    return features(metrics.EXTRACTORS[name]) if METRICS[name].kind == "set" else metric(name)
+    return features(name) if METRICS[name].kind == "set" else metric(name)
 
 
 @pytest.mark.parametrize("name", [n for n in TABLE3 if METRICS[n].weights])
@@ -772,7 +772,7 @@ def test_fid(fake, no_network, photo):
         for k, v in inception.state_dict().items()
     }
     fake("pt_inception-2015-12-05-6726825d.pth", state)
-    row = features("inception")(photo)
+    row = features("fid")(photo)
     assert row.shape == (1, 2048) and np.isfinite(row).all()
     with metrics._swapped(arch, load_pretrained_network=lambda net, url: net.load_state_dict(state)):
         theirs = arch.InceptionV3([3]).eval()
@@ -785,10 +785,8 @@ def test_fid(fake, no_network, photo):
     assert table.value.item() > 0
     large = np.tile(photo, (2, 2, 1))[:520, :300]
     assert np.array_equal(
-        features("inception-256")(large),
-        np.concatenate(
-            [features("inception")(large[:256, :256]), features("inception")(large[256:512, :256])]
-        ),
+        features("fid_patch256")(large),
+        np.concatenate([features("fid")(large[:256, :256]), features("fid")(large[256:512, :256])]),
     )
     with pytest.warns(metrics.FewImages, match="fid_patch256 of 4 patches is biased"):
         table = score([(n, large, large[::-1].copy()) for n in "ab"], ["fid_patch256"])
@@ -796,7 +794,7 @@ def test_fid(fake, no_network, photo):
     state.pop("fc.bias")
     fake("pt_inception-2015-12-05-6726825d.pth", state)
     with pytest.raises(QebiasError, match="pt_inception-2015-12-05-6726825d.pth does not fit"):
-        features("inception")
+        features("fid")
 
 
 def test_a_metric_from_outside_is_one_row(tmp_path, monkeypatch):
@@ -850,7 +848,7 @@ def test_ssim_and_nlpd_in_strips_are_those_of_the_whole(stripped, monkeypatch, h
     nlpd = float(net(*(view.tensor for view in views)))
     stripped(strip)
     assert metric("ssim")(a, b) == pytest.approx(ssim, rel=1e-12)
-    assert net.in_strips(views) == pytest.approx(nlpd, rel=1e-12)
+    assert scorers.nlpd_in_strips(net, views) == pytest.approx(nlpd, rel=1e-12)
 
 
 def test_nlpd_in_strips_in_single_precision(stripped, photo):
@@ -864,9 +862,9 @@ def test_nlpd_in_strips_in_single_precision(stripped, photo):
 def test_block_statistics_in_strips_are_those_of_the_whole(stripped, height, width):
     rgb = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
     rgb[96:192, :96] = 7  # without variation
-    whole = features("nss")(rgb)
+    whole = features("fd_nss")(rgb)
     stripped(100)
-    assert np.array_equal(features("nss")(rgb), whole, equal_nan=True)
+    assert np.array_equal(features("fd_nss")(rgb), whole, equal_nan=True)
     assert np.isnan(whole).any() and len(whole) == (height // 96) * (width // 96)
 
 
@@ -878,7 +876,7 @@ def test_a_large_picture_is_never_a_tensor_as_a_whole(stripped, monkeypatch, pho
     photo = np.tile(photo, (3, 1, 1))
     for name in ("ssim", "nlpd"):
         metric(name)(photo, photo)
-    features("nss")(photo)
+    features("fd_nss")(photo)
     assert made and max(made) < len(photo)
 
 
@@ -891,7 +889,7 @@ def test_alexnet_in_strips_sees_what_it_sees_in_the_whole_picture(weights, kodak
     raw = np.ascontiguousarray(np.tile(read_rgb(sorted(kodak.glob("*.png"))[0]), (2, 1, 1))[:height, :width])
     noise = np.random.default_rng(0).integers(-20, 21, raw.shape)
     enhanced = np.clip(raw + noise, 0, 255).astype(np.uint8)
-    lpips, alex = metrics.metric("lpips-alex"), metrics.features("alex")
+    lpips, alex = metrics.metric("lpips-alex"), metrics.features("fd_alex")
     whole = lpips(enhanced, raw), alex(enhanced)
     monkeypatch.setattr(metrics, "MOST_WHOLE_DEEP", 1000)
     for pixels in (1000, 50_000):

@@ -225,7 +225,7 @@ def test_each_headline_has_a_meaning_for_each_kind_of_answer():
     import yaml
 
     told = yaml.safe_load((ROOT / "nbs" / "study" / "meanings.yaml").read_text(encoding="utf-8"))
-    assert set(told) == set(pages.HEADLINES)
+    assert set(told) == set(pages.headlines())
     for item, texts in told.items():
         assert (
             {"holds", "opposite", "open"} <= set(texts) <= {"holds", "opposite", "part", "control", "open"}
@@ -276,7 +276,7 @@ def test_the_score_stands_on_its_picture(monkeypatch):
     assert name == "p0" and list(found)[0] == "raw: 0.70" and list(found)[1].startswith("Real-ESRGAN: 0.3")
 
 
-@pytest.mark.parametrize("item", pages.HEADLINES)
+@pytest.mark.parametrize("item", pages.headlines())
 def test_a_page_says_in_words_what_was_not_measured(item):
     bare = page_on(invented(rows=("arcnn",)), rows=("arcnn",))
     assert pages.headline(bare, item).startswith("**Not measured here:**")

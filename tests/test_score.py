@@ -29,8 +29,6 @@ from qebias.metrics import (
     metric,
     metric_name,
     score,
-    set_distance,
-    statistics,
 )
 from qebias.pictures import Found
 
@@ -375,74 +373,18 @@ def test_a_killed_run_goes_on(tmp_path, number):
 # --- sets
 
 
-def test_set_distance_of_folders_lists_and_loaders(tmp_path, pairs):
-    for name, enhanced, raw in pairs:
-        write_png(tmp_path / "e" / f"{name}.png", enhanced)
-        write_png(tmp_path / "r" / "deep" / f"{name}.png", raw)
-    nss = features("nss")
+def test_a_distance_of_sets_is_that_of_their_features(pairs):
+    nss = features("fd_nss")
     expected = frechet_distance(
         np.concatenate([nss(e) for _, e, _ in pairs]), np.concatenate([nss(r) for *_, r in pairs])
     )
     with pytest.warns(FewImages, match="fd_nss of 5 blocks"):
-        found = set_distance(tmp_path / "e", tmp_path / "r", "fd_nss")
-    assert found == pytest.approx(expected, rel=1e-9)
-    with pytest.warns(FewImages):
-        assert set_distance(
-            [e for _, e, _ in pairs], [lambda r=r: r for *_, r in pairs], "fd_nss"
-        ) == pytest.approx(expected, rel=1e-9)
         assert score(pairs, ["fd_nss"]).value.item() == pytest.approx(expected, rel=1e-9)
-        assert set_distance(tmp_path / "e", tmp_path / "e", "fd_nss") == pytest.approx(0, abs=1e-9)
 
 
-def test_statistics_are_kept_per_set_and_extractor(tmp_path, pairs, monkeypatch):
-    for name, enhanced, _ in pairs:
-        write_png(tmp_path / "e" / f"{name}.png", enhanced)
-    calls = []
-    real = metrics._nss
-
-    def counting(purpose, device):
-        extract = real(purpose, device)
-        return lambda view: calls.append(1) or extract(view)
-
-    monkeypatch.setattr(metrics, "_nss", counting)
-    first = statistics(tmp_path / "e", "fd_nss", cache=tmp_path / "c")
-    again = statistics(tmp_path / "e", "fd_nss", cache=tmp_path / "c")
-    assert len(calls) == 5 and all(
-        np.array_equal(getattr(first, x), getattr(again, x)) for x in ("mean", "factor", "n")
-    )
-    (kept,) = (tmp_path / "c").iterdir()
-    kept.write_bytes(kept.read_bytes()[:100])  # damaged: made again
-    assert (
-        np.array_equal(statistics(tmp_path / "e", "fd_nss", cache=tmp_path / "c").mean, first.mean)
-        and len(calls) == 10
-    )
-    write_png(tmp_path / "e" / "i0.png", pairs[1][2])  # another picture: another set
-    assert (
-        not np.array_equal(statistics(tmp_path / "e", "fd_nss", cache=tmp_path / "c").mean, first.mean)
-        and len(list((tmp_path / "c").iterdir())) == 2
-    )
-
-
-@pytest.mark.parametrize(
-    "images,name,words",
-    [
-        ([], "fd_nss", "the set has shape"),
-        ([noise()], "fd_nss", "the set has shape"),
-        ("nowhere", "fd_nss", "nowhere is no folder"),
-        ([noise(), noise(50, 50)], "fd_nss", "image 1: fd_nss needs images of at least 96x96"),
-        ([noise()], "ssim", "ssim is a value of one image"),
-        (["no.png"], "fd_nss", "no.png"),
-    ],
-)
-def test_sets_are_refused_in_one_line(images, name, words):
-    with pytest.raises(QebiasError, match=words) as error:
-        statistics(images, name)
-    assert "\n" not in str(error.value)
-
-
-def test_an_empty_folder_is_no_set(tmp_path):
-    with pytest.raises(QebiasError, match="holds no pictures"):
-        statistics(tmp_path, "fd_nss")
+def test_features_are_of_distances_of_sets():
+    with pytest.raises(QebiasError, match="ssim is a value of one image: use metric"):
+        features("ssim")
 
 
 @pytest.mark.parametrize(

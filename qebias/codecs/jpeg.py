@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image, features
 from PIL.JpegImagePlugin import JpegImageFile
 
-from .base import Codec, CodecError, checked_picture, file_bytes, register, whole_level
+from .base import Codec, CodecError, checked_picture, file_bytes, register
 from ..core import as_rgb, one_line, package_versions, require_size
 
 # %% ../../nbs/data/01_codecs.jpeg.ipynb #e114751b
@@ -25,17 +25,14 @@ class Jpeg(Codec):
 
     qf: int  # quality factor 1..100; the paper's are 10, 20, 30, 40, 50
     name: ClassVar = "jpeg"
-    suffix: ClassVar = ".jpg"
     levels: ClassVar = (10, 20, 30, 40, 50)
     lowest: ClassVar = 1
     higher_is_better: ClassVar = True
     level_name: ClassVar = "QF"
+    suffix: ClassVar = ".jpg"
+    backend: ClassVar = "pillow"
     seconds_per_megapixel: ClassVar = 0.03
-    version: ClassVar = 1
     threads: ClassVar = True  # libjpeg runs without the interpreter's lock
-
-    def __post_init__(self):
-        object.__setattr__(self, "qf", whole_level(self.qf, 1, 100, "qf"))
 
     def encode(
         self,
@@ -57,17 +54,11 @@ class Jpeg(Codec):
     def parameters(self) -> dict:
         return {"quality": self.qf, "subsampling": "4:2:0", "progressive": False, "optimize": False}
 
-    def describe(self) -> dict:
-        "What a manifest stores: codec, level, parameters, back end and its versions"
+    @property
+    def versions(self) -> dict:
         jpeg = "libjpeg-turbo" if features.check_feature("libjpeg_turbo") else "libjpeg"
-        return {
-            "codec": self.name,
-            "level": self.qf,
-            "parameters": self.parameters,
-            "backend": "pillow",
-            "versions": package_versions(["pillow"])
-            | {jpeg: features.version("libjpeg_turbo") or features.version("jpg")},
-        }
+        inside = features.version("libjpeg_turbo") or features.version("jpg")
+        return package_versions(["pillow"]) | {jpeg: inside}
 
 # %% ../../nbs/data/01_codecs.jpeg.ipynb #52160856
 def _read_jpeg(data) -> np.ndarray:

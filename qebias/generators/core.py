@@ -133,7 +133,7 @@ def fp32_operations() -> list:
     ours = [backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn]
     return ours + [backends.mkldnn.matmul, backends.mkldnn.conv, backends.mkldnn.rnn]
 
-
+# %% ../../nbs/networks/00_generators.core.ipynb #f94d6656
 def round_as(operations: list, precisions: list) -> None:
     "Give each operation its precision"
     for operation, precision in zip(operations, precisions):
@@ -201,7 +201,7 @@ def arithmetic(
         stack.enter_context(fp32_as("tf32" if precision == "tf32" else "ieee"))
         yield
 
-
+# %% ../../nbs/networks/00_generators.core.ipynb #728e3ef0
 @contextlib.contextmanager
 def tried_kernels() -> Iterator[None]:
     "Let cuDNN try its kernels for each shape and keep the fastest, as BasicSR does"
@@ -251,7 +251,7 @@ def layer_macs(
     values, partners = (x.numel(), layer.out_channels) if layer.transposed else (y.numel(), layer.in_channels)
     return values * partners // layer.groups * int(np.prod(layer.kernel_size))
 
-
+# %% ../../nbs/networks/00_generators.core.ipynb #94271062
 def blank(
     model: nn.Module,
     size: int | tuple,  # side in pixels, or (height, width)
@@ -428,7 +428,7 @@ def spans(
     cuts = [0, *range(start, size - spacing // 2 + 1, spacing), size]
     return list(zip(cuts, cuts[1:]))
 
-
+# %% ../../nbs/networks/00_generators.core.ipynb #d403d1bf
 def cell_depth(
     a: int,  # where an interval begins
     b: int,  # and ends
@@ -480,7 +480,7 @@ class Lattice(NamedTuple):
     starts: tuple[int, int]  # the first cut of each
     room: int  # the widest halo in px that they can judge
 
-
+# %% ../../nbs/networks/00_generators.core.ipynb #7a66fdcb
 def lattices(
     sizes: Sequence[int],  # heights and widths of the pictures
     grid: int,  # px

@@ -78,7 +78,7 @@ def split(
     half = x.shape[axis] // 2
     return torch.cat([x.narrow(axis, 0, half), x.narrow(axis, half, half)])
 
-
+# %% ../../nbs/networks/16_generators.mprnet.ipynb #f6b3fadd
 def join(
     x: torch.Tensor,  # (2N, C, H, W), as `split` makes it
     axis: int,  # where it was cut

@@ -25,7 +25,7 @@ class ECA(nn.Module):
         means = x.mean((2, 3))
         return x * torch.sigmoid(self.conv(means[:, None]))[:, 0, :, None, None]
 
-
+# %% ../../nbs/networks/15_generators.rbqe.ipynb #e5eef491
 def attended_conv(
     width_in: int,  # channels in
     width_out: int,  # channels out

@@ -125,7 +125,7 @@ def named_once(values: list) -> list:
             raise ValueError(f"{value} is named twice")
     return values
 
-
+# %% ../../nbs/tools/20_study.profile.ipynb #54cd05d9
 def with_preset(networks: Any) -> Any:
     "Networks from a preset, with one's own changes"
     if isinstance(networks, str):
@@ -208,7 +208,7 @@ def code_of_ones_own(profile: Profile) -> list[str]:
     own = [name for name in named if not name.startswith("qebias.")]
     return list(dict.fromkeys([*own_notebooks(p), *own]))
 
-
+# %% ../../nbs/tools/20_study.profile.ipynb #a2a984d7
 def check_trust(profile: Profile) -> None:
     "Raise `ValueError` where code of one's own is not asked for under `trust`; names all of it"
     wanted = [name for name in code_of_ones_own(profile) if name not in profile.trust]
@@ -217,7 +217,7 @@ def check_trust(profile: Profile) -> None:
             f"{', '.join(wanted)} would be imported or executed: say trust: {wanted} if you know that code"
         )
 
-
+# %% ../../nbs/tools/20_study.profile.ipynb #2a255cdf
 def check_items(profile: Profile) -> None:
     "Notebooks of one's own among the items; raises `ValueError`"
     names = []
@@ -231,7 +231,7 @@ def check_items(profile: Profile) -> None:
             raise ValueError(f"items: {name} is another item's name too: rename {path}")
         names.append(name)
 
-
+# %% ../../nbs/tools/20_study.profile.ipynb #019a51be
 def own_notebooks(profile: Profile) -> list[str]:
     "The items that are paths of notebooks of one's own"
     return [item for item in profile.items or [] if item.endswith(".ipynb")]
@@ -251,7 +251,7 @@ def check_sets(profile: Profile) -> None:
     if p.holdout is not None and not one_folder:
         raise ValueError("holdout divides one folder: evaluate must then name the same one as train")
 
-
+# %% ../../nbs/tools/20_study.profile.ipynb #d88fc7cd
 def check_precision(profile: Profile) -> None:
     "TF32 where there is no GPU; raises `ValueError`"
     told: dict[str, str | None] = {"precision": profile.precision}
@@ -285,7 +285,7 @@ def classes_of(methods: Iterable[Method]) -> set[str]:
     paths = [path for m in methods for path in (m.network, m.discriminator) if path]
     return {path.split(":")[1] for path in paths}
 
-
+# %% ../../nbs/tools/20_study.profile.ipynb #c68da2a7
 def check_rows(profile: Profile) -> None:
     "Rows and settings of a profile that cannot be meant; raises `ValueError` or `QebiasError`"
     p = profile

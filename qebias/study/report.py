@@ -71,7 +71,7 @@ def opening(
 ) -> tuple:  # (the triangles as addresses, wide and narrow, list of (item, question, sentence as HTML))
     "Figure 1 on these results, two panels a row and one for a phone, and the answers to what was asked"
     from qebias.figures import triangles
-    from qebias.study.pages import HEADLINES, headline, open_page, sides
+    from qebias.study.pages import headline, headlines, open_page, sides
 
     try:
         place = open_page(study.profile.name, str(study.folder))
@@ -80,7 +80,7 @@ def opening(
     shown = sides(place, ["realesrgan", "realesrgan+both"], controls=False)
     picture = address(triangles(shown, note=place.where)) if len(shown) else ""
     narrow = address(triangles(shown, ncols=1, note=place.where)) if len(shown) else ""
-    asked = [name for name in study.items if name in HEADLINES and study.store.named(f"item/{name}")]
+    asked = [name for name in study.items if name in headlines() and study.store.named(f"item/{name}")]
     words = [(name, study.known_items()[name].question, as_html(headline(place, name))) for name in asked]
     return picture, narrow, words
 
