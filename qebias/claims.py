@@ -159,7 +159,9 @@ def label(name: str) -> str:
     try:
         return method(name).label
     except QebiasError:
-        return name
+        from qebias.figures import label_of  # slow to import, and for derived rows only
+
+        return label_of(name)
 
 # %% ../nbs/tools/00_claims.ipynb #d0ec8e89
 def fill(text: str, names: dict) -> str:
