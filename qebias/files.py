@@ -4,10 +4,12 @@
 
 # %% auto #0
 __all__ = ['PIXELS_COST', 'Done', 'Progress', 'Meter', 'Picked', 'pick', 'targets', 'require_writable', 'compress_files',
-           'enhance_files', 'weights_digest', 'score_files', 'Pair', 'scored_pairs', 'summary']
+           'enhance_files', 'source_of', 'with_network', 'weights_digest', 'score_files', 'Pair', 'scored_pairs',
+           'summary']
 
 # %% ../nbs/tools/40_files.ipynb #6cf9f9e1
 import functools
+import glob
 import inspect
 import math
 import os
@@ -34,7 +36,16 @@ from qebias.core import (
     sweep,
     threads,
 )
-from .pictures import Found, Notes, find_pictures, look, read_picture, read_rgb8, save_picture
+from qebias.pictures import (
+    PICTURE_SUFFIXES,
+    Found,
+    Notes,
+    find_pictures,
+    look,
+    read_picture,
+    read_rgb8,
+    save_picture,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -282,8 +293,11 @@ def enhance_files(
 ) -> Done:  # of the written paths
     "Enhance pictures and write PNGs; raises `QebiasError`"
     picked, done = pick(paths, folder, skip)
+    picked = [source_of(p, folder) for p in picked]
     outputs = dict(zip(picked, targets(picked, folder, ".png", overwrite)))
     choose = _chooser(model)
+    if skip:
+        picked = with_network(picked, choose, done)
     with locked(folder, "work"):
         sweep(folder)
         ledger, notes = Outputs(folder, overwrite), Notes()
@@ -316,6 +330,46 @@ def enhance_files(
     return done
 
 # %% ../nbs/tools/40_files.ipynb #975199d6
+def source_of(
+    picture: Picked,
+    folder: str | Path,  # of the outputs
+) -> Picked:
+    "Where a picture was enhanced into its own folder, the picture instead of the output beside it"
+    from qebias.pretrained import listed_bitstream
+
+    path = picture.path
+    if Path(folder).resolve() not in path.resolve().parents or listed_bitstream(path):
+        return picture
+    name = path.resolve().relative_to(Path(folder).resolve())
+    if not Outputs(folder).is_ours(Path(folder) / name):
+        return picture
+    others = sorted(path.parent.glob(glob.escape(path.stem) + ".*"))
+    for other in others:
+        if other != path and other.suffix.lower() in PICTURE_SUFFIXES:
+            seen = look(other)
+            return Picked(other, picture.name, seen.pixels, seen.width, seen.height)
+    return picture
+
+
+def with_network(
+    picked: list[Picked],
+    choose: Callable,  # a function of a path that gives a network
+    done: Done,  # is told what was left out
+) -> list[Picked]:
+    "The pictures for which there is a network; raises `QebiasError` where there is none for any"
+    found = []
+    for picture in picked:
+        try:
+            choose(picture.path)
+        except QebiasError as error:
+            done.failed.append((picture.name, str(error)))
+        else:
+            found.append(picture)
+    if not found:
+        raise QebiasError(f"none of {len(picked)} pictures can be enhanced, first: {done.failed[-1][1]}")
+    return found
+
+
 def _chooser(model):
     "A function of a picture's path that gives its network"
     from torch import nn

@@ -146,7 +146,7 @@ def test_a_fine_photo_passes_through(tmp_path, model, photo, monkeypatch):
     choose = pretrained.chooser(say=said.append)
     x = torch.rand(1, 3, 8, 8)
     assert torch.equal(choose(tmp_path / "fine.jpg")(x), x) and not torch.equal(choose(photo)(x), x)
-    assert "JPEG of quality 95, good enough: it passes through" in said[0]
+    assert "JPEG of quality 95, which jpeg (for 8 to 80) would not help: it passes through" in said[0]
     pretrained.models.cache_clear()
 
 
