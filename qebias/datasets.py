@@ -415,7 +415,7 @@ class Source:
     load: Callable  # (what follows the colon, split, on_error) -> list of `RawImage`
     split: bool  # does it say itself which pictures are for evaluation?
 
-
+# %% ../nbs/data/10_datasets.ipynb #111647b1
 SOURCES = {
     "sample": Source(
         "sample",
@@ -667,14 +667,10 @@ def download(
     if not c:
         raise QebiasError(f"no data set {str(name)!r} to download: there are {', '.join(COLLECTIONS)}")
     root = Path(folder).expanduser() if folder else data_folders()[0]
-    roots = [root] if folder else None
-    missing = []
-    for part in c.parts:
-        place, fault = _locate(c, part, _numbers(part), roots)
-        if fault or not place:
-            missing.append(part)
+    places = [_locate(c, part, _numbers(part), [root] if folder else None) for part in c.parts]
+    missing = [part for part, (place, fault) in zip(c.parts, places) if fault or not place]
     if not missing:
-        return _locate(c, c.parts[0], _numbers(c.parts[0]), roots)[0].parent
+        return places[0][0].parent
     if known_hash:
         known_hash = _checked_hash(known_hash)
     if known_hash and len(missing) > 1:

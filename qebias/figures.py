@@ -73,6 +73,8 @@ LABELS |= {
     "unsettled": "Real-ESRGAN, as the GAN leaves it",
     "div-1": "Real-ESRGAN +div, ten times as strong",
 }
+
+# %% ../nbs/measurement/30_figures.ipynb #c9184de3
 MARKS = {"identity": "$i$", "noise4": "$4$", "noise8": "$8$", "unsharp": "$u$", "other-residual": "$r$"}
 VARIANTS = {"": "-.", "cond": "--", "div": ":", "both": "-"}
 SHADES = {

@@ -978,9 +978,9 @@ def score(
     "Score images by several metrics in one pass, as a long table; an error names the image"
     import pandas
 
-    names = list(dict.fromkeys(names))
     if errors not in ("keep", "raise"):
         raise QebiasError(f"errors is 'keep' or 'raise', not {errors!r}")
+    names = list(dict.fromkeys(names))
     evaluator = _Evaluator(names, device, journal)
     rows, empty = [], []
     notes: list[str] = []

@@ -28,7 +28,7 @@ AS_LIBAVIF = {
     "autotiling": False,
 }  # Pillow's options, which are the same at every quality
 
-
+# %% ../../nbs/data/03_codecs.avif.ipynb #a167a066
 @register
 @dataclass(frozen=True)
 class Avif(Codec):
