@@ -6,9 +6,9 @@
 __all__ = ['DOMAINS', 'INK', 'FAINT', 'LABELS', 'MARKS', 'VARIANTS', 'SHADES', 'SINGLE', 'SPARE', 'NUMBER', 'BELOW', 'OUTSIDE',
            'TERMS', 'UNITS', 'OF_TWO', 'Look', 'parts_of', 'label_of', 'in_order', 'method_looks', 'style', 'theme',
            'styled', 'Picture', 'panels', 'save', 'caption', 'number', 'decimals', 'percent', 'with_interval',
-           'checked', 'intervals', 'interval_panel', 'realism_differences', 'deviations', 'Apex', 'apex', 'triangle',
-           'lines_below', 'peak', 'words_of', 'one_apex', 'heights_of', 'triangles', 'causal_graph', 'cloud',
-           'paired_changes', 'apart', 'rate_panel', 'rate_curves', 'same_size', 'cut', 'show', 'crops',
+           'checked', 'intervals', 'interval_panel', 'realism_differences', 'deviations', 'Apex', 'apex', 'base',
+           'triangle', 'lines_below', 'peak', 'words_of', 'one_apex', 'heights_of', 'triangles', 'causal_graph',
+           'cloud', 'paired_changes', 'apart', 'rate_panel', 'rate_curves', 'same_size', 'cut', 'show', 'crops',
            'signed_residual', 'residuals', 'score_maps', 'curve_panel', 'training_curves']
 
 # %% ../nbs/measurement/30_figures.ipynb #54810be6
@@ -490,6 +490,18 @@ def apex(
     return Apex(x, height, 200 * x / cr, closes)
 
 # %% ../nbs/measurement/30_figures.ipynb #5e326794
+def base(
+    ax: "Axes",  # axes
+) -> None:
+    "The side that all triangles share, from C to R, and the line above its middle"
+    ax.plot([-0.5, 0.5], [0, 0], color=INK, linewidth=1.4, zorder=2)
+    ax.axvline(0, color=FAINT, linestyle=(0, (4, 3)), linewidth=0.9, zorder=1)
+    below: dict[str, Any] = dict(textcoords="offset points", ha="center", va="top", weight="bold")
+    for name, letter, x in (("compressed", "C", -0.5), ("raw", "R", 0.5)):
+        ax.plot(x, 0, marker=DOMAINS[name].marker, color=DOMAINS[name].colour, markersize=8, zorder=4)
+        ax.annotate(letter, (x, 0), (0, -7), **below)
+
+# %% ../nbs/measurement/30_figures.ipynb #59e76364
 @styled
 def triangle(
     table: pd.DataFrame | list,  # row, ce, re, cr; optional value (Eq. 1), low, high, ideal (bool)
@@ -507,14 +519,8 @@ def triangle(
         ax = tuple(axes[:, 0])
     upper, below = ax
     frame["order"] = frame["row"].map(list(looks).index)
-    upper.plot([-0.5, 0.5], [0, 0], color=INK, linewidth=1.4, zorder=2)
-    upper.axvline(0, color=FAINT, linestyle=(0, (4, 3)), linewidth=0.9, zorder=1)
+    base(upper)
     handles = [one_apex(upper, line, looks[line.row]) for line in frame.sort_values("order").itertuples()]
-    for name, letter, x in (("compressed", "C", -0.5), ("raw", "R", 0.5)):
-        upper.plot(x, 0, marker=DOMAINS[name].marker, color=DOMAINS[name].colour, markersize=8, zorder=4)
-        upper.annotate(
-            letter, (x, 0), (0, -7), textcoords="offset points", ha="center", va="top", weight="bold"
-        )
     upper.set(title=title, xticks=[], yticks=[], aspect="equal")
     upper.grid(False)
     upper.spines[:].set_visible(False)

@@ -309,10 +309,10 @@ class DomainDivergence(LossTerm):
             yield tuple(given.psi[domain][layer] for domain in ("raw", "compressed", "enhanced"))
 
     def __call__(self, given: Given) -> "torch.Tensor":
-        total: Any = sum(
-            domain_divergence(raw, compressed, enhanced, self.reduction, given.mean_of_all)
-            for raw, compressed, enhanced in self._features(given)
-        )
+        total: Any = 0
+        for raw, compressed, enhanced in self._features(given):
+            gap = domain_divergence(raw, compressed, enhanced, self.reduction, given.mean_of_all)
+            total = total + gap
         return total
 
     def watch(self, given: Given) -> dict:
