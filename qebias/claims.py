@@ -80,7 +80,7 @@ PLACES = Literal[
     "all levels",
 ]
 
-
+# %% ../nbs/tools/00_claims.ipynb #e260d180
 class Claim(BaseModel):
     "A statement of the paper, or a hypothesis of ours, as a number on one side of a threshold"
 
@@ -551,7 +551,7 @@ def further_from_raw(
 CHANCE = 0.7  # least AUC(raw, enhanced) of a discriminator whose scores mean something
 LEVEL = 0.95  # of all intervals
 
-
+# %% ../nbs/tools/00_claims.ipynb #425414d4
 def verdict(
     found: Estimate,
     side: str,  # above or below

@@ -415,7 +415,7 @@ class Source:
     load: Callable  # (what follows the colon, split, on_error) -> list of `RawImage`
     split: bool  # does it say itself which pictures are for evaluation?
 
-
+# %% ../nbs/data/10_datasets.ipynb #111647b1
 SOURCES = {
     "sample": Source(
         "sample",
@@ -523,6 +523,16 @@ def _fetch(url, part, expected, bar):
         time.sleep(idle + 0.2)
 
 # %% ../nbs/data/10_datasets.ipynb #3b6e0ec8
+def _append(reply, part, mode, bar) -> int:
+    "Write what a server sends as it comes; the length of the file then"
+    with part.open(mode) as file:
+        while block := reply.read1(1 << 18):
+            file.write(block)
+            file.flush()
+            bar.update(len(block))
+        return file.tell()
+
+# %% ../nbs/data/10_datasets.ipynb #c2890ef9
 def _continue(url, part, have, expected, bar):
     "One connection: ask for what is missing, and append it"
     mark = part.with_suffix(".etag")
@@ -546,12 +556,7 @@ def _continue(url, part, have, expected, bar):
             _remember(mark, reply.headers)
         bar.reset(expected or total)
         bar.update(have)
-        with part.open("ab" if have else "wb") as file:
-            while block := reply.read1(1 << 18):
-                file.write(block)
-                file.flush()
-                bar.update(len(block))
-            end = file.tell()
+        end = _append(reply, part, "ab" if have else "wb", bar)
         if end < (total or expected or 0):
             raise ConnectionError(f"the connection ended after {end} of {total or expected} bytes")
 
@@ -667,14 +672,10 @@ def download(
     if not c:
         raise QebiasError(f"no data set {str(name)!r} to download: there are {', '.join(COLLECTIONS)}")
     root = Path(folder).expanduser() if folder else data_folders()[0]
-    roots = [root] if folder else None
-    missing = []
-    for part in c.parts:
-        place, fault = _locate(c, part, _numbers(part), roots)
-        if fault or not place:
-            missing.append(part)
+    places = [_locate(c, part, _numbers(part), [root] if folder else None) for part in c.parts]
+    missing = [part for part, (place, fault) in zip(c.parts, places) if fault or not place]
     if not missing:
-        return _locate(c, c.parts[0], _numbers(c.parts[0]), roots)[0].parent
+        return places[0][0].parent
     if known_hash:
         known_hash = _checked_hash(known_hash)
     if known_hash and len(missing) > 1:
@@ -705,18 +706,26 @@ def _require_ours(target, c, part):
         )
 
 # %% ../nbs/data/10_datasets.ipynb #5c82e61c
+def _peak(fetches, home, sizes) -> int:
+    "The most bytes that are needed at once: pictures of the archives before, an archive, and its pictures"
+    peak, kept = 0, 0
+    for part, archive in fetches:
+        file = _part_file(home, archive)
+        arrived = file.stat().st_size if file.exists() else 0
+        coming = max(0, (sizes[archive] or part.unpacked) - arrived)
+        peak = max(peak, kept + coming + part.unpacked)
+        kept += part.unpacked
+    return peak
+
+# %% ../nbs/data/10_datasets.ipynb #93b6f49b
 def _bring(c, fetches, home, known_hash, progress):
     "Room for everything first; then archive by archive"
     for leftover in [d for p, _ in fetches for d in home.glob(f".{p.folder}-*")]:
         shutil.rmtree(leftover, ignore_errors=True)
-    sizes, peak, kept = {}, 0, 0
-    for part, archive in fetches:
+    sizes = {}
+    for _, archive in fetches:
         sizes[archive] = archive.bytes if archive.bytes and not known_hash else _size_of(archive.url)
-        arrived = _part_file(home, archive).stat().st_size if _part_file(home, archive).exists() else 0
-        coming = max(0, (sizes[archive] or part.unpacked) - arrived)
-        peak = max(peak, kept + coming + part.unpacked)
-        kept += part.unpacked
-    _require_room(home, peak, f"{c.name}'s archive and its pictures")
+    _require_room(home, _peak(fetches, home, sizes), f"{c.name}'s archive and its pictures")
     for part, archive in fetches:
         file, wanted = _part_file(home, archive), known_hash or archive.hash
         if not file.exists() or file.stat().st_size != sizes[archive]:

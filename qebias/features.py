@@ -8,6 +8,7 @@ __all__ = ['noise_images', 'random_vgg', 'load_vgg', 'ordered_layers', 'check_im
 # %% ../nbs/networks/40_features.ipynb #737e204c
 import functools
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import torch
@@ -64,12 +65,6 @@ def random_vgg(
         x = x.relu_()
     return tuple(layers)
 
-# %% ../nbs/networks/40_features.ipynb #4df7f461
-def _read(path, keys):
-    "The named tensors of a weight file, float32; keys that it lacks are left out"
-    found = tensors(path)
-    return {key: found[key].float() for key in keys if key in found}
-
 # %% ../nbs/networks/40_features.ipynb #f3fd60e9
 def load_vgg(
     weights: str,  # "vgg19", "vgg19-normalised" or "random-w<width>-s<seed>"
@@ -79,17 +74,15 @@ def load_vgg(
     "a name or a file that is none"
     if seeded := random_psi(weights):
         return weights, random_vgg(*seeded, depth)
-    path, indices = psi_path(weights), [LAYERS[n] for n in _NAMES[:depth]]
-    state = _read(path, [f"features.{i}.{kind}" for i in indices for kind in ("weight", "bias")])
+    path: Any = psi_path(weights)
+    state: dict[str, Any] = tensors(path)
     pairs, c_in = [], 3
-    for n, i in zip(_NAMES, indices):
-        pair, c = (
-            (state.get(f"features.{i}.weight"), state.get(f"features.{i}.bias")),
-            64 * min(2 ** (int(n[4]) - 1), 8),
-        )
+    for n in _NAMES[:depth]:
+        i, c = LAYERS[n], 64 * min(2 ** (int(n[4]) - 1), 8)
+        pair: Any = state.get(f"features.{i}.weight"), state.get(f"features.{i}.bias")
         if any(t is None or t.shape != s for t, s in zip(pair, [(c, c_in, 3, 3), (c,)])):
             raise QebiasError(f"{path} holds no VGG-19: features.{i} ({n}) is missing or has another shape")
-        pairs.append(pair)
+        pairs.append(tuple(t.float() for t in pair))
         c_in = c
     return PSI_FILES[weights][0], tuple(pairs)
 

@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['DOMAINS', 'INK', 'FAINT', 'LABELS', 'MARKS', 'VARIANTS', 'SHADES', 'SINGLE', 'SPARE', 'NUMBER', 'BELOW', 'OUTSIDE',
-           'TERMS', 'UNITS', 'OF_TWO', 'Look', 'parts_of', 'control_label', 'label_of', 'method_looks', 'style',
-           'theme', 'styled', 'Picture', 'panels', 'save', 'caption', 'number', 'decimals', 'percent', 'with_interval',
-           'checked', 'intervals', 'interval_panel', 'realism_differences', 'deviations', 'Apex', 'apex', 'triangle',
-           'lines_below', 'peak', 'one_apex', 'triangles', 'causal_graph', 'paired_changes', 'apart', 'rate_curves',
-           'same_size', 'cut', 'show', 'crops', 'signed_residual', 'residuals', 'score_maps', 'training_curves']
+           'TERMS', 'UNITS', 'OF_TWO', 'Look', 'parts_of', 'control_label', 'label_of', 'in_order', 'method_looks',
+           'style', 'theme', 'styled', 'Picture', 'panels', 'save', 'caption', 'number', 'decimals', 'percent',
+           'with_interval', 'checked', 'intervals', 'interval_panel', 'realism_differences', 'deviations', 'Apex',
+           'apex', 'base', 'triangle', 'lines_below', 'peak', 'words_of', 'one_apex', 'heights_of', 'triangles',
+           'causal_graph', 'cloud', 'paired_changes', 'apart', 'rate_panel', 'rate_curves', 'same_size', 'cut', 'show',
+           'crops', 'signed_residual', 'residuals', 'score_maps', 'curve_panel', 'training_curves']
 
 # %% ../nbs/measurement/30_figures.ipynb #54810be6
 from typing import TYPE_CHECKING, Any
@@ -72,6 +73,8 @@ LABELS |= {
     "unsettled": "Real-ESRGAN, as the GAN leaves it",
     "div-1": "Real-ESRGAN +div, ten times as strong",
 }
+
+# %% ../nbs/measurement/30_figures.ipynb #c9184de3
 MARKS = {"identity": "$i$", "noise4": "$4$", "noise8": "$8$", "unsharp": "$u$", "other-residual": "$r$"}
 VARIANTS = {"": "-.", "cond": "--", "div": ":", "both": "-"}
 SHADES = {
@@ -140,10 +143,10 @@ def label_of(
     return LABELS.get(base, base) + (f" +{variant}" if variant else "") + more
 
 # %% ../nbs/measurement/30_figures.ipynb #3cd3fa2d
-def method_looks(
-    rows: Iterable[str],  # such as `realesrgan+both`, `control:noise4`, in any order, repeats allowed
-) -> dict:  # name -> Look, in the order of Table 3, unknown names and controls last
-    "The one look and the one order of rows in every figure"
+def in_order(
+    rows: Iterable[str],  # names of rows, repeats allowed
+) -> list[str]:
+    "Rows in the order of Table 3, each once; unknown names and controls last"
     names, known, variants = list(dict.fromkeys(rows)), list(LABELS), list(VARIANTS)
 
     def place(name):
@@ -152,10 +155,18 @@ def method_looks(
         within = variants.index(variant) if variant in variants else len(variants)
         return name.startswith("control:"), at, within, more, names.index(name)
 
+    return sorted(names, key=place)
+
+# %% ../nbs/measurement/30_figures.ipynb #f2f9162c
+def method_looks(
+    rows: Iterable[str],  # such as `realesrgan+both`, `control:noise4`, in any order, repeats allowed
+) -> dict:  # name -> Look, in the order of Table 3, unknown names and controls last
+    "The one look and the one order of rows in every figure"
+    names = in_order(rows)
     kinds = Counter(parts_of(name)[:2] for name in names)
     looks: dict[str, Look] = {}
     spare = iter(SPARE * len(names))
-    for name in sorted(names, key=place):
+    for name in names:
         base, variant, more = parts_of(name)
         if kinds[base, variant] == 1:
             more = ""  # nothing to be told apart from: it looks as its plain row does
@@ -163,7 +174,7 @@ def method_looks(
             mark = MARKS.get(name.removeprefix("control:"))
             marker, colour = mark or ("+", "x", "1", "2", "3", "4")[len(looks) % 6], "#666666"
         elif base in SHADES and variant in VARIANTS and not more:
-            marker, colour = SHADES[base][0], SHADES[base][1][variants.index(variant)]
+            marker, colour = SHADES[base][0], SHADES[base][1][list(VARIANTS).index(variant)]
         elif base in SINGLE and not variant and not more:
             marker, colour = SINGLE[base]
         else:
@@ -487,6 +498,18 @@ def apex(
     return Apex(x, height, 200 * x / cr, closes)
 
 # %% ../nbs/measurement/30_figures.ipynb #5e326794
+def base(
+    ax: "Axes",  # axes
+) -> None:
+    "The side that all triangles share, from C to R, and the line above its middle"
+    ax.plot([-0.5, 0.5], [0, 0], color=INK, linewidth=1.4, zorder=2)
+    ax.axvline(0, color=FAINT, linestyle=(0, (4, 3)), linewidth=0.9, zorder=1)
+    below: dict[str, Any] = dict(textcoords="offset points", ha="center", va="top", weight="bold")
+    for name, letter, x in (("compressed", "C", -0.5), ("raw", "R", 0.5)):
+        ax.plot(x, 0, marker=DOMAINS[name].marker, color=DOMAINS[name].colour, markersize=8, zorder=4)
+        ax.annotate(letter, (x, 0), (0, -7), **below)
+
+# %% ../nbs/measurement/30_figures.ipynb #59e76364
 @styled
 def triangle(
     table: pd.DataFrame | list,  # row, ce, re, cr; optional value (Eq. 1), low, high, ideal (bool)
@@ -504,14 +527,8 @@ def triangle(
         ax = tuple(axes[:, 0])
     upper, below = ax
     frame["order"] = frame["row"].map(list(looks).index)
-    upper.plot([-0.5, 0.5], [0, 0], color=INK, linewidth=1.4, zorder=2)
-    upper.axvline(0, color=FAINT, linestyle=(0, (4, 3)), linewidth=0.9, zorder=1)
+    base(upper)
     handles = [one_apex(upper, line, looks[line.row]) for line in frame.sort_values("order").itertuples()]
-    for name, letter, x in (("compressed", "C", -0.5), ("raw", "R", 0.5)):
-        upper.plot(x, 0, marker=DOMAINS[name].marker, color=DOMAINS[name].colour, markersize=8, zorder=4)
-        upper.annotate(
-            letter, (x, 0), (0, -7), textcoords="offset points", ha="center", va="top", weight="bold"
-        )
     upper.set(title=title, xticks=[], yticks=[], aspect="equal")
     upper.grid(False)
     upper.spines[:].set_visible(False)
@@ -545,6 +562,23 @@ def peak(
     return max(found)
 
 # %% ../nbs/measurement/30_figures.ipynb #61165634
+def words_of(
+    line: Any,  # of the table
+    where: Apex,  # its vertex
+    look: Look,  # of its row
+    outside: bool,  # whether it is too far out to be drawn
+) -> str:
+    "What the list below says of a row: its deviation, and what is odd about it"
+    value = getattr(line, "value", np.nan)
+    value = where.deviation if pd.isna(value) else value
+    words = f"{look.label}: {with_interval(value, line.low, line.high, percent)}"
+    if outside:
+        words += ", further out"
+    if not where.triangle:
+        words += f"\nno triangle; on square roots {percent(100 * (line.ce - line.re) / line.cr)}"
+    return words
+
+# %% ../nbs/measurement/30_figures.ipynb #6e0cf2ec
 def one_apex(
     ax: "Axes",  # axes
     line: Any,  # of the table
@@ -568,18 +602,21 @@ def one_apex(
     outside = control and max(abs(x), y) > OUTSIDE
     if not outside:
         ax.plot(x, y, zorder=5, **drawn)
-    value = getattr(line, "value", np.nan)
-    value = where.deviation if pd.isna(value) else value
-    words = f"{look.label}: {with_interval(value, line.low, line.high, percent)}"
-    if outside:
-        words += ", further out"
-    if not where.triangle:
-        words += f"\nno triangle; on square roots {percent(100 * (line.ce - line.re) / line.cr)}"
-    handle = mpl.lines.Line2D([], [], **drawn)
-    handle.set_label(words)
-    return handle
+    return mpl.lines.Line2D([], [], **drawn, label=words_of(line, where, look, outside))
 
 # %% ../nbs/measurement/30_figures.ipynb #d9f471ac
+def heights_of(
+    rows: list,  # of panels: tables of triangles
+    peaks: list,  # the highest vertex of each row, in bases
+) -> list[float]:  # in inches: of the triangles and of the list below them, row by row
+    "Room for triangles of one scale"
+    heights = []
+    for row, top in zip(rows, peaks):
+        heights.append(1.75 * (top + BELOW) / (max(peaks) + BELOW))
+        heights.append(0.3 + 0.19 * max(map(lines_below, row)))
+    return heights
+
+# %% ../nbs/measurement/30_figures.ipynb #8c3d8391
 @styled
 def triangles(
     table: pd.DataFrame | list,  # as of `triangle`, and panel (a distance, a data set, a codec)
@@ -590,25 +627,20 @@ def triangles(
     frame = checked(table, ["row", "ce", "re", "cr"], ["ce", "re", "cr"], "triangles")
     if "panel" not in frame:
         frame["panel"] = ""
-    kinds = list(dict.fromkeys(frame["panel"]))
-    ncols = min(ncols or (3 if len(kinds) == 3 else 2), len(kinds))
-    nrows = -(-len(kinds) // ncols)
-    parts = [frame[frame["panel"] == kind] for kind in kinds]
-    shares = [parts[k : k + ncols] for k in range(0, len(kinds), ncols)]  # of one row of panels
-    peaks = [max(map(peak, share)) for share in shares]
-    heights = []
-    for share, top in zip(shares, peaks):
-        heights.append(1.75 * (top + BELOW) / (max(peaks) + BELOW))
-        heights.append(0.3 + 0.19 * max(map(lines_below, share)))
-    tall = sum(heights) / (2 * nrows) + 0.2  # a title a row
-    figure, axes = panels(2 * nrows, ncols, 4.0, tall, height_ratios=heights)
+    parts = dict(list(frame.groupby("panel", sort=False)))
+    ncols = min(ncols or (3 if len(parts) == 3 else 2), len(parts))
+    rows = [list(parts.values())[k : k + ncols] for k in range(0, len(parts), ncols)]
+    peaks = [max(map(peak, row)) for row in rows]
+    heights = heights_of(rows, peaks)
+    tall = sum(heights) / len(heights) + 0.2  # a title a row
+    figure, axes = panels(len(heights), ncols, 4.0, tall, height_ratios=heights)
     places = list(zip(axes[0::2].flat, axes[1::2].flat))
-    for place, kind in zip(places, kinds):
-        triangle(frame[frame["panel"] == kind], kind, ax=place)
-    for place in places[len(kinds) :]:
+    for place, (kind, part) in zip(places, parts.items()):
+        triangle(part, kind, ax=place)
+    for place in places[len(parts) :]:
         for ax in place:
             ax.set_visible(False)
-    tops = [ax for ax, _ in places[: len(kinds)]]
+    tops = [ax for ax, _ in places[: len(parts)]]
     across = np.array([ax.get_xlim() for ax in tops])
     for k, ax in enumerate(tops):
         ax.set(xlim=(across.min(), across.max()), ylim=(-BELOW / 2, peaks[k // ncols] + BELOW / 2))
@@ -639,6 +671,20 @@ def causal_graph(
     return caption(figure, note)
 
 # %% ../nbs/measurement/30_figures.ipynb #f93dd16e
+def cloud(
+    ax: "Axes",  # axes
+    cr: np.ndarray,  # (pictures,) from compressed to raw
+    ce: np.ndarray,  # (pictures,) from compressed to enhanced
+    look: Look,  # of the row
+    end: float,  # of both axes
+) -> None:
+    "A row's pictures, and the line through the origin that fits them best"
+    slope = float((cr * ce).sum() / (cr * cr).sum())
+    name = f"{look.label}: {slope:.2f} of raw's"
+    ax.plot(cr, ce, look.marker, color=look.colour, markersize=4.5, label=name)
+    ax.plot([0, end], [0, slope * end], color=look.colour, linewidth=1)
+
+# %% ../nbs/measurement/30_figures.ipynb #18e3486f
 @styled
 def paired_changes(
     table: pd.DataFrame | list,  # DataFrame: picture, row, cr, ce
@@ -649,7 +695,6 @@ def paired_changes(
 ) -> Picture:
     "Figure 6: the disparity of every picture before and after, joined, beside the line where it equals raw's"
     frame = checked(table, ["picture", "row", "cr", "ce"], ["cr", "ce"], "paired_changes")
-    looks = method_looks([before, after])
     pairs = frame.pivot_table(index="picture", columns="row", values=["cr", "ce"])
     for row in (before, after):
         if ("ce", row) not in pairs:
@@ -657,6 +702,7 @@ def paired_changes(
     pairs = pairs.dropna()
     cr = pairs[("cr", before)].to_numpy()
     low, high = pairs[("ce", before)].to_numpy(), pairs[("ce", after)].to_numpy()
+    looks = method_looks([before, after])
     figure, axes = panels(1, 1, 4.6, 4.3)
     ax = axes[0, 0]
     end = 1.06 * max(cr.max(), low.max(), high.max())
@@ -666,12 +712,8 @@ def paired_changes(
     arrow = dict(arrowstyle="-|>", color="#9A9A9A", linewidth=0.8, shrinkA=2, shrinkB=2)
     for x, a, b in zip(cr, low, high):
         ax.annotate("", (x, b), (x, a), arrowprops=arrow)
-    for row, y in ((before, low), (after, high)):
-        look = looks[row]
-        slope = float((cr * y).sum() / (cr * cr).sum())
-        name = f"{look.label}: {slope:.2f} of raw's"
-        ax.plot(cr, y, look.marker, color=look.colour, markersize=4.5, label=name)
-        ax.plot([0, end], [0, slope * end], color=look.colour, linewidth=1)
+    cloud(ax, cr, low, looks[before], end)
+    cloud(ax, cr, high, looks[after], end)
     words = f", {unit}" if unit else ""
     ax.set(xlim=(0, end), ylim=(0, end), aspect="equal")
     ax.set(xlabel=f"raw from compressed{words}", ylabel=f"enhanced from compressed{words}")
@@ -699,6 +741,27 @@ def apart(
     return list(found)
 
 # %% ../nbs/measurement/30_figures.ipynb #d45aea0e
+def rate_panel(
+    ax: "Axes",  # axes
+    frame: pd.DataFrame,  # row, bpp, value, by rising rates
+    looks: dict,  # name -> Look
+) -> None:
+    "One panel of `rate_curves`: the rows' names stand at their right ends"
+    ends = {}
+    for row, look in looks.items():
+        line = frame[frame["row"] == row]
+        if line.empty:
+            continue
+        dots = dict(color=look.colour, marker=look.marker, markersize=4)
+        ax.plot(line["bpp"], line["value"], look.line, **dots)
+        ends[row] = line["value"].iloc[-1]
+    low, high = ax.get_ylim()
+    places = apart(list(ends.values()), 0.052 * (high - low))
+    beside: dict[str, Any] = dict(va="center", fontsize=7, transform=ax.get_yaxis_transform())
+    for row, y in zip(ends, places):
+        ax.text(1.015, y, looks[row].label, color=looks[row].colour, **beside)
+
+# %% ../nbs/measurement/30_figures.ipynb #47661531
 @styled
 def rate_curves(
     table: pd.DataFrame | list,  # DataFrame: row, bpp, value; optional panel (a codec), low, high
@@ -713,29 +776,10 @@ def rate_curves(
     kinds = list(dict.fromkeys(frame["panel"]))
     looks = method_looks(frame["row"])
     figure, axes = panels(1, len(kinds), 5.0, 3.4)
+    better = f"{metric} ({'lower' if lower else 'higher'} is better)"
     for ax, kind in zip(axes[0], kinds):
-        part = frame[frame["panel"] == kind].sort_values("bpp")
-        ends = {}
-        for row, look in looks.items():
-            line = part[part["row"] == row]
-            if line.empty:
-                continue
-            ax.plot(
-                line["bpp"], line["value"], look.line, color=look.colour, marker=look.marker, markersize=4
-            )
-            ends[row] = line["value"].iloc[-1]
-        low, high = ax.get_ylim()
-        beside = ax.get_yaxis_transform()
-        places = apart(list(ends.values()), 0.052 * (high - low))
-        for row, y in zip(ends, places):
-            ax.text(
-                1.015, y, looks[row].label, color=looks[row].colour, va="center", fontsize=7, transform=beside
-            )
-        ax.set(
-            title=kind,
-            xlabel="bits per pixel",
-            ylabel=f"{metric} ({'lower' if lower else 'higher'} is better)",
-        )
+        rate_panel(ax, frame[frame["panel"] == kind].sort_values("bpp"), looks)
+        ax.set(title=kind, xlabel="bits per pixel", ylabel=better)
     return caption(figure, note)
 
 # %% ../nbs/measurement/30_figures.ipynb #80c2864e
@@ -903,6 +947,26 @@ OF_TWO = {
 }  # curves that share a panel: name in the legend, domain whose look it has
 
 # %% ../nbs/measurement/30_figures.ipynb #1db42cde
+def curve_panel(
+    ax: "Axes",  # axes
+    frame: pd.DataFrame,  # iteration, and a column a term
+    columns: list,  # the terms of this panel
+    window: int,  # rows in the running mean
+) -> None:
+    "One panel of `training_curves`"
+    for column in columns:
+        name, domain = OF_TWO.get(column, (column, ""))
+        look = DOMAINS.get(domain, Look("", INK, "o", "-"))
+        value = frame[column].astype(float)
+        mean = value.rolling(window, center=True, min_periods=1).mean()
+        ax.plot(frame["iteration"], value, color=look.colour, linewidth=0.7, alpha=0.3)
+        ax.plot(frame["iteration"], mean, look.line, color=look.colour, label=name)
+    if len(columns) > 1:
+        low, high = ax.get_ylim()
+        ax.set_ylim(low, high + 0.35 * (high - low))  # room for the legend above the curves
+        ax.legend(fontsize=7, loc="upper right")
+
+# %% ../nbs/measurement/30_figures.ipynb #b45447ca
 @styled
 def training_curves(
     stats: pd.DataFrame,  # DataFrame: iteration, and a column a term
@@ -920,17 +984,7 @@ def training_curves(
     nrows = -(-len(terms) // ncols)
     figure, axes = panels(nrows, ncols, 2.6, 1.9, sharex=True)
     for ax, (title, columns) in zip(axes.flat, terms.items()):
-        for column in columns:
-            name, domain = OF_TWO.get(column, (column, ""))
-            look = DOMAINS.get(domain, Look("", INK, "o", "-"))
-            value = checked(frame, [column], [], "training_curves")[column].astype(float)
-            mean = value.rolling(window, center=True, min_periods=1).mean()
-            ax.plot(frame["iteration"], value, color=look.colour, linewidth=0.7, alpha=0.3)
-            ax.plot(frame["iteration"], mean, look.line, color=look.colour, label=name)
-        if len(columns) > 1:
-            low, high = ax.get_ylim()
-            ax.set_ylim(low, high + 0.35 * (high - low))  # room for the legend above the curves
-            ax.legend(fontsize=7, loc="upper right")
+        curve_panel(ax, frame, columns, window)
         ax.set(title=title, ylabel=UNITS.get(title, "loss"))
     for ax in axes.flat[len(terms) :]:
         ax.set_visible(False)

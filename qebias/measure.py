@@ -12,7 +12,6 @@ __all__ = ['FEW', 'SIDES', 'SOME', 'OWN', 'VERSIONS', 'check_names', 'check_pict
 
 # %% ../nbs/measurement/25_measure.ipynb #d29cac7c
 import functools
-import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -31,6 +30,7 @@ from qebias.metrics import (
     find_metric,
     frechet_resampled,
     metric,
+    patches,
     weight_files,
 )
 from .pairs import to_float
@@ -247,12 +247,12 @@ def domain_features(
     "Features of the three domains, a row a place; raises `QebiasError` where fewer than two rows are finite"
     compute = features(name, cell.device)
     in_blocks = name not in ("fd_alex", "fid")
-    patches = len(cell.names) < FEW and not in_blocks
+    in_patches = len(cell.names) < FEW and not in_blocks
     domains: dict[str, list] = {"raw": [], "compressed": [], "enhanced": []}
     owner = []
 
     def rows_of(rgb):
-        return np.concatenate([compute(x) for x in (cut(rgb, cell.patch) if patches else [rgb])])
+        return np.concatenate([compute(x) for x in (cut(rgb, cell.patch) if in_patches else [rgb])])
 
     for i, (picture, *pictures) in enumerate(cell.triples()):
         for domain, rgb in zip(domains, pictures):
@@ -263,7 +263,7 @@ def domain_features(
     whole = np.logical_and.reduce([np.isfinite(rows).all(1) for rows in stacked.values()])
     if whole.sum() < 2:
         raise QebiasError(f"{name} found {whole.sum()} usable rows in {len(cell.names)} pictures: it takes 2")
-    unit = f"of patches of {cell.patch} px" if patches else ""
+    unit = f"of patches of {cell.patch} px" if in_patches else ""
     drawn = np.array(owner)[whole], cell.times
     return {domain: rows[whole] for domain, rows in stacked.items()} | {"drawn": drawn, "unit": unit}
 
@@ -273,11 +273,10 @@ def cut(
     side: int,  # px
 ) -> list:  # of (side, side, 3)
     "The whole patches of a picture, along its rows; raises `QebiasError` where none fits"
+    if found := patches(rgb, side):
+        return found
     height, width = rgb.shape[:2]
-    if min(height, width) < side:
-        raise QebiasError(f"a picture of {height}x{width} px has no patch of {side} px: take smaller patches")
-    corners = itertools.product(range(0, height - side + 1, side), range(0, width - side + 1, side))
-    return [rgb[y : y + side, x : x + side] for y, x in corners]
+    raise QebiasError(f"a picture of {height}x{width} px has no patch of {side} px: take smaller patches")
 
 # %% ../nbs/measurement/25_measure.ipynb #498f9a4b
 @dataclass(frozen=True, eq=False)

@@ -6,7 +6,7 @@
 __all__ = ['METRICS', 'ALEXNET', 'ALIASES', 'MOST_WHOLE', 'STRIP', 'MOST_WHOLE_DEEP', 'STRIP_DEEP', 'Metric', 'enter',
            'metric_name', 'find_metric', 'elsewhere', 'available', 'weight_files', 'psnr', 'rmse', 'state_of', 'fill',
            'trunk_of', 'strips', 'yiq', 'metric', 'frechet_distance', 'frechet_resampled', 'alex_strips',
-           'clean_resize', 'features', 'FewImages', 'score', 'listing', 'lacking', 'checklist', 'fetch']
+           'clean_resize', 'patches', 'features', 'FewImages', 'score', 'listing', 'lacking', 'checklist', 'fetch']
 
 # %% ../nbs/measurement/00_metrics.ipynb #0ee3d7a1
 import base64
@@ -16,6 +16,7 @@ import functools
 import importlib
 import importlib.util
 import io
+import itertools
 import json
 import math
 import threading
@@ -534,13 +535,8 @@ def _fit(x):
     left, right = x.clamp(max=0).square().sum(1), x.clamp(min=0).square().sum(1)
     low, high = (left / (x < 0).sum(1)).sqrt(), (right / (x > 0).sum(1)).sqrt()
     ratio = low / high
-    wanted = (
-        x.abs().mean(1) ** 2
-        / ((left + right) / x.shape[1])
-        * (ratio**3 + 1)
-        * (ratio + 1)
-        / (ratio**2 + 1) ** 2
-    )
+    wanted = x.abs().mean(1) ** 2 / ((left + right) / x.shape[1])
+    wanted = wanted * (ratio**3 + 1) * (ratio + 1) / (ratio**2 + 1) ** 2
     shape, moments = _shapes(x.device)
     i = torch.searchsorted(moments, wanted).clamp(1, len(moments) - 1)
     i = torch.where(wanted - moments[i - 1] <= moments[i] - wanted, i - 1, i).masked_fill(wanted.isnan(), 0)
@@ -833,16 +829,11 @@ def _alex(purpose, device="cpu"):
 # %% ../nbs/measurement/00_metrics.ipynb #84e34c2f
 def clean_resize(
     rgb: np.ndarray,  # uint8 (H, W, 3)
-    size: int = 299,  # side of the result
-) -> np.ndarray:  # float32 (size, size, 3) in 0..255, not rounded
+) -> np.ndarray:  # float32 (299, 299, 3) in 0..255, not rounded
     "Resize as clean-fid does: a float image a channel, Pillow's bicubic, clipped"
-    channels = [
-        np.asarray(
-            Image.fromarray(rgb[..., c].astype(np.float32)).resize((size, size), Image.Resampling.BICUBIC)
-        )
-        for c in range(3)
-    ]
-    return np.stack(channels, -1).clip(0, 255)
+    channels = [Image.fromarray(rgb[..., c].astype(np.float32)) for c in range(3)]
+    small = [channel.resize((299, 299), Image.Resampling.BICUBIC) for channel in channels]
+    return np.stack([np.asarray(channel) for channel in small], -1).clip(0, 255)
 
 # %% ../nbs/measurement/00_metrics.ipynb #8023742a
 def _inception(purpose, device="cpu", patch=None):
@@ -856,21 +847,22 @@ def _inception(purpose, device="cpu", patch=None):
         with _exactly():
             return net((x - 128) / 128, False, False)[0].flatten(1).double().cpu().numpy()
 
-    return lambda view: np.concatenate([row(part) for part in _patches(view.rgb, patch)])
+    if not patch:
+        return lambda view: row(view.rgb)
+    return lambda view: np.concatenate([row(part) for part in patches(view.rgb, patch)])
 
 
 _inception_256 = functools.partial(_inception, patch=256)
 
 # %% ../nbs/measurement/00_metrics.ipynb #6562a35a
-def _patches(rgb, side):
-    "Whole patches of an image along its rows, or the image itself"
-    if not side:
-        return [rgb]
-    return [
-        rgb[i : i + side, j : j + side]
-        for i in range(0, rgb.shape[0] - side + 1, side)
-        for j in range(0, rgb.shape[1] - side + 1, side)
-    ]
+def patches(
+    rgb: np.ndarray,  # (H, W, ...)
+    side: int,  # px
+) -> list:  # of (side, side, ...); none of an image that is too small
+    "Whole patches of an image along its rows"
+    height, width = rgb.shape[:2]
+    corners = itertools.product(range(0, height - side + 1, side), range(0, width - side + 1, side))
+    return [rgb[y : y + side, x : x + side] for y, x in corners]
 
 # %% ../nbs/measurement/00_metrics.ipynb #de357c6f
 def features(
@@ -986,9 +978,9 @@ def score(
     "Score images by several metrics in one pass, as a long table; an error names the image"
     import pandas
 
-    names = list(dict.fromkeys(names))
     if errors not in ("keep", "raise"):
         raise QebiasError(f"errors is 'keep' or 'raise', not {errors!r}")
+    names = list(dict.fromkeys(names))
     evaluator = _Evaluator(names, device, journal)
     rows, empty = [], []
     notes: list[str] = []
@@ -1187,19 +1179,13 @@ def checklist(names: Iterable[str] | None = None) -> list:  # lines
         if name not in METRICS:
             _unknown(name)
         needed = _files(name)
-        lines.append(
-            f"{name}: {'cannot be computed' if lacking(name) else 'can be computed'}"
-            + ("" if needed else ", needs no file")
-        )
+        possible = "cannot be computed" if lacking(name) else "can be computed"
+        lines.append(f"{name}: {possible}" + ("" if needed else ", needs no file"))
         for rows in needed:
             for i, row in enumerate(rows):
-                size = (
-                    f"{row['bytes']:,} bytes"
-                    if row["bytes"]
-                    else f"about {row['about']}"
-                    if row["about"]
-                    else "size not stated"
-                )
+                size = f"about {row['about']}" if row["about"] else "size not stated"
+                if row["bytes"]:
+                    size = f"{row['bytes']:,} bytes"
                 lines += [
                     f"  {'or ' if i else ''}{row['file']}: {row['state']}, {_hash(row)}, {size}",
                     f"    {row['path'] or 'looked for as ' + ', '.join(map(str, row['places']))}",

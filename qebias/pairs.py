@@ -206,10 +206,7 @@ def _bytes_digest(data):
 class Bitstreams:
     "The pictures of a folder with what a codec wrote of each"
 
-    def __init__(
-        self,
-        folder: str | Path,  # as `build_pairs` left it
-    ):
+    def __init__(self, folder: str | Path):  # as `build_pairs` left it
         self.folder = Path(folder)
         self._compressed = Pixels(self.folder)
         self.manifest = self._compressed.manifest

@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['world', 'mean_of_all', 'average_in_place', 'SharedGradients', 'ema_update', 'new_moments', 'Adam', 'is_settling',
            'players_at', 'rates_at', 'new_networks', 'Networks', 'autocast', 'logits_of', 'features_of', 'terms_of',
-           'with_second_fake', 'colour_of', 'gradients', 'Trainer', 'probe', 'Recording', 'StepGraph', 'first_replay',
-           'textbook_step', 'TrainingFailed', 'check_health', 'run_key', 'check_finite_weights', 'state_of',
-           'copied_state', 'write_checkpoint', 'save_checkpoint', 'CheckpointWriter', 'DamagedCheckpoint',
-           'read_checkpoint', 'load_checkpoint', 'read_stats', 'NewRecords', 'fit', 'read_result', 'finished',
-           'held_key', 'halo_of', 'device_name', 'job_of', 'reason_of', 'launch', 'main']
+           'with_second_fake', 'colour_of', 'given_to', 'gradients', 'Trainer', 'probe', 'Recording', 'StepGraph',
+           'first_replay', 'textbook_step', 'TrainingFailed', 'check_health', 'run_key', 'check_finite_weights',
+           'state_of', 'copied_state', 'write_checkpoint', 'save_checkpoint', 'CheckpointWriter', 'DamagedCheckpoint',
+           'read_checkpoint', 'load_checkpoint', 'read_stats', 'NewRecords', 'fit', 'read_result', 'part_of',
+           'finished', 'held_key', 'halo_of', 'device_name', 'job_of', 'reason_of', 'launch', 'main']
 
 # %% ../nbs/method/10_training.ipynb #77539ec4
 import contextlib
@@ -181,11 +181,8 @@ def new_moments(
     p: torch.Tensor,  # a parameter
 ) -> tuple:  # (average of its gradients, average of their squares, number of steps)
     "What Adam keeps of a parameter, before its first step"
-    return (
-        torch.zeros_like(p, memory_format=torch.preserve_format),
-        torch.zeros_like(p, memory_format=torch.preserve_format),
-        torch.zeros((), dtype=torch.float32, device=p.device),
-    )
+    average, square = (torch.zeros_like(p, memory_format=torch.preserve_format) for _ in range(2))
+    return average, square, torch.zeros((), dtype=torch.float32, device=p.device)
 
 # %% ../nbs/method/10_training.ipynb #a5f99bd3
 class Adam:
@@ -215,22 +212,11 @@ class Adam:
                 self.state[i] = new_moments(self.params[i])
         params: list[torch.Tensor] = [self.params[i] for i in moved]
         averages, squares, steps = ([self.state[i][k] for i in moved] for k in range(3))
+        gradients = [p.grad for p in params if p.grad is not None]
+        rates: dict[str, Any] = {"lr": self.param_groups[0]["lr"], "eps": self.eps, "weight_decay": 0}
+        rates |= {"beta1": self.betas[0], "beta2": self.betas[1], "amsgrad": False, "maximize": False}
         torch._foreach_add_(steps, 1)
-        torch._fused_adam_(
-            params,
-            [p.grad for p in params if p.grad is not None],
-            averages,
-            squares,
-            [],
-            steps,
-            lr=self.param_groups[0]["lr"],
-            beta1=self.betas[0],
-            beta2=self.betas[1],
-            weight_decay=0,
-            eps=self.eps,
-            amsgrad=False,
-            maximize=False,
-        )
+        torch._fused_adam_(params, gradients, averages, squares, [], steps, **rates)
 
     def state_dict(self) -> dict:
         return {"state": self.state}
@@ -455,6 +441,26 @@ def colour_of(enhanced: torch.Tensor, compressed: torch.Tensor) -> dict:
     }
 
 # %% ../nbs/method/10_training.ipynb #2335669e
+def given_to(
+    trainer: "Trainer",
+    raw: torch.Tensor,
+    compressed: torch.Tensor,
+    enhanced: torch.Tensor,  # as the generator left it, in the precision of its convolutions
+    players: Iterable[str],
+) -> tuple:  # (what the terms read, logits of compressed patches as a second fake or None)
+    "What discriminator and psi say of the patches, as far as those who play need it"
+    config = trainer.config
+    given = Given(raw, compressed, _full(enhanced), mean_of_all=mean_of_all)
+    second = None
+    if "discriminator" in players:
+        answers = logits_of(trainer.discriminator, config, raw, enhanced, compressed)
+        given.real, given.fake, second = answers
+    if "generator" in players:
+        given.target = usm_sharp(raw) if config.usm else raw
+        given.psi = features_of(trainer.psi, trainer.terms, config, given)
+    return given, second
+
+# %% ../nbs/method/10_training.ipynb #07079c88
 def gradients(
     trainer: "Trainer",
     raw: torch.Tensor,
@@ -469,14 +475,7 @@ def gradients(
     generator = evaluating(trainer.average) if averaged else contextlib.nullcontext(trainer.generator)
     with torch.set_grad_enabled("generator" in players), autocast(config), generator as network:
         enhanced = network(compressed)
-    given = Given(raw, compressed, _full(enhanced), mean_of_all=mean_of_all)
-    second = None
-    if "discriminator" in players:
-        answers = logits_of(trainer.discriminator, config, raw, enhanced, compressed)
-        given.real, given.fake, second = answers
-    if "generator" in players:
-        given.target = usm_sharp(raw) if config.usm else raw
-        given.psi = features_of(trainer.psi, terms, config, given)
+    given, second = given_to(trainer, raw, compressed, enhanced, players)
     log, gan = terms_of(terms, players, given)
     if "generator" in players:
         loss = sum(term.weight * log[term.name] for term, _ in terms if term.name in log)
@@ -725,31 +724,22 @@ def textbook_step(trainer: Trainer, iteration: int, raw: torch.Tensor, compresse
 
     def losses(enhanced, real, fake, psi):
         given = Given(raw, compressed, enhanced, real=real, fake=fake, psi=psi)
-        return {
-            term.name: (term.weight, compute(given)) for term, compute in trainer.terms if psi or is_gan(term)
-        }
+        asked = [(term, compute) for term, compute in trainer.terms if psi or is_gan(term)]
+        return {term.name: (term.weight, compute(given)) for term, compute in asked}
 
     memory = [b.clone() for b in discriminator.buffers()]
     discriminator.requires_grad_(False)
     enhanced = trainer.generator(compressed)
-    psi = {
-        domain: look(image)
-        for domain, image in {
-            "enhanced": enhanced,
-            "raw": raw,
-            "target": raw,
-            "compressed": compressed,
-        }.items()
-    }
+    images = {"enhanced": enhanced, "raw": raw, "target": raw, "compressed": compressed}
+    psi = {domain: look(image) for domain, image in images.items()}
     terms = losses(enhanced, discriminator(raw, compressed), discriminator(enhanced, compressed), psi)
     sum(w * getattr(term, "generator", term) for w, term in terms.values()).backward()
     g.step()
     for b, old in zip(discriminator.buffers(), memory):
         b.copy_(old)
     discriminator.requires_grad_(True)
-    ((_, gan),) = losses(
-        None, discriminator(raw, compressed), discriminator(enhanced.detach(), compressed), None
-    ).values()
+    real, fake = discriminator(raw, compressed), discriminator(enhanced.detach(), compressed)
+    ((_, gan),) = losses(None, real, fake, None).values()
     (gan.real + gan.fake).backward()
     d.step()
     ema_update(trainer.average, trainer.generator, trainer.config.ema)
@@ -760,10 +750,8 @@ class TrainingFailed(QebiasError):
 
 
 def _collapsed(record, first, contrast, colour):
-    return (
-        record["contrast"] < contrast * min(first["contrast"], 1)
-        or record["colour_error"] > colour + first["colour_error"]
-    )
+    pale = record["contrast"] < contrast * min(first["contrast"], 1)
+    return pale or record["colour_error"] > colour + first["colour_error"]
 
 # %% ../nbs/method/10_training.ipynb #f776528f
 def check_health(
@@ -781,11 +769,9 @@ def check_health(
             f"the learning rate ({config.schedule.lr:g}), or start from a longer fidelity stage"
         )
     recent = records[-patience:]
-    if (
-        config.stage == "adversarial"
-        and len(recent) == patience
-        and all(_collapsed(r, records[0], contrast, colour) for r in recent)
-    ):
+    if config.stage != "adversarial" or len(recent) < patience:
+        return
+    if all(_collapsed(record, records[0], contrast, colour) for record in recent):
         raise TrainingFailed(
             f"{config.method}: the generator has collapsed by iteration {last['iteration']} (contrast "
             f"{last['contrast']:.2f} of its input's, mean colour off by {last['colour_error']:.2f}): "
@@ -1018,15 +1004,8 @@ def fit(
                 "take another folder, or remove it"
             )
         trainer = Trainer(config, init=load_state(init) if init else None, graph=graph and on_gpu)
-        sampler = PatchSampler(
-            pairs,
-            config.patch,
-            config.batch // processes,
-            config.seed,
-            rank,
-            processes,
-            symmetries=config.symmetries,
-        )
+        patches = config.patch, config.batch // processes, config.seed
+        sampler = PatchSampler(pairs, *patches, rank, processes, config.symmetries)
         probe(trainer)
         start = _resumed(folder, key, trainer)
         records = [r for r in read_stats(folder) if r["iteration"] < start]
@@ -1064,10 +1043,8 @@ def _begin(folder, config, key, made_of, records):
     "What stands in the folder while the training is under way"
     if (folder / "checkpoint").exists():
         sweep(folder / "checkpoint")
-    write_json(
-        folder / "config.json",
-        {"key": key, "config": config, "identity": config.identity(), "made_of": made_of},
-    )
+    known = {"key": key, "config": config, "identity": config.identity(), "made_of": made_of}
+    write_json(folder / "config.json", known)
     with atomic(folder / "stats.jsonl") as tmp:
         tmp.write_text("".join(json.dumps(r) + "\n" for r in records), encoding="utf-8")
 
@@ -1084,6 +1061,11 @@ def read_result(
     return result if whole else None
 
 # %% ../nbs/method/10_training.ipynb #469f3eec
+def part_of(file: Path) -> dict:
+    "What a result records of a file"
+    return {"bytes": file.stat().st_size, "sha256": file_digest(file)}
+
+
 def finished(
     folder: str | Path,  # of a training
     key: str,
@@ -1094,11 +1076,7 @@ def finished(
         return None
     for name, known in result["parts"].items():
         file = Path(folder) / name
-        if (
-            not file.is_file()
-            or file.stat().st_size != known["bytes"]
-            or file_digest(file) != known["sha256"]
-        ):
+        if not file.is_file() or part_of(file) != known:
             return None
     return result
 
@@ -1129,10 +1107,8 @@ def halo_of(
     reach: Any = getattr(generator, "reach", "unknown")
     if reach is None or reach != "unknown" and reach <= 64:
         return None
-    windows = [
-        _contrasted(pairs.compressed(i), max(side // grid, 5) * grid)
-        for i in dict.fromkeys(k * len(pairs) // most for k in range(most))
-    ]
+    chosen = dict.fromkeys(k * len(pairs) // most for k in range(most))
+    windows = [_contrasted(pairs.compressed(i), max(side // grid, 5) * grid) for i in chosen]
     try:
         found = measured_halo(generator, [to_float(torch.tensor(w).permute(2, 0, 1)[None]) for w in windows])
     except (QebiasError, RuntimeError):
@@ -1145,13 +1121,11 @@ def halo_of(
 # %% ../nbs/method/10_training.ipynb #a1f5bf25
 def _contrasted(rgb, side):
     "The window of a lattice over the picture that has the greatest contrast"
-    places = [
-        (y, x)
-        for y in range(0, max(rgb.shape[0] - side, 0) + 1, side)
-        for x in range(0, max(rgb.shape[1] - side, 0) + 1, side)
-    ]
-    y, x = max(places, key=lambda p: rgb[p[0] : p[0] + side, p[1] : p[1] + side].std())
-    return rgb[y : y + side, x : x + side]
+    windows = []
+    for y in range(0, max(rgb.shape[0] - side, 0) + 1, side):
+        for x in range(0, max(rgb.shape[1] - side, 0) + 1, side):
+            windows.append(rgb[y : y + side, x : x + side])
+    return max(windows, key=lambda window: window.std())
 
 # %% ../nbs/method/10_training.ipynb #35421ab5
 def _loop(trainer, sampler, iterations, records, key, folder, log_every, save_every, progress):
@@ -1190,66 +1164,52 @@ def _numbers(log, device):
     return dict(zip(log, values.tolist()))
 
 # %% ../nbs/method/10_training.ipynb #8baccd20
+def _seconds(records):
+    "Of a whole training, from the mean of a step that each record tells"
+    starts = [{"iteration": -1}, *records]
+    steps = [record["iteration"] - before["iteration"] for before, record in zip(starts, records)]
+    return sum(record["seconds"] * n for record, n in zip(records, steps))
+
+# %% ../nbs/method/10_training.ipynb #865f9a04
 def _finish(trainer, pairs, key, made_of, records, folder):
     "Write the networks, then the result that names them"
     config = trainer.config
     check_finite_weights(config, state_of(trainer))
     halo = halo_of(trainer.average, pairs)
-    known = {
-        "method": config.method,
-        "key": key,
-        "made_of": made_of,
-        "seed": config.seed,
-        "precision": config.precision,
-        "pairs": pairs.manifest["codec"],
-        "psi": trainer.psi.name if trainer.psi else None,
-    }
     halo = halo and halo._asdict()
-    save_network(folder / "generator.safetensors", trainer.average, config.generator, known | {"halo": halo})
-    names = ["generator.safetensors"]
-    if trainer.discriminator:
-        _save_discriminator(folder / "discriminator.safetensors", trainer, known)
-        names.append("discriminator.safetensors")
+    here = {"precision": config.precision, "seed": config.seed, "pairs": pairs.manifest["codec"]}
+    here["psi"] = trainer.psi.name if trainer.psi else None
+    names = _save_networks(folder, trainer, here | {"key": key, "made_of": made_of}, halo)
     earlier = read_result(folder) or {}  # of this key: a file of it is healed, and was made when it was made
-    here = provenance(
-        device=device_name(trainer.device),
-        precision=config.precision,
-        threads=torch.get_num_threads(),
-        processes=config.processes,
-        seed=config.seed,
-        pairs=pairs.manifest["codec"],
-        psi=known["psi"],
-    )
-    starts = [{"iteration": -1}, *records]
-    gaps = [record["iteration"] - before["iteration"] for before, record in zip(starts, records)]
+    device, threads = device_name(trainer.device), torch.get_num_threads()
+    made = provenance(device=device, threads=threads, processes=config.processes, **here)
     result = {
         "key": key,
         "method": config.method,
         "iterations": config.iterations,
         "images": len(pairs),
         "made_of": made_of,
-        "parts": {
-            name: {"bytes": (folder / name).stat().st_size, "sha256": file_digest(folder / name)}
-            for name in names
-        },
-        "seconds": sum(r["seconds"] * n for r, n in zip(records, gaps)),
+        "parts": {name: part_of(folder / name) for name in names},
+        "seconds": _seconds(records),
         "last": records[-1] if records else {},
         "halo": halo,
-        "provenance": earlier.get("provenance", here),
+        "provenance": earlier.get("provenance", made),
     }
     write_json(folder / "result.json", result | {"digest": digest(result)})
 
 # %% ../nbs/method/10_training.ipynb #d13a59c6
-def _save_discriminator(file, trainer, known):
-    "The discriminator's weights and settings: realism can be computed from the file alone"
+def _save_networks(folder, trainer, known, halo) -> list:
+    "Weights with their settings; a discriminator's say enough to compute realism from the file alone"
     config = trainer.config
-    around = {
-        "conditional": config.conditional,
-        "gan": gan_of(config),
-        "projection": config.projection,
-        "patch": config.patch,
-    }
-    save_network(file, trainer.discriminator.network, discriminator_spec(config), known | around)
+    known = known | {"method": config.method}
+    save_network(folder / "generator.safetensors", trainer.average, config.generator, known | {"halo": halo})
+    if not trainer.discriminator:
+        return ["generator.safetensors"]
+    around = {"conditional": config.conditional, "gan": gan_of(config)}
+    around |= {"projection": config.projection, "patch": config.patch}
+    spec, network = discriminator_spec(config), trainer.discriminator.network
+    save_network(folder / "discriminator.safetensors", network, spec, known | around)
+    return ["generator.safetensors", "discriminator.safetensors"]
 
 # %% ../nbs/method/10_training.ipynb #27989df0
 def device_name(device: str) -> str:
@@ -1286,6 +1246,19 @@ def reason_of(
     return [*ours, *theirs, "no word why"][0]
 
 # %% ../nbs/method/10_training.ipynb #a9733749
+def _wait(child, news, progress):
+    "Until a training's processes have ended; they do not outlive this one, whatever stops it"
+    try:
+        while child.poll() is None:
+            time.sleep(0.2)
+            if progress and (records := news.read()):
+                progress(records[-1]["iteration"], records[-1])
+    finally:
+        if child.poll() is None:
+            child.terminate()
+            child.wait()
+
+# %% ../nbs/method/10_training.ipynb #1c4a68bc
 def launch(
     config: TrainConfig,
     pairs: Pairs | JoinedPairs,
@@ -1304,23 +1277,10 @@ def launch(
     with tempfile.TemporaryDirectory() as place, tempfile.TemporaryFile("w+") as said:
         write_json(Path(place) / "job.json", job)
         options = f"--standalone --nproc-per-node {config.processes} -m qebias.training".split()
-        child = subprocess.Popen(
-            [sys.executable, "-m", "torch.distributed.run", *options, str(Path(place) / "job.json")],
-            stdout=said,
-            stderr=subprocess.STDOUT,
-            stdin=subprocess.DEVNULL,
-            preexec_fn=_with_parent,
-        )
-        news = NewRecords(folder / "stats.jsonl")
-        try:
-            while child.poll() is None:
-                time.sleep(0.2)
-                if progress and (records := news.read()):
-                    progress(records[-1]["iteration"], records[-1])
-        finally:
-            if child.poll() is None:
-                child.terminate()
-                child.wait()
+        command = [sys.executable, "-m", "torch.distributed.run", *options, str(Path(place) / "job.json")]
+        streams: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": said, "stderr": subprocess.STDOUT}
+        child = subprocess.Popen(command, **streams, preexec_fn=_with_parent)
+        _wait(child, NewRecords(folder / "stats.jsonl"), progress)
         said.seek(0)
         lines = said.read().splitlines()
     if child.returncode:
@@ -1340,24 +1300,17 @@ def main(argv: list[str] | None = None) -> None:
     "One process of a training: `torchrun --standalone --nproc-per-node N -m qebias.training JOB`"
     argv = sys.argv[1:] if argv is None else argv
     if len(argv) != 1 or "RANK" not in os.environ:
-        sys.exit(
-            "usage: torchrun --standalone --nproc-per-node N -m qebias.training JOB (the job.json "
-            "that fit wrote)"
-        )
+        usage = "torchrun --standalone --nproc-per-node N -m qebias.training JOB"
+        sys.exit(f"usage: {usage} (the job.json that fit wrote)")
     try:
         job = read_json(argv[0])
-        config, pairs = TrainConfig(**job["config"]), [Pairs(*places) for places in job["pairs"]]
+        config, stores = TrainConfig(**job["config"]), [Pairs(*places) for places in job["pairs"]]
         cuda = torch.device(config.device).type == "cuda"
         if cuda:
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         dist.init_process_group("nccl" if cuda else "gloo")
-        fit(
-            config,
-            JoinedPairs(pairs) if job["joined"] else pairs[0],
-            job["folder"],
-            job["init"],
-            **job["options"],
-        )
+        pairs = JoinedPairs(stores) if job["joined"] else stores[0]
+        fit(config, pairs, job["folder"], job["init"], **job["options"])
         dist.destroy_process_group()
         sys.stdout.flush()
         # all is written; after gloo a thread of torch's may abort a process that ends in the usual way

@@ -24,6 +24,7 @@ from qebias.losses import (
     perceptual,
     reconstruction,
     relativistic_gan,
+    usual_terms,
     vanilla_gan,
 )
 
@@ -394,19 +395,12 @@ def test_weights_are_frozen():
         LAMBDAS["esrgan"].recon = 1
 
 
-def test_total_is_equation_9_and_5():
-    w, terms = (
-        LossWeights(recon=2, percept=3, discrim=5, divergence=7),
-        {
-            k: torch.tensor(v)
-            for k, v in dict(recon=1.0, percept=10.0, discrim=100.0, divergence=1000.0).items()
-        },
-    )
-    assert w.total(**terms).item() == 2 + 30 + 500 + 7000
-    assert w.model_copy(update={"divergence": 0.0}).total(**terms).item() == 532
-    for name in terms:
-        with pytest.raises(QebiasError, match=f"'{name}' has weight"):
-            w.total(**{k: v for k, v in terms.items() if k != name})
+def test_the_terms_are_those_of_equation_9_and_5():
+    w = LossWeights(recon=2, percept=3, discrim=5, divergence=7)
+    options = dict(perceptual={"conv5_4": 1.0}, divergence={"blocks": (5,)}, gan="vanilla")
+    assert {term.name: term.weight for term in usual_terms(w, **options)} == w.model_dump()
+    without = w.model_copy(update={"divergence": 0.0})
+    assert [term.name for term in usual_terms(without, **options)] == ["recon", "percept", "discrim"]
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

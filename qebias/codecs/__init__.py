@@ -127,12 +127,8 @@ class _Worker:
             "import pickle, sys; sys.path[:] = pickle.load(sys.stdin.buffer); "
             "from qebias.codecs import _serve; _serve()"
         )
-        self.process = subprocess.Popen(
-            [sys.executable, "-P", "-c", start],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            start_new_session=True,
-        )
+        pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self.process = subprocess.Popen([sys.executable, "-P", "-c", start], **pipes, start_new_session=True)
         self.greeting = [sys.path, recipe]
 
     def __call__(self, image) -> Coded:
@@ -178,12 +174,16 @@ def _load(image):
     return read_rgb(image) if isinstance(image, (str, os.PathLike)) else image
 
 # %% ../../nbs/data/04_codecs.__init__.ipynb #61062f84
-def _named(name, error) -> CodecError:
+def _failed(name, error, on_error) -> Coded | None:
+    "What stands for an image that could not be coded; raises `CodecError` where nobody says"
     message = one_line(error, 500)
     if not isinstance(error, QebiasError):
         message = f"{type(error).__name__}: {message}"
-    named = message.startswith(" ".join(name.split()))
-    return CodecError(message if named else f"{name}: {message}")
+    if not message.startswith(" ".join(name.split())):
+        message = f"{name}: {message}"
+    if on_error is None:
+        raise CodecError(message) from error
+    return on_error(name, CodecError(message))
 
 # %% ../../nbs/data/04_codecs.__init__.ipynb #8ffa1c7a
 def _one_by_one(images, names, codec, on_error=None):
@@ -191,24 +191,24 @@ def _one_by_one(images, names, codec, on_error=None):
         try:
             coded = code(_load(image), codec)
         except Exception as error:
-            if on_error is None:
-                raise _named(name, error) from error
-            coded = on_error(name, _named(name, error))
+            coded = _failed(name, error, on_error)
         yield coded
 
 # %% ../../nbs/data/04_codecs.__init__.ipynb #fd11cb92
-def _in_parallel(images, names, codec, workers, costs, on_error=None):
+def _recipe(codec) -> dict:
+    "What a process makes the same codec from; raises `CodecError` where it cannot"
     kind = type(codec)
-    in_threads = getattr(codec, "threads", False)
-    if not in_threads and (kind.__module__ == "__main__" or "<" in kind.__qualname__):
+    if kind.__module__ == "__main__" or "<" in kind.__qualname__:
         raise CodecError(f"{kind.__name__} stands in no module that a process can import: pass workers=1")
     options = {f.name: getattr(codec, f.name) for f in fields(codec) if f.init}
     ours = kind.__module__.startswith("qebias.codecs.")
-    recipe = {
-        "codec": codec.name if ours else f"{kind.__module__}:{kind.__qualname__}",
-        "options": options,
-        "scratch": str(scratch()),
-    }
+    name = codec.name if ours else f"{kind.__module__}:{kind.__qualname__}"
+    return {"codec": name, "options": options, "scratch": str(scratch())}
+
+# %% ../../nbs/data/04_codecs.__init__.ipynb #93448ec1
+def _in_parallel(images, names, codec, workers, costs, on_error=None):
+    in_threads = getattr(codec, "threads", False)
+    recipe = None if in_threads else _recipe(codec)
     crew, idle, waiting = [], queue.SimpleQueue(), deque()
 
     def one(image, cost):
@@ -234,9 +234,7 @@ def _in_parallel(images, names, codec, workers, costs, on_error=None):
             try:
                 coded = waiting.popleft().result()
             except Exception as error:
-                if on_error is None:
-                    raise _named(name, error) from error
-                coded = on_error(name, _named(name, error))
+                coded = _failed(name, error, on_error)
             yield coded
     finally:
         for future in waiting:
@@ -257,39 +255,28 @@ def code_many(
 ) -> Iterator[Coded | None]:  # iterator of `Coded`, in the order of the images
     "Compress and decompress many images over processes; one that fails raises a `CodecError` that names it"
     images = images if hasattr(images, "__getitem__") and hasattr(images, "__len__") else list(images)
-    names = (
-        [str(name) for name in names]
-        if names is not None
-        else [
-            str(image) if isinstance(image, (str, os.PathLike)) else f"image {i}"
-            for i, image in enumerate(images)
-        ]
-    )
+    names = _called(images) if names is None else [str(name) for name in names]
     if len(names) != len(images):
         raise CodecError(f"{len(names)} names for {len(images)} images: pass one each")
     workers = min(worker_count(workers), max(len(images), 1))
-    return _with_bar(
-        _one_by_one(images, names, codec, on_error)
-        if workers == 1
-        else _in_parallel(images, names, codec, workers, costs or [0] * len(names), on_error),
-        len(images),
-        codec,
-        progress,
-    )
+    if workers == 1:
+        results = _one_by_one(images, names, codec, on_error)
+    else:
+        results = _in_parallel(images, names, codec, workers, costs or [0] * len(names), on_error)
+    return _with_bar(results, len(images), codec, progress)
+
+
+def _called(images):
+    "What messages call images that have no names"
+    known = (str, os.PathLike)
+    return [str(image) if isinstance(image, known) else f"image {i}" for i, image in enumerate(images)]
 
 # %% ../../nbs/data/04_codecs.__init__.ipynb #475390b9
 def _with_bar(results, total, codec, progress):
-    with (
-        contextlib.closing(results),
-        tqdm(
-            total=total,
-            desc=f"{codec.name}-{codec.level}",
-            unit=" images",
-            disable=not progress,
-            file=sys.stderr,
-            mininterval=0.1 if sys.stderr.isatty() else 10,
-        ) as bar,
-    ):
+    often = 0.1 if sys.stderr.isatty() else 10
+    shown = dict(disable=not progress, file=sys.stderr, mininterval=often)
+    bar = tqdm(desc=f"{codec.name}-{codec.level}", total=total, unit=" images", **shown)
+    with contextlib.closing(results), bar:
         for coded in results:
             bar.update()
             yield coded

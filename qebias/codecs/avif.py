@@ -28,7 +28,7 @@ AS_LIBAVIF = {
     "autotiling": False,
 }  # Pillow's options, which are the same at every quality
 
-
+# %% ../../nbs/data/03_codecs.avif.ipynb #a167a066
 @register
 @dataclass(frozen=True)
 class Avif(Codec):
@@ -92,14 +92,9 @@ def _avif() -> dict:
     )
 
 # %% ../../nbs/data/03_codecs.avif.ipynb #f4e6db0d
-def _read_avif(data) -> np.ndarray:
-    begins = re.match(rb"....ftyp(avif|avis|mif1|msf1)", data, re.DOTALL)
-    if not begins or not re.search(b"avi[fs]", data[8:40]):
-        raise CodecError("not an AVIF file: it does not begin with an ftyp box of the brand avif")
-    _avif()
-    from PIL.AvifImagePlugin import AvifImageFile
-
-    at = 0  # boxes, each with its length in front; 1: in the next eight bytes, 0: up to the end
+def _require_whole(data) -> None:
+    "Go from box to box, each with its length in front: 1 is in the next eight bytes, 0 up to the end"
+    at = 0
     while at < len(data):
         size = int.from_bytes(data[at : at + 4], "big")
         if size == 1:
@@ -109,6 +104,16 @@ def _read_avif(data) -> np.ndarray:
             raise CodecError("AVIF file is damaged: a box is shorter than its header")
     if at > len(data):
         raise CodecError(f"AVIF file is truncated: {at - len(data)} bytes are missing")
+
+# %% ../../nbs/data/03_codecs.avif.ipynb #7b616c8c
+def _read_avif(data) -> np.ndarray:
+    begins = re.match(rb"....ftyp(avif|avis|mif1|msf1)", data, re.DOTALL)
+    if not begins or not re.search(b"avi[fs]", data[8:40]):
+        raise CodecError("not an AVIF file: it does not begin with an ftyp box of the brand avif")
+    _avif()
+    from PIL.AvifImagePlugin import AvifImageFile
+
+    _require_whole(data)
     try:
         image = AvifImageFile(io.BytesIO(data))
         require_size(*image.size, "AVIF file", CodecError)

@@ -377,15 +377,8 @@ class BpgHeader(NamedTuple):
     start: int  # where the NAL units begin
 
 # %% ../../nbs/data/02_codecs.bpg.ipynb #dbe7079a
-def bpg_header(
-    data: bytes,  # a .bpg file
-) -> BpgHeader:
-    "Read a BPG file's header; raises `CodecError` where it is none, damaged or of a kind that is not read"
-    if data[:4] != b"BPG\xfb":
-        raise CodecError("not a BPG file: it does not begin with 42 50 47 FB")
-    if len(data) < 6:
-        raise CodecError("BPG file is truncated in its header")
-    pixels, flags = data[4:6]
+def _require_readable(pixels, flags) -> None:
+    "Raise `CodecError` for what a BPG file may hold and this project does not read"
     chroma, space, bits = pixels >> 5, flags >> 4, 8 + (pixels & 15)
     if chroma >= len(_CHROMA) or space >= len(_SPACES) or bits > 14:
         raise CodecError("BPG file has a damaged header: an unknown pixel format")
@@ -399,6 +392,18 @@ def bpg_header(
     ]:
         if is_so:
             raise CodecError(f"BPG file has {what}: only 8-bit full-range stills in 4:2:0 or grey are read")
+
+# %% ../../nbs/data/02_codecs.bpg.ipynb #941a93df
+def bpg_header(
+    data: bytes,  # a .bpg file
+) -> BpgHeader:
+    "Read a BPG file's header; raises `CodecError` where it is none, damaged or of a kind that is not read"
+    if data[:4] != b"BPG\xfb":
+        raise CodecError("not a BPG file: it does not begin with 42 50 47 FB")
+    if len(data) < 6:
+        raise CodecError("BPG file is truncated in its header")
+    pixels, flags = data[4:6]
+    _require_readable(pixels, flags)
     width, at = _read_ue7(data, 6)
     height, at = _read_ue7(data, at)
     length, at = _read_ue7(data, at)
@@ -408,7 +413,7 @@ def bpg_header(
     if flags & 8:
         extension, at = _read_ue7(data, at)
         at += extension
-    header = BpgHeader(width, height, chroma == 0, length, *_read_tools(data, at, length))
+    header = BpgHeader(width, height, pixels >> 5 == 0, length, *_read_tools(data, at, length))
     tree = 8 << header.tools.min_block + header.tools.more_block
     if -(-width // tree) * -(-height // tree) > 8 * (len(data) - header.start):
         raise CodecError(

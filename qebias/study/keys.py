@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['KINDS', 'PAGE_CODE', 'PAGE_DATA', 'KEY_OF', 'Item', 'items', 'default_items', 'Job', 'Study', 'pairs_name',
            'train_name', 'enhanced_name', 'measured_name', 'compress_jobs', 'train_jobs', 'trained_levels', 'train_job',
-           'enhance_jobs', 'measure_jobs', 'evaluations', 'rows_at', 'jobs', 'bank_job', 'images', 'raw_identity',
-           'codec_of', 'codec_identity', 'Identities', 'Keys', 'is_unknown', 'part_digest', 'stored_faults',
-           'faults_of', 'key_compress', 'key_train', 'key_enhance', 'key_measure', 'column_keys', 'key_bank',
-           'key_table', 'page_code', 'key_item', 'Todo', 'todo', 'plan', 'wanted_folders', 'raw_key']
+           'training_of', 'enhance_jobs', 'measure_jobs', 'evaluations', 'rows_at', 'jobs', 'bank_job', 'images',
+           'raw_identity', 'codec_of', 'codec_identity', 'Identities', 'Keys', 'is_unknown', 'part_digest',
+           'stored_faults', 'faults_of', 'key_compress', 'key_train', 'key_enhance', 'key_measure', 'column_keys',
+           'key_bank', 'key_table', 'page_code', 'key_item', 'Todo', 'todo', 'plan', 'wanted_folders', 'raw_key']
 
 # %% ../../nbs/tools/22_study.keys.ipynb #6a759dae
 import functools
@@ -205,6 +205,13 @@ def train_job(study: Study, row: Row, codec: str, level: int | str, seed: int) -
     return Job("train", train_name(row.name, codec, level, seed), cell, tuple(needs))
 
 # %% ../../nbs/tools/22_study.keys.ipynb #566bb9e4
+def training_of(study: Study, row: str, codec: str, level: int, seed: int, dataset: str = "") -> list[str]:
+    "The training that a row uses at a place, by its name; none of a control's"
+    if row not in study.rows:
+        return []
+    return [train_name(row, *study.trained_on(study.rows[row], codec, level), seed)]
+
+# %% ../../nbs/tools/22_study.keys.ipynb #62634e7b
 def enhance_jobs(study: Study) -> list[Job]:
     "Every row on every evaluation set, and the controls"
     from qebias.controls import control_of
@@ -213,15 +220,11 @@ def enhance_jobs(study: Study) -> list[Job]:
     for place in evaluations(study):
         if place["row"] == "compressed":
             continue
-        row, codec, level, seed = place["row"], place["codec"], place["level"], place["seed"]
-        needs = [pairs_name(place["dataset"], codec, level)]
-        _, base = control_of(row)
-        if base:
-            needs.append(enhanced_name(base, codec, level, seed, place["dataset"]))
-        if row in study.rows:
-            needs.append(train_name(row, *study.trained_on(study.rows[row], codec, level), seed))
-        name = enhanced_name(row, codec, level, seed, place["dataset"])
-        found.append(Job("enhance", name, place, tuple(needs)))
+        pairs = pairs_name(place["dataset"], place["codec"], place["level"])
+        _, base = control_of(place["row"])
+        before = [enhanced_name(**place | {"row": base})] if base else []
+        needs = (pairs, *before, *training_of(study, **place))
+        found.append(Job("enhance", enhanced_name(**place), place, needs))
     return found
 
 # %% ../../nbs/tools/22_study.keys.ipynb #96c6bfbf
@@ -229,14 +232,11 @@ def measure_jobs(study: Study) -> list[Job]:
     "What is measured on each set of pictures"
     found = []
     for place in evaluations(study):
-        row, codec, level, seed = place["row"], place["codec"], place["level"], place["seed"]
-        needs = [pairs_name(place["dataset"], codec, level)]
-        if row != "compressed":
-            needs.append(enhanced_name(row, codec, level, seed, place["dataset"]))
-        if row in study.rows:
-            needs.append(train_name(row, *study.trained_on(study.rows[row], codec, level), seed))
-        name = measured_name(row, codec, level, seed, place["dataset"])
-        found.append(Job("measure", name, place, tuple(needs)))
+        needs = [pairs_name(place["dataset"], place["codec"], place["level"])]
+        if place["row"] != "compressed":
+            needs.append(enhanced_name(**place))
+        needs += training_of(study, **place)
+        found.append(Job("measure", measured_name(**place), place, tuple(needs)))
     return found
 
 # %% ../../nbs/tools/22_study.keys.ipynb #204ea674
@@ -288,8 +288,7 @@ def bank_job(study: Study) -> Job:
     for name in study.profile.bank.get("rows", []):
         if name not in study.rows:
             raise QebiasError(f"bank: {name} is no row of {study.profile.name}")
-        row = study.rows[name]
-        needs.append(train_name(name, *study.trained_on(row, codec, level), row.seeds[0]))
+        needs += training_of(study, name, codec, level, study.rows[name].seeds[0])
     return Job("bank", "bank", {}, tuple(needs))
 
 # %% ../../nbs/tools/22_study.keys.ipynb #09c1a5b5

@@ -37,7 +37,7 @@ Counted = Annotated[int, Field(ge=0, strict=True)]
 Positive = Annotated[int, Field(gt=0, strict=True)]
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
-
+# %% ../../nbs/tools/20_study.profile.ipynb #0cbc3bda
 class Setting(BaseModel):
     "How a stage, a method or a row is trained"
 
