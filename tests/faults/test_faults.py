@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings
 
 sys.path.insert(0, str(Path(__file__).parent))
 import harness
@@ -34,32 +33,6 @@ def test_the_seeds_themselves_are_read(seeds, reader, kind):
     assert set(outcomes) <= {"success", "documented"} and "success" in outcomes  # animations are refused
 
 
-def explore(count, seeds):
-    "Read so many cases of all kinds; the reader with its counts"
-    reader = harness.Reader()
-    each = -(-count // len(harness.READERS))
-    chosen = settings(
-        max_examples=each,
-        derandomize=True,
-        database=None,
-        deadline=None,
-        phases=[Phase.generate],
-        suppress_health_check=list(HealthCheck),
-    )
-    try:
-        for kind in harness.READERS:
-
-            @chosen
-            @given(harness.case)
-            def read(drawn):
-                reader.read(kind, harness.mutated(seeds[kind], *drawn))
-
-            read()
-    finally:
-        reader.stop()
-    return reader
-
-
 def check(reader, count, capsys):
     with capsys.disabled():
         print(f"\n  {reader.figures()}")
@@ -70,12 +43,12 @@ def check(reader, count, capsys):
 
 
 def test_500_damaged_files(seeds, capsys):
-    check(explore(QUICK, seeds), QUICK, capsys)
+    check(harness.explore(QUICK, seeds, fixed=True), QUICK, capsys)
 
 
 @pytest.mark.slow
 def test_10000_damaged_files(seeds, capsys):
-    check(explore(SLOW, seeds), SLOW, capsys)
+    check(harness.explore(SLOW, seeds, fixed=True), SLOW, capsys)
 
 
 @pytest.mark.parametrize(
