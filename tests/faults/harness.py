@@ -1,10 +1,11 @@
 """Files from strangers: a corpus of every kind that is read, mutations of it, and processes that read them
 
 Run by `tests/faults/test_faults.py`; `python tests/faults/harness.py CASES [KIND ...]` reads so many files,
-spread over the kinds, and prints the figures. A case is a good file after some mutations of its bytes, or, for
-half of the cases where `shapes.py` knows the kind, a file that is well formed and not what its reader expects.
-Each is read in a process with limits: 5 seconds of a processor, and 2 GB beyond what the imports take. It ends
-in success, or in one documented line that names the file; anything else, a hang, a dead process, is a fault.
+spread over the kinds, and prints the figures. A case is a good file after some mutations of its bytes, or,
+for half of the cases where `shapes.py` knows the kind, a file that is well formed and not what its reader
+expects. Each is read in a process with limits: 5 seconds of a processor, and 2 GB beyond what the imports
+take. It ends in success, or in one documented line that names the file; anything else, a hang, a dead
+process, is a fault.
 """
 
 import importlib
@@ -536,7 +537,7 @@ class Reader:
         return answer["outcome"]
 
     def answer(self):
-        "How a case ended; a hang takes 5 s of a processor, or does nothing so long: others may have work here"
+        "How a case ended; a hang takes 5 s of a processor, or does nothing so long: others may work too"
         start = now = self.processor()
         while True:
             try:
