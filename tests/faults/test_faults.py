@@ -122,6 +122,51 @@ def test_little_files_that_ask_for_long_work(reader):
     assert reader.counts["printed"] == 0
 
 
+def test_well_formed_files_of_another_kind(seeds, reader):
+    "Each ended in an error of a library, filled the memory, or printed three thousand letters"
+    import io
+    import json
+    import struct
+
+    import pandas
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    def table(columns):
+        out = io.BytesIO()
+        parquet.write_table(columns, out)
+        return out.getvalue()
+
+    results = pa.Table.from_pandas(pandas.read_parquet(io.BytesIO(seeds["results"][0])))
+    count = results.num_rows
+
+    def other(name, values):
+        place = results.column_names.index(name)
+        return table(results.set_column(place, name, pa.array(values)))
+
+    often = pa.DictionaryArray.from_arrays(pa.array([0] * 10**6, pa.int32()), ["x" * 10**5])
+    model = seeds["model"][0]
+    size = int.from_bytes(model[:8], "little")
+    header = json.dumps({**json.loads(model[8 : 8 + size]), "__metadata__": "x" * 5000}).encode()
+    manifest = json.loads(seeds["manifest"][0])
+    del manifest["images"][0]["digest"]
+    for kind, data, words in [
+        ("results", table(results.append_column("level", pa.array([1] * count))), "two columns 'level'"),
+        (
+            "results",
+            other("value", [[1.0]] * count),
+            "holds list<element: double>, neither numbers nor texts",
+        ),
+        ("results", other("level", ["a"] * count), "level of the table of results holds no numbers"),
+        ("results", other("row", [None] * count), "row of the table of results has holes"),
+        ("parquet", table(pa.table({"row": often})), "its texts have 100,000,000,000 bytes"),
+        ("model", struct.pack("<Q", len(header)) + header + model[8 + size :], "case-file.safetensors"),
+        ("manifest", harness.repaired_manifest(json.dumps(manifest).encode()), "'digest'"),
+    ]:
+        assert reader.read(kind, data) == "documented", (kind, words, reader.faults)
+        assert words in reader.why, reader.why
+
+
 def test_bombs_and_claims(reader):
     "Small files that ask for much"
     import struct
