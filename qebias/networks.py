@@ -26,7 +26,7 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from .core import QebiasError, as_plain, atomic
+from .core import QebiasError, as_plain, atomic, one_line
 from .discriminators import ConditionalDiscriminator
 from .generators.core import Halo, load_weights
 
@@ -277,9 +277,8 @@ def open_weights(path: str | Path) -> Iterator:
     except QebiasError:
         raise
     except (SafetensorError, OSError, ValueError, TypeError, KeyError, RuntimeError) as error:
-        why = (str(error) or type(error).__name__).splitlines()[0]
         raise QebiasError(
-            f"{path} is not a whole safetensors file ({why}): pass a generator.safetensors"
+            f"{path} is not a whole safetensors file ({one_line(error)}): pass a generator.safetensors"
         ) from None
 
 # %% ../nbs/networks/30_networks.ipynb #ece3ab41
