@@ -285,7 +285,7 @@ def _with_bar(results, total, codec, progress):
             total=total,
             desc=f"{codec.name}-{codec.level}",
             unit=" images",
-            disable=not progress,
+            disable=None if progress else True,  # without a terminal there is none
             file=sys.stderr,
             mininterval=0.1 if sys.stderr.isatty() else 10,
         ) as bar,
