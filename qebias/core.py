@@ -74,7 +74,7 @@ def is_absent(module: str) -> bool:
 def require(
     module: str,  # name of the module to import, for instance `"av"`
     purpose: str = "",  # what it is needed for, as words of the message
-    extra: str = "dev",  # of the package's extras, the one that brings it along
+    extra: str = "study",  # of the package's extras, the one that brings it along
 ) -> ModuleType:
     "Import an optional module, or raise a `QebiasError` that names the remedy"
     try:
