@@ -7,10 +7,10 @@ __all__ = ['MOST_DIGITS', 'MOST_DEEP', 'MOST_YAML', 'MOST_VALUES', 'MOST_TABLE',
            'MOST_HEADER', 'IMAGE_SUFFIXES', 'MOST_PIXELS', 'MOST_SIDE', 'MOST_PICTURE', 'MOST_PLAIN', 'MOST_SCANS',
            'MOST_SCANNED', 'OUTPUTS', 'MOST_UNDER_WAY', 'PACKAGES', 'QebiasError', 'LockedError', 'is_absent',
            'require', 'project_root', 'atomic', 'cut_name', 'umask', 'atomic_dir', 'sweep', 'write_json', 'as_plain',
-           'locked', 'reading', 'one_line', 'require_file', 'contents', 'whole_number', 'finite_number', 'unique_names',
-           'require_flat', 'parse_json', 'read_json', 'read_lines', 'parse_lines', 'plain_value', 'YamlEvents',
-           'YamlBuilder', 'read_yaml', 'read_table', 'require_plain', 'parquet_table', 'unpacked_texts', 'read_npz',
-           'npz_member', 'tensors_header', 'as_rgb', 'quiet_libtiff', 'image_kind', 'require_single',
+           'locked', 'reading', 'one_line', 'nearest', 'require_file', 'contents', 'whole_number', 'finite_number',
+           'unique_names', 'require_flat', 'parse_json', 'read_json', 'read_lines', 'parse_lines', 'plain_value',
+           'YamlEvents', 'YamlBuilder', 'read_yaml', 'read_table', 'require_plain', 'parquet_table', 'unpacked_texts',
+           'read_npz', 'npz_member', 'tensors_header', 'as_rgb', 'quiet_libtiff', 'image_kind', 'require_single',
            'require_sane_jpeg', 'open_image', 'require_size', 'is_deep', 'is_deep_tile', 'upright', 'orientation_of',
            'require_checksums', 'read_rgb', 'write_png', 'duration', 'aligned', 'digest', 'file_digest', 'array_digest',
            'outputs_of', 'fitting_entry', 'Outputs', 'seed_for', 'threads', 'in_order', 'package_versions',
@@ -20,6 +20,7 @@ __all__ = ['MOST_DIGITS', 'MOST_DEEP', 'MOST_YAML', 'MOST_VALUES', 'MOST_TABLE',
 import collections
 import contextlib
 import ctypes
+import difflib
 import functools
 import hashlib
 import importlib
@@ -35,6 +36,7 @@ import platform
 import re
 import shutil
 import subprocess
+import sys
 import tempfile
 import warnings
 import zipfile
@@ -72,7 +74,7 @@ def is_absent(module: str) -> bool:
 def require(
     module: str,  # name of the module to import, for instance `"av"`
     purpose: str = "",  # what it is needed for, as words of the message
-    extra: str = "dev",  # of the package's extras, the one that brings it along
+    extra: str = "study",  # of the package's extras, the one that brings it along
 ) -> ModuleType:
     "Import an optional module, or raise a `QebiasError` that names the remedy"
     try:
@@ -129,13 +131,17 @@ def atomic(
             os.fsync(written.fileno())
         os.chmod(tmp, 0o666 & ~umask())
         os.replace(tmp, path)
+    except OSError as error:
+        if error.filename is None:  # what a write says of a full disk
+            error.filename = str(path)
+        raise
     finally:
         tmp.unlink(missing_ok=True)
 
 # %% ../nbs/foundations/00_core.ipynb #4e135a0c
 def cut_name(name: str) -> str:
     "So much of a name as leaves room for more in the 255 bytes that a file system allows"
-    return name.encode(errors="surrogateescape")[:160].decode(errors="ignore")
+    return os.fsencode(name)[:160].decode(sys.getfilesystemencoding(), errors="ignore")
 
 
 @functools.cache
@@ -263,6 +269,15 @@ def one_line(
     "An exception's message on one line, or its name where it has none"
     text = " ".join(str(getattr(error, "strerror", None) or error).split())
     return text[:longest] or type(error).__name__
+
+# %% ../nbs/foundations/00_core.ipynb #282913ef
+def nearest(
+    name: object,  # as somebody typed it
+    known: Iterable[str],  # what there is
+) -> str:  # "; did you mean lpips?", or nothing
+    "The end of a message about an unknown name: what it is close to"
+    near = difflib.get_close_matches(str(name).lower(), list(known), 1)
+    return f"; did you mean {near[0]}?" if near else ""
 
 # %% ../nbs/foundations/00_core.ipynb #83a8faf0
 def require_file(
@@ -819,7 +834,9 @@ def open_image(
             head = file.read(16)
             kind = image_kind(head, Path(path).suffix)
             if kind is None or kind == "BPG":
-                raise QebiasError(f"{path}: no picture that can be read: {remedy}")
+                raise QebiasError(
+                    f"{path}: no picture that can be read (what can: {', '.join(_KINDS)}, BPG): {remedy}"
+                )
             file.seek(0)
             if kind == "TIFF":
                 quiet_libtiff()

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PIXELS_COST', 'Done', 'Progress', 'Meter', 'Picked', 'pick', 'targets', 'require_writable', 'compress_files',
-           'enhance_files', 'source_of', 'with_network', 'weights_digest', 'score_files', 'Pair', 'scored_pairs',
-           'summary']
+           'decoded_like', 'enhance_files', 'source_of', 'with_network', 'weights_digest', 'score_files', 'Pair',
+           'scored_pairs', 'summary']
 
 # %% ../nbs/tools/40_files.ipynb #6cf9f9e1
 import functools
@@ -40,11 +40,13 @@ from qebias.pictures import (
     PICTURE_SUFFIXES,
     Found,
     Notes,
+    Picture,
     find_pictures,
     look,
     read_picture,
     read_rgb8,
     save_picture,
+    to_srgb,
 )
 
 if TYPE_CHECKING:
@@ -230,7 +232,7 @@ def compress_files(
             with outputs.write(stream, keys[p.name]) as tmp:
                 tmp.write_bytes(coded.data)
             with outputs.write(shown, keys[p.name]) as tmp:
-                _save_rgb(tmp, coded.decoded)
+                save_picture(tmp, decoded_like(p.path, coded.decoded))
             rows[p.name] = _row(p, len(coded.data), coded.decoded)
     done.notes += notes.lines()
     done.extend(rows[p.name] for p in picked if p.name in rows)
@@ -240,6 +242,19 @@ def compress_files(
 def _both(folder, picture, codec):
     "Where the bitstream and the decoded picture go"
     return Path(folder) / (picture.name + codec.suffix), Path(folder) / f"{picture.name}.png"
+
+# %% ../nbs/tools/40_files.ipynb #1aae3cf2
+def decoded_like(
+    path: str | Path,  # the picture that was coded
+    rgb: np.ndarray,  # what its bitstream decodes to, uint8 (H, W, 3), sRGB
+) -> Picture:
+    "Decoded pixels, not one of them changed, with what the picture carried: one channel, EXIF, resolution"
+    picture = read_picture(path)
+    grey = picture.channels == 1 and not (rgb[..., :1] != rgb[..., 1:]).any()
+    icc = picture.icc
+    if icc and to_srgb(np.zeros((1, 1, 3), np.uint8), icc)[1]:
+        icc = None  # the codec was given sRGB, or the profile cannot be used
+    return Picture(rgb, grey, 1 if grey else 3, icc=icc, exif=picture.exif, dpi=picture.dpi)
 
 # %% ../nbs/tools/40_files.ipynb #6deddf48
 def _large_enough(picked, codec, skip, done):
@@ -255,13 +270,6 @@ def _large_enough(picked, codec, skip, done):
     return [p for p in picked if p not in small]
 
 # %% ../nbs/tools/40_files.ipynb #6cd4842e
-def _save_rgb(path, rgb):
-    "Write decoded pixels as PNG"
-    from qebias.pictures import Picture
-
-    save_picture(path, Picture(rgb))
-
-
 def _row(picture, size, decoded):
     "What is printed of a coded picture"
     psnr = _psnr(decoded, read_rgb8(picture.path))

@@ -178,7 +178,7 @@ def publish(
 # %% ../nbs/tools/10_notebooks.ipynb #0719a6ba
 def clean(notebook: str | Path) -> None:
     "Clean a notebook as `nbdev_clean` does"
-    require("nbdev", "publishing notebooks")
+    require("nbdev", "publishing notebooks", "dev")
     from nbdev.clean import nbdev_clean
 
     path = str(Path(notebook).resolve())

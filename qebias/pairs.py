@@ -172,7 +172,7 @@ def _raw_store(images: list, folder: Path, workers: int, progress: bool) -> Pixe
         if found := opened():
             return found
         with atomic_dir(folder) as tmp, _Writer(tmp) as writer, threads(workers) as pool:
-            bar = dict(unit="image", delay=2, leave=False, disable=not progress)
+            bar = dict(unit="image", delay=2, leave=False, disable=None if progress else True)
             loaded = tqdm(in_order(pool, _digested, images, workers + 1), "raw", len(images), **bar)
             for image, (rgb, found) in zip(images, loaded, strict=True):
                 if found != image.digest:

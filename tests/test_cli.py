@@ -440,7 +440,6 @@ def test_a_training_may_leave_out_a_few(photographs):
     spoiled(photographs / "photos", "png, zeros at its end")
     tiny = [
         "--set=iterations=1",
-        "--set=pretraining=1",
         "--set=batch=1",
         "--set=patch=32",
         "--set=device=cpu",
