@@ -54,7 +54,8 @@ def test_outputs_are_those_of_the_shell_it_is_made_of(shell):
     ):
         assert shell.run(code) == plain.run(code)
     (_, mine), (_, theirs) = shell.run("1 / 0"), plain.run("1 / 0")
-    assert mine["evalue"] == theirs["evalue"] == "division by zero" and isinstance(shell.exc, ZeroDivisionError)
+    assert mine["evalue"] == theirs["evalue"] == "division by zero"
+    assert isinstance(shell.exc, ZeroDivisionError)
 
 
 def test_a_command_waits_for_the_warm_process_and_not_for_one_that_is_gone(tmp_path):
