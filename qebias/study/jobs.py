@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['SERVER', 'EVENTS', 'PARENT', 'tell', 'follow_parent', 'register_engine', 'frugal_shell', 'engine_here', 'set_threads',
-           'run_job', 'parsed', 'serve', 'warm', 'attend', 'exit_code', 'end_with', 'become', 'listens', 'ask', 'main']
+           'run_job', 'parsed', 'serve', 'warm', 'begun', 'attend', 'exit_code', 'end_with', 'become', 'listens', 'ask',
+           'main']
 
 # %% ../../nbs/tools/24_study.jobs.ipynb #ef7a4e4d
 import argparse
@@ -199,10 +200,13 @@ def serve(path: str) -> None:
 
 # %% ../../nbs/tools/24_study.jobs.ipynb #245a072e
 def warm() -> None:
-    "Import what nearly every job imports, down to the figures of a training's record"
+    "Import what nearly every job imports, and do once what each would do first"
     import av  # noqa: F401
     import IPython.core.magics  # noqa: F401
-    import papermill  # noqa: F401
+
+    from qebias.notebooks import lean_papermill
+
+    lean_papermill()
     import pyarrow.parquet  # noqa: F401
     import seaborn  # noqa: F401
     import skimage.data  # noqa: F401
@@ -218,6 +222,23 @@ def warm() -> None:
 
     torch.set_num_threads(1)
     register_engine()
+    begun()
+
+
+def begun() -> None:
+    "Read the fonts, the grammar of formulas, the schema of notebooks, and what a shell sets up"
+    import nbformat
+    from IPython.core.interactiveshell import InteractiveShell
+
+    from qebias.figures import panels
+
+    nbformat.validate(nbformat.v4.new_notebook())
+    outer = InteractiveShell._instance
+    frugal_shell()
+    InteractiveShell._instance = outer
+    figure, axes = panels(1, 1)
+    axes.flat[0].set(xlabel="$x_0^2$", yscale="log", ylim=(0.1, 10))
+    figure.image()
 
 # %% ../../nbs/tools/24_study.jobs.ipynb #1a65a070
 def attend(connection: socket.socket) -> None:
