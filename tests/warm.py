@@ -1,13 +1,15 @@
 """Notebooks and commands, each in a fork of one process that has imported what most of them import
 
 A request is a line of JSON on standard input; the line back is the exit code and the processor seconds.
-Nothing of qebias is imported before the fork: a notebook or a command imports the package as a fresh
-process would. What is about imports or signals is tested in fresh processes, not here.
+Nothing of qebias is imported before the fork, unless the process is told to: a notebook or a command
+imports the package as a fresh process would. What is about imports or signals is tested in fresh
+processes, not here.
 """
 
 import atexit
 import contextlib
 import gc
+import importlib
 import json
 import os
 import signal
@@ -24,11 +26,10 @@ LONGEST = 540  # seconds of a request; then it is killed
 class Warm:
     "The process, as a test sees it"
 
-    def __init__(self, **environment: str):
+    def __init__(self, *modules: str, **environment: str):  # modules that it imports beside the usual
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-        self.process = subprocess.Popen(
-            [sys.executable, __file__], env={**os.environ, **environment}, **pipes
-        )
+        command = [sys.executable, __file__, *modules]
+        self.process = subprocess.Popen(command, env={**os.environ, **environment}, **pipes)
 
     def ask(self, **request) -> int:  # an exit code
         "Have a request done"
@@ -39,6 +40,10 @@ class Warm:
     def notebook(self, path, log) -> int:
         "Run a notebook; what it says goes into a file"
         return self.ask(do="notebook", path=str(path), out=str(log), err=str(log))
+
+    def call(self, place, argument, log) -> int:
+        "Call a function, `module:name`; what it says goes into a file, and last what it returns"
+        return self.ask(do="call", place=place, argument=str(argument), out=str(log), err=str(log))
 
     def command(self, *words, cwd=None, env=None) -> tuple[int, str, str]:
         "`qebias` with these words: its exit code, its standard output and its standard error"
@@ -104,6 +109,12 @@ def run_command(words, cwd, env) -> int:
     return 0
 
 
+def call(place: str, argument: str) -> int:
+    module, name = place.split(":")
+    print(getattr(sys.modules[module], name)(argument))
+    return 0
+
+
 def become(test_nb, do: str, out: str, err: str, **request):
     "In the fork: do what was asked, and leave without tearing the interpreter down, which takes longer"
     code = 1
@@ -112,7 +123,12 @@ def become(test_nb, do: str, out: str, err: str, **request):
         for number, path in ((1, out), (2, err)):
             os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-        code = run_notebook(test_nb, **request) if do == "notebook" else run_command(**request)
+        if do == "notebook":
+            code = run_notebook(test_nb, **request)
+        elif do == "command":
+            code = run_command(**request)
+        else:
+            code = call(**request)
     except BaseException:
         sys.excepthook(*sys.exc_info())
     finally:
@@ -124,6 +140,8 @@ def become(test_nb, do: str, out: str, err: str, **request):
 
 def main():
     test_nb = imported()
+    for module in sys.argv[1:]:
+        importlib.import_module(module)
     gc.freeze()  # what is there is copied by no collection in a fork
     for line in sys.stdin:
         pid = os.fork()
