@@ -101,7 +101,7 @@ def register_engine() -> None:
 
     papermill_engines.register("here", Here)
 
-
+# %% ../../nbs/tools/24_study.jobs.ipynb #ab290eb2
 def frugal_shell() -> "CaptureShell":
     "A shell that draws what a cell shows once"
     from execnb.shell import CaptureShell, _out_nb
