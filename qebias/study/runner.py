@@ -359,7 +359,7 @@ def warm_process(
 def require_warm(folder: Path) -> None:
     "Raise `QebiasError` where the warm process of a study has ended before the study"
     for child in RUNNING:
-        if "--serve" in child.args and child.poll() is not None:
+        if "--serve" in str(child.args) and child.poll() is not None:
             raise QebiasError(f"the process that jobs start from has ended: see {folder}/jobs.txt")
 
 # %% ../../nbs/tools/26_study.runner.ipynb #6c5f05c1
