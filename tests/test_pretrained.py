@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 from torch import nn
+from warm import qebias
 
 from qebias import pretrained
 from qebias.codecs import Bpg, Jpeg, code
@@ -147,10 +148,6 @@ def test_patches_are_those_of_the_whole_picture():
 def test_what_compress_wrote_goes_into_enhance(tmp_path, scene):
     "A decoded picture's level is its bitstream's; not that of any file of its name"
 
-    def qebias(*words):
-        command = [sys.executable, "-c", "from qebias.cli import main; main()", *map(str, words)]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
-
     (tmp_path / "raw").mkdir()
     Image.fromarray(scene).save(tmp_path / "raw" / "a.png")
     bpg, jpeg = tmp_path / "bpg", tmp_path / "jpeg"
@@ -158,7 +155,7 @@ def test_what_compress_wrote_goes_into_enhance(tmp_path, scene):
     qebias("compress", tmp_path / "raw", "--codec", "jpeg", "--level", 20, "-o", jpeg)
     assert pretrained.quality_of(bpg / "a.png") == ("bpg", 42)
     assert pretrained.quality_of(jpeg / "a.png") == ("jpeg", 20)
-    assert "BPG of QP 42, model bpg" in qebias("enhance", bpg, "-o", tmp_path / "enhanced")
+    assert "BPG of QP 42, model bpg" in qebias("enhance", bpg, "-o", tmp_path / "enhanced")[1]
     Image.fromarray(255 - scene).save(bpg / "a.png")
     assert pretrained.quality_of(bpg / "a.png") is None  # another picture by now
 
@@ -355,20 +352,10 @@ def test_the_shipped_model_helps_pictures_it_was_not_trained_on(quality):
 def test_enhance_takes_the_fitting_model_by_itself(tmp_path, scene):
     for name, quality in (("blocky.jpg", 20), ("good.jpg", 92)):
         (tmp_path / name).write_bytes(Jpeg(quality).encode(scene))
-    command = [
-        "enhance",
-        str(tmp_path / "blocky.jpg"),
-        str(tmp_path / "good.jpg"),
-        "-o",
-        str(tmp_path / "out"),
-    ]
-    done = subprocess.run(
-        [sys.executable, "-c", "from qebias.cli import main; main()", *command],
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "model jpeg" in done.stdout + done.stderr and "passes through" in done.stdout + done.stderr
+    files = [tmp_path / "blocky.jpg", tmp_path / "good.jpg"]
+    code, out, err = qebias("enhance", *files, "-o", tmp_path / "out")
+    assert code == 0, err
+    assert "model jpeg" in out + err and "passes through" in out + err
     good = np.asarray(Image.open(tmp_path / "out" / "good.png"))
     assert np.array_equal(good, np.asarray(Image.open(tmp_path / "good.jpg")))
     blocky = np.asarray(Image.open(tmp_path / "out" / "blocky.png"))

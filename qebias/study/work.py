@@ -307,7 +307,7 @@ def measure(keys: Keys, job: Job, progress: Callable | None = None) -> Path:
     wanted = column_keys(keys, job)
     missing = {column: k for column, k in wanted.items() if column_result(study, k) is None}
     if missing:
-        looked_at = cell_of(keys, job)
+        looked_at, made_by = cell_of(keys, job), provenance()
         for i, (column, column_key) in enumerate(missing.items()):
             if progress:
                 progress(i, len(missing), column)
@@ -315,7 +315,7 @@ def measure(keys: Keys, job: Job, progress: Callable | None = None) -> Path:
             place.mkdir(parents=True, exist_ok=True)
             write_records(place / "values.parquet", measured(column, looked_at))
             told = {"column": column, "identity": column_identity(study, column)}
-            finish(place, column_key, ["values.parquet"], **told, provenance=provenance())
+            finish(place, column_key, ["values.parquet"], **told, provenance=made_by)
     results: list[Any] = [column_result(study, column_key) for column_key in wanted.values()]
     content = digest(sorted(content_of(result) for result in results), 24)
     finish(folder, key, [], content=content, columns=wanted, cell=cell)
