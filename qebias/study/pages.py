@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['BY', 'COUNT', 'COUNTED', 'FEW', 'UNMEASURED', 'KINDS', 'READING', 'CORRECTED', 'QUANTITIES', 'FIDELITY_ROWS',
-           'PRINTED', 'SIDE_BY_SIDE', 'repeats', 'Page', 'open_page', 'places_of', 'with_unit', 'agrees', 'lead',
-           'across', 'undecided', 'plain', 'distance_of', 'brief', 'beside', 'in_a_sentence', 'verdicts', 'fitting',
-           'answer', 'on_other_sets', 'subject', 'verdict_of', 'by_verdict', 'lead_of', 'answer_all', 'Headline',
-           'headlines', 'half_of', 'answer_steps', 'full_answer', 'how_far', 'headline', 'kind_of', 'meaning', 'minus',
-           'is_corrected', 'full_verdict', 'verdict_table', 'papers', 'why_missing', 'counted', 'tally_in_words',
+           'PRINTED', 'SIDE_BY_SIDE', 'repeats', 'Page', 'open_page', 'places_of', 'minus', 'is_corrected', 'with_unit',
+           'agrees', 'lead', 'across', 'undecided', 'plain', 'distance_of', 'brief', 'beside', 'in_a_sentence',
+           'verdicts', 'fitting', 'answer', 'on_other_sets', 'subject', 'verdict_of', 'by_verdict', 'lead_of',
+           'answer_all', 'Headline', 'headlines', 'half_of', 'answer_steps', 'full_answer', 'how_far', 'headline',
+           'kind_of', 'meaning', 'full_verdict', 'verdict_table', 'papers', 'why_missing', 'counted', 'tally_in_words',
            'numbers_once', 'line', 'score_gaps', 'printed_gap', 'told_apart', 'shown', 'metric_label', 'quantity_label',
            'sides', 'ideal_sampler', 'paired', 'curves', 'rates_saved', 'quality', 'towards_better', 'changes',
            'pictures', 'scored', 'both_encoders', 'encoder_answer', 'compressed_beside_paper', 'drawn']
@@ -139,6 +139,20 @@ def places_of(
 ) -> list:  # of (dataset, codec, level)
     "Where something was measured"
     return list(table[["dataset", "codec", "level"]].drop_duplicates().itertuples(index=False, name=None))
+
+# %% ../../nbs/tools/30_study.pages.ipynb #0e56a579
+def minus(text: str) -> str:
+    "Negative numbers with a minus sign instead of a hyphen"
+    return re.sub(r"(?<![\w.])-(?=\d)", "\N{MINUS SIGN}", text)
+
+
+def is_corrected(
+    row: dict,  # a verdict, as `judge` gives it
+) -> bool:
+    "Whether the interval alone would have decided"
+    if row["verdict"] != "inconclusive":
+        return False
+    return row["low"] > row["threshold"] or row["high"] < row["threshold"]
 
 # %% ../../nbs/tools/30_study.pages.ipynb #3f7b0cac
 def with_unit(
@@ -560,20 +574,6 @@ def meaning(
     if not kind:
         return "Nothing, as long as it is not measured."
     return told[item].get(kind, told[item]["open"])
-
-# %% ../../nbs/tools/30_study.pages.ipynb #0e56a579
-def minus(text: str) -> str:
-    "Negative numbers with a minus sign instead of a hyphen"
-    return re.sub(r"(?<![\w.])-(?=\d)", "\N{MINUS SIGN}", text)
-
-
-def is_corrected(
-    row: dict,  # a verdict, as `judge` gives it
-) -> bool:
-    "Whether the interval alone would have decided"
-    if row["verdict"] != "inconclusive":
-        return False
-    return row["low"] > row["threshold"] or row["high"] < row["threshold"]
 
 # %% ../../nbs/tools/30_study.pages.ipynb #14c8ea5f
 def full_verdict(
