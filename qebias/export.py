@@ -16,6 +16,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -98,7 +99,8 @@ def onnx_program(
         raise QebiasError(f"{type(generator).__name__} cannot be written as ONNX: {why}") from None
     if program is None:
         raise QebiasError(f"{type(generator).__name__} cannot be written as ONNX: torch gave no program")
-    if many and isinstance(program.model.graph.inputs[0].shape[0], int):
+    shape: Any = program.model.graph.inputs[0].shape
+    if many and isinstance(shape[0], int):
         raise QebiasError(
             f"{type(generator).__name__} asks how many pictures there are, and cannot be written as ONNX for "
             "any number: call qebias.export.export_onnx with many=False"
