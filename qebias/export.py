@@ -16,6 +16,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -74,16 +75,18 @@ def _quiet():
 def onnx_program(
     generator: nn.Module,  # on the CPU
     about: Mapping = {},  # goes into the file's metadata as JSON
+    many: bool = True,  # any number of pictures at once, or one
 ) -> "torch.onnx.ONNXProgram":  # torch.onnx.ONNXProgram
     "Follow a generator with batch, height and width unknown; raises `QebiasError` where that cannot be"
     require("onnxscript", "ONNX files", "backends")
     any_size = AnySize(generator)
-    free = {axis: torch.export.Dim(name, min=2, max=2**16) for axis, name in ((0, "n"), (2, "h"), (3, "w"))}
+    axes = ((0, "n"), (2, "h"), (3, "w"))[not many :]
+    free = {axis: torch.export.Dim(name, min=2, max=2**16) for axis, name in axes}
     try:
         with _quiet(), evaluating(any_size), torch.no_grad():
             program = torch.onnx.export(
                 any_size,
-                (torch.rand(2, 3, 64, 96),),
+                (torch.rand(1 + many, 3, 64, 96),),
                 dynamo=True,
                 optimize=False,  # engines do that themselves, and better
                 input_names=["compressed"],
@@ -96,7 +99,19 @@ def onnx_program(
         raise QebiasError(f"{type(generator).__name__} cannot be written as ONNX: {why}") from None
     if program is None:
         raise QebiasError(f"{type(generator).__name__} cannot be written as ONNX: torch gave no program")
-    about = {"sizes": "any", "batch": "any", "pads_to": any_size.multiple, "range": "RGB in [0, 1]", **about}
+    shape: Any = program.model.graph.inputs[0].shape
+    if many and isinstance(shape[0], int):
+        raise QebiasError(
+            f"{type(generator).__name__} asks how many pictures there are, and cannot be written as ONNX for "
+            "any number: call qebias.export.export_onnx with many=False"
+        )
+    about = {
+        "sizes": "any",
+        "batch": "any" if many else 1,
+        "pads_to": any_size.multiple,
+        "range": "RGB in [0, 1]",
+        **about,
+    }
     program.model.metadata_props["qebias"] = json.dumps(about, sort_keys=True, default=as_plain)
     return program
 
@@ -108,13 +123,14 @@ def difference(
     path: str | Path,  # an ONNX file
     generator: nn.Module,  # what it was made from
     sizes: Iterable[tuple] = SIZES,  # heights and widths in pixels
+    many: bool = True,  # also two pictures at once
 ) -> float:  # grey levels; of networks that leave [0, 1], relative to their largest value
     "The largest difference of any value between a file, run by ONNX Runtime, and its generator, padded"
     engine = _onnxruntime(path, threads=1)
     multiple = getattr(generator, "multiple", None) or 1
     random, worst = torch.Generator().manual_seed(0), 0.0
     for count, (height, width) in enumerate(sizes):
-        x = torch.rand(1 + count % 2, 3, height, width, generator=random)
+        x = torch.rand(1 + count % 2 * many, 3, height, width, generator=random)
         with evaluating(generator), torch.no_grad():
             expected = crop_to(generator(pad_to_multiple(x, multiple)), x).numpy()
         gap = np.abs(engine(x.numpy()) - expected).max() / max(1, np.abs(expected).max())
@@ -127,14 +143,15 @@ def export_onnx(
     path: str | Path,  # file to write, atomically, by custom NAME.onnx
     about: Mapping = {},  # goes into the file's metadata: specification, provenance
     sizes: Iterable[tuple] = SIZES,  # on which it is held against PyTorch
+    many: bool = True,  # any number of pictures at once, or one
 ) -> float:  # the largest difference in grey levels
     "Write a generator as ONNX with free batch, height and width, once it is checked; raises `QebiasError`"
     generator = generator.to("cpu")
-    program = onnx_program(generator, about)
+    program = onnx_program(generator, about, many)
     with atomic(Path(path)) as tmp:
         with _quiet():
             program.save(str(tmp), external_data=False)
-        off = difference(tmp, generator, sizes)
+        off = difference(tmp, generator, sizes, many)
         if not off <= EXACT_WITHIN:
             raise QebiasError(f"{path} is not written: it is {off:.2g} grey levels off PyTorch")
     return off
@@ -220,7 +237,7 @@ def compiled(
         if path is None:
             path = Path(folder) / "generator.onnx"
             with _quiet():
-                onnx_program(generator).save(str(path), external_data=False)
+                onnx_program(generator, many=False).save(str(path), external_data=False)
         if backend == "onnxruntime":
             engine = _onnxruntime(path, threads)
         else:

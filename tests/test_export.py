@@ -122,6 +122,19 @@ def test_a_network_that_cannot_be_followed_is_one_line(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_network_that_asks_how_many_pictures_there_are_takes_one(tmp_path):
+    class Halves(nn.Module):
+        def forward(self, x):
+            return torch.cat(torch.cat([x, x]).chunk(2)[:1])
+
+    with pytest.raises(QebiasError, match="Halves .* many=False"):
+        export.export_onnx(Halves(), tmp_path / "net.onnx")
+    assert export.export_onnx(Halves(), tmp_path / "net.onnx", many=False) == 0
+    session = onnxruntime.InferenceSession(str(tmp_path / "net.onnx"), providers=["CPUExecutionProvider"])
+    assert session.get_inputs()[0].shape[0] == 1
+    assert json.loads(session.get_modelmeta().custom_metadata_map["qebias"])["batch"] == 1
+
+
 def test_a_missing_engine_is_one_line(monkeypatch):
     monkeypatch.setitem(sys.modules, "openvino", None)
     with pytest.raises(QebiasError, match="openvino is needed for the backend openvino and is not installed"):

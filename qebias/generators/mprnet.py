@@ -84,7 +84,7 @@ def join(
     axis: int,  # where it was cut
 ) -> torch.Tensor:  # (N, C, 2H, W) or (N, C, H, 2W)
     "Put halves together again, the inverse of `split`"
-    return torch.cat(x.chunk(2), axis)
+    return torch.cat(x.unflatten(0, (2, x.shape[0] // 2)).unbind(), axis)
 
 # %% ../../nbs/networks/16_generators.mprnet.ipynb #80f7197e
 class Resample(nn.Module):
