@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['BY', 'COUNT', 'COUNTED', 'FEW', 'UNMEASURED', 'KINDS', 'READING', 'CORRECTED', 'QUANTITIES', 'FIDELITY_ROWS',
-           'PRINTED', 'SIDE_BY_SIDE', 'repeats', 'Page', 'open_page', 'places_of', 'with_unit', 'agrees', 'lead',
-           'across', 'plain', 'distance_of', 'brief', 'beside', 'in_a_sentence', 'verdicts', 'fitting', 'answer',
-           'on_other_sets', 'subject', 'verdict_of', 'by_verdict', 'lead_of', 'answer_all', 'Headline', 'headlines',
-           'half_of', 'answer_steps', 'full_answer', 'headline', 'kind_of', 'meaning', 'minus', 'is_corrected',
+           'PRINTED', 'SIDE_BY_SIDE', 'repeats', 'Page', 'open_page', 'places_of', 'minus', 'with_unit', 'agrees',
+           'lead', 'across', 'plain', 'distance_of', 'brief', 'beside', 'in_a_sentence', 'verdicts', 'fitting',
+           'answer', 'on_other_sets', 'subject', 'verdict_of', 'by_verdict', 'lead_of', 'answer_all', 'Headline',
+           'headlines', 'half_of', 'answer_steps', 'full_answer', 'headline', 'kind_of', 'meaning', 'is_corrected',
            'full_verdict', 'verdict_table', 'line', 'score_gaps', 'printed_gap', 'told_apart', 'shown', 'metric_label',
            'quantity_label', 'sides', 'ideal_sampler', 'paired', 'curves', 'rates_saved', 'quality', 'towards_better',
            'changes', 'pictures', 'scored', 'both_encoders', 'encoder_answer', 'compressed_beside_paper', 'drawn']
@@ -135,6 +135,11 @@ def places_of(
 ) -> list:  # of (dataset, codec, level)
     "Where something was measured"
     return list(table[["dataset", "codec", "level"]].drop_duplicates().itertuples(index=False, name=None))
+
+# %% ../../nbs/tools/30_study.pages.ipynb #6e5a5d61
+def minus(text: str) -> str:
+    "Negative numbers with a minus sign instead of a hyphen"
+    return re.sub(r"(?<![\w.])-(?=\d)", "\N{MINUS SIGN}", text)
 
 # %% ../../nbs/tools/30_study.pages.ipynb #3f7b0cac
 def with_unit(
@@ -534,11 +539,6 @@ def meaning(
     return told[item].get(kind, told[item]["open"])
 
 # %% ../../nbs/tools/30_study.pages.ipynb #0e56a579
-def minus(text: str) -> str:
-    "Negative numbers with a minus sign instead of a hyphen"
-    return re.sub(r"(?<![\w.])-(?=\d)", "\N{MINUS SIGN}", text)
-
-
 def is_corrected(
     row: dict,  # a verdict, as `judge` gives it
 ) -> bool:
