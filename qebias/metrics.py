@@ -1099,9 +1099,8 @@ class _Journal:
         if not path:
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        lines = []
-        if self.path.exists():
-            lines = contents(self.path, "journal of scores", 2**31).split(b"\n")
+        there = self.path.exists()
+        lines = contents(self.path, "journal of scores", 2**31).split(b"\n") if there else []
         for line in filter(None, lines):
             with contextlib.suppress(ValueError, KeyError, TypeError):
                 entry = json.loads(line)

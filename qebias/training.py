@@ -859,9 +859,7 @@ class CheckpointWriter:
 
     def ready(self) -> bool:
         "Is no checkpoint under way? Raises what the last one ended with"
-        if self.under_way is None:
-            return True
-        if not self.under_way.done():
+        if self.under_way is not None and not self.under_way.done():
             return False
         self.wait()
         return True
