@@ -14,7 +14,7 @@ setup(
     packages=find_packages(include=[f"{cfg['lib_path']}*"]), include_package_data=True,
     package_data={cfg["lib_path"]: ["pretrained/*.safetensors"]},
     install_requires=cfg["requirements"].split(),
-    extras_require={name: cfg[f"{name}_requirements"].split() for name in ("dev", "docs", "backends", "slurm", "browser")},
+    extras_require={name: cfg[f"{name}_requirements"].split() for name in ("study", "dev", "docs", "backends", "slurm", "browser")},
     long_description=Path("README.md").read_text(encoding="utf-8"), long_description_content_type="text/markdown",
     entry_points={"console_scripts": cfg["console_scripts"].split(), "nbdev": [f"{cfg['lib_path']}={cfg['lib_path']}._modidx:d"]},
 )

@@ -8,9 +8,9 @@ __all__ = ['CONTRASTS', 'PLACES', 'STAND_INS', 'WHERE_KNOWN', 'PRINTED', 'OURS',
            'Statement', 'label', 'fill', 'replaced', 'replacements', 'meanings', 'matching', 'statements',
            'multi_level', 'filled_rows', 'statement_at', 'side_of', 'printed', 'is_of_codec', 'places_of',
            'is_trained_where', 'number', 'lacks_controls', 'row_number', 'better', 'group_number', 'highest_gap',
-           'controls', 'beyond', 'further_from_raw', 'verdict', 'smallest_effect', 'at_chance', 'judge', 'main_place',
-           'evaluated', 'count_once', 'correct', 'verdict_row', 'unit_of', 'decimals', 'claim_row', 'folded',
-           'claims_markdown', 'claims_text', 'tally']
+           'controls_for', 'controls', 'beyond', 'further_from_raw', 'verdict', 'smallest_effect', 'at_chance', 'judge',
+           'main_place', 'evaluated', 'count_once', 'correct', 'verdict_row', 'unit_of', 'decimals', 'claim_row',
+           'folded', 'claims_markdown', 'claims_text', 'tally']
 
 # %% ../nbs/tools/00_claims.ipynb #9843f990
 import csv
@@ -29,7 +29,7 @@ import numpy as np
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from .controls import PREFIX
+from .controls import PREFIX, control_of
 from .core import QebiasError, aligned, project_root, read_yaml
 from .methods import method
 from .metrics import METRICS
@@ -159,7 +159,9 @@ def label(name: str) -> str:
     try:
         return method(name).label
     except QebiasError:
-        return name
+        from qebias.figures import label_of  # slow to import, and for derived rows only
+
+        return label_of(name)
 
 # %% ../nbs/tools/00_claims.ipynb #d0ec8e89
 def fill(text: str, names: dict) -> str:
@@ -496,6 +498,13 @@ def highest_gap(statement: Statement, results: Results) -> Values:
 CONTROLS = tuple(PREFIX + name for name in ("noise4", "noise8", "unsharp"))  # what must not pass
 
 
+def controls_for(statement: Statement, results: Results) -> list[str]:
+    "The controls of the compressed pictures, and those of the rows that a statement compares with"
+    compared = [name for row in statement.rows[1:] for name in ([row] if isinstance(row, str) else row)]
+    after = [row for row in results.known["row"] if control_of(row)[1] in compared]
+    return [*CONTROLS, *sorted(after)]
+
+
 def controls(
     statement: Statement,
     results: Results,
@@ -504,14 +513,14 @@ def controls(
     if not statement.claim.controls or any(q.startswith(("score:", "psi:")) for q in statement.quantities):
         return ""
     measured, passing = False, []
-    for row in CONTROLS:
+    for row in controls_for(statement, results):
         here = replace(statement, rows=(row, *statement.rows[1:]))
         found = estimate(number(here, results))
         if found.low is None:
             continue
         measured = True
         if beyond(found, statement) and not further_from_raw(here, results):
-            passing.append(row.removeprefix(PREFIX))
+            passing.append(" on ".join(part for part in control_of(row) if part))
     if passing:
         return f"{', '.join(passing)} pass" + ("es" if len(passing) == 1 else "")
     return "none passes" if measured else ""

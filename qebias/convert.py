@@ -39,6 +39,14 @@ def read_pickle(
     path: str | Path,  # .pth, .pt or .ckpt
 ) -> dict:
     "What a file of `torch.save` holds, arrays and plain values only; raises `QebiasError`"
+    require_file(path, "file of weights")
+    with open(path, "rb") as file:
+        begins = file.read(2)
+    if begins != b"PK" and begins[:1] != b"\x80":
+        raise QebiasError(
+            f"{path} is neither a file of torch.save (.pth, .pt, .ckpt) nor one of safetensors: "
+            "name a file of weights"
+        )
     with reading(path, "file of weights", "save its state_dict() alone, and convert that"):
         return load_restricted(path)
 
@@ -211,7 +219,7 @@ def convert(
     path: str | Path,  # weights from elsewhere
     out: str | Path,  # model file to write
     part: str = "generator",  # or "discriminator", where a file holds both
-    conditional: bool = False,  # of a discriminator: it sees the compressed picture; 3 channels are widened
+    conditional: bool = False,  # of a discriminator: widen one of 3 channels; one of 6 is conditional anyhow
     gan: str = "vanilla",  # of a discriminator: what its logits mean, "vanilla" or "relativistic"
     patch: int = 128,  # of a discriminator: side of the patches it was trained on, in pixels
 ) -> dict:  # its spec
@@ -222,7 +230,12 @@ def convert(
         raise QebiasError(f"gan {gan!r} is not known: vanilla or relativistic")
     net, spec = from_elsewhere(path, part)
     origin: dict = {"from": Path(path).name, "sha256": file_digest(path)}
-    if spec["class"].startswith("qebias.discriminators:"):
+    name, is_discriminator = type(net).__name__, spec["class"].startswith("qebias.discriminators:")
+    if conditional and not is_discriminator:
+        raise QebiasError(f"{path} holds a {name}, a generator, which sees no condition: leave it out")
+    if part == "discriminator" and not is_discriminator:
+        raise QebiasError(f"{path} holds a {name}, which is a generator: leave --part out")
+    if is_discriminator:
         if conditional and net.in_channels == 3:
             net, spec = widened(net, spec)
         origin |= {"conditional": net.in_channels == 6, "gan": gan, "patch": patch}

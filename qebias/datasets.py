@@ -38,6 +38,7 @@ from qebias.core import (
     atomic_dir,
     digest,
     locked,
+    nearest,
     read_json,
     require,
     seed_for,
@@ -100,7 +101,9 @@ def _examine(images: list) -> dict:  # position -> what is wrong with that pictu
 
     with threads(min(8, os.cpu_count() or 1)) as pool:
         looked = pool.map(look, images)
-        wrong = list(tqdm(looked, "reading pictures", len(images), unit="image", delay=2, leave=False))
+        wrong = list(
+            tqdm(looked, "reading pictures", len(images), unit="image", delay=2, leave=False, disable=None)
+        )
     return {i: why for i, why in enumerate(wrong) if why}
 
 # %% ../nbs/data/10_datasets.ipynb #469505b5
@@ -452,7 +455,7 @@ def load_dataset(
     prefix, _, rest = str(spec).partition(":")
     if prefix not in SOURCES:
         known = " or ".join(source.usage for source in SOURCES.values())
-        hint = ""
+        hint = nearest(spec, SOURCES)
         if os.path.isdir(os.path.expanduser(str(spec))):
             hint = f"; {spec} is a folder: write folder:{spec}"
         raise QebiasError(f"unknown data set {str(spec)!r}: use {known}{hint}")
@@ -596,7 +599,9 @@ def _hash_of(path, algorithm, progress) -> str:
 # %% ../nbs/data/10_datasets.ipynb #fe16e2d2
 def _bar(what, total, progress):
     in_bytes = dict(unit="B", unit_scale=True, unit_divisor=1000)
-    return tqdm(desc=what, total=total, **in_bytes, disable=not progress, delay=0.5, leave=False)
+    return tqdm(
+        desc=what, total=total, **in_bytes, disable=None if progress else True, delay=0.5, leave=False
+    )
 
 # %% ../nbs/data/10_datasets.ipynb #4708543b
 _BROKEN = (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, NotImplementedError, RuntimeError)
@@ -670,7 +675,8 @@ def download(
     "Fetch a data set, check it and unpack it; goes on with what an earlier call left; raises `QebiasError`"
     c = COLLECTIONS.get(str(name).partition(":")[0])
     if not c:
-        raise QebiasError(f"no data set {str(name)!r} to download: there are {', '.join(COLLECTIONS)}")
+        listed = f"there are {', '.join(COLLECTIONS)}{nearest(name, COLLECTIONS)}"
+        raise QebiasError(f"no data set {str(name)!r} to download: {listed}")
     root = Path(folder).expanduser() if folder else data_folders()[0]
     places = [_locate(c, part, _numbers(part), [root] if folder else None) for part in c.parts]
     missing = [part for part, (place, fault) in zip(c.parts, places) if fault or not place]
@@ -760,7 +766,9 @@ def data_status(
     "The data sets that have a name, and their state on this machine: the keys of `_sample_row`"
     known = ["sample", *COLLECTIONS]
     if name is not None and name not in known:
-        raise QebiasError(f"unknown data set {str(name)!r}: there are {', '.join(known)}")
+        raise QebiasError(
+            f"unknown data set {str(name)!r}: there are {', '.join(known)}{nearest(name, known)}"
+        )
     roots = [Path(folder).expanduser()] if folder else None
     rows = [_sample_row()] if name in (None, "sample") else []
     for c in COLLECTIONS.values():

@@ -4,17 +4,17 @@
 
 # %% auto #0
 __all__ = ['DOMAINS', 'INK', 'FAINT', 'LABELS', 'MARKS', 'VARIANTS', 'SHADES', 'SINGLE', 'SPARE', 'NUMBER', 'BELOW', 'OUTSIDE',
-           'TERMS', 'UNITS', 'OF_TWO', 'Look', 'parts_of', 'label_of', 'in_order', 'method_looks', 'style', 'theme',
-           'styled', 'Picture', 'panels', 'save', 'caption', 'number', 'decimals', 'percent', 'with_interval',
-           'checked', 'intervals', 'interval_panel', 'realism_differences', 'deviations', 'Apex', 'apex', 'base',
-           'triangle', 'lines_below', 'peak', 'words_of', 'one_apex', 'heights_of', 'triangles', 'causal_graph',
-           'cloud', 'paired_changes', 'apart', 'rate_panel', 'rate_curves', 'same_size', 'cut', 'show', 'crops',
-           'signed_residual', 'residuals', 'score_maps', 'curve_panel', 'training_curves']
+           'TERMS', 'UNITS', 'OF_TWO', 'Look', 'parts_of', 'control_label', 'label_of', 'in_order', 'method_looks',
+           'style', 'theme', 'styled', 'Picture', 'panels', 'save', 'caption', 'number', 'decimals', 'percent',
+           'with_interval', 'checked', 'intervals', 'interval_panel', 'realism_differences', 'deviations', 'Apex',
+           'apex', 'base', 'triangle', 'lines_below', 'peak', 'words_of', 'one_apex', 'heights_of', 'triangles',
+           'causal_graph', 'cloud', 'paired_changes', 'apart', 'rate_panel', 'rate_curves', 'same_size', 'cut', 'show',
+           'crops', 'signed_residual', 'residuals', 'score_maps', 'curve_panel', 'training_curves']
 
 # %% ../nbs/measurement/30_figures.ipynb #54810be6
 from typing import TYPE_CHECKING, Any
 
-from .controls import CONTROLS
+from .controls import AFTER, CONTROLS, PREFIX, control_of, find_control
 from .core import QebiasError, as_rgb, require
 from .methods import FIDELITY
 
@@ -124,13 +124,21 @@ def parts_of(
     return base.strip(), variant.strip(), more
 
 # %% ../nbs/measurement/30_figures.ipynb #fa6ebdb2
+def control_label(row: str) -> str:
+    "A control as a reader sees it, with the row that it is made from"
+    name, base = control_of(row)
+    if name not in (AFTER if base else CONTROLS):
+        return row.removeprefix(PREFIX)
+    label = find_control(row).label
+    return f"{label_of(base)} with {label}" if base else label
+
+
 def label_of(
     row: str,  # its name in a profile
 ) -> str:
     "A row as a reader sees it"
-    if row.startswith("control:"):
-        name = row.removeprefix("control:")
-        return CONTROLS[name].label if name in CONTROLS else name
+    if row.startswith(PREFIX):
+        return control_label(row)
     base, variant, more = parts_of(row)
     return LABELS.get(base, base) + (f" +{variant}" if variant else "") + more
 

@@ -4,10 +4,12 @@
 
 # %% auto #0
 __all__ = ['PIXELS_COST', 'Done', 'Progress', 'Meter', 'Picked', 'pick', 'targets', 'require_writable', 'compress_files',
-           'enhance_files', 'weights_digest', 'score_files', 'Pair', 'scored_pairs', 'summary']
+           'decoded_like', 'enhance_files', 'source_of', 'with_network', 'weights_digest', 'score_files', 'Pair',
+           'scored_pairs', 'summary']
 
 # %% ../nbs/tools/40_files.ipynb #6cf9f9e1
 import functools
+import glob
 import inspect
 import math
 import os
@@ -34,7 +36,18 @@ from qebias.core import (
     sweep,
     threads,
 )
-from .pictures import Found, Notes, find_pictures, look, read_picture, read_rgb8, save_picture
+from qebias.pictures import (
+    PICTURE_SUFFIXES,
+    Found,
+    Notes,
+    Picture,
+    find_pictures,
+    look,
+    read_picture,
+    read_rgb8,
+    save_picture,
+    to_srgb,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -219,7 +232,7 @@ def compress_files(
             with outputs.write(stream, keys[p.name]) as tmp:
                 tmp.write_bytes(coded.data)
             with outputs.write(shown, keys[p.name]) as tmp:
-                _save_rgb(tmp, coded.decoded)
+                save_picture(tmp, decoded_like(p.path, coded.decoded))
             rows[p.name] = _row(p, len(coded.data), coded.decoded)
     done.notes += notes.lines()
     done.extend(rows[p.name] for p in picked if p.name in rows)
@@ -229,6 +242,19 @@ def compress_files(
 def _both(folder, picture, codec):
     "Where the bitstream and the decoded picture go"
     return Path(folder) / (picture.name + codec.suffix), Path(folder) / f"{picture.name}.png"
+
+# %% ../nbs/tools/40_files.ipynb #1aae3cf2
+def decoded_like(
+    path: str | Path,  # the picture that was coded
+    rgb: np.ndarray,  # what its bitstream decodes to, uint8 (H, W, 3), sRGB
+) -> Picture:
+    "Decoded pixels, not one of them changed, with what the picture carried: one channel, EXIF, resolution"
+    picture = read_picture(path)
+    grey = picture.channels == 1 and not (rgb[..., :1] != rgb[..., 1:]).any()
+    icc = picture.icc
+    if icc and to_srgb(np.zeros((1, 1, 3), np.uint8), icc)[1]:
+        icc = None  # the codec was given sRGB, or the profile cannot be used
+    return Picture(rgb, grey, 1 if grey else 3, icc=icc, exif=picture.exif, dpi=picture.dpi)
 
 # %% ../nbs/tools/40_files.ipynb #6deddf48
 def _large_enough(picked, codec, skip, done):
@@ -244,13 +270,6 @@ def _large_enough(picked, codec, skip, done):
     return [p for p in picked if p not in small]
 
 # %% ../nbs/tools/40_files.ipynb #6cd4842e
-def _save_rgb(path, rgb):
-    "Write decoded pixels as PNG"
-    from qebias.pictures import Picture
-
-    save_picture(path, Picture(rgb))
-
-
 def _row(picture, size, decoded):
     "What is printed of a coded picture"
     psnr = _psnr(decoded, read_rgb8(picture.path))
@@ -282,8 +301,11 @@ def enhance_files(
 ) -> Done:  # of the written paths
     "Enhance pictures and write PNGs; raises `QebiasError`"
     picked, done = pick(paths, folder, skip)
+    picked = [source_of(p, folder) for p in picked]
     outputs = dict(zip(picked, targets(picked, folder, ".png", overwrite)))
     choose = _chooser(model)
+    if skip:
+        picked = with_network(picked, choose, done)
     with locked(folder, "work"):
         sweep(folder)
         ledger, notes = Outputs(folder, overwrite), Notes()
@@ -316,6 +338,46 @@ def enhance_files(
     return done
 
 # %% ../nbs/tools/40_files.ipynb #975199d6
+def source_of(
+    picture: Picked,
+    folder: str | Path,  # of the outputs
+) -> Picked:
+    "Where a picture was enhanced into its own folder, the picture instead of the output beside it"
+    from qebias.pretrained import listed_bitstream
+
+    path = picture.path
+    if Path(folder).resolve() not in path.resolve().parents or listed_bitstream(path):
+        return picture
+    name = path.resolve().relative_to(Path(folder).resolve())
+    if not Outputs(folder).is_ours(Path(folder) / name):
+        return picture
+    others = sorted(path.parent.glob(glob.escape(path.stem) + ".*"))
+    for other in others:
+        if other != path and other.suffix.lower() in PICTURE_SUFFIXES:
+            seen = look(other)
+            return Picked(other, picture.name, seen.pixels, seen.width, seen.height)
+    return picture
+
+
+def with_network(
+    picked: list[Picked],
+    choose: Callable,  # a function of a path that gives a network
+    done: Done,  # is told what was left out
+) -> list[Picked]:
+    "The pictures for which there is a network; raises `QebiasError` where there is none for any"
+    found = []
+    for picture in picked:
+        try:
+            choose(picture.path)
+        except QebiasError as error:
+            done.failed.append((picture.name, str(error)))
+        else:
+            found.append(picture)
+    if not found:
+        raise QebiasError(f"none of {len(picked)} pictures can be enhanced, first: {done.failed[-1][1]}")
+    return found
+
+
 def _chooser(model):
     "A function of a picture's path that gives its network"
     from torch import nn

@@ -30,6 +30,7 @@ from qebias.metrics import (
     find_metric,
     frechet_resampled,
     metric,
+    patch_features,
     patches,
     weight_files,
 )
@@ -90,6 +91,7 @@ class Cell:
     device: str = "cpu"  # where networks run
     psi: "Psi | None" = None  # the training's, in place of the one that a column names
     known: dict | None = None  # what was measured on raw and compressed, for cells that share them
+    row: str = ""  # of the enhanced pictures, where others are `known` beside them
 
     def __post_init__(self):
         check_names(self.names)
@@ -222,7 +224,8 @@ def measure_distance(cell: Cell, name: str) -> list:
     for picture, raw, compressed, enhanced in cell.triples():
         sides = {"ce": (enhanced, compressed), "re": (enhanced, raw), "cr": (compressed, raw)}
         for side, (a, b) in sides.items():
-            of = (name, picture) if side == "cr" else None
+            of: tuple | None = (name, picture, side, cell.row) if cell.row else None
+            of = (name, picture) if side == "cr" else of
             lines.append((picture, f"{side}:{name}", *cell.once(of, tried, compute, a, b)))
     return lines
 
@@ -245,14 +248,14 @@ def domain_features(
     name: str,  # of a distance of sets
 ) -> dict:  # domain -> (rows, features); `drawn`: whose each row is, and how often it is drawn; `unit`
     "Features of the three domains, a row a place; raises `QebiasError` where fewer than two rows are finite"
-    compute = features(name, cell.device)
     in_blocks = name not in ("fd_alex", "fid")
     in_patches = len(cell.names) < FEW and not in_blocks
+    compute = (patch_features if in_patches else features)(name, cell.device)
     domains: dict[str, list] = {"raw": [], "compressed": [], "enhanced": []}
     owner = []
 
     def rows_of(rgb):
-        return np.concatenate([compute(x) for x in (cut(rgb, cell.patch) if in_patches else [rgb])])
+        return compute(cut(rgb, cell.patch) if in_patches else rgb)
 
     for i, (picture, *pictures) in enumerate(cell.triples()):
         for domain, rgb in zip(domains, pictures):

@@ -16,7 +16,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from .config import Divergence, Game, Recipe, Schedule, TrainConfig
-from .core import QebiasError, project_root
+from .core import QebiasError, nearest, project_root
 from .losses import LAMBDAS, PERCEPTUAL_LAYERS, REDUCTIONS, LossWeights, Term, usual_terms
 
 # %% ../nbs/method/30_methods.ipynb #441086c3
@@ -110,7 +110,7 @@ FIDELITY = [
 ]
 PRETRAINING = Method(
     name="rrdb",
-    label="RRDB, PSNR-oriented pretraining",
+    label="PSNR-oriented pretraining",
     paper="-",
     reference="Wang et al., ECCVW 2018",
     network="qebias.generators.rrdb:RRDBNet",
@@ -235,7 +235,8 @@ def method(
     base, at, trained_on = name.partition("@")
     plain, dot, place = base.partition(".")
     if plain not in METHODS:
-        raise QebiasError(f"unknown method {plain!r}: there are {', '.join(METHODS)}")
+        listed = f"there are {', '.join(METHODS)}{nearest(plain, METHODS)}"
+        raise QebiasError(f"unknown method {plain!r}: {listed}")
     found = METHODS[plain]
     if dot:
         found = at_block(found, place, name)

@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['METRICS', 'ALEXNET', 'ALIASES', 'MOST_WHOLE', 'STRIP', 'MOST_WHOLE_DEEP', 'STRIP_DEEP', 'Metric', 'enter',
            'metric_name', 'find_metric', 'elsewhere', 'available', 'weight_files', 'psnr', 'rmse', 'state_of', 'fill',
-           'trunk_of', 'strips', 'yiq', 'metric', 'frechet_distance', 'frechet_resampled', 'alex_strips',
-           'clean_resize', 'patches', 'features', 'FewImages', 'score', 'listing', 'lacking', 'checklist', 'fetch']
+           'trunk_of', 'strips', 'yiq', 'metric', 'around', 'frechet_distance', 'frechet_resampled', 'alex_tiles',
+           'clean_resize', 'patches', 'features', 'patch_features', 'FewImages', 'score', 'listing', 'lacking',
+           'checklist', 'fetch']
 
 # %% ../nbs/measurement/00_metrics.ipynb #0ee3d7a1
 import base64
@@ -426,6 +427,10 @@ class _View:
         "A part of it"
         return _View(self.rgb[top:end], self.device)
 
+    def part(self, rows, columns):
+        "A rectangle of it, from two slices"
+        return _View(self.rgb[rows, columns], self.device)
+
     @functools.cached_property
     def tensor(self):
         return _tensor(self.rgb, self.device)
@@ -646,6 +651,28 @@ def _quietly(compute):
 
     return run
 
+# %% ../nbs/measurement/00_metrics.ipynb #7d1c0bf3
+def around(
+    name: str,  # a metric of kind full-reference
+    device: str = "cpu",
+) -> Callable | None:  # of (raw, compressed, list of others), uint8 (H, W, 3)
+    "A function that gives [other to compressed, other to raw] of each, and compressed to raw; None for most"
+    entry = _ready(name)
+    if entry.kind != "full-reference" or entry.function:
+        return None
+    net = _loaded(name, lambda: _named(entry.build)(f"metric '{name}'", device))
+    if not hasattr(net, "around"):
+        return None
+    net = net.to(device).eval().requires_grad_(False)
+    run = _quietly(net.around)
+
+    def values(raw, compressed, others):
+        for rgb in (compressed, *others):
+            _checked(entry, rgb, raw)
+        return run(*(_View(as_rgb(rgb), device) for rgb in (raw, compressed, *others)))
+
+    return values
+
 # %% ../nbs/measurement/00_metrics.ipynb #57105a12
 def _loaded(name, build):
     "What `build` makes; whatever a file's content does to it becomes one line"
@@ -738,6 +765,8 @@ def frechet_resampled(
     times: np.ndarray,  # (draws, pictures) how often each resample holds each picture
 ) -> np.ndarray:  # (draws,)
     "Fréchet distances of resamples of pictures, exact, with all that they share computed once"
+    if times.shape[1] == 1 < len(times):  # every resample of one picture is that picture
+        return np.repeat(frechet_resampled(a, b, owner, times[:1]), len(times))
     centre = a.mean(0)
     a, b = a - centre, b - centre
     if a.shape[1] < len(a):
@@ -793,18 +822,31 @@ def _flat(luma):
     return (blocks.amax((1, 3)) == blocks.amin((1, 3))).flatten()
 
 # %% ../nbs/measurement/00_metrics.ipynb #050a6406
-def alex_strips(
+def alex_tiles(
     shape: tuple,  # of a picture: height, width, ...
-) -> Iterator:  # of ((first row, end), function of a layer's stride -> slice of the strip's own rows)
-    "The strips in which AlexNet goes over a large picture, each with what it sees of its neighbours"
+) -> Iterator:  # of (slices of rows and columns, function of a layer's stride -> slices of the tile's own)
+    "The tiles in which AlexNet goes over a large picture, each with what it sees of its neighbours"
     height, width = shape[:2]
-    for top, end in strips(height, width, 16, STRIP_DEEP):
-        first, last = max(top - 128, 0), min(end + 128, height)
+    wide = -(-width // max(round(width / (1.5 * math.sqrt(STRIP_DEEP))), 1) // 16) * 16
+    for left in range(0, width, wide):
+        columns, own_columns = _tile(left, min(left + wide, width), width)
+        for top, end in strips(height, wide, 16, STRIP_DEEP):
+            rows, own_rows = _tile(top, end, height)
 
-        def own(stride, top=top, end=end, first=first):
-            return slice((top - first) // stride, None if end == height else (end - first) // stride)
+            def own(stride, own_rows=own_rows, own_columns=own_columns):
+                return own_rows(stride), own_columns(stride)
 
-        yield (first, last), own
+            yield (rows, columns), own
+
+
+def _tile(start, end, size):
+    "A side of a tile with 128 pixels around it, and where its own places lie in a layer of some stride"
+    first, last = max(start - 128, 0), min(end + 128, size)
+
+    def own(stride):
+        return slice((start - first) // stride, None if end == size else (end - first) // stride)
+
+    return slice(first, last), own
 
 # %% ../nbs/measurement/00_metrics.ipynb #e42cb4ec
 def _alex(purpose, device="cpu"):
@@ -819,8 +861,8 @@ def _alex(purpose, device="cpu"):
             if not view.deep:
                 return net((view.tensor - mean) / std).mean((2, 3)).double().cpu().numpy()
             total, count = 0.0, 0
-            for part, own in alex_strips(view.rgb.shape):
-                rows = net((view.rows(*part).tensor - mean) / std)[:, :, own(16)].double()
+            for part, own in alex_tiles(view.rgb.shape):
+                rows = net((view.part(*part).tensor - mean) / std)[:, :, *own(16)].double()
                 total, count = total + rows.sum((2, 3)), count + rows.shape[2] * rows.shape[3]
             return (total / count).cpu().numpy()
 
@@ -884,6 +926,32 @@ def _extractor(name, device):
     def rows(view):
         _big_enough(name, view.rgb, entry.min_side)
         return extract(view)
+
+    return rows
+
+# %% ../nbs/measurement/00_metrics.ipynb #7d1c0bf1
+class _Several:
+    "Images of one size on their way through a network together"
+
+    large = deep = False
+
+    def __init__(self, images, device):
+        self.rgb = images[0]
+        self.tensor = torch.cat([_tensor(rgb, device) for rgb in images])
+
+
+def patch_features(
+    name: str,  # of a distance of sets, as in `features`
+    device: str = "cpu",  # where the network runs
+) -> Callable:  # list of uint8 (side, side, 3) -> float64 (k, d)
+    "What a distance of sets compares, of the patches of a picture"
+    extract = _extractor(name, device)
+
+    def rows(patches):
+        if name != "fd_alex" or sum(rgb.size // 3 for rgb in patches) <= MOST_WHOLE:
+            return np.concatenate([extract(_View(as_rgb(rgb), device)) for rgb in patches])
+        batches = (patches[k : k + 8] for k in range(0, len(patches), 8))
+        return np.concatenate([extract(_Several(batch, device)) for batch in batches])
 
     return rows
 

@@ -7,7 +7,7 @@ __all__ = ['MOST_TENSORS', 'NETWORKS', 'build', 'network_class', 'network_spec',
            'counted', 'sizes_of', 'sizes_of_layers', 'sizes_of_dncnn', 'sizes_of_cbdnet', 'sizes_of_rdn',
            'sizes_of_rbqe', 'sizes_of_mprnet', 'sizes_of_rrdbnet', 'sizes_of_vggstyle', 'sizes_of_unetsn',
            'save_network', 'open_weights', 'read_header', 'load_state', 'load_shapes', 'checked_spec', 'require_trust',
-           'load_network', 'checked_halo', 'load_discriminator']
+           'load_network', 'checked_halo', 'is_from_elsewhere', 'load_discriminator']
 
 # %% ../nbs/networks/30_networks.ipynb #6e688963
 import contextlib
@@ -26,7 +26,7 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from .core import QebiasError, as_plain, atomic
+from .core import QebiasError, as_plain, atomic, one_line
 from .discriminators import ConditionalDiscriminator
 from .generators.core import Halo, load_weights
 
@@ -277,9 +277,8 @@ def open_weights(path: str | Path) -> Iterator:
     except QebiasError:
         raise
     except (SafetensorError, OSError, ValueError, TypeError, KeyError, RuntimeError) as error:
-        why = (str(error) or type(error).__name__).splitlines()[0]
         raise QebiasError(
-            f"{path} is not a whole safetensors file ({why}): pass a generator.safetensors"
+            f"{path} is not a whole safetensors file ({one_line(error)}): pass a generator.safetensors"
         ) from None
 
 # %% ../nbs/networks/30_networks.ipynb #ece3ab41
@@ -392,12 +391,34 @@ def checked_halo(
         raise QebiasError(f"its halo is {str(stored)[:80]}: pixels and a difference were expected")
     return halo
 
+# %% ../nbs/networks/30_networks.ipynb #0866d52c
+def is_from_elsewhere(
+    path: str | Path,  # a file of weights
+) -> bool:  # False also for what is no file of weights at all
+    "Whether weights are another program's: a file of `torch.save`, or safetensors without our header"
+    if not Path(path).is_file():
+        return False
+    with open(path, "rb") as file:
+        if file.read(4) in (b"PK\3\4", b"\x80\2\x8a\n"):  # torch's archives, now and before 1.6
+            return True
+    try:
+        with open_weights(path) as file:
+            return "qebias" not in (file.metadata() or {})
+    except QebiasError:
+        return False
+
 # %% ../nbs/networks/30_networks.ipynb #9ccec3d4
 def load_discriminator(
     path: str | Path,  # a `discriminator.safetensors` of a training
     trust: bool | Collection[str] = False,  # as for `checked_spec`
 ) -> ConditionalDiscriminator:  # on the CPU, in evaluation mode; `gan` and `patch` are its attributes
     "A discriminator `d(image, compressed)` that gives logits; raises `QebiasError` for any other file"
+    if is_from_elsewhere(path):
+        raise QebiasError(
+            f"{path} is no model file of this package, but weights of another program: "
+            f"qebias convert {path} --part discriminator --gan vanilla|relativistic --patch SIDE "
+            "-o NAME.safetensors makes a model file of it, which says how it was trained: pass that"
+        )
     known = read_header(path)["provenance"]
     if missing := [name for name in ("conditional", "gan", "patch") if name not in known]:
         raise QebiasError(

@@ -4,18 +4,23 @@
 
 # %% auto #0
 __all__ = ['HEAVY', 'TYPES', 'THREADS', 'LARGEST', 'lean_papermill', 'parameters', 'check_parameters', 'first_line', 'execute',
-           'require_publishable', 'publish', 'clean', 'mathml', 'to_html']
+           'require_publishable', 'publish', 'clean', 'mathml', 'html_exporter', 'to_html']
 
 # %% ../nbs/tools/10_notebooks.ipynb #adb67d51
 import contextlib
+import functools
 import os
 import re
 import sys
 from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 from .core import QebiasError, atomic, project_root, require
+
+if TYPE_CHECKING:
+    from nbconvert import HTMLExporter
 
 # %% ../nbs/tools/10_notebooks.ipynb #0e8d1cbe
 # jsonschema's grammar of web addresses, papermill's clusters: a second and more, and no job has use for them
@@ -178,7 +183,7 @@ def publish(
 # %% ../nbs/tools/10_notebooks.ipynb #0719a6ba
 def clean(notebook: str | Path) -> None:
     "Clean a notebook as `nbdev_clean` does"
-    require("nbdev", "publishing notebooks")
+    require("nbdev", "publishing notebooks", "dev")
     from nbdev.clean import nbdev_clean
 
     path = str(Path(notebook).resolve())
@@ -200,6 +205,14 @@ def mathml(markdown: str) -> str:
     return "".join(part if i % 2 else _MATH.sub(one, part) for i, part in enumerate(parts))
 
 # %% ../nbs/tools/10_notebooks.ipynb #944797ac
+@functools.cache
+def html_exporter() -> "HTMLExporter":
+    "nbconvert's, whose templates take longer to read than a notebook takes to be written"
+    lean_papermill()
+    nbconvert = require("nbconvert", "the report")
+    return nbconvert.HTMLExporter(template_name="lab", mathjax_url="", require_js_url="")
+
+
 def to_html(
     notebook: str | Path,  # executed notebook
     page: str | Path,  # HTML file to write
@@ -207,15 +220,13 @@ def to_html(
     home: str = "",  # relative address of the report's index, shown on top where given
 ) -> None:
     "Write an executed notebook as one self-contained page"
-    nbconvert, nbformat = require("nbconvert", "the report"), require("nbformat", "the report")
+    exporter, nbformat = html_exporter(), require("nbformat", "the report")
     book = nbformat.read(notebook, 4)
     book.metadata["title"] = title or Path(notebook).stem
     for cell in book.cells:
         if cell.cell_type == "markdown":
             cell.source = mathml(cell.source)
-    body, _ = nbconvert.HTMLExporter(
-        template_name="lab", mathjax_url="", require_js_url=""
-    ).from_notebook_node(book)
+    body, _ = exporter.from_notebook_node(book)
     if home:
         body = re.sub(
             r"(<body[^>]*>)",

@@ -93,6 +93,7 @@ class Pixels:
             flat = np.asarray(np.memmap(file, np.uint8, "r"))
             shapes = [(e["offset"], e["height"], e["width"]) for e in self.manifest["images"]]
             self.views = [flat[at : at + 3 * h * w].reshape(h, w, 3) for at, h, w in shapes]
+            self.digests = [(e["name"], e["digest"]) for e in self.manifest["images"]]
         self.checked: set[int] = set()  # numbers of pictures that were found to be what was written
 
     def __len__(self):
@@ -106,11 +107,10 @@ class Pixels:
 
     def _check(self, i):
         "Hash a picture before it is used for the first time"
-        entry = self.manifest["images"][i]
-        if array_digest(self.views[i]) != entry["digest"]:
+        name, expected = self.digests[i]
+        if array_digest(self.views[i]) != expected:
             raise QebiasError(
-                f"{entry['name']} in {self.folder} is not what was written: remove {self.folder} and "
-                "build it again"
+                f"{name} in {self.folder} is not what was written: remove {self.folder} and build it again"
             )
 
     def wrong(self) -> list:  # names of the pictures whose pixels are not what was written
@@ -172,7 +172,7 @@ def _raw_store(images: list, folder: Path, workers: int, progress: bool) -> Pixe
         if found := opened():
             return found
         with atomic_dir(folder) as tmp, _Writer(tmp) as writer, threads(workers) as pool:
-            bar = dict(unit="image", delay=2, leave=False, disable=not progress)
+            bar = dict(unit="image", delay=2, leave=False, disable=None if progress else True)
             loaded = tqdm(in_order(pool, _digested, images, workers + 1), "raw", len(images), **bar)
             for image, (rgb, found) in zip(images, loaded, strict=True):
                 if found != image.digest:

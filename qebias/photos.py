@@ -45,7 +45,7 @@ NARROW = {  # what two cores can train within half an hour
     "DCAD": {"width": 32},
 }
 SETTINGS = {  # key -> what it is
-    "iterations": "of the training, and of the pretraining that goes before it",
+    "iterations": "of the training; a pretraining that goes before it has twice as many",
     "pretraining": "iterations of the pretraining alone",
     "batch": "patches an iteration",
     "patch": "side of a patch in pixels",
@@ -100,15 +100,21 @@ def configs(
     preset = settings.pop("preset", "narrow" if device == "cpu" else "paper")
     if preset not in ("narrow", "paper"):
         raise QebiasError(f"preset {preset!r} is not known: narrow or paper")
-    iterations = settings.pop("iterations", 1000 if device == "cpu" else 20_000)
-    first = settings.pop("pretraining", 2 * iterations)
+    m = method(name)
+    usual = 1000 if device == "cpu" else 20_000
+    if m.starts_from is None:
+        if "pretraining" in settings:
+            raise QebiasError(f"{name} has no pretraining: leave it out of --set, or set iterations")
+        usual *= 2  # all that it gets
+    iterations = settings.pop("iterations", usual)
+    first = settings.pop("pretraining", 2 * iterations if isinstance(iterations, int) else iterations)
     run: dict[str, Any] = {"batch": 8, "patch": 64} if device == "cpu" else {}
     run |= {"device": device} | settings
     psi = run.pop("psi", None)
-    networks, m = NARROW if preset == "narrow" else {}, method(name)
+    networks = NARROW if preset == "narrow" else {}
     if m.starts_from is None:
         run.setdefault("lr", 5e-4)
-        return [("training", _config(m, networks, first, run))]
+        return [("training", _config(m, networks, iterations, run))]
     stages = [("pretraining", _config(method(m.starts_from), networks, first, {"lr": 5e-4} | run))]
     return stages + [("training", _config(m, networks, iterations, {**run, "psi": psi or psi_here()}))]
 

@@ -557,11 +557,11 @@ def find_pictures(
     first: dict[str, Found] = {}
     for picture in found:
         other = first.setdefault(picture.name.casefold(), picture)
-        if other is not picture:
+        if other is not picture and os.path.realpath(other.path) != os.path.realpath(picture.path):
             raise QebiasError(
                 f"{other.path} and {picture.path} would have one output: run them into different folders"
             )
-    return found, said
+    return list(first.values()), said
 
 # %% ../nbs/data/08_pictures.ipynb #c6d0eebb
 def _in_folder(path, but):
@@ -579,6 +579,7 @@ def _in_folder(path, but):
         listed = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
         lines.append(f"{path}: left out what is no picture that is read here: {listed}")
     if doubled:
-        more = f" and {len(doubled) - 1} more" if len(doubled) > 1 else ""
-        lines.append(f"{path}: of files of one name the lossless one counts: left out {doubled[0]}{more}")
+        named = ", ".join(map(str, doubled[:10]))
+        more = f" and {len(doubled) - 10} more" if len(doubled) > 10 else ""
+        lines.append(f"{path}: of files of one name the lossless one counts: left out {named}{more}")
     return [Found(path / f, f.with_suffix("").as_posix()) for f in kept], lines

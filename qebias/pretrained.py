@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['HOME', 'LUMA', 'STRENGTH_LEVELS', 'FULL', 'RECIPES', 'PARTS', 'FIDELITY', 'PERCEPTUAL', 'FIRST_CORRECTION', 'BLEND',
            'HARM', 'AIMS', 'Model', 'read_card', 'models', 'list_models', 'card_markdown', 'jpeg_quality', 'bpg_qp',
-           'bitstream_of', 'list_of_outputs', 'quality_of', 'model_for', 'helps', 'model_named', 'chooser',
-           'strength_at', 'weakened', 'Recipe', 'recipe_config', 'draw_quality', 'JpegPatches', 'BpgPatches', 'turned',
-           'batch_of', 'training_pictures', 'pretrain', 'first_weights', 'blended', 'finish', 'corrections',
-           'least_squares', 'least_lpips', 'fit_strength', 'gains', 'gains_text', 'harms', 'helping', 'means_text',
-           'with_scores', 'main']
+           'bitstream_of', 'decoded_beside', 'listed_bitstream', 'list_of_outputs', 'quality_of', 'model_for', 'helps',
+           'model_named', 'chooser', 'passed_through', 'named_chooser', 'strength_at', 'weakened', 'Recipe',
+           'recipe_config', 'draw_quality', 'JpegPatches', 'BpgPatches', 'turned', 'batch_of', 'training_pictures',
+           'pretrain', 'first_weights', 'blended', 'finish', 'corrections', 'least_squares', 'least_lpips',
+           'fit_strength', 'gains', 'gains_text', 'harms', 'helping', 'means_text', 'with_scores', 'main']
 
 # %% ../nbs/method/40_pretrained.ipynb #1e2ec5a6
 import argparse
@@ -145,9 +145,10 @@ def jpeg_quality(
 
     try:
         with Image.open(path, formats=["JPEG", "MPO"]) as image:
-            tables: Any = vars(image)["quantization"]
-            table = np.sort(np.array(tables[0], np.float64))
-    except (OSError, SyntaxError, ValueError, KeyError, AttributeError, Image.DecompressionBombError):
+            parts: Any = vars(image)
+            used = parts["layer"][0][3]  # the table that the luma names, which need not be the first
+            table = np.sort(np.array(parts["quantization"][used], np.float64))
+    except (OSError, SyntaxError, ValueError, LookupError, AttributeError, Image.DecompressionBombError):
         raise QebiasError(f"{path} is no JPEG file that can be read") from None
     gaps = {q: np.abs(np.log(scaled / table)).sum() for q, scaled in _scaled().items()}
     return min(gaps, key=lambda quality: gaps[quality])
@@ -219,7 +220,32 @@ def bpg_qp(
 def bitstream_of(
     path: str | Path,  # a picture that carries no level of its own
 ) -> Path | None:
-    "The bitstream beside a picture from which `qebias compress` decoded it, as the folder's list says"
+    "The bitstream beside a picture from which it was decoded, by the list of `compress` or by the pixels"
+    return listed_bitstream(path) or decoded_beside(path)
+
+
+def decoded_beside(
+    path: str | Path,  # a picture
+) -> Path | None:
+    "The bitstream of the same name in the same folder, if the picture is what it decodes to"
+    from qebias.pictures import read_rgb8
+
+    for suffix in (".bpg", ".jpg", ".jpeg"):
+        other = Path(path).with_suffix(suffix)
+        if other == Path(path) or not other.is_file():
+            continue
+        try:
+            if np.array_equal(read_rgb8(path), read_rgb8(other)):
+                return other
+        except QebiasError:
+            continue
+    return None
+
+
+def listed_bitstream(
+    path: str | Path,  # a picture
+) -> Path | None:
+    "The bitstream from which `qebias compress` decoded a picture, as a list in one of its folders says"
     path = Path(path)
     for folder in path.parents:
         if not (folder / OUTPUTS).is_file():
@@ -326,17 +352,14 @@ def chooser(
         return loaded[path, strength]
 
     if model is not None:
-        named = load(model_named(str(model)))
-        return lambda path: named
+        return named_chooser(str(model), load)
 
     def choose(path):
         quality = quality_of(path)
         found, what, helping = model_for(path, perceptual, found=quality)
         if say and path not in said:
             said.add(path)
-            say(
-                f"{path}: {what}, " + (f"model {found.name}" if helping else "good enough: it passes through")
-            )
+            say(f"{path}: {what}, " + (f"model {found.name}" if helping else passed_through(found)))
         if not helping:
             return load(None)
         level = quality[1] if quality else 0  # which `model_for` has refused
@@ -345,6 +368,31 @@ def chooser(
     return choose
 
 # %% ../nbs/method/40_pretrained.ipynb #5a11c0d1
+def passed_through(model: Model) -> str:
+    "Why a file is left as it is, in words"
+    low, high = model.levels
+    return f"which {model.name} (for {low} to {high}) would not help: it passes through"
+
+
+def named_chooser(
+    name: str,  # as `model_named` takes it
+    load: Callable,  # of a path and a strength: a network
+) -> Callable:  # a function of a path that gives a network
+    "One model for all pictures; one of the package is as strong as its card says for the level of each"
+    path_of_model = model_named(name)
+    load(path_of_model)
+    mine = models().get(name)
+    if mine is None:
+        return lambda path: load(path_of_model)
+
+    def choose(path):
+        codec, level = quality_of(path) or ("", 0)
+        strength = strength_at(mine.card, level) if codec == mine.codec else 1.0
+        return load(path_of_model, strength)
+
+    return choose
+
+
 STRENGTH_LEVELS = {"jpeg": (5, 10, 20, 30, 40, 50, 60, 70, 80, 90, 95), "bpg": (22, 27, 32, 37, 42, 47, 51)}
 
 

@@ -59,14 +59,39 @@ class Lpips(torch.nn.Module):
 
     def in_strips(self, views: Sequence) -> float:
         "What `forward` gives, of two views that are too large for it"
-        totals, counts = np.zeros(5), np.zeros(5)
-        for part, own in metrics.alex_strips(views[0].rgb.shape):
-            maps = self.maps(*(view.rows(*part).tensor for view in views))
-            for layer, (stride, found) in enumerate(zip(self.strides, maps)):
-                rows = found[:, :, own(stride)]
-                totals[layer] += float(rows.sum(dtype=torch.float64))
-                counts[layer] += rows.numel()
-        return float((totals / counts).sum())
+        return float(self.around(*views)[-1])
+
+    def around(
+        self, raw: "metrics._View", compressed: "metrics._View", *others: "metrics._View"
+    ) -> np.ndarray:
+        "What `forward` gives of each other view to compressed and to raw, and of compressed to raw"
+        views = raw, compressed, *others
+        if not raw.deep and (raw.rgb.size // 3 <= metrics.MOST_WHOLE or not others):
+            found = [[m.mean((2, 3)) for m in maps] for maps in self.layers(views)]
+            return np.array([float(sum(more, first)) for first, *more in zip(*found)])
+        totals, counts = np.zeros((2 * len(others) + 1, 5)), np.zeros(5)
+        for part, own in metrics.alex_tiles(raw.rgb.shape):
+            for layer, maps in enumerate(self.layers([view.part(*part) for view in views])):
+                for k, found in enumerate(maps):
+                    mine = found[:, :, *own(self.strides[layer])]
+                    totals[k, layer] += float(mine.sum(dtype=torch.float64))
+                counts[layer] += mine.numel()
+        return (totals / counts).sum(1)
+
+    def layers(self, views: Sequence) -> Iterator[list]:
+        "The maps of all pairs, layer by layer; each view goes through the trunk once, few are held at a time"
+        to_raw, to_compressed, *others = map(self.features_of, views)
+        for head in self.heads:
+            raw, compressed = next(to_raw), next(to_compressed)
+            maps = []
+            for other in others:
+                own = next(other)
+                maps += [head((own - compressed).square()), head((own - raw).square())]
+            yield [*maps, head((compressed - raw).square())]
+
+    def features_of(self, view: "metrics._View") -> Iterator[torch.Tensor]:
+        "`features` of a view, whose tensor is made when it is needed, and not kept"
+        yield from self.features(metrics._tensor(view.rgb, view.device))
 
 # %% ../nbs/measurement/05_scorers.ipynb #5975e6b7
 _SPREAD = np.outer([0.05, 0.25, 0.4, 0.25, 0.05], [0.05, 0.25, 0.4, 0.25, 0.05])  # of Burt and Adelson

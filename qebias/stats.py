@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['COLUMNS', 'DRAWS', 'LEFT_OUT', 'FEW_SEEDS', 'resamples', 'resample_name', 'Values', 'missing', 'picture_counts',
-           'with_means', 'pictures_without', 'values_of', 'why_absent', 'Results', 'values', 'of_seeds', 'combine',
-           'difference', 'ratio', 'share', 'deviation_of', 'Estimate', 'estimate', 'holm']
+           'with_means', 'pictures_without', 'values_of', 'why_absent', 'require_kinds', 'Results', 'values',
+           'of_seeds', 'combine', 'difference', 'ratio', 'share', 'deviation_of', 'Estimate', 'estimate', 'holm']
 
 # %% ../nbs/foundations/20_stats.ipynb #d5e4ee84
 from collections.abc import Callable, Sequence
@@ -124,6 +124,20 @@ def why_absent(
             return f"no {key} {chosen} among the results"
     return f"no {place['quantity']} of {place['row']} at {place['codec']} {place['level']}"
 
+# %% ../nbs/foundations/20_stats.ipynb #7d1c0be3
+def require_kinds(
+    table: pd.DataFrame,  # the long table
+) -> None:
+    "Raise `QebiasError` where a column holds texts for numbers, or numbers for texts"
+    for name in COLUMNS if len(table) else ():
+        column = table[name]
+        number = pd.api.types.is_numeric_dtype(column.dtype) and not pd.api.types.is_bool_dtype(column.dtype)
+        if number != (name in ("level", "seed", "value")):
+            kind = "texts" if number else "numbers"
+            raise QebiasError(f"the column {name} of the table of results holds no {kind}: write it again")
+        if name != "value" and column.isna().any():
+            raise QebiasError(f"the column {name} of the table of results has holes: write it again")
+
 # %% ../nbs/foundations/20_stats.ipynb #5370beac
 class Results:
     "A long table of results, indexed once to be asked many times"
@@ -134,6 +148,7 @@ class Results:
         absent = [column for column in COLUMNS if column not in table.columns]
         if absent:
             raise QebiasError(f"the table of results has no column {', '.join(absent)}: write it again")
+        require_kinds(table)
         self.table = table.reset_index(drop=True)
         self.places_of = self.table.groupby(self.keys, observed=True, sort=False).indices
         place = ["dataset", "codec", "level", "row"]

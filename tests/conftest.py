@@ -46,5 +46,26 @@ LONG = (
 )  # each half of the time: one process takes the first, the other the second, and both share the rest
 
 
-def pytest_collection_modifyitems(items):
+def demonstrated_twice(items):
+    "Demonstrations of `pytest -m quick` whose whole notebook is run as well"
+    whole = {
+        item.callspec.params["notebook"]
+        for item in items
+        if item.path.name == "test_notebooks.py" and hasattr(item, "callspec")
+    }
+    return [
+        item
+        for item in items
+        if item.path.name == "test_quick.py"
+        and hasattr(item, "callspec")
+        and item.callspec.params["path"] in whole
+    ]
+
+
+@pytest.hookimpl(trylast=True)  # after `-m` and `-k` have chosen
+def pytest_collection_modifyitems(config, items):
+    twice = set(demonstrated_twice(items))
+    if twice:
+        config.hook.pytest_deselected(items=list(twice))
+        items[:] = [item for item in items if item not in twice]
     items.sort(key=lambda item: LONG.index(item.path.name) if item.path.name in LONG else len(LONG))

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from warm import qebias
 
 from qebias import pretrained
 from qebias.cli import STOPPED, listed
@@ -20,13 +21,6 @@ from qebias.generators.dncnn import DnCNN
 from qebias.networks import network_spec, save_network
 
 QEBIAS = [sys.executable, "-c", "import sys; sys.argv[0] = 'qebias'; from qebias.cli import main; main()"]
-
-
-def sh(*args, cwd=None, env=None):
-    done = subprocess.run(
-        [*QEBIAS, *map(str, args)], capture_output=True, text=True, cwd=cwd, env=os.environ | (env or {})
-    )
-    return done.returncode, done.stdout, done.stderr
 
 
 @pytest.fixture()
@@ -55,18 +49,18 @@ def photo(tmp_path):
     "args", [("-h",), ("--help",), ("enhance", "-h"), ("study", "--help"), ("train", "-h")]
 )
 def test_help_is_help_and_fast(args):
-    code, out, err = sh(*args)
+    code, out, err = qebias(*args)
     assert code == 0 and out.startswith("Usage: qebias") and not err
 
 
 def test_choices_are_shown():
-    out = sh("enhance", "-h")[1]
+    out = qebias("enhance", "-h")[1]
     assert "fp32|bf16" in out and "torch|onnxruntime|openvino" in out
-    assert "generator|discriminator" in sh("convert", "-h")[1]
+    assert "generator|discriminator" in qebias("convert", "-h")[1]
 
 
 def test_completion_can_be_had():
-    code, out, err = sh(
+    code, out, err = qebias(
         "--show-completion", "bash", env={"_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"}
     )
     assert code == 0 and "_QEBIAS_COMPLETE" in out
@@ -96,7 +90,7 @@ def test_what_needs_no_network_imports_no_torch(args):
     ],
 )
 def test_did_you_mean(args, what):
-    code, out, err = sh(*args)
+    code, out, err = qebias(*args)
     assert code == 2 and what in err and err.startswith("qebias: ") and len(err.splitlines()) == 1
 
 
@@ -116,7 +110,7 @@ def test_lists_by_commas_and_by_repetition(given, found):
 
 
 def test_metrics_take_lists():
-    code, out, err = sh("metrics", "psnr,ssim", "nlpd", "--check")
+    code, out, err = qebias("metrics", "psnr,ssim", "nlpd", "--check")
     assert code == 0 and all(name in out for name in ("psnr", "ssim", "nlpd"))
 
 
@@ -146,18 +140,18 @@ def test_a_fine_photo_passes_through(tmp_path, model, photo, monkeypatch):
     choose = pretrained.chooser(say=said.append)
     x = torch.rand(1, 3, 8, 8)
     assert torch.equal(choose(tmp_path / "fine.jpg")(x), x) and not torch.equal(choose(photo)(x), x)
-    assert "JPEG of quality 95, good enough: it passes through" in said[0]
+    assert "JPEG of quality 95, which jpeg (for 8 to 80) would not help: it passes through" in said[0]
     pretrained.models.cache_clear()
 
 
 def test_a_model_by_file_and_weights_from_elsewhere(tmp_path, model, photo):
     from qebias.networks import load_state
 
-    assert sh("enhance", photo, "-o", tmp_path / "a", "--model", model)[0] == 0
+    assert qebias("enhance", photo, "-o", tmp_path / "a", "--model", model)[0] == 0
     torch.save({"params_ema": load_state(model)}, tmp_path / "theirs.pth")
-    assert sh("enhance", photo, "-o", tmp_path / "b", "--model", tmp_path / "theirs.pth")[0] == 0
-    assert sh("convert", tmp_path / "theirs.pth", "-o", tmp_path / "c.safetensors")[0] == 0
-    assert sh("enhance", photo, "-o", tmp_path / "c", "--model", tmp_path / "c.safetensors")[0] == 0
+    assert qebias("enhance", photo, "-o", tmp_path / "b", "--model", tmp_path / "theirs.pth")[0] == 0
+    assert qebias("convert", tmp_path / "theirs.pth", "-o", tmp_path / "c.safetensors")[0] == 0
+    assert qebias("enhance", photo, "-o", tmp_path / "c", "--model", tmp_path / "c.safetensors")[0] == 0
     pngs = [(tmp_path / f / "photo.png").read_bytes() for f in "abc"]
     assert pngs[0] == pngs[1] == pngs[2]
 
@@ -167,7 +161,7 @@ def test_a_stranger_s_class_is_not_imported(tmp_path, photo):
 
     header = json.dumps({"spec": {"class": "this:Zen"}, "provenance": {}})
     save_file({"a": torch.ones(1)}, tmp_path / "this.safetensors", {"qebias": header})
-    code, out, err = sh("enhance", photo, "-o", tmp_path / "o", "--model", tmp_path / "this.safetensors")
+    code, out, err = qebias("enhance", photo, "-o", tmp_path / "o", "--model", tmp_path / "this.safetensors")
     assert code == 1 and "the module 'this' would be imported" in err and "--trust" in err
     assert "Beautiful is better" not in out + err and not (tmp_path / "o").exists()
 
@@ -175,9 +169,9 @@ def test_a_stranger_s_class_is_not_imported(tmp_path, photo):
 def test_another_engine_gives_the_same_picture(tmp_path, model, photo):
     for module in ("onnxscript", "onnxruntime"):
         pytest.importorskip(module)
-    assert sh("enhance", photo, "-o", tmp_path / "a", "--model", model)[0] == 0
+    assert qebias("enhance", photo, "-o", tmp_path / "a", "--model", model)[0] == 0
     args = ("--model", model, "--backend", "onnxruntime")
-    assert sh("enhance", photo, "-o", tmp_path / "b", *args)[0] == 0
+    assert qebias("enhance", photo, "-o", tmp_path / "b", *args)[0] == 0
     a, b = (np.asarray(Image.open(tmp_path / f / "photo.png")).astype(int) for f in "ab")
     assert np.abs(a - b).max() <= 1
 
@@ -185,11 +179,11 @@ def test_another_engine_gives_the_same_picture(tmp_path, model, photo):
 def test_export_onnx_and_weights(tmp_path, model):
     for module in ("onnxscript", "onnxruntime"):
         pytest.importorskip(module)
-    code, out, err = sh("export", model, "--onnx", "-o", tmp_path / "m.onnx")
+    code, out, err = qebias("export", model, "--onnx", "-o", tmp_path / "m.onnx")
     assert code == 0 and "grey levels off PyTorch" in out, err
     assert (tmp_path / "m.onnx").stat().st_size > 1000
-    assert sh("export", model, "-o", tmp_path / "m.pth")[0] == 0
-    assert sh("export", model, "--onnx", "-o", tmp_path / "m.pt")[0] == 1
+    assert qebias("export", model, "-o", tmp_path / "m.pth")[0] == 0
+    assert qebias("export", model, "--onnx", "-o", tmp_path / "m.pt")[0] == 1
 
 
 @pytest.mark.slow
@@ -313,14 +307,14 @@ def test_train_ends_with_the_path_of_the_weights(tmp_path):
         f"--set={k}" for k in ("iterations=2", "pretraining=3", "batch=2", "patch=48", "psi=random-w4-s0")
     ]
     args = ("train", "photos", "--method", "realesrgan+both", "--codec", "jpeg", "--level", 20, *tiny)
-    code, out, err = sh(*args, "--set=device=cpu", "-o", "run", cwd=tmp_path)
+    code, out, err = qebias(*args, "--set=device=cpu", "-o", "run", cwd=tmp_path)
     assert code == 0, err
     last = out.splitlines()[-1]
     assert last == "weights: run/training/generator.safetensors"
     assert (tmp_path / "run/training/generator.safetensors").exists()
     assert "to go" in out and "dB compressed" in out
     assert json.loads((tmp_path / "run/result.json").read_text())["method"] == "realesrgan+both"
-    code, out, err = sh("train", "photos", "--method", "realesrgn", "--level", 20, cwd=tmp_path)
+    code, out, err = qebias("train", "photos", "--method", "realesrgn", "--level", 20, cwd=tmp_path)
     assert code == 1 and "realesrgn" in err and len(err.splitlines()) == 1
 
 
@@ -346,9 +340,9 @@ def test_documented_commands_exist():
 def test_a_pipe_of_weights_is_no_file(tmp_path):
     os.mkfifo(tmp_path / "w.pth")
     for command in ("convert", "export"):
-        code, _, err = sh(command, tmp_path / "w.pth", "-o", tmp_path / "out.safetensors")
+        code, _, err = qebias(command, tmp_path / "w.pth", "-o", tmp_path / "out.safetensors")
         assert code == 1 and "w.pth" in err and "no file" in err and err.count("\n") == 1
-    code, _, err = sh("convert", tmp_path / "none.pth", "-o", tmp_path / "out.safetensors")
+    code, _, err = qebias("convert", tmp_path / "none.pth", "-o", tmp_path / "out.safetensors")
     assert code == 1 and err == f"qebias: {tmp_path}/none.pth does not exist: name a file of weights\n"
 
 
@@ -356,14 +350,14 @@ def test_broken_weights_are_told_with_the_picture(tmp_path, photo):
     net = DnCNN(4, 3)
     torch.nn.init.constant_(net.layers[-1].bias, float("nan"))
     torch.save(net.state_dict(), tmp_path / "nan.pth")
-    code, _, err = sh("enhance", photo, "-o", tmp_path / "out", "--model", tmp_path / "nan.pth")
+    code, _, err = qebias("enhance", photo, "-o", tmp_path / "out", "--model", tmp_path / "nan.pth")
     assert code == 1 and err.startswith(f"qebias: {photo}: the enhanced picture holds values that are not")
     assert err.count("\n") == 1 and not list((tmp_path / "out").rglob("*.png"))
 
 
 def test_torch_s_own_warnings_do_not_stand_beside_ours(tmp_path):
     torch.save({"a": torch.ones(3).to_sparse()}, tmp_path / "sparse.pth")
-    code, _, err = sh("convert", tmp_path / "sparse.pth", "-o", tmp_path / "out.safetensors")
+    code, _, err = qebias("convert", tmp_path / "sparse.pth", "-o", tmp_path / "out.safetensors")
     assert code == 1 and err.startswith("qebias: ") and err.count("\n") == 1
 
 
@@ -371,10 +365,10 @@ def test_torch_s_own_warnings_do_not_stand_beside_ours(tmp_path):
 def test_a_name_commands_no_terminal(tmp_path, name):
     (tmp_path / "in").mkdir()
     write_png(tmp_path / "in" / name, np.full((20, 20, 3), 90, np.uint8))
-    code, out, err = sh("compress", "in", "--codec", "jpeg", "--level", 30, "-o", "out", cwd=tmp_path)
+    code, out, err = qebias("compress", "in", "--codec", "jpeg", "--level", 30, "-o", "out", cwd=tmp_path)
     assert code == 0 and "\x1b" not in out and len(out.splitlines()) == 2
     (tmp_path / "in" / name).write_bytes(b"\x89PNG\r\n\x1a\n")
-    code, out, err = sh("compress", "in", "--codec", "jpeg", "--level", 30, "-o", "out", cwd=tmp_path)
+    code, out, err = qebias("compress", "in", "--codec", "jpeg", "--level", 30, "-o", "out", cwd=tmp_path)
     assert code == 1 and "\x1b" not in err and err.count("\n") == 1 and err.count("in/") == 1
 
 
@@ -440,25 +434,24 @@ def test_a_training_may_leave_out_a_few(photographs):
     spoiled(photographs / "photos", "png, zeros at its end")
     tiny = [
         "--set=iterations=1",
-        "--set=pretraining=1",
         "--set=batch=1",
         "--set=patch=32",
         "--set=device=cpu",
     ]
     args = ["train", "photos", "--method", "arcnn", "--level", 30, "--skip", "-o", "run", *tiny]
-    code, out, err = sh(*args, cwd=photographs)
+    code, out, err = qebias(*args, cwd=photographs)
     assert code == 0, err
     assert out.splitlines()[0].startswith("1 of 12 pictures in photos cannot be read: photos/05.png")
     assert "11 photographs" not in out and "9 photographs to train on, 2 to look at" in out
     assert "Warning" not in err
     for k in (7, 8):
         (photographs / "photos" / f"{k:02d}.png").write_text("no picture")
-    code, out, err = sh(*args, cwd=photographs)
+    code, out, err = qebias(*args, cwd=photographs)
     assert code == 1 and err.startswith("qebias: 3 of 12 photographs in photos cannot be read, and --skip")
 
 
 def test_a_warning_of_the_library_is_a_line_like_the_others(photographs):
     Image.open(photographs / "photos" / "01.png").save(photographs / "photos" / "01.bmp")
-    code, out, err = sh("study", "smoke", "--raw=photos", "--out=study", "--dry-run", cwd=photographs)
+    code, out, err = qebias("study", "smoke", "--raw=photos", "--out=study", "--dry-run", cwd=photographs)
     assert code == 0 and "UserWarning" not in err
     assert err.startswith("qebias: note: ") and "left out 01.bmp" in err and err.count("\n") == 1

@@ -559,7 +559,7 @@ assert "torch" not in sys.modules
     done = run_python(source)
     assert (
         done.stdout.splitlines()
-        == ["av is needed for BPG and is not installed: pip install -e '.[dev]' in its checkout"] * 3
+        == ["av is needed for BPG and is not installed: pip install -e '.[study]' in its checkout"] * 3
     ), done.stderr
 
 

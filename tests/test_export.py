@@ -46,11 +46,19 @@ def test_every_network_is_an_onnx_file_of_any_size(tmp_path, name):
     assert [p.name for p in tmp_path.iterdir()] == ["net.onnx"]
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     about = json.loads(session.get_modelmeta().custom_metadata_map["qebias"])
-    assert about["multiple"] == net.multiple and about["method"] == "test"
-    for size in ((16, 200), (104, 24), (176, 176)):
-        x = torch.rand(1, 3, *size)
-        with torch.no_grad():
-            expected = net(x).numpy()
+    assert (about["sizes"], about["batch"], about["pads_to"]) == ("any", "any", net.multiple)
+    assert about["method"] == "test"
+    for count, *size in (
+        (1, 16, 200),
+        (1, 17, 45),
+        (2, 104, 24),
+        (3, 45, 17),
+        (1, 176, 176),
+        (1, 2, 3),
+        (1, 1, 1),
+    ):
+        x = torch.rand(count, 3, *size)
+        expected = enhance_tensor(net, x).numpy()
         found = session.run(["enhanced"], {"compressed": x.numpy()})[0]
         assert 255 * np.abs(found - expected).max() <= 0.01
     for backend in ("onnxruntime", "openvino"):

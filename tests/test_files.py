@@ -14,6 +14,7 @@ from qebias.codecs import Avif, Bpg, Jpeg
 from qebias.core import QebiasError, read_rgb, write_png
 from qebias.generators.arcnn import ARCNN
 from qebias.pictures import Picture, read_picture, write_picture
+from qebias.pretrained import chooser
 
 
 def scene(k=0, height=40, width=56):
@@ -225,6 +226,31 @@ def test_a_suffix_that_a_method_adds(tree):
 
 
 # What a picture carries comes out again
+
+
+def test_a_folder_enhanced_into_itself_can_be_enhanced_again(tmp_path):
+    rgb = np.random.default_rng(0).integers(0, 255, (48, 48, 3)).astype(np.uint8)
+    (tmp_path / "a.jpg").write_bytes(Jpeg(20).encode(rgb))
+    made = files.enhance_files([tmp_path], ARCNN(), tmp_path)
+    assert [path.name for path in made] == ["a.png"]
+    again = files.enhance_files([tmp_path], ARCNN(), tmp_path)  # other weights: the JPEG once more
+    assert [path.name for path in again] == ["a.png"] and not again.kept
+    write_png(tmp_path / "c.png", rgb)
+    with pytest.raises(QebiasError, match="is an input and would be overwritten"):
+        files.enhance_files([tmp_path / "c.png"], ARCNN(), tmp_path)
+
+
+def test_skip_leaves_out_a_picture_for_which_there_is_no_network(tmp_path):
+    rgb = np.random.default_rng(0).integers(0, 255, (48, 48, 3)).astype(np.uint8)
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.jpg").write_bytes(Jpeg(20).encode(rgb))
+    write_png(tmp_path / "in" / "shot.png", rgb)
+    with pytest.raises(QebiasError, match="shot.png is neither JPEG nor BPG"):
+        files.enhance_files([tmp_path / "in"], chooser(), tmp_path / "out")
+    made = files.enhance_files([tmp_path / "in"], chooser(), tmp_path / "out", skip=True)
+    assert [path.name for path in made] == ["a.png"] and [name for name, _ in made.failed] == ["shot"]
+    with pytest.raises(QebiasError, match="none of 1 pictures can be enhanced, first: .*shot.png"):
+        files.enhance_files([tmp_path / "in" / "shot.png"], chooser(), tmp_path / "out", skip=True)
 
 
 def test_an_enhanced_picture_is_the_same_picture(tmp_path):

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from conftest import ROOT
+from warm import Warm
 
 PARTS = ("foundations", "data", "networks", "method", "measurement", "tools")  # of the book, in reading order
 NOTEBOOKS = [p for part in PARTS for p in sorted((ROOT / "nbs" / part).glob("*.ipynb"))]
@@ -24,25 +25,25 @@ sys.exit(not ok)
 def outcomes(tmp_path_factory):
     "All notebooks, one after the other in processes of their own, started ahead of the tests that ask for them"
     logs = tmp_path_factory.mktemp("notebooks")
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "IN_TEST": "1", "MPLBACKEND": "agg"}
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    warm = subprocess.Popen([sys.executable, str(ROOT / "tests" / "warm.py")], env=env, **pipes)
+    settings = {"OMP_NUM_THREADS": "1", "IN_TEST": "1", "MPLBACKEND": "agg"}
+    warm = Warm(**settings)
 
     def run(notebook):
         log = logs / f"{notebook.stem}.txt"
-        if notebook.stem in COLD:
-            command = [sys.executable, "-c", RUN, str(notebook)]
-            with log.open("w") as said:
-                done = subprocess.run(
-                    command, cwd=notebook.parent, env=env, timeout=540, stdout=said, stderr=said
-                )
-            return done.returncode, log
-        print(f"{notebook}\t{log}", file=warm.stdin, flush=True)
-        return int(warm.stdout.readline()), log
+        if notebook.stem not in COLD:
+            return warm.notebook(notebook, log), log
+        command = [sys.executable, "-c", RUN, str(notebook)]
+        with log.open("w") as said:
+            pipes = {"stdout": said, "stderr": said}
+            done = subprocess.run(
+                command, cwd=notebook.parent, env=os.environ | settings, timeout=540, **pipes
+            )
+        return done.returncode, log
 
-    with warm, ThreadPoolExecutor(1) as pool:
+    with ThreadPoolExecutor(1) as pool:
         yield {notebook: pool.submit(run, notebook) for notebook in NOTEBOOKS}
         pool.shutdown(cancel_futures=True)
+    warm.end()
 
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda p: p.stem)

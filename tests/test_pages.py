@@ -247,8 +247,16 @@ def test_the_meaning_follows_the_verdict():
 
 def test_what_was_not_measured_stands_below_the_table():
     text = pages.verdict_table(page_on(invented()), "Tab. 3")
-    table, _, missing = text.partition("*Not measured:*")
-    assert missing and "not measured" not in table and "| Real-ESRGAN +both: better PSNR" in table
+    table, _, missing = text.partition("*Not measured: ")
+    assert "not measured" not in table and "| Real-ESRGAN +both: better PSNR" in table
+    assert "no AHIQ (2), " in missing and missing.endswith(".*")
+
+
+def test_a_number_of_two_verdicts_counts_once_and_as_the_open_one(monkeypatch):
+    one = {"value": 1.0, "low": 0.5, "high": 1.5, "paper": "+1", "grade": "paper"}
+    judged = iter([[one | {"verdict": "reproduced"}], [one | {"verdict": "inconclusive"}]])
+    monkeypatch.setattr(pages, "verdicts", lambda page, item: next(judged, []))
+    assert [row["verdict"] for row in pages.numbers_once(None)] == ["inconclusive"]
 
 
 def test_panels_come_two_in_a_row(monkeypatch):

@@ -9,9 +9,10 @@ import pytest
 import torch
 from PIL import Image
 from torch import nn
+from warm import qebias
 
 from qebias import pretrained
-from qebias.codecs import Bpg, Jpeg
+from qebias.codecs import Bpg, Jpeg, code
 from qebias.core import QebiasError
 from qebias.generators.dncnn import DnCNN
 from qebias.inference import enhance
@@ -147,10 +148,6 @@ def test_patches_are_those_of_the_whole_picture():
 def test_what_compress_wrote_goes_into_enhance(tmp_path, scene):
     "A decoded picture's level is its bitstream's; not that of any file of its name"
 
-    def qebias(*words):
-        command = [sys.executable, "-c", "from qebias.cli import main; main()", *map(str, words)]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
-
     (tmp_path / "raw").mkdir()
     Image.fromarray(scene).save(tmp_path / "raw" / "a.png")
     bpg, jpeg = tmp_path / "bpg", tmp_path / "jpeg"
@@ -158,9 +155,43 @@ def test_what_compress_wrote_goes_into_enhance(tmp_path, scene):
     qebias("compress", tmp_path / "raw", "--codec", "jpeg", "--level", 20, "-o", jpeg)
     assert pretrained.quality_of(bpg / "a.png") == ("bpg", 42)
     assert pretrained.quality_of(jpeg / "a.png") == ("jpeg", 20)
-    assert "BPG of QP 42, model bpg" in qebias("enhance", bpg, "-o", tmp_path / "enhanced")
+    assert "BPG of QP 42, model bpg" in qebias("enhance", bpg, "-o", tmp_path / "enhanced")[1]
     Image.fromarray(255 - scene).save(bpg / "a.png")
     assert pretrained.quality_of(bpg / "a.png") is None  # another picture by now
+
+
+def test_a_decoded_picture_beside_its_bitstream_says_its_level_without_any_list(tmp_path, scene):
+    coded = code(scene, Jpeg(20))
+    (tmp_path / "a.jpg").write_bytes(coded.data)
+    Image.fromarray(coded.decoded).save(tmp_path / "a.png")
+    assert pretrained.quality_of(tmp_path / "a.png") == ("jpeg", 20)
+    Image.fromarray(coded.decoded[::-1]).save(tmp_path / "a.png")  # an edited one is none
+    assert pretrained.quality_of(tmp_path / "a.png") is None
+
+
+def test_the_quality_is_read_from_the_table_that_the_luma_names(tmp_path, scene):
+    Image.fromarray(scene).save(tmp_path / "a.jpg", quality=20)
+    data = bytearray((tmp_path / "a.jpg").read_bytes())
+    frame = data.index(b"\xff\xc0")
+    swapped = {0: 2, 1: 3}
+    at = 0
+    while (at := data.find(b"\xff\xdb", at)) >= 0:
+        end = at + 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+        for place in range(at + 4, end, 65):
+            data[place] = swapped[data[place]]
+        at = end
+    for component in range(3):
+        place = frame + 10 + 3 * component + 2
+        data[place] = swapped[data[place]]
+    (tmp_path / "b.jpg").write_bytes(data)
+    assert pretrained.jpeg_quality(tmp_path / "b.jpg") == pretrained.jpeg_quality(tmp_path / "a.jpg") == 20
+
+
+def test_a_model_of_the_package_by_its_name_is_as_strong_as_the_level_asks_for(tmp_path, scene):
+    Image.fromarray(scene).save(tmp_path / "a.jpg", quality=80)
+    named, automatic = pretrained.chooser("jpeg"), pretrained.chooser()
+    state = [network(tmp_path / "a.jpg").state_dict() for network in (named, automatic)]
+    assert all((state[0][key] == state[1][key]).all() for key in state[0])
 
 
 def test_qualities_are_drawn_from_the_whole_range():
@@ -321,20 +352,10 @@ def test_the_shipped_model_helps_pictures_it_was_not_trained_on(quality):
 def test_enhance_takes_the_fitting_model_by_itself(tmp_path, scene):
     for name, quality in (("blocky.jpg", 20), ("good.jpg", 92)):
         (tmp_path / name).write_bytes(Jpeg(quality).encode(scene))
-    command = [
-        "enhance",
-        str(tmp_path / "blocky.jpg"),
-        str(tmp_path / "good.jpg"),
-        "-o",
-        str(tmp_path / "out"),
-    ]
-    done = subprocess.run(
-        [sys.executable, "-c", "from qebias.cli import main; main()", *command],
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "model jpeg" in done.stdout + done.stderr and "passes through" in done.stdout + done.stderr
+    files = [tmp_path / "blocky.jpg", tmp_path / "good.jpg"]
+    code, out, err = qebias("enhance", *files, "-o", tmp_path / "out")
+    assert code == 0, err
+    assert "model jpeg" in out + err and "passes through" in out + err
     good = np.asarray(Image.open(tmp_path / "out" / "good.png"))
     assert np.array_equal(good, np.asarray(Image.open(tmp_path / "good.jpg")))
     blocky = np.asarray(Image.open(tmp_path / "out" / "blocky.png"))

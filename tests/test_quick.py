@@ -6,15 +6,13 @@ import os
 import re
 import signal
 import sys
-import tempfile
 import time
 import types
-import warnings
-from importlib import import_module
+from pathlib import Path
 
 import pytest
-import torch
 from conftest import ROOT
+from warm import Warm
 
 BUDGET = 0.7  # seconds of a notebook; what is left then is for `pytest tests/test_notebooks.py`
 FIRST = 2.0  # seconds of its first demonstration; where that takes longer, only its exported code has run
@@ -85,17 +83,10 @@ def ends(code, names, seconds):
     return True
 
 
-def restore(threads):
-    "What a demonstration that was cut short may have left: a ring can come while a `with` block is left"
-    torch.set_grad_enabled(True)
-    torch.set_default_dtype(torch.float32)
-    torch.set_autocast_enabled("cpu", False)
-    torch.use_deterministic_algorithms(False)
-    torch.set_num_threads(threads)
-
-
 def run(path):
     "How many cells of a notebook ran to their end, exported code and demonstrations; an error is an error"
+    path = Path(path)
+    os.chdir(path.parent)
     main = types.ModuleType("__main__")  # as in a kernel
     names, sys.modules["__main__"] = vars(main), main
     ran, done, left = 0, 0, BUDGET
@@ -118,11 +109,22 @@ def run(path):
     return ran
 
 
-@pytest.fixture(scope="module", autouse=True)
-def imported():
-    "Every module, before any budget runs"
-    for module in notebooks():
-        import_module(f"qebias.{module}".removesuffix(".__init__"))
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory):
+    """A function that runs a notebook's cells, each in a fork of a process that has imported every module
+
+    What a demonstration leaves behind, above all one that was cut short, ends with its fork."""
+    place = tmp_path_factory.mktemp("ran")
+    package = [f"qebias.{module}".removesuffix(".__init__") for module in notebooks()]
+    warm = Warm("test_quick", *package, IN_TEST="1", TMPDIR=str(place), MPLBACKEND="agg")
+    said = place / "said.txt"
+
+    def cells(path):  # (exit code, what was said, last of all how many cells ran)
+        said.unlink(missing_ok=True)
+        return warm.call("test_quick:run", path, said), said.read_text(errors="replace")
+
+    yield cells
+    warm.end()
 
 
 def test_every_module_has_a_quick_test():
@@ -130,49 +132,29 @@ def test_every_module_has_a_quick_test():
 
 
 @pytest.mark.parametrize("path", notebooks().values(), ids=list(notebooks()))
-def test_demonstrations(path, tmp_path, monkeypatch):
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    monkeypatch.setenv("IN_TEST", "1")
-    monkeypatch.chdir(path.parent)
-    monkeypatch.setitem(sys.modules, "__main__", sys.modules["__main__"])
-    codecs = import_module("qebias.codecs").CODECS  # into which a codec's own notebook puts its class
-    environment, known, threads = dict(os.environ), dict(codecs), torch.get_num_threads()
-    with warnings.catch_warnings():
-        try:
-            run(path)  # how far it goes depends on the machine's load, an error does not
-        finally:
-            restore(threads)
-            os.environ.clear()
-            os.environ.update(environment)
-            codecs.clear()
-            codecs.update(known)
+def test_demonstrations(path, ran):
+    code, said = ran(path)  # how far it goes depends on the machine's load, an error does not
+    assert code == 0, said[-3000:]
 
 
-def test_what_was_cut_short_leaves_torch_as_it_was():
-    "A ring on the way out of a block once left all later tests of its process without gradients"
-    threads = torch.get_num_threads()
-    torch.set_grad_enabled(False)
-    torch.set_default_dtype(torch.float64)
-    restore(threads)
-    assert torch.is_grad_enabled() and torch.get_default_dtype() == torch.float32
-    x = torch.ones(1, requires_grad=True)
-    (2 * x).sum().backward()
-    assert x.grad == 2
+def written(path, *sources):
+    "A notebook of these cells"
+    cells = [{"cell_type": "code", "source": [text]} for text in sources]
+    path.write_text(json.dumps({"cells": cells}))
+    return path
 
 
-def test_an_error_in_a_demonstration_is_an_error(tmp_path):
-    cells = [
-        {"cell_type": "code", "source": ["#| notest\n1 / 0"]},
-        {"cell_type": "code", "source": ["assert 1 > 2"]},
-    ]
-    (tmp_path / "wrong.ipynb").write_text(json.dumps({"cells": cells}))
-    with pytest.raises(AssertionError):
-        run(tmp_path / "wrong.ipynb")
+def test_an_error_in_a_demonstration_is_an_error(tmp_path, ran):
+    code, said = ran(written(tmp_path / "wrong.ipynb", "#| notest\n1 / 0", "assert 1 > 2"))
+    assert code == 1 and "AssertionError" in said and "ZeroDivisionError" not in said
 
 
-def test_a_long_demonstration_is_cut(tmp_path):
-    cells = [{"cell_type": "code", "source": [text]} for text in ("x = 1", "while True: pass")]
-    (tmp_path / "long.ipynb").write_text(json.dumps({"cells": cells}))
+def test_a_long_demonstration_is_cut_and_leaves_nothing(tmp_path, ran):
+    spoil = "import torch\ntorch.set_grad_enabled(False)\nwhile True: pass"
     begun = time.monotonic()
-    assert run(tmp_path / "long.ipynb") == 1
-    assert time.monotonic() - begun < 2 * BUDGET + 1
+    code, said = ran(written(tmp_path / "long.ipynb", "x = 1", spoil))
+    assert code == 0 and said.split()[-1] == "1"
+    assert time.monotonic() - begun < 2 * BUDGET + 5
+    check = "import torch\nassert torch.is_grad_enabled()"
+    code, said = ran(written(tmp_path / "next.ipynb", check))
+    assert code == 0 and said.split()[-1] == "1", said

@@ -1,12 +1,15 @@
 "The study's promises: nothing lost, nothing stale, nothing of others; on one small study that is run once"
 
+import functools
 import json
 import os
 import random
 import shutil
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -17,6 +20,7 @@ from conftest import ROOT
 from qebias.core import QebiasError
 from qebias.notebooks import parameters
 from qebias.study import runner
+from qebias.study.jobs import PARENT
 from qebias.study.keys import Keys, Study, items, plan, todo
 from qebias.study.preflight import resolve
 from qebias.study.profile import load_profile, profiles
@@ -54,6 +58,19 @@ def profile(tmp_path_factory):
     path = tmp_path_factory.mktemp("profiles") / "few.yaml"
     path.write_text(PROFILE)
     return path
+
+
+@pytest.fixture(scope="module")
+def again():
+    "Runs a study whose jobs are forked from one warm process, which all the tests here share"
+    with tempfile.TemporaryDirectory(prefix="qebias-") as folder:  # a socket's path is short
+        path = f"{folder}/socket"
+        command = [sys.executable, "-P", "-m", "qebias.study.jobs", "--serve", path]
+        environment = {**os.environ, PARENT: f"{socket.gethostname()}:{os.getpid()}"}
+        warm = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=environment)
+        yield functools.partial(run, cores=2, show=lambda line: None, server=path)
+        warm.terminate()
+        warm.wait()
 
 
 @pytest.fixture(scope="module")
@@ -108,16 +125,16 @@ def test_a_changed_network_plans_its_trainings_in_a_copy_too(copy, profile):
     assert jobs == {"train": 3, "enhance": 3, "measure": 3, "table": 1}
 
 
-def test_a_changed_rate_and_back_plans_nothing(copy, profile):
-    run(resolve(str(profile), ["training.adversarial.lr=5e-4"], out=copy), cores=2, show=lambda line: None)
+def test_a_changed_rate_and_back_plans_nothing(copy, profile, again):
+    again(resolve(str(profile), ["training.adversarial.lr=5e-4"], out=copy))
     assert planned(profile, copy) == {}
     assert planned(profile, copy, "training.adversarial.lr=5e-4") == {}
 
 
-def test_an_added_metric_costs_its_own_column_and_an_order_nothing(copy, profile):
+def test_an_added_metric_costs_its_own_column_and_an_order_nothing(copy, profile, again):
     before = {p.name for p in (copy / "results" / "column").iterdir()}
     assert planned(profile, copy, "metrics=[psnr, ssim]") == {"measure": 5, "table": 1}
-    run(resolve(str(profile), ["metrics=[psnr, ssim]"], out=copy), cores=2, show=lambda line: None)
+    again(resolve(str(profile), ["metrics=[psnr, ssim]"], out=copy))
     added = {p.name for p in (copy / "results" / "column").iterdir()} - before
     columns = {
         json.loads((copy / "results" / "column" / name / "result.json").read_text())["column"]
@@ -125,6 +142,23 @@ def test_an_added_metric_costs_its_own_column_and_an_order_nothing(copy, profile
     }
     assert columns == {"ssim"} and len(added) == 5
     assert planned(profile, copy, "metrics=[ssim, psnr]") == {}
+
+
+def test_controls_after_a_row_cost_their_own_jobs_and_stand_in_the_table(copy, profile):
+    change = "controls_after=[realesrgan]"
+    assert planned(profile, copy, change) == {"enhance": 2, "measure": 2, "table": 1}
+    assert (
+        planned(profile, copy, change, "seeds=[0, 1]")["enhance"] == 8
+    )  # four trained rows, and both controls twice
+    run(resolve(str(profile), [change], out=copy), cores=2, show=lambda line: None)
+    table = load("few", str(copy)).table
+    added = {"control:noise2:realesrgan", "control:sharper:realesrgan"}
+    assert added <= set(table.row)
+    assert set(table.trained_on[table.row.isin(added)]) == {"bpg-37"}  # as their row is
+    found = table[table.quantity == "re:rmse"].groupby("row").value.mean()
+    assert found["control:noise2:realesrgan"] > found["realesrgan"]  # noise is no way to raw
+    with pytest.raises(QebiasError, match="controls_after: esrgan is no row of the profile"):
+        resolve(str(profile), ["controls_after=[esrgan]"], out=copy)
 
 
 def test_device_threads_and_labels_decide_nothing(finished, profile):
@@ -137,26 +171,26 @@ def test_another_seed_or_precision_is_another_training(finished, profile):
     assert planned(profile, finished, "precision=bf16")["train"] == 4
 
 
-def test_packages_that_differ_are_told(copy, profile):
+def test_packages_that_differ_are_told(copy, profile, again):
     study = resolve(str(profile), out=copy)
     path = study.store.named("train/bpg-37/rrdb/seed-0") / "result.json"
     result = json.loads(path.read_text())
     result["provenance"]["packages"]["torch"] = "0.4.1"
     seal(path.parent, {k: v for k, v in result.items() if k != "seal"})
     said = []
-    run(study, cores=2, show=said.append)
+    again(study, show=said.append)
     assert any("torch 0.4.1" in line and "train/bpg-37/rrdb/seed-0" in line for line in said)
 
 
 # Nothing is deleted
 
 
-def test_a_users_files_in_the_run_folder_stay(copy, profile):
+def test_a_users_files_in_the_run_folder_stay(copy, profile, again):
     own = {"report/notes.html": "mine", "pictures/a.txt": "mine", "table.csv": "mine"}
     for name, text in own.items():
         (copy / name).parent.mkdir(exist_ok=True)
         (copy / name).write_text(text)
-    run(resolve(str(profile), ["training.arcnn.lr=5e-4"], out=copy), cores=2, show=lambda line: None)
+    again(resolve(str(profile), ["training.arcnn.lr=5e-4"], out=copy))
     assert {name: (copy / name).read_text() for name in own} == own
 
 
@@ -176,8 +210,8 @@ def test_a_dry_run_leaves_nothing_behind(profile, tmp_path):
     assert not (tmp_path / "s").exists()
 
 
-def test_pruning_lists_first_and_removes_what_no_setting_means(copy, profile):
-    run(resolve(str(profile), ["training.arcnn.lr=5e-4"], out=copy), cores=2, show=lambda line: None)
+def test_pruning_lists_first_and_removes_what_no_setting_means(copy, profile, again):
+    again(resolve(str(profile), ["training.arcnn.lr=5e-4"], out=copy))
     old, new = resolve(str(profile), out=copy), resolve(str(profile), ["training.arcnn.lr=5e-4"], out=copy)
     assert dict(plan(old)) == {} and dict(plan(new)) == {}
     said = []
@@ -207,7 +241,7 @@ def parts(folder):
     yield next(p for p in sorted((folder / "results" / "compress").glob("*/manifest.json")))
 
 
-def test_flipped_bits_are_noticed_and_healed(copy, profile):
+def test_flipped_bits_are_noticed_and_healed(copy, profile, again):
     study, before = resolve(str(profile), out=copy), contents(copy)
     dice = random.Random(0)
     for path in parts(copy):
@@ -217,7 +251,7 @@ def test_flipped_bits_are_noticed_and_healed(copy, profile):
     jobs = plan(study)
     assert jobs["compress"] and jobs["train"] and jobs["enhance"] and jobs["measure"] and jobs["table"], jobs
     assert verify(study, show=lambda line: None) >= 7
-    run(study, cores=2, show=lambda line: None)
+    again(study)
     assert contents(copy) == before and dict(plan(study)) == {}
 
 
@@ -243,7 +277,7 @@ def test_a_damaged_curve_is_told_and_no_reason_to_train_again(copy, profile):
 
 
 @pytest.mark.parametrize("harm", ["missing", "empty", "another picture"])
-def test_a_lost_part_is_made_again_alone(copy, profile, harm):
+def test_a_lost_part_is_made_again_alone(copy, profile, again, harm):
     study, before = resolve(str(profile), out=copy), contents(copy)
     folder = study.store.named("enhance/sample/bpg-37/rrdb/seed-0")
     picture, other = sorted(folder.glob("*.png"))[:2]
@@ -254,16 +288,16 @@ def test_a_lost_part_is_made_again_alone(copy, profile, harm):
     if harm == "another picture":
         picture.write_bytes(other.read_bytes())
     assert dict(plan(study)) == {"enhance": 1}
-    run(study, cores=2, show=lambda line: None)
+    again(study)
     assert contents(copy) == before
 
 
-def test_a_lost_generator_is_trained_again_and_what_was_made_of_it_is_taken_up(copy, profile):
+def test_a_lost_generator_is_trained_again_and_what_was_made_of_it_is_taken_up(copy, profile, again):
     study, before = resolve(str(profile), out=copy), contents(copy)
     (study.store.named("train/bpg-37/rrdb/seed-0") / "generator.safetensors").unlink()
     assert dict(plan(study)) == {"train": 1}
     said = []
-    run(study, cores=2, show=said.append)
+    again(study, show=said.append)
     assert contents(copy) == before and "nothing to do" in said[-2]
 
 
@@ -393,7 +427,8 @@ def test_an_interrupt_ends_everything_soon(profile, tmp_path, how):
     child.send_signal(how)
     child.wait(10)
     assert time.monotonic() - began < 2.5  # of a machine that has other work as well
-    time.sleep(3)
+    while left_over(tmp_path / "s") and time.monotonic() - began < 5.5:
+        time.sleep(0.1)
     assert left_over(tmp_path / "s") == []
 
 
@@ -426,11 +461,11 @@ def test_killed_at_random_moments_a_study_ends_in_the_same_bits(finished, profil
     assert contents(tmp_path / "s") == contents(finished)
 
 
-def test_a_failed_job_is_named_and_the_rest_is_kept(profile, tmp_path):
+def test_a_failed_job_is_named_and_the_rest_is_kept(profile, tmp_path, again):
     changes = ["methods=[arcnn, rrdb]", "training.arcnn.lr=1.0e30"]
     study = resolve(str(profile), changes, out=tmp_path / "s")
     with pytest.raises(QebiasError, match=r"1 job failed.*train/bpg-37/arcnn/seed-0.*not finite"):
-        run(study, cores=2, keep_going=True, show=lambda line: None)
+        again(study, keep_going=True)
     waiting = todo(Keys(study))
     assert "train/bpg-37/arcnn/seed-0" in waiting
     assert not {"train/bpg-37/rrdb/seed-0", "measure/sample/bpg-37/rrdb/seed-0"} & waiting.keys()

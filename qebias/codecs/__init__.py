@@ -274,7 +274,8 @@ def _called(images):
 # %% ../../nbs/data/04_codecs.__init__.ipynb #475390b9
 def _with_bar(results, total, codec, progress):
     often = 0.1 if sys.stderr.isatty() else 10
-    shown = dict(disable=not progress, file=sys.stderr, mininterval=often)
+    hidden = None if progress else True  # without a terminal there is none
+    shown = dict(disable=hidden, file=sys.stderr, mininterval=often)
     bar = tqdm(desc=f"{codec.name}-{codec.level}", total=total, unit=" images", **shown)
     with contextlib.closing(results), bar:
         for coded in results:

@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ..core import MOST_PIXELS, MOST_SIDE, QebiasError, as_rgb, require_size
+from ..core import MOST_PIXELS, MOST_SIDE, QebiasError, as_rgb, nearest, require_size
 
 # %% ../../nbs/data/00_codecs.base.ipynb #671aa5ed
 class CodecError(QebiasError):
@@ -148,7 +148,8 @@ def codec_class(
     module, _, attribute = str(name).partition(":")
     if not attribute:
         known = ", ".join(sorted(CODECS))
-        raise CodecError(f"unknown codec {name!r}: choose {known}, or name one of your own as module:Class")
+        one_of = f"choose {known}, or name one of your own as module:Class"
+        raise CodecError(f"unknown codec {name!r}: {one_of}{nearest(name, CODECS)}")
     try:
         found = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError, ValueError) as error:

@@ -81,7 +81,7 @@ def _double(plane, axis):
     return np.moveaxis(out, 0, axis)
 
 # %% ../../nbs/data/02_codecs.bpg.ipynb #9f5d60c4
-_BAND = 2**21
+_BAND = 2**16  # pixels; what is computed with them stays in the processor's cache, which is faster
 
 
 def _bands(height, width):

@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['KINDS', 'PAGE_CODE', 'PAGE_DATA', 'KEY_OF', 'Item', 'items', 'default_items', 'Job', 'Study', 'pairs_name',
            'train_name', 'enhanced_name', 'measured_name', 'compress_jobs', 'train_jobs', 'trained_levels', 'train_job',
-           'training_of', 'enhance_jobs', 'measure_jobs', 'evaluations', 'jobs', 'bank_job', 'images', 'raw_identity',
-           'codec_of', 'codec_identity', 'Identities', 'Keys', 'is_unknown', 'part_digest', 'stored_faults',
-           'faults_of', 'key_compress', 'key_train', 'key_enhance', 'key_measure', 'column_keys', 'key_bank',
-           'key_table', 'page_code', 'key_item', 'Todo', 'todo', 'plan', 'wanted_folders', 'raw_key']
+           'training_of', 'enhance_jobs', 'measure_jobs', 'evaluations', 'rows_at', 'jobs', 'bank_job', 'images',
+           'raw_identity', 'codec_of', 'codec_identity', 'Identities', 'Keys', 'is_unknown', 'part_digest',
+           'stored_faults', 'faults_of', 'key_compress', 'key_train', 'key_enhance', 'key_measure', 'column_keys',
+           'key_bank', 'key_table', 'page_code', 'key_item', 'Todo', 'todo', 'plan', 'wanted_folders', 'raw_key']
 
 # %% ../../nbs/tools/22_study.keys.ipynb #6a759dae
 import functools
@@ -214,12 +214,17 @@ def training_of(study: Study, row: str, codec: str, level: int, seed: int, datas
 # %% ../../nbs/tools/22_study.keys.ipynb #62634e7b
 def enhance_jobs(study: Study) -> list[Job]:
     "Every row on every evaluation set, and the controls"
+    from qebias.controls import control_of
+
     found = []
     for place in evaluations(study):
         if place["row"] == "compressed":
             continue
         pairs = pairs_name(place["dataset"], place["codec"], place["level"])
-        found.append(Job("enhance", enhanced_name(**place), place, (pairs, *training_of(study, **place))))
+        _, base = control_of(place["row"])
+        before = [enhanced_name(**place | {"row": base})] if base else []
+        needs = (pairs, *before, *training_of(study, **place))
+        found.append(Job("enhance", enhanced_name(**place), place, needs))
     return found
 
 # %% ../../nbs/tools/22_study.keys.ipynb #96c6bfbf
@@ -237,18 +242,27 @@ def measure_jobs(study: Study) -> list[Job]:
 # %% ../../nbs/tools/22_study.keys.ipynb #204ea674
 def evaluations(study: Study) -> list[dict]:
     "Row, codec, level, seed and data set of everything that is looked at"
-    from qebias.controls import ROWS
-
-    untrained = ["compressed", *(ROWS if study.profile.controls else [])]
     found = []
     for codec, level in study.levels:
         for dataset in study.profile.evaluate:
-            for row in untrained:
-                found.append({"row": row, "codec": codec, "level": level, "seed": 0, "dataset": dataset})
-            for trained in study.rows.values():
-                if trained.stands_at(codec, level):
-                    place = {"row": trained.name, "codec": codec, "level": level, "dataset": dataset}
-                    found += [place | {"seed": seed} for seed in trained.seeds]
+            place = {"codec": codec, "level": level, "dataset": dataset}
+            for row, seed in rows_at(study, codec, level):
+                found.append({"row": row, **place, "seed": seed})
+    return found
+
+
+def rows_at(study: Study, codec: str, level: int) -> list[tuple[str, int]]:
+    "(row, seed) of what is looked at at one place of the grid; a control stands after what it is made from"
+    from qebias.controls import AFTER, PREFIX, ROWS
+
+    p = study.profile
+    trained = [row for row in study.rows.values() if row.stands_at(codec, level)]
+    found = [("compressed", 0)]
+    found += [(row, 0) for row in ROWS if p.controls]
+    found += [(row.name, seed) for row in trained for seed in row.seeds]
+    for row in trained:
+        if row.name in p.controls_after:
+            found += [(f"{PREFIX}{name}:{row.name}", seed) for name in AFTER for seed in row.seeds]
     return found
 
 # %% ../../nbs/tools/22_study.keys.ipynb #48bdbff0
@@ -462,7 +476,11 @@ def key_enhance(keys: Keys, job: Job) -> str:
     trained = [need for need in job.needs if need.startswith("train/")]
     generator = part_digest(keys, trained[0], "generator.safetensors") if trained else ""
     pairs = keys.content(job.needs[0])
-    return digest({"generator": generator, "pairs": pairs, "by": enhancer_identity(job.cell["row"])}, 24)
+    made_of = {"generator": generator, "pairs": pairs, "by": enhancer_identity(job.cell["row"])}
+    before = [keys.content(need) for need in job.needs if need.startswith("enhance/")]
+    if before:
+        made_of["after"] = before[0]
+    return digest(made_of, 24)
 
 # %% ../../nbs/tools/22_study.keys.ipynb #bf506527
 def key_measure(keys: Keys, job: Job) -> str:

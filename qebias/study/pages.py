@@ -5,16 +5,18 @@
 # %% auto #0
 __all__ = ['BY', 'COUNT', 'COUNTED', 'FEW', 'UNMEASURED', 'KINDS', 'READING', 'CORRECTED', 'QUANTITIES', 'FIDELITY_ROWS',
            'PRINTED', 'SIDE_BY_SIDE', 'repeats', 'Page', 'open_page', 'places_of', 'minus', 'with_unit', 'agrees',
-           'lead', 'across', 'plain', 'distance_of', 'brief', 'beside', 'in_a_sentence', 'verdicts', 'fitting',
-           'answer', 'on_other_sets', 'subject', 'verdict_of', 'by_verdict', 'lead_of', 'answer_all', 'Headline',
-           'headlines', 'half_of', 'answer_steps', 'full_answer', 'headline', 'kind_of', 'meaning', 'is_corrected',
-           'full_verdict', 'verdict_table', 'line', 'score_gaps', 'printed_gap', 'told_apart', 'shown', 'metric_label',
+           'lead', 'across', 'undecided', 'plain', 'distance_of', 'brief', 'beside', 'in_a_sentence', 'verdicts',
+           'fitting', 'answer', 'on_other_sets', 'subject', 'verdict_of', 'by_verdict', 'lead_of', 'answer_all',
+           'Headline', 'headlines', 'half_of', 'answer_steps', 'full_answer', 'how_far', 'headline', 'kind_of',
+           'meaning', 'is_corrected', 'full_verdict', 'verdict_table', 'papers', 'why_missing', 'counted',
+           'tally_in_words', 'numbers_once', 'line', 'score_gaps', 'printed_gap', 'told_apart', 'shown', 'metric_label',
            'quantity_label', 'sides', 'ideal_sampler', 'paired', 'curves', 'rates_saved', 'quality', 'towards_better',
            'changes', 'pictures', 'scored', 'both_encoders', 'encoder_answer', 'compressed_beside_paper', 'drawn']
 
 # %% ../../nbs/tools/30_study.pages.ipynb #4c4a4eda
 import functools
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
@@ -22,16 +24,16 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from ..claims import better, claims_markdown, decimals, folded, judge, paper_number, read_claims
+from ..claims import better, claims_markdown, decimals, judge, paper_number, read_claims
 from ..codecs import Bpg
 from ..codecs.bpg import ENCODERS
-from ..controls import CONTROLS, ideal_deviations
+from ..controls import AFTER, PREFIX, ROWS, ideal_deviations
 from ..core import QebiasError, project_root, read_yaml, require
 from ..figures import deviations, intervals, label_of, number
 from ..methods import FIDELITY, PRETRAINING
 from ..metrics import METRICS, psnr
 from ..rates import bd_rate
-from ..stats import COLUMNS, Estimate, Values, deviation_of, difference, estimate
+from ..stats import COLUMNS, Estimate, Values, deviation_of, difference, estimate, ratio
 from ..stats import Results as Index
 from .keys import items
 from .profile import RowSpec, load_profile, profiles
@@ -79,9 +81,11 @@ class Page:
             return [row for row in others if not repeats(self.results.profile.rows.get(row))]
         return [row for row in wanted if row in there]
 
-    def controls(self) -> list[str]:
-        "The enhancers that restore nothing, as far as they were measured here"
-        return self.rows(f"control:{name}" for name in CONTROLS)
+    def controls(self, of: str = "") -> list[str]:
+        "What restores nothing, as far as it was measured here, made from compressed pictures or from a row's"
+        if of:
+            return self.rows(f"{PREFIX}{name}:{of}" for name in AFTER)
+        return self.rows(ROWS)
 
     def at(self, codec: str = "", level: int = 0, dataset: str = "") -> "Page":
         "Another place of the same results"
@@ -175,7 +179,7 @@ def lead(
         "reproduced": "Yes, and it could hardly fail" if row["grade"] == "could not fail" else "Yes",
         "holds": "Yes",
         "opposite": "No, the opposite",
-        "inconclusive": "It cannot be told",
+        "inconclusive": undecided(row),
         "negligible": "Hardly: too little to matter",
         "direction only": f"It seems {'so' if agrees(row) else 'not'}, from {one}"
         if row["value"] is not None
@@ -193,6 +197,15 @@ def across(
     if not row["seeds"]:
         return pictures
     return f"{row['seeds']} training{'s' if row['seeds'] > 1 else ''} and {pictures}"
+
+
+def undecided(
+    row: dict,  # an inconclusive verdict, as `judge` gives it
+) -> str:
+    "The first words where an interval decides nothing, or does so only as long as it stands alone"
+    if not is_corrected(row):
+        return "It cannot be told"
+    return "Probably, but not for certain" if agrees(row) else "Not seen"
 
 # %% ../../nbs/tools/30_study.pages.ipynb #d6702c5e
 BY = {
@@ -433,6 +446,7 @@ class Headline(NamedTuple):
     words: list  # that stand in the statements that are meant
     told: str = ""  # what the numbers are of; {} in the place of a single one
     open: bool = False  # whether yes and no are no answers
+    every: bool = False  # whether a part of them is no yes
 
 # %% ../../nbs/tools/30_study.pages.ipynb #430b1be4
 @functools.cache
@@ -486,7 +500,19 @@ def full_answer(
         return answer_steps(page)
     asked = headlines()[item]
     tell = answer if "{}" in asked.told else answer_all
-    return tell(page, asked.of, *asked.words, told=asked.told)
+    said = tell(page, asked.of, *asked.words, told=asked.told)
+    return said.removesuffix(".") + how_far(page) + "." if item == "sec42" else said
+
+
+def how_far(
+    page: Page,
+) -> str:
+    "Where the divergence takes Real-ESRGAN: how far, in raw's own distance, and whether towards raw"
+    after, towards = "realesrgan+div", page.estimate("realesrgan+div", "cosine")
+    share = estimate(ratio(page.values(after, "psi:ce"), page.values(after, "psi:cr")))
+    if share.value is None or towards.value is None:
+        return ""
+    return f"; it ends at {shown(share, 2)} of it, and moves towards raw with a cosine of {shown(towards, 2)}"
 
 # %% ../../nbs/tools/30_study.pages.ipynb #d6dae926
 def headline(
@@ -501,6 +527,8 @@ def headline(
     if answered.startswith(UNMEASURED):
         made = f"`qebias study {items()[item].profile} --only {item}`"
         return f"{UNMEASURED} these results hold no number for this question; {made} makes them."
+    if headlines()[item].every:
+        answered = answered.replace("**In part.**", "**Not by every one.**", 1)
     if headlines()[item].open:
         answered = re.sub(r"^\*\*(Yes|In part|No, |Not that we could see)[^*]*\.\*\* ", "", answered)
     return answered
@@ -580,15 +608,76 @@ def verdict_table(
     missing = [row for row in rows if row["value"] is None]
     own = all(row["paper"] == "hypothesis" for row in rows)
     columns = ("statement", "ours", "verdict") if own else ("statement", "paper", "ours", "verdict")
-    told = [row | {"verdict": full_verdict(row)} for row in measured]
+    told = [row | {"verdict": full_verdict(row), "paper": papers(row)} for row in measured]
     parts = [minus(claims_markdown(told, columns))] if told else []
     parts.append(READING)
     if any(map(is_corrected, measured)):
         parts.append(CORRECTED)
     if missing:
-        said = (f"{row['statement']} ({row['verdict'].partition(': ')[2]})" for row in folded(missing))
-        parts.append("*Not measured:* " + "; ".join(said) + ".")
+        parts.append(f"*Not measured: {counted(why_missing(row) for row in missing)}.*")
     return "\n\n".join(parts)
+
+# %% ../../nbs/tools/30_study.pages.ipynb #0e56a5a1
+def papers(
+    row: dict,  # a verdict, as `judge` gives it
+) -> str:
+    "The paper's number; beside a stand-in, whose number it is"
+    stands_in = row["grade"] == "stand-in" and re.search(r"\d", row["paper"])
+    return f"{row['paper']}, FID" if stands_in else row["paper"]
+
+
+def why_missing(
+    row: dict,  # a verdict without a number
+) -> str:
+    "Why a statement has no number: a metric that was not at hand, a row that was not trained, or its curves"
+    told = row["verdict"]
+    if found := re.search(r"no quantity (?:\w+:)?(\S+)|has 0 of (?:re:)?(\S+)", told):
+        return f"no {metric_label(found[1] or found[2]).partition(' (')[0]}"
+    if found := re.search(r"no row (\S+)", told):
+        return f"{label_of(found[1])} not trained"
+    if found := re.search(r"no \S+ of (\S+) at (\w+) (\d+)", told):
+        return f"{label_of(found[1])} not measured at {found[2].upper()} {found[3]}"
+    if "overlap" in told:
+        return "curves that do not overlap"
+    if "levels" in told:
+        return "not trained at several levels"
+    return told.partition(": ")[2] or told
+
+
+def counted(
+    reasons: Iterable[str],
+) -> str:  # such as `no FID (4), no MUSIQ`
+    "Each reason once, and how often it is one"
+    counts = Counter(reasons)
+    return ", ".join(f"{told} ({n})" if n > 1 else told for told, n in counts.items())
+
+# %% ../../nbs/tools/30_study.pages.ipynb #0e56a5a3
+def tally_in_words(
+    page: Page,
+) -> str:
+    "How many of the paper's numbers that were measured got which verdict"
+    found = numbers_once(page)
+    kinds = Counter(verdict_of(row) for row in found)
+    sure = Counter(row["grade"] for row in found if verdict_of(row) == "reproduced")
+    told = f"Of {len(found)} numbers of the paper's statements, {kinds.pop('reproduced', 0)} are reproduced"
+    weaker = {"could not fail": "could hardly fail", "stand-in": "by a stand-in for FID"}
+    weak = ", ".join(f"{sure[grade]} {words}" for grade, words in weaker.items() if sure[grade])
+    told += f" ({weak})" if weak else ""
+    return ", ".join([told, *(f"{n} {kind}" for kind, n in kinds.most_common())]) + "."
+
+
+def numbers_once(
+    page: Page,
+) -> list[dict]:  # verdicts
+    "The paper's numbers that were measured here, each once; of several verdicts on one, the open one"
+    found: dict[tuple, dict] = {}
+    for item in dict.fromkeys(claim.item for claim in read_claims().claims):
+        for row in verdicts(page, item):
+            number = row["value"], row["low"], row["high"]
+            known = number in found and verdict_of(row) != "inconclusive"
+            if row["value"] is not None and row["paper"] != "hypothesis" and not known:
+                found[number] = row
+    return list(found.values())
 
 # %% ../../nbs/tools/30_study.pages.ipynb #f237b3f7
 def line(

@@ -167,6 +167,7 @@ class Profile(BaseModel):
     rows: dict[str, RowSpec] = {}  # rows that are derived from others
     cells: dict[str, list[str]] = {}  # a row -> where it stands, "bpg-37" or "bpg"; left out: everywhere
     controls: bool = False  # "enhancers" that restore nothing, beside every triangle
+    controls_after: Names = []  # rows whose own pictures, noisier and sharper, are controls as well
     bank: dict[str, Any] = {}  # the discriminator bank: settings of `qebias.bank`; left out: not run
     items: Names | None = None  # what is drawn and judged; a path/to/own.ipynb too; left out: the paper's
     seeds: Seeds = [0]
@@ -299,7 +300,7 @@ def check_rows(profile: Profile) -> None:
             raise ValueError(f"training: {name} is no stage, no method and no row{near(name, set(known))}")
     for row in rows.values():
         check_row(p, row, rows)
-    for key, named in (("cells", p.cells), ("row_seeds", p.row_seeds)):
+    for key, named in (("cells", p.cells), ("row_seeds", p.row_seeds), ("controls_after", p.controls_after)):
         for name in named:
             if name not in rows:
                 raise ValueError(f"{key}: {name} is no row of the profile{near(name, rows)}")

@@ -4,13 +4,15 @@
 
 # %% auto #0
 __all__ = ['CROP', 'CURVES', 'picture_names', 'published_curves', 'Results', 'load', 'middle', 'crop_of', 'training_curves',
-           'source_name', 'sets_in_words', 'generators_in_words', 'scale_line', 'crop_path', 'training_identities',
-           'publish_results', 'joined', 'published_profile', 'without_path', 'write_crops', 'controls_of']
+           'source_name', 'sets_in_words', 'generators_in_words', 'lengths_in_words', 'phases', 'scale_line',
+           'crop_path', 'training_identities', 'publish_results', 'joined', 'published_profile', 'without_path',
+           'write_crops', 'controls_of']
 
 # %% ../../nbs/tools/27_study.results.ipynb #c8dd0116
 import functools
 import itertools
 import re
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -38,6 +40,8 @@ CROP = 128  # side of a published crop in px
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from qebias.config import TrainConfig
 
 # %% ../../nbs/tools/27_study.results.ipynb #f9601e07
 def picture_names(table: "pd.DataFrame", dataset: str) -> set[str]:
@@ -229,6 +233,36 @@ def generators_in_words(
     return ", ".join(words)
 
 # %% ../../nbs/tools/27_study.results.ipynb #67ac9301
+def lengths_in_words(
+    configs: "dict[str, TrainConfig]",  # label of a row -> its training
+) -> str:  # such as "fidelity 4,000 steps, GANs 1,000 after 800 of the discriminator alone"
+    "How long the trainings are, phase by phase; what one row alone does bears its name"
+    kinds: dict[str, list[str]] = {}
+    for label, config in configs.items():
+        kinds.setdefault(phases(config), []).append(label)
+    names = Counter(kind.partition(" ")[0] for kind in kinds)
+    told = []
+    for kind, labels in kinds.items():
+        alone = len(labels) == 1 and names[kind.partition(" ")[0]] > 1
+        told.append(f"{kind} ({labels[0]})" if alone else kind)
+    return ", ".join(told)
+
+
+def phases(config: "TrainConfig") -> str:
+    "The steps of a training: of the generator, or of both networks with those of one of them alone"
+    if config.discriminator is None:
+        kind = "perceptual pretraining" if config.weight("percept") else "fidelity"
+        return f"{kind} {config.iterations:,} steps"
+    first, last = config.d_init_iterations, config.d_final_iterations
+    both = config.iterations - config.g_init_iterations - first - last
+    told = f"GANs {both:,} steps"
+    if first:
+        told += f" after {first:,} of the discriminator alone"
+    if last:
+        told += f"{' and' if first else ''} before {last:,}{'' if first else ' of the discriminator alone'}"
+    return told
+
+
 def scale_line(profile: Profile, table: "pd.DataFrame") -> str:
     "Data, codecs, lengths of training, networks, psi, seeds and machine, in one line"
     from qebias.study.work import config_of
@@ -236,16 +270,9 @@ def scale_line(profile: Profile, table: "pd.DataFrame") -> str:
     if not len(table):
         return f"Profile {profile.name}: nothing has been computed yet."
     study = Study(profile, "unused")
-    lengths: dict = {}
-    for row in study.rows.values():
-        config = config_of(study, row, row.seeds[0])
-        lengths.setdefault((config.iterations, config.batch), []).append(row.name)
-    parts = []
-    for (iterations, batch), rows in lengths.items():
-        who = study.rows[rows[0]].label if len(rows) == 1 else f"{len(rows)} rows"
-        parts.append(f"{who} {iterations:,}")
-    trained = ", ".join(parts)
-    batches = sorted({batch for _, batch in lengths})
+    configs = {row.label: config_of(study, row, row.seeds[0]) for row in study.rows.values()}
+    trained = lengths_in_words(configs)
+    batches = sorted({config.batch for config in configs.values()})
     counts = {dataset: len(picture_names(table, dataset)) for dataset in sorted(table.dataset.unique())}
     learnt, judged = sets_in_words(profile)
     evaluated = " and ".join(f"{n} {judged.get(name, f'pictures of {name}')}" for name, n in counts.items())
@@ -260,7 +287,7 @@ def scale_line(profile: Profile, table: "pd.DataFrame") -> str:
     learnt = learnt or source_name(profile.train)
     return (
         f"Profile {profile.name}: trained on {learnt}, evaluated on {evaluated}; "
-        f"{levels}; {generators_in_words(profile)}; iterations: {trained}, of {patches}; "
+        f"{levels}; {generators_in_words(profile)}; {trained}, of {patches}; "
         f"psi {profile.psi}; {many} {noun} a row; "
         f"{profile.precision} on the {'CPU' if profile.device == 'cpu' else profile.device}."
     )

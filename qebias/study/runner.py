@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['PRIOR', 'RUNNING', 'GRACE', 'snakemake_command', 'job_environment', 'kind_of', 'paces', 'time_to_go', 'new_events',
            'Progress', 'run', 'summary', 'set_names', 'differences', 'walk', 'started_process', 'warm_process',
-           'end_groups', 'signal_groups', 'what_failed', 'cluster_mark', 'queued', 'cancel', 'verify', 'prune_study']
+           'require_warm', 'end_groups', 'signal_groups', 'what_failed', 'cluster_mark', 'queued', 'cancel', 'verify',
+           'prune_study']
 
 # %% ../../nbs/tools/26_study.runner.ipynb #f8f7b4a1
 import collections
@@ -220,6 +221,7 @@ def run(
     on: Cluster | None = None,  # this machine if left out
     rounds: int = 3,  # at most
     expect: Callable | None = None,  # (study, waiting) -> seconds of each job, for the time to go
+    server: str = "",  # socket of a warm process that is there; one of its own if left out
 ) -> None:
     "Do what is to be done and show progress; raises `QebiasError` where a job failed"
     cores = cores or os.cpu_count() or 1
@@ -242,7 +244,7 @@ def run(
             if not waiting:
                 break
             expected = expect(study, waiting) if expect else {}
-            walk(study, waiting, cores, keep_going, show, on, expected)
+            walk(study, waiting, cores, keep_going, show, on, expected, server)
         show(f"{study.profile.name}: done in {duration(time.monotonic() - started)}")
 
 # %% ../../nbs/tools/26_study.runner.ipynb #66ed16a6
@@ -290,6 +292,7 @@ def walk(
     show: Callable,
     on: Cluster | None,
     expected: dict[str, float],  # job -> seconds that it is thought to take
+    server: str,  # socket of a warm process; "" for one of its own
 ) -> None:
     "Let Snakemake make the names that are missing"
     names, events = list(waiting), study.folder / "events"
@@ -303,12 +306,13 @@ def walk(
     command = snakemake_command(study, names, cores, keep_going, on)
     with contextlib.ExitStack() as held:
         if not on:
-            environment[SERVER] = held.enter_context(warm_process(study, environment))
+            environment[SERVER] = server or held.enter_context(warm_process(study.folder, environment))
         log = held.enter_context((study.folder / "logs.txt").open("w"))
         child = started_process(command, study.folder, log, environment)
         held.callback(end_groups)  # all at once: one after the other would take twice as long
         while child.poll() is None:
             progress.update()
+            require_warm(study.folder)
             time.sleep(0.2)
         progress.update()
     if child.returncode and on:
@@ -336,22 +340,27 @@ def started_process(command: list, folder: Path, log: IO, environment: dict) -> 
 
 # %% ../../nbs/tools/26_study.runner.ipynb #b6f0e02b
 @contextlib.contextmanager
-def warm_process(study: Study, environment: dict) -> Iterator[str]:
-    "The process that jobs are forked from, while the block runs; yields the path of its socket"
+def warm_process(
+    folder: Path,  # where it runs and keeps its log
+    environment: dict,
+) -> Iterator[str]:
+    "The process that jobs are forked from, while the block runs; yields the path that its socket will have"
     with tempfile.TemporaryDirectory(prefix="qebias-") as place:
         path = str(Path(place) / "socket")
-        log = (study.folder / "jobs.txt").open("w")
-        command = [sys.executable, "-P", "-m", "qebias.study.jobs", "--serve", path]
-        child = started_process(command, study.folder, log, environment)
-        try:
-            while not Path(path).exists():
-                if child.poll() is not None:
-                    raise QebiasError(f"the process that jobs start from ended at once: see {log.name}")
-                time.sleep(0.05)
-            yield path
-        finally:
-            end_groups()
-            log.close()
+        with (folder / "jobs.txt").open("w") as log:
+            command = [sys.executable, "-P", "-m", "qebias.study.jobs", "--serve", path]
+            started_process(command, folder, log, environment)
+            try:
+                yield path
+            finally:
+                end_groups()
+
+
+def require_warm(folder: Path) -> None:
+    "Raise `QebiasError` where the warm process of a study has ended before the study"
+    for child in RUNNING:
+        if "--serve" in str(child.args) and child.poll() is not None:
+            raise QebiasError(f"the process that jobs start from has ended: see {folder}/jobs.txt")
 
 # %% ../../nbs/tools/26_study.runner.ipynb #6c5f05c1
 GRACE = 0.6  # seconds between asking processes to end and ending them

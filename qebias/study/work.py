@@ -78,7 +78,7 @@ def enhancer_identity(row: str) -> dict:
     from qebias import controls
     from qebias.later import written
 
-    if row in controls.ROWS:
+    if row.startswith(controls.PREFIX):
         return {"control": row, "version": controls.find_control(row).version}
     return {"inference": written("qebias.inference", "VERSION")}
 
@@ -248,9 +248,10 @@ def enhance(keys: Keys, job: Job, progress: Callable | None = None) -> Path:
     key, folder = place_of(keys, job)
     pairs = pairs_at(keys, cell["dataset"], cell["codec"], cell["level"])
     compressed = [pairs.compressed(i) for i in range(len(pairs))]
-    if cell["row"] in controls.ROWS:
+    if cell["row"].startswith(controls.PREFIX):
         raw = [pairs.raw(i) for i in range(len(pairs))]
-        pictures: Iterable = controls.control(cell["row"], pairs.names, raw, compressed)
+        before = enhanced_pictures(keys, job, pairs.names, compressed)
+        pictures: Iterable = controls.control(cell["row"], pairs.names, raw, before)
     else:
         pictures = enhanced_by(keys, job, compressed)
     parts = []
@@ -289,7 +290,7 @@ def enhanced_by(keys: Keys, job: Job, compressed: list) -> "Iterator[np.ndarray]
 
 # %% ../../nbs/tools/23_study.work.ipynb #22843051
 def enhanced_pictures(keys: Keys, job: Job, names: list, compressed: list) -> list:
-    "What a row made of the compressed pictures, in their order"
+    "What the row that a job needs made of the compressed pictures, in their order; these if it needs none"
     needed = [need for need in job.needs if need.startswith("enhance/")]
     if not needed:
         return compressed
@@ -306,7 +307,7 @@ def measure(keys: Keys, job: Job, progress: Callable | None = None) -> Path:
     wanted = column_keys(keys, job)
     missing = {column: k for column, k in wanted.items() if column_result(study, k) is None}
     if missing:
-        looked_at = cell_of(keys, job)
+        looked_at, made_by = cell_of(keys, job), provenance()
         for i, (column, column_key) in enumerate(missing.items()):
             if progress:
                 progress(i, len(missing), column)
@@ -314,7 +315,7 @@ def measure(keys: Keys, job: Job, progress: Callable | None = None) -> Path:
             place.mkdir(parents=True, exist_ok=True)
             write_records(place / "values.parquet", measured(column, looked_at))
             told = {"column": column, "identity": column_identity(study, column)}
-            finish(place, column_key, ["values.parquet"], **told, provenance=provenance())
+            finish(place, column_key, ["values.parquet"], **told, provenance=made_by)
     results: list[Any] = [column_result(study, column_key) for column_key in wanted.values()]
     content = digest(sorted(content_of(result) for result in results), 24)
     finish(folder, key, [], content=content, columns=wanted, cell=cell)
@@ -432,10 +433,11 @@ def gathered(keys: Keys) -> "pd.DataFrame":
 
 # %% ../../nbs/tools/23_study.work.ipynb #c84adfe3
 def cell_frames(keys: Keys, job: Job) -> list:
-    "The columns of one cell, each with the cell's names beside it"
+    "The columns of one cell, with the cell's names; a control of a row is trained where the row is"
+    from qebias.controls import control_of
 
     study, cell = keys.study, job.cell
-    row = study.rows.get(cell["row"])
+    row = study.rows.get(control_of(cell["row"])[1] or cell["row"])
     trained = study.trained_on(row, cell["codec"], cell["level"]) if row else ()
     where = {name: cell[name] for name in ("dataset", "codec", "level", "row", "seed")}
     where["trained_on"] = "-".join(map(str, trained))

@@ -6,6 +6,7 @@ FOLDER holds `bpgenc` and `bpgdec` of libbpg 0.9.8, built with the encoder that 
 are those of QEBIAS_DATA/kodak24. Both sides' files are decoded by `Bpg`, so that what differs is the encoder;
 what differs where libbpg's file is decoded by `bpgdec` is told apart. Times are of the processor: of this
 process for ours, of the program for libbpg's, which reads a PNG and writes a PPM; the sides take turns.
+`--decoding` times decoding alone: both sides decode the file that `Bpg` wrote, in turn, three times each.
 With `--out` each pair is kept as it is made, and a run that is started again goes on from there.
 """
 
@@ -100,6 +101,26 @@ def bd_rates(found) -> dict:  # picture -> per cent
     return rates
 
 
+def decoding(paths, levels, encoder, programs) -> None:
+    "Print how many times as fast as `bpgdec` our decoding is, by QP"
+    found = []
+    with tempfile.TemporaryDirectory() as folder:
+        written, shown = Path(folder) / "a.bpg", Path(folder) / "a.ppm"
+        for path in paths:
+            for qp in levels:
+                codec = Bpg(qp, encoder)
+                data = codec.encode(read_rgb(path))
+                written.write_bytes(data)
+                for _ in range(3):
+                    start = time.process_time()
+                    codec.decode(data)
+                    mine = time.process_time() - start
+                    theirs = run_timed(programs / "bpgdec", "-o", shown, written)
+                    found.append({"qp": qp, "ours": {"decode": mine}, "theirs": {"decode": theirs}})
+    for qp in [*levels, "all"]:
+        print(f"| {qp} | {ratio([one for one in found if qp in ('all', one['qp'])], 'decode')} |")
+
+
 def spread(values, digits=3) -> str:
     low, mean, high = min(values), statistics.fmean(values), max(values)
     return f"{mean:+.{digits}f} ({low:+.{digits}f} to {high:+.{digits}f})"
@@ -118,10 +139,13 @@ def main():
     parser.add_argument("--encoder", default="jctvc")
     parser.add_argument("--levels", type=int, nargs="+", default=[27, 32, 37, 42, 47])
     parser.add_argument("--pictures", nargs="*", help="their names; all if left out")
+    parser.add_argument("--decoding", action="store_true")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     paths = sorted((Path(os.environ["QEBIAS_DATA"]) / "kodak24").glob("*.png"))
     paths = [path for path in paths if not args.pictures or path.stem in args.pictures]
+    if args.decoding:
+        return decoding(paths, args.levels, args.encoder, args.programs.resolve())
     found = pairs(paths, args.levels, args.encoder, args.programs.resolve(), args.out)
     print("mean over pictures, and the range of single pictures")
     print("| QP | ours less libbpg's, dB | bytes, % | by bpgdec instead, dB | encoding | decoding |")

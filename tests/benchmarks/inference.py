@@ -4,7 +4,8 @@ The plain call is `model(x)` under `no_grad`, channels first, from a float tenso
 picture to a uint8 picture by `enhance`: in fp32, in bf16, and by ONNX Runtime and OpenVINO where they are installed. All in one
 process and in turn, on processor time, so that a machine with other work gives ratios too. A cell is the median over the rounds
 of how many times as fast it is, its smallest and largest, and the largest difference to the plain call in grey levels. The
-weights are fresh, from one seed, or those of `--weights FOLDER/NAME.pt`, where bf16 shows what it costs a trained network.
+weights are fresh, from one seed (`rrdb-residual` adds its input, as the trained ones here do; only such a
+network is run in bf16 by OpenVINO), or those of `--weights FOLDER/NAME.pt`, where bf16 shows what it costs a trained network.
 """
 
 import argparse
@@ -31,6 +32,7 @@ NETWORKS = {
     "rbqe": "RBQE",
     "mprnet": "MPRNet",
     "rrdb": "RRDBNet",
+    "rrdb-residual": "RRDBNet",
 }
 WAYS = {
     "fp32": ("torch", "fp32"),
@@ -43,7 +45,9 @@ WAYS = {
 
 def network(name, weights):
     torch.manual_seed(0)
-    net = getattr(importlib.import_module(f"qebias.generators.{name}"), NETWORKS[name])().eval()
+    module, _, residual = name.partition("-")
+    kind = getattr(importlib.import_module(f"qebias.generators.{module}"), NETWORKS[name])
+    net = kind(**({"residual": True} if residual else {})).eval()
     if weights:
         net.load_state_dict(torch.load(weights / f"{name}.pt", weights_only=True))
     return net
@@ -111,7 +115,8 @@ def main():
                 cells.append(f"{middle:.2f}x ({low:.2f} to {high:.2f}), {off:.2g}")
             else:
                 cells.append("-")
-        print(f"| {NETWORKS[name]} | " + " | ".join(cells) + " |", flush=True)
+        shown = NETWORKS[name] + name.removeprefix(name.partition("-")[0]).replace("-", ", ")
+        print(f"| {shown} | " + " | ".join(cells) + " |", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""JPEG coding beside OpenCV's and simplejpeg's, where they are there: equal bytes? pictures? which ratio?
+"""JPEG coding beside other wheels', where they are there: equal bytes? pictures? which ratio?
 
     python tests/benchmarks/jpeg.py [--quality 10 30 50] [--rounds 9]
 
@@ -43,6 +43,15 @@ def simplejpeg():
     return encode, decode
 
 
+def imagecodecs():
+    codecs = importlib.import_module("imagecodecs")
+
+    def encode(rgb, quality):
+        return codecs.jpeg8_encode(rgb, level=quality, subsampling="420", optimize=False)
+
+    return encode, codecs.jpeg8_decode
+
+
 def best(call, rounds: int):  # (processor seconds, what it gave)
     times = []
     for _ in range(rounds):
@@ -61,7 +70,7 @@ def main():
     args = parser.parse_args()
     paths = sorted((Path(os.environ["QEBIAS_DATA"]) / "kodak24").glob("*.png"))[::3]
     pictures = [read_rgb(path) for path in paths]
-    for make in (opencv, simplejpeg):
+    for make in (opencv, simplejpeg, imagecodecs):
         try:
             encode, decode = make()
         except ImportError:

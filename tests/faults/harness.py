@@ -1,8 +1,11 @@
 """Files from strangers: a corpus of every kind that is read, mutations of it, and processes that read them
 
-Run by `tests/faults/test_faults.py`; `python tests/faults/harness.py CASES [KIND ...]` prints the figures.
-Each case is read in a process with limits: 5 seconds, and 2 GB beyond what the imports take. It ends in
-success, or in one documented line that names the file; anything else, a hang, a dead process, is a fault.
+Run by `tests/faults/test_faults.py`; `python tests/faults/harness.py CASES [KIND ...]` reads so many files,
+spread over the kinds, and prints the figures. A case is a good file after some mutations of its bytes, or,
+for half of the cases where `shapes.py` knows the kind, a file that is well formed and not what its reader
+expects. Each is read in a process with limits: 5 seconds of a processor, and 2 GB beyond what the imports
+take. It ends in success, or in one documented line that names the file; anything else, a hang, a dead
+process, is a fault.
 """
 
 import importlib
@@ -19,9 +22,11 @@ import sys
 import tempfile
 import threading
 import zlib
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+import shapes
 from hypothesis import strategies as st
 
 SECONDS = 5
@@ -54,6 +59,7 @@ READERS = {
     "profile": "readers:profile",
     "claims": "readers:claims",
     "stats": "readers:stats",
+    "results": "readers:results",
 }
 SUFFIX = {  # where it is not the name of the kind
     "model": "safetensors",
@@ -62,6 +68,7 @@ SUFFIX = {  # where it is not the name of the kind
     "profile": "yaml",
     "claims": "yaml",
     "stats": "jsonl",
+    "results": "parquet",
 }
 
 
@@ -203,7 +210,33 @@ def structures():
         "parquet": [parquet.getvalue(), packed.getvalue()],
         "csv": [table.to_csv(index=False).encode(), b"a;b\n1;2\n", b'"x\ny",2\n3,4\n'],
         "npz": [npz.getvalue(), plain.getvalue()],
+        "results": [results_table()],
     }
+
+
+def results_table() -> bytes:
+    "A study's table of two rows and two pictures"
+    import pandas
+
+    from qebias.stats import COLUMNS
+
+    place = {
+        "dataset": "sample",
+        "codec": "bpg",
+        "level": 37,
+        "trained_on": "",
+        "unit": "dB",
+        "quantity": "psnr",
+    }
+    lines = [
+        {**place, "picture": picture, "row": row, "seed": seed, "value": 30.0 + seed}
+        for picture in "ab"
+        for row in ("compressed", "dncnn")
+        for seed in (0, 1)
+    ]
+    out = io.BytesIO()
+    pandas.DataFrame(lines)[COLUMNS].to_parquet(out)
+    return out.getvalue()
 
 
 def of_ours():
@@ -298,6 +331,20 @@ mutation = st.one_of(
     st.tuples(st.just("digits"), position, st.sampled_from(["0", "-1", "1e400", "9" * 30, "true", "{}"])),
 )
 case = st.tuples(st.integers(0, 9), st.lists(mutation, min_size=1, max_size=5), st.booleans())
+shaped = st.tuples(st.integers(0, 2**32), st.lists(mutation, max_size=1), st.booleans())
+
+
+def cases(kind):
+    "What is drawn for a kind: mutations, and half of the time a shape where there are some"
+    return st.one_of(case, shaped.map(lambda drawn: ("shape", *drawn))) if kind in shapes.SHAPES else case
+
+
+def file_of(kind, seeds, drawn) -> bytes:
+    "The file that a case stands for"
+    if drawn[0] != "shape":
+        return mutated(seeds, *drawn)
+    data = shapes.made(kind, seeds, drawn[1])
+    return mutated([data], 0, drawn[2] if drawn[3] else [], True)
 
 
 def mutated(seeds, chosen, steps, repair) -> bytes:
@@ -474,11 +521,7 @@ class Reader:
         before = os.path.getsize(Path(self.folder.name) / "stderr")
         self.process.stdin.write(json.dumps([kind, path]) + "\n")
         self.process.stdin.flush()
-        try:
-            answer = self.answers.get(timeout=SECONDS)
-        except queue.Empty:
-            answer = {"outcome": "hangs", "why": f"more than {SECONDS} s", "memory": 0}
-            self.stop()
+        answer = self.answer()
         if answer is None:
             status = self.process.wait()
             answer = {"outcome": "other", "why": f"the process died: {status} {self.said()}", "memory": 0}
@@ -493,6 +536,23 @@ class Reader:
             self.faults.append((kind, answer["outcome"], answer["why"], data))
         return answer["outcome"]
 
+    def answer(self):
+        "How a case ended; a hang takes 5 s of a processor, or does nothing so long: others may work too"
+        start = now = self.processor()
+        while True:
+            try:
+                return self.answers.get(timeout=SECONDS)
+            except queue.Empty:
+                before, now = now, self.processor()
+            if now - start >= SECONDS or now - before < 0.02:
+                self.stop()
+                return {"outcome": "hangs", "why": f"more than {SECONDS} s", "memory": 0}
+
+    def processor(self):
+        "Seconds of a processor that the worker has had"
+        times = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()[11:13]
+        return sum(map(int, times)) / os.sysconf("SC_CLK_TCK")
+
     def stop(self):
         if self.process is not None:
             self.process.kill()
@@ -504,38 +564,50 @@ class Reader:
         return ", ".join(f"{name} {value}" for name, value in c.items())
 
 
-def main():
-    "The figures for so many cases a kind, by plain random choice; faults are kept in /tmp/faults"
+def explore(count, seeds, kinds=None, fixed=False, report=None):
+    "Read so many cases, as many of each kind; the reader with its counts; where `fixed`, always the same"
     from hypothesis import HealthCheck, Phase, given, seed, settings
 
-    count, kinds = int(sys.argv[1]), sys.argv[2:] or list(READERS)
-    seeds, reader = corpus(), Reader()
-    for kind in kinds:
-        before = dict(reader.counts)
-        quiet = settings(max_examples=count, database=None, deadline=None, phases=[Phase.generate],
-                         suppress_health_check=list(HealthCheck))  # fmt: skip
+    reader, kinds = Reader(), kinds or list(READERS)
+    quiet = settings(
+        max_examples=-(-count // len(kinds)),
+        derandomize=fixed,
+        database=None,
+        deadline=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    try:
+        for kind in kinds:
+            before = dict(reader.counts)
 
-        @seed(random.randrange(2**32))
-        @quiet
-        @given(case)
-        def explore(drawn):
-            reader.read(kind, mutated(seeds[kind], *drawn))
+            @quiet
+            @given(cases(kind))
+            def read(drawn):
+                reader.read(kind, file_of(kind, seeds[kind], drawn))
 
-        explore()
-        print(
-            kind,
-            {name: reader.counts[name] - before[name] for name in before if name != "memory"},
-            flush=True,
-        )
-    reader.stop()
+            (read if fixed else seed(random.randrange(2**32))(read))()
+            if report:
+                report(
+                    kind, {name: reader.counts[name] - before[name] for name in before if name != "memory"}
+                )
+    finally:
+        reader.stop()
+    return reader
+
+
+def main():
+    "The figures of so many cases in all, by chance; files that are faults are kept in /tmp/faults"
+    reader = explore(int(sys.argv[1]), corpus(), sys.argv[2:], report=partial(print, flush=True))
     folder = Path(tempfile.gettempdir()) / "faults"
     folder.mkdir(exist_ok=True)
     for k, (kind, outcome, why, data) in enumerate(reader.faults):
         (folder / f"{k:03d}.{kind}").write_bytes(data)
         print(f"{folder}/{k:03d}.{kind}", outcome, why[:300])
     print(reader.figures())
+    return int(bool(reader.faults))
 
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parent))
-    main()
+    sys.exit(main())

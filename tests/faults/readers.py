@@ -7,8 +7,10 @@ import numpy as np
 from harness import scene
 
 from qebias.claims import read_claims
+from qebias.core import QebiasError, read_table
 from qebias.networks import load_network, outline
 from qebias.pairs import Pixels
+from qebias.stats import COLUMNS, Results, estimate
 from qebias.study.profile import load_profile
 from qebias.training import read_checkpoint, read_stats
 
@@ -43,6 +45,18 @@ def profile(path):
 
 def claims(path):
     return read_claims(path)
+
+
+def results(path):
+    table = read_table(path, COLUMNS)
+    try:
+        found = Results(table)
+        return [
+            estimate(found.values(row, quantity, dataset, codec, level))
+            for dataset, codec, level, row, quantity in list(found.places_of)[:20]
+        ]
+    except QebiasError as error:  # the table's, which knows no file any more
+        raise QebiasError(f"{path}: {error}") from None
 
 
 def model(path):

@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings
 
 sys.path.insert(0, str(Path(__file__).parent))
 import harness
@@ -34,32 +33,6 @@ def test_the_seeds_themselves_are_read(seeds, reader, kind):
     assert set(outcomes) <= {"success", "documented"} and "success" in outcomes  # animations are refused
 
 
-def explore(count, seeds):
-    "Read so many cases of all kinds; the reader with its counts"
-    reader = harness.Reader()
-    each = -(-count // len(harness.READERS))
-    chosen = settings(
-        max_examples=each,
-        derandomize=True,
-        database=None,
-        deadline=None,
-        phases=[Phase.generate],
-        suppress_health_check=list(HealthCheck),
-    )
-    try:
-        for kind in harness.READERS:
-
-            @chosen
-            @given(harness.case)
-            def read(drawn):
-                reader.read(kind, harness.mutated(seeds[kind], *drawn))
-
-            read()
-    finally:
-        reader.stop()
-    return reader
-
-
 def check(reader, count, capsys):
     with capsys.disabled():
         print(f"\n  {reader.figures()}")
@@ -70,12 +43,12 @@ def check(reader, count, capsys):
 
 
 def test_500_damaged_files(seeds, capsys):
-    check(explore(QUICK, seeds), QUICK, capsys)
+    check(harness.explore(QUICK, seeds, fixed=True), QUICK, capsys)
 
 
 @pytest.mark.slow
 def test_10000_damaged_files(seeds, capsys):
-    check(explore(SLOW, seeds), SLOW, capsys)
+    check(harness.explore(SLOW, seeds, fixed=True), SLOW, capsys)
 
 
 @pytest.mark.parametrize(
@@ -147,6 +120,51 @@ def test_little_files_that_ask_for_long_work(reader):
         assert words in reader.why
     assert reader.read("stats", b"\n" * 10**7) == "success"
     assert reader.counts["printed"] == 0
+
+
+def test_well_formed_files_of_another_kind(seeds, reader):
+    "Each ended in an error of a library, filled the memory, or printed three thousand letters"
+    import io
+    import json
+    import struct
+
+    import pandas
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    def table(columns):
+        out = io.BytesIO()
+        parquet.write_table(columns, out)
+        return out.getvalue()
+
+    results = pa.Table.from_pandas(pandas.read_parquet(io.BytesIO(seeds["results"][0])))
+    count = results.num_rows
+
+    def other(name, values):
+        place = results.column_names.index(name)
+        return table(results.set_column(place, name, pa.array(values)))
+
+    often = pa.DictionaryArray.from_arrays(pa.array([0] * 10**6, pa.int32()), ["x" * 10**5])
+    model = seeds["model"][0]
+    size = int.from_bytes(model[:8], "little")
+    header = json.dumps({**json.loads(model[8 : 8 + size]), "__metadata__": "x" * 5000}).encode()
+    manifest = json.loads(seeds["manifest"][0])
+    del manifest["images"][0]["digest"]
+    for kind, data, words in [
+        ("results", table(results.append_column("level", pa.array([1] * count))), "two columns 'level'"),
+        (
+            "results",
+            other("value", [[1.0]] * count),
+            "holds list<element: double>, neither numbers nor texts",
+        ),
+        ("results", other("level", ["a"] * count), "level of the table of results holds no numbers"),
+        ("results", other("row", [None] * count), "row of the table of results has holes"),
+        ("parquet", table(pa.table({"row": often})), "its texts have 100,000,000,000 bytes"),
+        ("model", struct.pack("<Q", len(header)) + header + model[8 + size :], "case-file.safetensors"),
+        ("manifest", harness.repaired_manifest(json.dumps(manifest).encode()), "'digest'"),
+    ]:
+        assert reader.read(kind, data) == "documented", (kind, words, reader.faults)
+        assert words in reader.why, reader.why
 
 
 def test_bombs_and_claims(reader):
