@@ -838,7 +838,7 @@ def alex_tiles(
 
             yield (rows, columns), own
 
-
+# %% ../nbs/measurement/00_metrics.ipynb #04bceb12
 def _tile(start, end, size):
     "A side of a tile with 128 pixels around it, and where its own places lie in a layer of some stride"
     first, last = max(start - 128, 0), min(end + 128, size)
@@ -939,7 +939,7 @@ class _Several:
         self.rgb = images[0]
         self.tensor = torch.cat([_tensor(rgb, device) for rgb in images])
 
-
+# %% ../nbs/measurement/00_metrics.ipynb #26568a57
 def patch_features(
     name: str,  # of a distance of sets, as in `features`
     device: str = "cpu",  # where the network runs

@@ -1063,7 +1063,7 @@ def part_of(file: Path) -> dict:
     "What a result records of a file"
     return {"bytes": file.stat().st_size, "sha256": file_digest(file)}
 
-
+# %% ../nbs/method/10_training.ipynb #ceef8e5d
 def finished(
     folder: str | Path,  # of a training
     key: str,

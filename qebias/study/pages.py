@@ -198,7 +198,7 @@ def across(
         return pictures
     return f"{row['seeds']} training{'s' if row['seeds'] > 1 else ''} and {pictures}"
 
-
+# %% ../../nbs/tools/30_study.pages.ipynb #e054b4c8
 def undecided(
     row: dict,  # an inconclusive verdict, as `judge` gives it
 ) -> str:
@@ -503,7 +503,7 @@ def full_answer(
     said = tell(page, asked.of, *asked.words, told=asked.told)
     return said.removesuffix(".") + how_far(page) + "." if item == "sec42" else said
 
-
+# %% ../../nbs/tools/30_study.pages.ipynb #4b69f5e7
 def how_far(
     page: Page,
 ) -> str:
@@ -625,7 +625,7 @@ def papers(
     stands_in = row["grade"] == "stand-in" and re.search(r"\d", row["paper"])
     return f"{row['paper']}, FID" if stands_in else row["paper"]
 
-
+# %% ../../nbs/tools/30_study.pages.ipynb #833b2d44
 def why_missing(
     row: dict,  # a verdict without a number
 ) -> str:
@@ -643,7 +643,7 @@ def why_missing(
         return "not trained at several levels"
     return told.partition(": ")[2] or told
 
-
+# %% ../../nbs/tools/30_study.pages.ipynb #26ec6fc8
 def counted(
     reasons: Iterable[str],
 ) -> str:  # such as `no FID (4), no MUSIQ`
@@ -665,7 +665,7 @@ def tally_in_words(
     told += f" ({weak})" if weak else ""
     return ", ".join([told, *(f"{n} {kind}" for kind, n in kinds.most_common())]) + "."
 
-
+# %% ../../nbs/tools/30_study.pages.ipynb #a4813e6e
 def numbers_once(
     page: Page,
 ) -> list[dict]:  # verdicts
