@@ -4,14 +4,14 @@
 
 # %% auto #0
 __all__ = ['BY', 'COUNT', 'COUNTED', 'FEW', 'UNMEASURED', 'KINDS', 'READING', 'CORRECTED', 'QUANTITIES', 'FIDELITY_ROWS',
-           'PRINTED', 'SIDE_BY_SIDE', 'repeats', 'Page', 'open_page', 'places_of', 'minus', 'with_unit', 'agrees',
-           'lead', 'across', 'undecided', 'plain', 'distance_of', 'brief', 'beside', 'in_a_sentence', 'verdicts',
-           'fitting', 'answer', 'on_other_sets', 'subject', 'verdict_of', 'by_verdict', 'lead_of', 'answer_all',
-           'Headline', 'headlines', 'half_of', 'answer_steps', 'full_answer', 'how_far', 'headline', 'kind_of',
-           'meaning', 'is_corrected', 'full_verdict', 'verdict_table', 'papers', 'why_missing', 'counted',
-           'tally_in_words', 'numbers_once', 'line', 'score_gaps', 'printed_gap', 'told_apart', 'shown', 'metric_label',
-           'quantity_label', 'sides', 'ideal_sampler', 'paired', 'curves', 'rates_saved', 'quality', 'towards_better',
-           'changes', 'pictures', 'scored', 'both_encoders', 'encoder_answer', 'compressed_beside_paper', 'drawn']
+           'PRINTED', 'SIDE_BY_SIDE', 'repeats', 'Page', 'open_page', 'places_of', 'minus', 'is_corrected', 'with_unit',
+           'agrees', 'lead', 'across', 'undecided', 'plain', 'distance_of', 'brief', 'beside', 'in_a_sentence',
+           'verdicts', 'fitting', 'answer', 'on_other_sets', 'subject', 'verdict_of', 'by_verdict', 'lead_of',
+           'answer_all', 'Headline', 'headlines', 'half_of', 'answer_steps', 'full_answer', 'how_far', 'headline',
+           'kind_of', 'meaning', 'full_verdict', 'verdict_table', 'papers', 'why_missing', 'counted', 'tally_in_words',
+           'numbers_once', 'line', 'score_gaps', 'printed_gap', 'told_apart', 'shown', 'metric_label', 'quantity_label',
+           'sides', 'ideal_sampler', 'paired', 'curves', 'rates_saved', 'quality', 'towards_better', 'changes',
+           'pictures', 'scored', 'both_encoders', 'encoder_answer', 'compressed_beside_paper', 'drawn']
 
 # %% ../../nbs/tools/30_study.pages.ipynb #4c4a4eda
 import functools
@@ -140,10 +140,19 @@ def places_of(
     "Where something was measured"
     return list(table[["dataset", "codec", "level"]].drop_duplicates().itertuples(index=False, name=None))
 
-# %% ../../nbs/tools/30_study.pages.ipynb #6e5a5d61
+# %% ../../nbs/tools/30_study.pages.ipynb #0e56a579
 def minus(text: str) -> str:
     "Negative numbers with a minus sign instead of a hyphen"
     return re.sub(r"(?<![\w.])-(?=\d)", "\N{MINUS SIGN}", text)
+
+
+def is_corrected(
+    row: dict,  # a verdict, as `judge` gives it
+) -> bool:
+    "Whether the interval alone would have decided"
+    if row["verdict"] != "inconclusive":
+        return False
+    return row["low"] > row["threshold"] or row["high"] < row["threshold"]
 
 # %% ../../nbs/tools/30_study.pages.ipynb #3f7b0cac
 def with_unit(
@@ -198,7 +207,7 @@ def across(
         return pictures
     return f"{row['seeds']} training{'s' if row['seeds'] > 1 else ''} and {pictures}"
 
-# %% ../../nbs/tools/30_study.pages.ipynb #e054b4c8
+
 def undecided(
     row: dict,  # an inconclusive verdict, as `judge` gives it
 ) -> str:
@@ -503,7 +512,7 @@ def full_answer(
     said = tell(page, asked.of, *asked.words, told=asked.told)
     return said.removesuffix(".") + how_far(page) + "." if item == "sec42" else said
 
-# %% ../../nbs/tools/30_study.pages.ipynb #4b69f5e7
+
 def how_far(
     page: Page,
 ) -> str:
@@ -566,15 +575,6 @@ def meaning(
         return "Nothing, as long as it is not measured."
     return told[item].get(kind, told[item]["open"])
 
-# %% ../../nbs/tools/30_study.pages.ipynb #0e56a579
-def is_corrected(
-    row: dict,  # a verdict, as `judge` gives it
-) -> bool:
-    "Whether the interval alone would have decided"
-    if row["verdict"] != "inconclusive":
-        return False
-    return row["low"] > row["threshold"] or row["high"] < row["threshold"]
-
 # %% ../../nbs/tools/30_study.pages.ipynb #14c8ea5f
 def full_verdict(
     row: dict,  # a verdict, as `judge` gives it
@@ -625,7 +625,7 @@ def papers(
     stands_in = row["grade"] == "stand-in" and re.search(r"\d", row["paper"])
     return f"{row['paper']}, FID" if stands_in else row["paper"]
 
-# %% ../../nbs/tools/30_study.pages.ipynb #833b2d44
+
 def why_missing(
     row: dict,  # a verdict without a number
 ) -> str:
@@ -643,7 +643,7 @@ def why_missing(
         return "not trained at several levels"
     return told.partition(": ")[2] or told
 
-# %% ../../nbs/tools/30_study.pages.ipynb #26ec6fc8
+
 def counted(
     reasons: Iterable[str],
 ) -> str:  # such as `no FID (4), no MUSIQ`
@@ -665,7 +665,7 @@ def tally_in_words(
     told += f" ({weak})" if weak else ""
     return ", ".join([told, *(f"{n} {kind}" for kind, n in kinds.most_common())]) + "."
 
-# %% ../../nbs/tools/30_study.pages.ipynb #a4813e6e
+
 def numbers_once(
     page: Page,
 ) -> list[dict]:  # verdicts
