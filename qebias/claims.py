@@ -504,7 +504,7 @@ def controls_for(statement: Statement, results: Results) -> list[str]:
     after = [row for row in results.known["row"] if control_of(row)[1] in compared]
     return [*CONTROLS, *sorted(after)]
 
-
+# %% ../nbs/tools/00_claims.ipynb #18c2af87
 def controls(
     statement: Statement,
     results: Results,

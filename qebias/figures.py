@@ -132,7 +132,7 @@ def control_label(row: str) -> str:
     label = find_control(row).label
     return f"{label_of(base)} with {label}" if base else label
 
-
+# %% ../nbs/measurement/30_figures.ipynb #c32a2866
 def label_of(
     row: str,  # its name in a profile
 ) -> str:

@@ -311,8 +311,7 @@ class DomainDivergence(LossTerm):
     def __call__(self, given: Given) -> "torch.Tensor":
         total: Any = 0
         for raw, compressed, enhanced in self._features(given):
-            gap = domain_divergence(raw, compressed, enhanced, self.reduction, given.mean_of_all)
-            total = total + gap
+            total = total + domain_divergence(raw, compressed, enhanced, self.reduction, given.mean_of_all)
         return total
 
     def watch(self, given: Given) -> dict:

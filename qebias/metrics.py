@@ -838,7 +838,7 @@ def alex_tiles(
 
             yield (rows, columns), own
 
-
+# %% ../nbs/measurement/00_metrics.ipynb #04bceb12
 def _tile(start, end, size):
     "A side of a tile with 128 pixels around it, and where its own places lie in a layer of some stride"
     first, last = max(start - 128, 0), min(end + 128, size)
@@ -939,7 +939,7 @@ class _Several:
         self.rgb = images[0]
         self.tensor = torch.cat([_tensor(rgb, device) for rgb in images])
 
-
+# %% ../nbs/measurement/00_metrics.ipynb #26568a57
 def patch_features(
     name: str,  # of a distance of sets, as in `features`
     device: str = "cpu",  # where the network runs
@@ -1167,9 +1167,8 @@ class _Journal:
         if not path:
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        lines = []
-        if self.path.exists():
-            lines = contents(self.path, "journal of scores", 2**31).split(b"\n")
+        there = self.path.exists()
+        lines = contents(self.path, "journal of scores", 2**31).split(b"\n") if there else []
         for line in filter(None, lines):
             with contextlib.suppress(ValueError, KeyError, TypeError):
                 entry = json.loads(line)

@@ -285,6 +285,11 @@ class Pairs(Bitstreams):
             self.stream(i)
 
 # %% ../nbs/data/20_pairs.ipynb #15fd0171
+def _is_made_of(manifest, made_of) -> bool:
+    "Whether a manifest says so of what it was made of"
+    return digest([manifest[name] for name in made_of]) == digest(list(made_of.values()))
+
+# %% ../nbs/data/20_pairs.ipynb #dcde0508
 def build_pairs(
     images: list,  # of `RawImage`, names all different
     codec: "Codec",  # a codec of `qebias.codecs`
@@ -303,10 +308,7 @@ def build_pairs(
     made_of = {"codec": codec.describe(), "raw": store.manifest["key"]}
 
     def opened():
-        return _ask(
-            lambda: Pairs(folder, store.folder),
-            lambda found: digest([found.manifest[k] for k in made_of]) == digest(list(made_of.values())),
-        )
+        return _ask(lambda: Pairs(folder, store.folder), lambda found: _is_made_of(found.manifest, made_of))
 
     if found := opened():
         return found

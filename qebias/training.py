@@ -859,9 +859,7 @@ class CheckpointWriter:
 
     def ready(self) -> bool:
         "Is no checkpoint under way? Raises what the last one ended with"
-        if self.under_way is None:
-            return True
-        if not self.under_way.done():
+        if self.under_way is not None and not self.under_way.done():
             return False
         self.wait()
         return True
@@ -1065,7 +1063,7 @@ def part_of(file: Path) -> dict:
     "What a result records of a file"
     return {"bytes": file.stat().st_size, "sha256": file_digest(file)}
 
-
+# %% ../nbs/method/10_training.ipynb #ceef8e5d
 def finished(
     folder: str | Path,  # of a training
     key: str,

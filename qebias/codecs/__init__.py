@@ -265,7 +265,7 @@ def code_many(
         results = _in_parallel(images, names, codec, workers, costs or [0] * len(names), on_error)
     return _with_bar(results, len(images), codec, progress)
 
-
+# %% ../../nbs/data/04_codecs.__init__.ipynb #0bdb51bf
 def _called(images):
     "What messages call images that have no names"
     known = (str, os.PathLike)

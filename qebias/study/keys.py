@@ -250,7 +250,7 @@ def evaluations(study: Study) -> list[dict]:
                 found.append({"row": row, **place, "seed": seed})
     return found
 
-
+# %% ../../nbs/tools/22_study.keys.ipynb #c948006b
 def rows_at(study: Study, codec: str, level: int) -> list[tuple[str, int]]:
     "(row, seed) of what is looked at at one place of the grid; a control stands after what it is made from"
     from qebias.controls import AFTER, PREFIX, ROWS
