@@ -338,8 +338,8 @@ def swapped(looks: dict) -> str:
     clear = grid_enhanced - grid_raw > 0.1
     if (clear & (grid_enhanced - grid_raw > 2.5 * (grid_compressed - grid_raw))).sum() >= least:
         return (
-            "the enhanced pictures show the 8 x 8 blocks of a JPEG, and the compressed ones hardly do: are the "
-            "folders of compressed and enhanced exchanged, or were the enhanced pictures saved as JPEG?"
+            "the enhanced pictures show the 8 x 8 blocks of a JPEG, and the compressed ones hardly do: are "
+            "the folders of compressed and enhanced exchanged, or were the enhanced ones saved as JPEG?"
         )
     return ""
 

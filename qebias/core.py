@@ -129,6 +129,9 @@ def atomic(
             os.fsync(written.fileno())
         os.chmod(tmp, 0o666 & ~umask())
         os.replace(tmp, path)
+    except OSError as error:
+        error.filename = error.filename or str(path)  # a full disk does not say whose
+        raise
     finally:
         tmp.unlink(missing_ok=True)
 
