@@ -128,7 +128,10 @@ def why_absent(
 def require_kinds(
     table: pd.DataFrame,  # the long table
 ) -> None:
-    "Raise `QebiasError` where a column holds texts for numbers, or numbers for texts"
+    "Raise `QebiasError` where a column is missing, or holds texts for numbers, or numbers for texts"
+    absent = [column for column in COLUMNS if column not in table.columns]
+    if absent:
+        raise QebiasError(f"the table of results has no column {', '.join(absent)}: write it again")
     for name in COLUMNS if len(table) else ():
         column = table[name]
         number = pd.api.types.is_numeric_dtype(column.dtype) and not pd.api.types.is_bool_dtype(column.dtype)
@@ -145,9 +148,6 @@ class Results:
     keys = ["dataset", "codec", "level", "row", "quantity"]
 
     def __init__(self, table: pd.DataFrame):
-        absent = [column for column in COLUMNS if column not in table.columns]
-        if absent:
-            raise QebiasError(f"the table of results has no column {', '.join(absent)}: write it again")
         require_kinds(table)
         self.table = table.reset_index(drop=True)
         self.places_of = self.table.groupby(self.keys, observed=True, sort=False).indices
