@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['DOMAINS', 'TURNS', 'SHOWN_CONTROLS', 'AT', 'MOST_TOGETHER', 'SHORT', 'MINUS', 'FAR', 'ABOUT', 'STYLE', 'TEMPLATE',
            'Pictures', 'Found', 'match', 'pixels_of', 'short_names', 'given', 'Look', 'differences', 'middle', 'detail',
-           'look', 'thumbnail', 'shift', 'turned', 'exchanged', 'pattern', 'some', 'swapped', 'count_of', 'remarks',
-           'Set', 'gather', 'look_all', 'choose', 'large_enough', 'Lines', 'measure_all', 'numbers', 'listed',
-           'whole_percent', 'from_raw', 'side_of', 'leaning', 'few_words', 'outside_words', 'quality_words',
+           'blocks', 'look', 'thumbnail', 'shift', 'turned', 'exchanged', 'pattern', 'some', 'swapped', 'count_of',
+           'remarks', 'Set', 'gather', 'look_all', 'choose', 'large_enough', 'Cells', 'Lines', 'measure_all', 'numbers',
+           'listed', 'whole_percent', 'from_raw', 'side_of', 'leaning', 'few_words', 'outside_words', 'quality_words',
            'realism_words', 'control_words', 'verdict', 'AuditReport', 'audit', 'single_scores', 'pixel_deviations',
            'telling', 'bars', 'audit_target', 'Shown', 'embedded', 'drawn', 'triangle_of', 'telling_square', 'marked',
            'telling_pictures', 'Table', 'interval_text', 'distance_table', 'quality_table', 'signed', 'realism_part',
@@ -119,6 +119,10 @@ def match(
     if lossy:
         words = "what a codec has touched is not raw, and the base of the triangles is too short"
         notes.append(f"{lossy} of the raw pictures are JPEG, BPG, AVIF or WebP files: {words}")
+    coded = ".jpg", ".jpeg", ".bpg"
+    if set(formats["enhanced"]) <= set(coded) and not set(formats["compressed"]) & set(coded):
+        words = "are the folders exchanged? If not, what their codec did counts as the method's"
+        notes.append(f"the enhanced pictures are JPEG or BPG files, the compressed ones are not: {words}")
     found = {domain: len(pictures) for domain, pictures in listed.items()}
     facts = {"folders": short_names(folders), "found": found, "formats": formats}
     return Found(loads, problems, notes, facts, {name: pixels_of(listed["raw"][name]) for name in loads})
@@ -172,6 +176,7 @@ class Look(NamedTuple):
     shifts: tuple  # (rows, columns) by which compressed and enhanced are off raw
     detail: tuple  # of raw, compressed, enhanced: mean squared difference of neighbours
     flat: tuple  # of raw, compressed, enhanced: whether one colour fills it
+    blocks: tuple  # of raw, compressed, enhanced: how much more happens on a grid of 8 px than beside it
 
 # %% ../nbs/measurement/40_audit.ipynb #5f963e64
 def differences(a: np.ndarray, b: np.ndarray) -> tuple:  # (mean squared, mean absolute)
@@ -197,6 +202,19 @@ def detail(rgb: np.ndarray) -> float:
         float((np.diff(middle(rgb)[..., 1].astype(float), axis=1) ** 2).mean()) if rgb.shape[1] > 1 else 0.0
     )
 
+
+def blocks(rgb: np.ndarray) -> float:
+    "How many times as large steps are on JPEG's grid of 8 pixels as beside it, in the middle's green"
+    top, left = (max(0, (size - 256) // 2) // 8 * 8 for size in rgb.shape[:2])
+    green = rgb[top : top + 256, left : left + 256, 1].astype(float)
+    found = []
+    for part in (green, green.T):
+        steps = np.abs(np.diff(part, axis=1)).mean(0)
+        on_grid = np.arange(len(steps)) % 8 == 7
+        if on_grid.any():
+            found.append(steps[on_grid].mean() / max(steps[~on_grid].mean(), 1e-9))
+    return float(np.mean(found)) if found else 1.0
+
 # %% ../nbs/measurement/40_audit.ipynb #596cb02b
 def look(loads: list[Callable]) -> Look | str:
     "Look at one name in its three domains; a text says what is wrong"
@@ -219,6 +237,7 @@ def look(loads: list[Callable]) -> Look | str:
         tuple(shift(images[domain], raw) for domain in ("compressed", "enhanced")),
         tuple(map(detail, images.values())),
         tuple(bool((image == image[0, 0]).all()) for image in images.values()),
+        tuple(map(blocks, images.values())),
     )
 
 # %% ../nbs/measurement/40_audit.ipynb #d6f2becd
@@ -314,6 +333,13 @@ def swapped(looks: dict) -> str:
         return (
             "the enhanced pictures hold more detail than the raw ones, which seem to be made of the "
             "compressed ones: are the folders of raw and enhanced exchanged?"
+        )
+    grid_raw, grid_compressed, grid_enhanced = np.array([one.blocks for one in looks.values()]).T
+    clear = grid_enhanced - grid_raw > 0.1
+    if (clear & (grid_enhanced - grid_raw > 2.5 * (grid_compressed - grid_raw))).sum() >= least:
+        return (
+            "the enhanced pictures show the 8 x 8 blocks of a JPEG, and the compressed ones hardly do: are "
+            "the folders of compressed and enhanced exchanged, or were the enhanced ones saved as JPEG?"
         )
     return ""
 
@@ -459,19 +485,13 @@ def large_enough(
             raise QebiasError(reasons[what])
     return kept
 
-# %% ../nbs/measurement/40_audit.ipynb #654491ed
-MOST_TOGETHER = 2**28  # pixels of the pictures that are compared with one raw one at a time
+# %% ../nbs/measurement/40_audit.ipynb #7d1c0bf7
+class Cells:
+    "What an audit measures: the method's row and the controls', with what they share"
 
-
-class Lines:
-    "The table of an audit while it grows; what was measured on the same pictures is taken from a cache"
-
-    def __init__(self, pictures: Set, patch: int, device: str, cache: dict, progress: Callable | None):
+    def __init__(self, pictures: Set, patch: int, device: str):
         self.pictures, self.patch, self.device = pictures, patch, device
-        self.cache, self.progress = cache, progress
-        self.lines: list[tuple] = []
         self.known: dict = {}  # of raw and compressed, which every row has
-        self.done, self.total = 0, 0
 
     def cell(self, row: str, discriminator: Any = None, **more: Any) -> Cell:
         "The cell of a row"
@@ -491,6 +511,25 @@ class Lines:
 
         return Pictures([partial(make, i) for i in range(len(names))], domains["raw"].shapes)
 
+    def key(self, column: str, row: str) -> tuple:
+        "What decides a column of a row"
+        content = self.pictures.facts["content"]
+        of = content["enhanced"] if row == "enhanced" else ""
+        return column, row, content["raw"], content["compressed"], of, self.patch, str(self.device)
+
+# %% ../nbs/measurement/40_audit.ipynb #654491ed
+MOST_TOGETHER = 2**28  # pixels of the pictures that are compared with one raw one at a time
+
+
+class Lines(Cells):
+    "The table of an audit while it grows; what was measured on the same pictures is taken from a cache"
+
+    def __init__(self, pictures: Set, patch: int, device: str, cache: dict, progress: Callable | None):
+        super().__init__(pictures, patch, device)
+        self.cache, self.progress = cache, progress
+        self.lines: list[tuple] = []
+        self.done, self.total = 0, 0
+
     def share(self, name: str, rows: list) -> None:
         "Measure a distance of several rows at once, where its network goes over a picture once for all"
         values = around(name, self.device)
@@ -509,12 +548,6 @@ class Lines:
                 for k, row in enumerate(some_rows):
                     self.known[name, picture, "ce", row] = float(found[2 * k]), ""
                     self.known[name, picture, "re", row] = float(found[2 * k + 1]), ""
-
-    def key(self, column: str, row: str) -> tuple:
-        "What decides a column of a row"
-        content = self.pictures.facts["content"]
-        of = content["enhanced"] if row == "enhanced" else ""
-        return column, row, content["raw"], content["compressed"], of, self.patch, str(self.device)
 
     def add(self, column: str, row: str, cell: Cell | None = None) -> None:
         "Measure a column of a row"

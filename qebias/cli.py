@@ -35,6 +35,7 @@ if os.path.basename(sys.argv[0]) == "qebias":  # the command itself, no notebook
 # %% ../nbs/tools/60_cli.ipynb #1440ae84
 import contextlib
 import difflib
+import errno
 import functools
 import importlib
 import select
@@ -279,7 +280,10 @@ def main() -> None:
         code = 130
     except OSError as error:
         where = error.filename or "output"
-        sys.exit(_line(f"{where}: {error.strerror or error}: choose another place, or fix this one"))
+        remedy = "choose another place, or fix this one"
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            remedy = "what was complete is kept, free some space and run the same command to go on"
+        sys.exit(_line(f"{where}: {error.strerror or error}: {remedy}"))
     except Exception as error:
         if type(error).__name__ == "Abort":
             code = 130

@@ -132,8 +132,7 @@ def atomic(
         os.chmod(tmp, 0o666 & ~umask())
         os.replace(tmp, path)
     except OSError as error:
-        if error.filename is None:  # what a write says of a full disk
-            error.filename = str(path)
+        error.filename = error.filename or str(path)  # a full disk does not say whose
         raise
     finally:
         tmp.unlink(missing_ok=True)

@@ -28,6 +28,7 @@ from qebias.core import (
     digest,
     in_order,
     locked,
+    one_line,
     provenance,
     read_json,
     reading,
@@ -142,7 +143,7 @@ def _disk(folder):
         yield
     except OSError as error:
         raise QebiasError(
-            f"cannot build {folder} ({error}): free some space or choose another folder"
+            f"cannot build {folder} ({one_line(error)}): free some space or choose another folder"
         ) from None
 
 # %% ../nbs/data/20_pairs.ipynb #c29267a6

@@ -962,3 +962,43 @@ def test_kodak_a_new_users_two_methods(kodak, tmp_path):
         assert "lean towards the compressed ones" in r.verdict or "disagree" in r.verdict
         assert r.facts["images"] == 24 and not r.skipped
         assert len(pages.audit_page(r, tmp_path / name).read_bytes()) < 3_000_000
+
+
+@pytest.mark.parametrize("level, told", [(20, True), (100, False)])
+def test_compressed_and_enhanced_in_each_others_place_are_asked_about_where_jpeg_shows(level, told):
+    "By the blocks of a JPEG; a sharpened picture, whose blocks are sharper too, is none"
+    from qebias.codecs import Jpeg
+    from qebias.controls import control
+
+    rng = np.random.default_rng(0)
+    raw, codec = [], Jpeg(level)
+    for k in range(6):
+        coarse = rng.integers(0, 256, (12, 12, 3), np.uint8)
+        smooth = Image.fromarray(coarse).resize((192, 192), Image.Resampling.BICUBIC)
+        grain = rng.normal(0, 6, (192, 192, 1))
+        raw.append(np.clip(np.asarray(smooth) + grain, 0, 255).astype(np.uint8))
+    compressed = [codec.decode(codec.encode(rgb)) for rgb in raw]
+    enhanced = [np.asarray(Image.fromarray(rgb).filter(ImageFilter.GaussianBlur(1.5))) for rgb in compressed]
+    sharper = control("unsharp", [""] * 6, raw, compressed)
+
+    def said(*domains):
+        looks = {
+            str(k): pages.look([lambda rgb=rgb: rgb for rgb in three])
+            for k, three in enumerate(zip(*domains))
+        }
+        return pages.swapped(looks)
+
+    assert ("of compressed and enhanced exchanged" in said(raw, enhanced, compressed)) == told
+    for honest in (enhanced, sharper):
+        assert "of compressed and enhanced exchanged" not in said(raw, compressed, honest)
+
+
+def test_bitstreams_in_the_place_of_enhanced_pictures_are_asked_about(tmp_path):
+    rgb = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    for name in ("raw/a.png", "compressed/a.png", "enhanced/a.jpg"):
+        (tmp_path / name).parent.mkdir()
+        Image.fromarray(rgb).save(tmp_path / name)
+    folders = {domain: tmp_path / domain for domain in ("raw", "compressed", "enhanced")}
+    assert "are the folders exchanged?" in " ".join(pages.match(folders).notes)
+    folders["compressed"], folders["enhanced"] = folders["enhanced"], folders["compressed"]
+    assert "exchanged" not in " ".join(pages.match(folders).notes)

@@ -15,12 +15,12 @@ from qebias.core import write_png
 BOTH = [signal.SIGINT, signal.SIGTERM]
 QEBIAS = "import sys; sys.argv[0] = 'qebias'; from qebias.cli import main; main()"
 NO_TURN = """
-import ctypes, sys
+import itertools, sys
 sys.argv = ["qebias", "methods"]
 import qebias.cli as cli
 def call(standalone_mode):
     print("on", flush=True)
-    ctypes.PyDLL(None).sleep(30)  # which keeps the interpreter to itself, as the loading of a library does
+    sum(itertools.repeat(0, 10**11))  # keeps the interpreter to itself, as the loading of a library does
 cli.app = call
 cli.main()
 """

@@ -297,7 +297,7 @@ def images_fit(study: Study) -> None:
     from qebias.metrics import METRICS
 
     p, seen = study.profile, {}
-    codec_side = max((getattr(codec_of(study, c, level), "smallest_side", 1), c) for c, level in study.levels)
+    codec_side = max((codec_of(study, c, level).smallest, c) for c, level in study.levels)
     for dataset in study.datasets:
         needs = [(p.patch, "a patch"), codec_side]
         if dataset != "train":

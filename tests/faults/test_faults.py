@@ -86,6 +86,27 @@ def test_bandit_finds_nothing_that_is_not_answered():
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+FULL = """
+import sys
+sys.argv = ["qebias", "methods"]
+import qebias.cli as cli
+from qebias.core import atomic
+def checkpoint(standalone_mode):
+    with atomic(sys.argv[0] + "-run/checkpoint/last.pt") as tmp:
+        raise OSError(28, "No space left on device")
+cli.app = checkpoint
+cli.main()
+"""
+
+
+def test_a_full_disk_at_a_checkpoint_is_one_line_with_the_file_and_what_to_do(tmp_path):
+    done = subprocess.run([sys.executable, "-c", FULL], cwd=tmp_path, capture_output=True, text=True)
+    what = "qebias-run/checkpoint/last.pt: No space left on device"
+    remedy = "what was complete is kept, free some space and run the same command to go on"
+    assert done.stderr == f"qebias: {what}: {remedy}\n" and done.returncode == 1
+    assert not any((tmp_path / "qebias-run" / "checkpoint").iterdir())
+
+
 # Cases that were met
 
 
