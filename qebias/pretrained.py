@@ -33,6 +33,7 @@ from qebias.core import (
     atomic,
     digest,
     fitting_entry,
+    nearest,
     outputs_of,
     require_file,
     seed_for,
@@ -330,7 +331,7 @@ def model_named(
         return Path(name)
     raise QebiasError(
         f"there is no model {name!r} in the package ({', '.join(models(folder)) or 'it has none'}), "
-        "and no such file: see qebias enhance --list-models"
+        f"and no such file: see qebias enhance --list-models{nearest(name, models(folder))}"
     )
 
 # %% ../nbs/method/40_pretrained.ipynb #d50b1dfe
