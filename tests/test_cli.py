@@ -132,16 +132,16 @@ def test_a_photo_without_a_model_gets_the_one_that_fits(tmp_path, model, photo):
     assert np.array_equal(after, np.minimum(before + 10, 255))
 
 
-def test_a_fine_photo_passes_through(tmp_path, model, photo, monkeypatch):
+def test_a_fine_photo_passes_through(tmp_path, model, photo, monkeypatch, request):
     monkeypatch.setattr(pretrained, "HOME", model.parent)
     pretrained.models.cache_clear()
+    request.addfinalizer(pretrained.models.cache_clear)
     Image.open(photo).save(tmp_path / "fine.jpg", quality=95)
     said = []
     choose = pretrained.chooser(say=said.append)
     x = torch.rand(1, 3, 8, 8)
     assert torch.equal(choose(tmp_path / "fine.jpg")(x), x) and not torch.equal(choose(photo)(x), x)
-    assert "JPEG of quality 95, which jpeg (for 8 to 80) would not help: it passes through" in said[0]
-    pretrained.models.cache_clear()
+    assert "JPEG of quality 95, which jpeg (for 8 to 90) would not help: it passes through" in said[0]
 
 
 def test_a_model_by_file_and_weights_from_elsewhere(tmp_path, model, photo):

@@ -589,7 +589,7 @@ def test_many_images_keep_their_order(workers, tmp_path, capfd):
             and result.bpp == bpp(result.data, raw)
         )
     out, err = capfd.readouterr()
-    assert not out and "bpg-42" in err and "7/7" in err
+    assert not out and not err  # a bar stands on a terminal only
 
 
 def test_no_bar_when_none_is_wanted(capfd):

@@ -537,14 +537,13 @@ def test_the_program_would_run_if_it_were_unpickled(evil, home):
 
 @pytest.mark.parametrize("name", PICKLES)
 def test_no_reader_runs_a_weight_file(evil, name):
-    from qebias import convert, features, metrics
+    from qebias import convert, metrics
 
     for read in (
-        lambda: weights.tensors(find(name)),
+        lambda: weights.tensors(find(name)),  # which psi is read with as well
         lambda: metrics.state_of(name, ""),
         lambda: convert.read_pickle(find(name)),
         lambda: convert.load_any(find(name)),
-        lambda: features._read(find(name), ["w"]),
     ):
         with pytest.raises(QebiasError):
             read()
