@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FRONT', 'STRIP', 'PENDING', 'STRIP_LABELS', 'ENHANCED_LABELS', 'COMMAND', 'HEAD', 'is_published', 'findings', 'strip',
            'last_set', 'with_names', 'beside', 'enhanced_strip', 'index_notebook', 'readme', 'absolute_links',
-           'write_readme']
+           'write_readme', 'looks_like']
 
 # %% ../nbs/tools/50_readme.ipynb #bf54e492
 import os
@@ -199,7 +199,20 @@ def write_readme() -> list[Path]:  # what was written
     if found is not None:
         pictures["strip.png"] = found
     for name, rgb in pictures.items():
-        written.append(root / "nbs" / "images" / name)
-        with atomic(written[-1]) as tmp:
-            Image.fromarray(rgb).save(tmp, format="PNG", optimize=True)
+        path = root / "nbs" / "images" / name
+        if not looks_like(path, rgb):
+            written.append(path)
+            with atomic(path) as tmp:
+                Image.fromarray(rgb).save(tmp, format="PNG", optimize=True)
     return written
+
+
+def looks_like(
+    path: Path,  # of a picture, which need not be there
+    rgb: np.ndarray,  # uint8 (H, W, 3)
+) -> bool:
+    "Whether a picture is stored already: another processor or font library changes a few grey levels"
+    if not path.exists():
+        return False
+    stored = np.asarray(Image.open(path).convert("RGB")).astype(int)
+    return stored.shape == rgb.shape and float(np.abs(stored - rgb).mean()) < 0.5

@@ -5,6 +5,7 @@ import re
 import shutil
 from types import SimpleNamespace
 
+import numpy as np
 import pandas as pd
 import pytest
 from conftest import ROOT
@@ -438,3 +439,18 @@ def test_a_row_of_the_same_pictures_is_shown_only_where_it_is_asked_for():
     assert "unsettled" in page.results.profile.rows, "the profile has no such row any more: take another"
     assert "unsettled" not in page.rows() and "second" in page.rows()
     assert page.rows(["unsettled"]) == ["unsettled"]
+
+
+def test_a_strip_is_written_again_where_it_looks_otherwise(tmp_path):
+    from PIL import Image
+
+    from qebias.readme import looks_like
+
+    rgb = np.random.default_rng(0).integers(0, 255, (20, 30, 3)).astype(np.uint8)
+    path = tmp_path / "strip.png"
+    assert not looks_like(path, rgb)
+    Image.fromarray(rgb).save(path)
+    other = rgb.copy()
+    other[::4] += 1  # what another processor rounds
+    assert looks_like(path, rgb) and looks_like(path, other)
+    assert not looks_like(path, rgb[::-1]) and not looks_like(path, rgb[:10])
