@@ -520,7 +520,8 @@ def controls(
             continue
         measured = True
         if beyond(found, statement) and not further_from_raw(here, results):
-            passing.append(" on ".join(part for part in control_of(row) if part))
+            name, base = control_of(row)
+            passing.append(f"{name} on {label(base)}" if base else name)
     if passing:
         return f"{', '.join(passing)} pass" + ("es" if len(passing) == 1 else "")
     return "none passes" if measured else ""

@@ -276,7 +276,7 @@ def test_a_lead_that_noise_on_the_baseline_brings_as_well_is_not_specific():
         noisy = study(SAID | {"control:noise2:realesrgan": lpips(0.14, value)})
         row = one(judge(FILE, noisy), *said)
         assert row["verdict"] == verdict, row
-        assert row["control"] == ("noise2 on realesrgan passes" if value < 0.15 else "none passes")
+        assert row["control"] == ("noise2 on Real-ESRGAN passes" if value < 0.15 else "none passes")
 
 
 def test_fd_nss_only_beside_its_controls():

@@ -421,6 +421,8 @@ def lead_of(
         return "There are too few trainings to tell"
     if set(kinds) == {"not specific"}:
         return "The number says yes, but enhancers that restore nothing pass as well"
+    if "not specific" in kinds:
+        return "Some numbers say yes, but enhancers that restore nothing pass as well"
     return "Not that we could see"
 
 # %% ../../nbs/tools/30_study.pages.ipynb #8bcbd57d
@@ -539,7 +541,7 @@ def headline(
     if headlines()[item].every:
         answered = answered.replace("**In part.**", "**Not by every one.**", 1)
     if headlines()[item].open:
-        answered = re.sub(r"^\*\*(Yes|In part|No, |Not that we could see)[^*]*\.\*\* ", "", answered)
+        answered = re.sub(r"^\*\*(Yes|In part|No, |Not that we could see|Some numbers)[^*]*\.\*\* ", "", answered)
     return answered
 
 # %% ../../nbs/tools/30_study.pages.ipynb #ecba5a15
@@ -548,6 +550,7 @@ KINDS = {
     "No,": "opposite",
     "In part": "part",
     "The number says yes": "control",
+    "Some numbers say yes": "control",
 }  # first words -> kind
 
 
