@@ -541,7 +541,9 @@ def headline(
     if headlines()[item].every:
         answered = answered.replace("**In part.**", "**Not by every one.**", 1)
     if headlines()[item].open:
-        answered = re.sub(r"^\*\*(Yes|In part|No, |Not that we could see|Some numbers)[^*]*\.\*\* ", "", answered)
+        answered = re.sub(
+            r"^\*\*(Yes|In part|No, |Not that we could see|Some numbers)[^*]*\.\*\* ", "", answered
+        )
     return answered
 
 # %% ../../nbs/tools/30_study.pages.ipynb #ecba5a15
