@@ -54,6 +54,13 @@ def test_notebooks_are_clean(root, exported):
     assert dirty == []
 
 
+def test_no_output_names_a_machine():
+    for path in NOTEBOOKS:
+        text = path.read_text(encoding="utf-8")
+        for part in ("/site-packages/IPython", "lib/python3", "/home/", "/root/", "/work/"):
+            assert part not in text, f"{path}: run it again, an output holds {part}"
+
+
 def test_readme_is_made_from_the_index(root):
     text = (root / "README.md").read_text()
     assert text == readme()
