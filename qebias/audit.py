@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['DOMAINS', 'TURNS', 'SHOWN_CONTROLS', 'AT', 'MOST_TOGETHER', 'SHORT', 'MINUS', 'FAR', 'ABOUT', 'STYLE', 'TEMPLATE',
-           'Pictures', 'Found', 'match', 'pixels_of', 'short_names', 'given', 'Look', 'differences', 'middle', 'detail',
-           'blocks', 'look', 'thumbnail', 'shift', 'turned', 'exchanged', 'pattern', 'some', 'swapped', 'count_of',
-           'remarks', 'Set', 'gather', 'look_all', 'choose', 'large_enough', 'Cells', 'Lines', 'measure_all', 'numbers',
-           'listed', 'whole_percent', 'from_raw', 'side_of', 'leaning', 'few_words', 'outside_words', 'quality_words',
+           'Pictures', 'Found', 'match', 'pixels_of', 'short_names', 'given', 'Look', 'differences', 'detail', 'blocks',
+           'look', 'thumbnail', 'shift', 'turned', 'exchanged', 'pattern', 'some', 'swapped', 'count_of', 'remarks',
+           'Set', 'gather', 'look_all', 'choose', 'large_enough', 'Cells', 'Lines', 'measure_all', 'numbers', 'listed',
+           'whole_percent', 'from_raw', 'side_of', 'leaning', 'few_words', 'outside_words', 'quality_words',
            'realism_words', 'control_words', 'verdict', 'AuditReport', 'audit', 'single_scores', 'pixel_deviations',
            'telling', 'bars', 'audit_target', 'Shown', 'embedded', 'drawn', 'triangle_of', 'telling_square', 'marked',
            'telling_pictures', 'Table', 'interval_text', 'distance_table', 'quality_table', 'signed', 'realism_part',
@@ -33,7 +33,17 @@ from PIL import Image, ImageDraw
 from scipy.signal import correlate
 
 from .controls import CONTROLS, PREFIX, control
-from .core import Outputs, QebiasError, array_digest, as_rgb, digest, in_order, provenance, threads
+from qebias.core import (
+    Outputs,
+    QebiasError,
+    array_digest,
+    as_rgb,
+    digest,
+    in_order,
+    middle,
+    provenance,
+    threads,
+)
 from .figures import cut, number, percent, realism_differences, residuals, triangle, with_interval
 from .measure import FEW, Cell, measure
 from .metrics import METRICS, around, available, find_metric, weight_files
@@ -190,16 +200,12 @@ def differences(a: np.ndarray, b: np.ndarray) -> tuple:  # (mean squared, mean a
     return squared / a.size, absolute / a.size
 
 
-def middle(rgb: np.ndarray, side: int = 256) -> np.ndarray:
-    "The middle of a picture, or all of a small one"
-    top, left = (max(0, (size - side) // 2) for size in rgb.shape[:2])
-    return rgb[top : top + side, left : left + side]
-
-
 def detail(rgb: np.ndarray) -> float:
     "Mean squared difference of neighbours in the green of a picture's middle"
     return (
-        float((np.diff(middle(rgb)[..., 1].astype(float), axis=1) ** 2).mean()) if rgb.shape[1] > 1 else 0.0
+        float((np.diff(middle(rgb, 256)[..., 1].astype(float), axis=1) ** 2).mean())
+        if rgb.shape[1] > 1
+        else 0.0
     )
 
 
@@ -255,7 +261,7 @@ def shift(
     reach = min(reach, min(raw.shape[:2]) // 8)
     if reach < 3:
         return 0, 0
-    a, b = (middle(rgb).astype(float).mean(2) for rgb in (image, raw))
+    a, b = (middle(rgb, 256).astype(float).mean(2) for rgb in (image, raw))
     inner = b[reach:-reach, reach:-reach]
     own = correlate(a * a, np.ones_like(inner), "valid", "fft")
     errors = own - 2 * correlate(a, inner, "valid", "fft") + (inner * inner).sum()

@@ -10,11 +10,11 @@ __all__ = ['MOST_DIGITS', 'MOST_DEEP', 'MOST_YAML', 'MOST_VALUES', 'MOST_TABLE',
            'locked', 'reading', 'one_line', 'nearest', 'require_file', 'contents', 'whole_number', 'finite_number',
            'unique_names', 'require_flat', 'parse_json', 'read_json', 'read_lines', 'parse_lines', 'plain_value',
            'YamlEvents', 'YamlBuilder', 'read_yaml', 'read_table', 'require_plain', 'parquet_table', 'unpacked_texts',
-           'read_npz', 'npz_member', 'tensors_header', 'as_rgb', 'quiet_libtiff', 'image_kind', 'require_single',
-           'require_sane_jpeg', 'open_image', 'require_size', 'is_deep', 'is_deep_tile', 'upright', 'orientation_of',
-           'require_checksums', 'read_rgb', 'write_png', 'duration', 'aligned', 'digest', 'file_digest', 'array_digest',
-           'outputs_of', 'fitting_entry', 'Outputs', 'seed_for', 'threads', 'in_order', 'package_versions',
-           'code_version', 'provenance']
+           'read_npz', 'npz_member', 'tensors_header', 'as_rgb', 'middle', 'quiet_libtiff', 'image_kind',
+           'require_single', 'require_sane_jpeg', 'open_image', 'require_size', 'is_deep', 'is_deep_tile', 'upright',
+           'orientation_of', 'require_checksums', 'read_rgb', 'write_png', 'duration', 'aligned', 'digest',
+           'file_digest', 'array_digest', 'outputs_of', 'fitting_entry', 'Outputs', 'seed_for', 'threads', 'in_order',
+           'package_versions', 'code_version', 'provenance']
 
 # %% ../nbs/foundations/00_core.ipynb #fa1dc3fa
 import collections
@@ -723,6 +723,15 @@ def as_rgb(
             raise QebiasError(f"{name} is transparent in places: flatten it onto a background first")
         image = image[..., :-1]
     return np.repeat(image, 3, 2) if image.shape[2] == 1 else np.ascontiguousarray(image)
+
+
+def middle(
+    rgb: np.ndarray,  # (H, W, ...)
+    side: int,  # in pixels
+) -> np.ndarray:
+    "The middle of a picture, or all of a small one"
+    top, left = (max(0, (size - side) // 2) for size in rgb.shape[:2])
+    return np.ascontiguousarray(rgb[top : top + side, left : left + side])
 
 # %% ../nbs/foundations/00_core.ipynb #3a950426
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm"}

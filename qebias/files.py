@@ -301,7 +301,8 @@ def enhance_files(
 ) -> Done:  # of the written paths
     "Enhance pictures and write PNGs; raises `QebiasError`"
     picked, done = pick(paths, folder, skip)
-    picked = [source_of(p, folder) for p in picked]
+    written = Outputs(folder)
+    picked = [source_of(p, written) for p in picked]
     outputs = dict(zip(picked, targets(picked, folder, ".png", overwrite)))
     choose = _chooser(model)
     if skip:
@@ -340,16 +341,15 @@ def enhance_files(
 # %% ../nbs/tools/40_files.ipynb #975199d6
 def source_of(
     picture: Picked,
-    folder: str | Path,  # of the outputs
+    written: Outputs,  # what lies in the folder of the outputs
 ) -> Picked:
     "Where a picture was enhanced into its own folder, the picture instead of the output beside it"
     from qebias.pretrained import listed_bitstream
 
-    path = picture.path
-    if Path(folder).resolve() not in path.resolve().parents or listed_bitstream(path):
+    path, folder = picture.path, written.folder.resolve()
+    if folder not in path.resolve().parents or listed_bitstream(path):
         return picture
-    name = path.resolve().relative_to(Path(folder).resolve())
-    if not Outputs(folder).is_ours(Path(folder) / name):
+    if not written.is_ours(written.folder / path.resolve().relative_to(folder)):
         return picture
     others = sorted(path.parent.glob(glob.escape(path.stem) + ".*"))
     for other in others:

@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from .core import atomic, project_root, require
+from .core import atomic, middle, project_root, require
 from .measure import gradient_energy
 from .site import repository
 from .study.keys import items
 from .study.pages import headline, open_page, tally_in_words
-from .study.results import generators_in_words, middle
+from .study.results import CROP, generators_in_words
 
 if TYPE_CHECKING:
     from qebias.study.pages import Page
@@ -142,7 +142,7 @@ def enhanced_strip(
         for model in (models()["jpeg"], models()["jpeg-perceptual"]):
             generator = weakened(load_network(model.path), strength_at(model.card, quality))
             row.append(enhance(generator, compressed))
-        rows.append([middle(rgb) for rgb in row])
+        rows.append([middle(rgb, CROP) for rgb in row])
     return with_names(rows, ENHANCED_LABELS)
 
 # %% ../nbs/tools/50_readme.ipynb #636f2e60
