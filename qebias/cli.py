@@ -34,7 +34,6 @@ if os.path.basename(sys.argv[0]) == "qebias":  # the command itself, no notebook
 
 # %% ../nbs/tools/60_cli.ipynb #1440ae84
 import contextlib
-import difflib
 import errno
 import functools
 import importlib
@@ -49,7 +48,7 @@ from typing import Annotated, Any, Literal
 import typer
 from typer import Argument, Option
 
-from .core import QebiasError, aligned
+from .core import QebiasError, aligned, closest
 
 # %% ../nbs/tools/60_cli.ipynb #cebf8bb6
 app = typer.Typer(
@@ -241,8 +240,8 @@ def _misused(error) -> str:
     "What is wrong with a command line, with the nearest option that there is"
     what = error.format_message().rstrip(".")
     if getattr(error, "possibilities", None) and getattr(error, "option_name", None):
-        near = difflib.get_close_matches(error.option_name, error.possibilities, 1, 0)
-        what = f"No such option: {error.option_name}. Did you mean {near[0]}?"
+        near = closest(error.option_name, error.possibilities, 0)
+        what = f"No such option: {error.option_name}. Did you mean {near}?"
     return what if what.endswith("?") else f"{what}."
 
 

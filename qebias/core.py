@@ -6,15 +6,15 @@
 __all__ = ['MOST_DIGITS', 'MOST_DEEP', 'MOST_YAML', 'MOST_VALUES', 'MOST_TABLE', 'MOST_COLUMNS', 'MOST_LETTERS', 'MOST_ARRAYS',
            'MOST_HEADER', 'IMAGE_SUFFIXES', 'MOST_PIXELS', 'MOST_SIDE', 'MOST_PICTURE', 'MOST_PLAIN', 'MOST_SCANS',
            'MOST_SCANNED', 'OUTPUTS', 'MOST_UNDER_WAY', 'PACKAGES', 'QebiasError', 'LockedError', 'is_absent',
-           'require', 'project_root', 'atomic', 'cut_name', 'umask', 'atomic_dir', 'sweep', 'write_json', 'as_plain',
-           'locked', 'reading', 'one_line', 'nearest', 'require_file', 'contents', 'whole_number', 'finite_number',
-           'unique_names', 'require_flat', 'parse_json', 'read_json', 'read_lines', 'parse_lines', 'plain_value',
-           'YamlEvents', 'YamlBuilder', 'read_yaml', 'read_table', 'require_plain', 'parquet_table', 'unpacked_texts',
-           'read_npz', 'npz_member', 'tensors_header', 'as_rgb', 'middle', 'quiet_libtiff', 'image_kind',
-           'require_single', 'require_sane_jpeg', 'open_image', 'require_size', 'is_deep', 'is_deep_tile', 'upright',
-           'orientation_of', 'require_checksums', 'read_rgb', 'write_png', 'duration', 'aligned', 'digest',
-           'file_digest', 'array_digest', 'outputs_of', 'fitting_entry', 'Outputs', 'seed_for', 'threads', 'in_order',
-           'package_versions', 'code_version', 'provenance']
+           'require', 'imported', 'project_root', 'atomic', 'cut_name', 'umask', 'atomic_dir', 'sweep', 'write_json',
+           'as_plain', 'locked', 'reading', 'one_line', 'closest', 'nearest', 'require_file', 'contents',
+           'whole_number', 'finite_number', 'unique_names', 'require_flat', 'parse_json', 'read_json', 'read_lines',
+           'parse_lines', 'plain_value', 'YamlEvents', 'YamlBuilder', 'read_yaml', 'read_table', 'require_plain',
+           'parquet_table', 'unpacked_texts', 'read_npz', 'npz_member', 'tensors_header', 'as_rgb', 'middle',
+           'quiet_libtiff', 'image_kind', 'require_single', 'require_sane_jpeg', 'open_image', 'require_size',
+           'is_deep', 'is_deep_tile', 'upright', 'orientation_of', 'require_checksums', 'read_rgb', 'write_png',
+           'duration', 'aligned', 'digest', 'file_digest', 'array_digest', 'outputs_of', 'fitting_entry', 'Outputs',
+           'seed_for', 'threads', 'in_order', 'package_versions', 'code_version', 'provenance']
 
 # %% ../nbs/foundations/00_core.ipynb #fa1dc3fa
 import collections
@@ -93,6 +93,24 @@ def require(
                 f"{lacks} is needed{what} and is not installed: pip install -e '.[{extra}]' in its checkout"
             ) from None
         raise
+
+# %% ../nbs/foundations/00_core.ipynb #71d8c798
+def imported(
+    place: object,  # `"module:name"`
+    what: str,  # what it should be, for the message: "class", "term"
+) -> Any:  # what lies there
+    "What a module holds under a name; raises `QebiasError` where the name is misspelt or cannot be imported"
+    if not isinstance(place, str) or not re.fullmatch(r"\w+(\.\w+)*:\w+", place):
+        raise QebiasError(
+            f'{what} {place!r} is not known: write it as "module:name", for instance "qebias.losses:L1"'
+        )
+    module, _, name = place.partition(":")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        ours = module.split(".")[0] == "qebias"
+        remedy = "" if ours else ": a module of your own must lie in a folder on PYTHONPATH"
+        raise QebiasError(f"{what} {place!r} is not known here, {error}{remedy}") from None
 
 # %% ../nbs/foundations/00_core.ipynb #63c3d390
 def project_root(
@@ -270,13 +288,23 @@ def one_line(
     return text[:longest] or type(error).__name__
 
 # %% ../nbs/foundations/00_core.ipynb #282913ef
+def closest(
+    name: object,  # as somebody typed it
+    known: Iterable[str],  # what there is
+    alike: float = 0.6,  # 0..1; 0 takes the closest of all, however far
+) -> str | None:
+    "The name that somebody may have meant"
+    near = difflib.get_close_matches(str(name), list(known), 1, alike)
+    return near[0] if near else None
+
+
 def nearest(
     name: object,  # as somebody typed it
     known: Iterable[str],  # what there is
 ) -> str:  # "; did you mean lpips?", or nothing
     "The end of a message about an unknown name: what it is close to"
-    near = difflib.get_close_matches(str(name).lower(), list(known), 1)
-    return f"; did you mean {near[0]}?" if near else ""
+    near = closest(str(name).lower(), known)
+    return f"; did you mean {near}?" if near else ""
 
 # %% ../nbs/foundations/00_core.ipynb #83a8faf0
 def require_file(

@@ -71,7 +71,9 @@ LABELS |= {
     "realesrgan": "Real-ESRGAN",
     "second": "Real-ESRGAN, compressed as a second fake",
     "unsettled": "Real-ESRGAN, as the GAN leaves it",
-    "div-1": "Real-ESRGAN +div, ten times as strong",
+    "div-0.03": "Real-ESRGAN +div, λ = 0.03",
+    "div-0.3": "Real-ESRGAN +div, λ = 0.3",
+    "div-1": "Real-ESRGAN +div, λ = 1",
 }
 
 # %% ../nbs/measurement/30_figures.ipynb #c9184de3

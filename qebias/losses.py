@@ -11,17 +11,15 @@ __all__ = ['PERCEPTUAL_LAYERS', 'GAN_LOSSES', 'REDUCTIONS', 'LAMBDAS', 'GAN_TERM
 
 # %% ../nbs/method/00_losses.ipynb #44036b1e
 import functools
-import importlib
 import inspect
 import math
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from .core import QebiasError
+from .core import QebiasError, imported
 from .later import Later
 from .layers import block_layer
 
@@ -348,16 +346,7 @@ def find_term(
     function: str,  # "module:name"
 ) -> Callable:  # the function or class
     "What a term's `module:name` means; raises `QebiasError` where it cannot be imported"
-    if not re.fullmatch(r"\w+(\.\w+)*:\w+", function):
-        raise QebiasError(f'term {function!r}: write it as "module:name", for instance "qebias.losses:L1"')
-    module, _, name = function.partition(":")
-    try:
-        found = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        remedy = (
-            "" if module.startswith("qebias") else ": a module of your own must lie in a folder on PYTHONPATH"
-        )
-        raise QebiasError(f"term {function!r} is not known here, {error}{remedy}") from None
+    found = imported(function, "term")
     if not callable(found):
         raise QebiasError(f"term {function!r} is no function and no class")
     return found

@@ -8,7 +8,6 @@ __all__ = ['FIDELITY', 'PRETRAINING', 'BASELINES', 'VARIANTS', 'METHODS', 'PRESE
            'with_changes', 'train_config', 'networks_markdown']
 
 # %% ../nbs/method/30_methods.ipynb #48cc1f27
-import difflib
 import re
 from collections.abc import Iterable
 from typing import Any, Literal
@@ -16,7 +15,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from .config import Divergence, Game, Recipe, Schedule, TrainConfig
-from .core import QebiasError, nearest, project_root
+from .core import QebiasError, closest, nearest, project_root
 from .losses import LAMBDAS, PERCEPTUAL_LAYERS, REDUCTIONS, LossWeights, Term, usual_terms
 
 # %% ../nbs/method/30_methods.ipynb #441086c3
@@ -276,8 +275,8 @@ def derive(
 ) -> Method:
     "A row that differs from another in what is said; raises `QebiasError` for a field that no method has"
     if odd := [field for field in differs if field not in Method.model_fields]:
-        near = difflib.get_close_matches(odd[0], Method.model_fields, 1)
-        hint = f", did you mean {near[0]}?" if near else f": there are {', '.join(Method.model_fields)}"
+        near = closest(odd[0], Method.model_fields)
+        hint = f", did you mean {near}?" if near else f": there are {', '.join(Method.model_fields)}"
         raise QebiasError(f"row {name!r}: a method has no {odd[0]}{hint}")
     values = of.model_dump() | {"name": name, "label": name, "paper": "-", "of": of.name}
     for field, value in differs.items():

@@ -12,7 +12,6 @@ __all__ = ['METRICS', 'ALEXNET', 'ALIASES', 'MOST_WHOLE', 'STRIP', 'MOST_WHOLE_D
 # %% ../nbs/measurement/00_metrics.ipynb #0ee3d7a1
 import base64
 import contextlib
-import difflib
 import functools
 import importlib
 import importlib.util
@@ -37,6 +36,7 @@ from qebias.core import (
     aligned,
     array_digest,
     as_rgb,
+    closest,
     contents,
     digest,
     in_order,
@@ -207,10 +207,10 @@ def elsewhere(
 # %% ../nbs/measurement/00_metrics.ipynb #8248e515
 def _unknown(name) -> NoReturn:
     wanted = str(name).lower()
-    near = difflib.get_close_matches(wanted, [*METRICS, *ALIASES], 1, 0.5)
+    near = closest(wanted, [*METRICS, *ALIASES], 0.5)
     raise QebiasError(
         f"no metric is called {str(name)!r}: "
-        + (f"did you mean {ALIASES.get(near[0], near[0])}? " if near else "")
+        + (f"did you mean {ALIASES.get(near, near)}? " if near else "")
         + f"There are {', '.join(METRICS)}"
     )
 

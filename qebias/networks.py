@@ -26,7 +26,7 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from .core import QebiasError, as_plain, atomic, one_line
+from .core import QebiasError, as_plain, atomic, imported, one_line
 from .discriminators import ConditionalDiscriminator
 from .generators.core import Halo, load_weights
 
@@ -61,18 +61,7 @@ def network_class(
     name: str,  # `module:Class`
 ) -> type[nn.Module]:
     "The class of a network; raises `QebiasError` for one that cannot be imported, or that is no network"
-    if not isinstance(name, str) or not re.fullmatch(r"\w+(\.\w+)*:\w+", name):
-        raise QebiasError(
-            f"class {name!r} is not known: "
-            'write it as "module:Class", for instance "qebias.generators.rrdb:RRDBNet"'
-        )
-    module, _, cls = name.partition(":")
-    try:
-        found = getattr(importlib.import_module(module), cls)
-    except (ImportError, AttributeError) as error:
-        ours = name.startswith("qebias.")
-        remedy = "" if ours else ": a module of your own must lie in a folder on PYTHONPATH"
-        raise QebiasError(f"class {name!r} is not known here, {error}{remedy}") from None
+    found = imported(name, "class")
     if not (isinstance(found, type) and issubclass(found, nn.Module)):
         raise QebiasError(f"{name} is no network: only subclasses of torch.nn.Module are built")
     return found

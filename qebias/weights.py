@@ -8,7 +8,6 @@ __all__ = ['FILES', 'MOST_STEPS', 'WeightFile', 'MissingWeights', 'enter', 'plac
 
 # %% ../nbs/foundations/10_weights.ipynb #c312af16
 import contextlib
-import difflib
 import functools
 import importlib.util
 import logging
@@ -23,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from .core import QebiasError, atomic, file_digest, reading, require_file, tensors_header
+from .core import QebiasError, atomic, closest, file_digest, reading, require_file, tensors_header
 
 # %% ../nbs/foundations/10_weights.ipynb #d4f92064
 @dataclass(frozen=True)
@@ -191,10 +190,10 @@ def _entry(file):
     "The table's row of a file"
     if file in FILES:
         return FILES[file]
-    near = difflib.get_close_matches(str(file), FILES, 1, 0.5)
+    near = closest(file, FILES, 0.5)
     raise QebiasError(
         f"no weight file {str(file)!r} in the table"
-        + (f" (did you mean {near[0]}?)" if near else "")
+        + (f" (did you mean {near}?)" if near else "")
         + f": there are {', '.join(FILES)}"
     )
 

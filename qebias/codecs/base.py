@@ -7,7 +7,6 @@ __all__ = ['MAX_PIXELS', 'MAX_SIDE', 'CODECS', 'CodecError', 'whole_level', 'che
            'codec_class', 'scratch', 'use_scratch']
 
 # %% ../../nbs/data/00_codecs.base.ipynb #8a08b94a
-import importlib
 import os
 import shutil
 import tempfile
@@ -18,7 +17,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ..core import MOST_PIXELS, MOST_SIDE, QebiasError, as_rgb, nearest, require_size
+from ..core import MOST_PIXELS, MOST_SIDE, QebiasError, as_rgb, imported, nearest, require_size
 
 # %% ../../nbs/data/00_codecs.base.ipynb #671aa5ed
 class CodecError(QebiasError):
@@ -145,15 +144,14 @@ def codec_class(
     "The codec of a name; raises `CodecError` where there is none"
     if name in CODECS:
         return CODECS[name]
-    module, _, attribute = str(name).partition(":")
-    if not attribute:
+    if ":" not in str(name):
         known = ", ".join(sorted(CODECS))
         one_of = f"choose {known}, or name one of your own as module:Class"
         raise CodecError(f"unknown codec {name!r}: {one_of}{nearest(name, CODECS)}")
     try:
-        found = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise CodecError(f"codec {name!r} cannot be imported ({error})") from None
+        found = imported(name, "codec")
+    except QebiasError as error:
+        raise CodecError(str(error)) from None
     if not isinstance(found, type) or not issubclass(found, Codec):
         raise CodecError(f"{name} is no codec: it is to be a subclass of qebias.codecs.Codec")
     lacking = [a for a in ("name", "encode", "decode") if getattr(found, a, None) is vars(Codec).get(a)]

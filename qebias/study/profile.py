@@ -11,7 +11,6 @@ __all__ = ['Number', 'Counted', 'Positive', 'Rate', 'MERGED', 'Once', 'Names', '
            'stored_profile']
 
 # %% ../../nbs/tools/20_study.profile.ipynb #4a362a55
-import difflib
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -28,7 +27,7 @@ from pydantic import (
 )
 
 from ..codecs import codec as make_codec
-from ..core import QebiasError, project_root, read_yaml
+from ..core import QebiasError, closest, project_root, read_yaml
 from ..methods import METHODS, Method, method, preset
 
 # %% ../../nbs/tools/20_study.profile.ipynb #6c3ad38c
@@ -328,9 +327,9 @@ def check_row(profile: Profile, row: Row, rows: Mapping) -> None:
 def near(name: str, known: Iterable[str]) -> str:
     "The end of a message about an unknown name: the neighbour, or all there are"
     known = sorted(known)
-    close = difflib.get_close_matches(str(name), known, 1, 0.6)
+    close = closest(name, known)
     if close:
-        return f": did you mean {close[0]}? There are {', '.join(known)}"
+        return f": did you mean {close}? There are {', '.join(known)}"
     return f": there are {', '.join(known)}"
 
 # %% ../../nbs/tools/20_study.profile.ipynb #1cfda17e
