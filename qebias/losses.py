@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PERCEPTUAL_LAYERS', 'GAN_LOSSES', 'REDUCTIONS', 'LAMBDAS', 'GAN_TERMS', 'RECONSTRUCTIONS', 'reconstruction',
            'charbonnier', 'squared', 'perceptual', 'GanTerms', 'vanilla_gan', 'relativistic_gan', 'mean_disparity',
-           'domain_divergence', 'LossWeights', 'Given', 'LossTerm', 'L1', 'Charbonnier', 'L2', 'Perceptual',
+           'domain_divergence', 'LossWeights', 'Given', 'LossTerm', 'L1', 'Charbonnier', 'L2', 'PSNRLoss', 'Perceptual',
            'VanillaGan', 'RelativisticGan', 'DomainDivergence', 'Term', 'find_term', 'arguments_of', 'make_term',
            'term_version', 'usual_terms', 'usm_sharp']
 
@@ -253,6 +253,20 @@ class L2(LossTerm):
     def __call__(self, given: Given) -> "torch.Tensor":
         return squared(given.enhanced, given.target)
 
+# %% ../nbs/method/00_losses.ipynb #59a3e188
+class PSNRLoss(LossTerm):
+    "Minus the PSNR of each patch in L_recon's place, as for NAFNet: what counts of a patch are decibels"
+
+    def __init__(
+        self,
+        floor: float = 3e-5,  # squared error that is added: patches of more than 45 dB weigh ever less
+    ):
+        self.floor = floor
+
+    def __call__(self, given: Given) -> "torch.Tensor":
+        error = (given.enhanced - given.target).square().mean((1, 2, 3))
+        return 10 * torch.log10(error + self.floor).mean()
+
 # %% ../nbs/method/00_losses.ipynb #2b83996a
 class Perceptual(LossTerm):
     "L_percept of Eq. 5 over weighted layers of psi"
@@ -390,7 +404,7 @@ def term_version(
 
 # %% ../nbs/method/00_losses.ipynb #9824f32b
 GAN_TERMS = {"vanilla": "VanillaGan", "relativistic": "RelativisticGan"}
-RECONSTRUCTIONS = {"l1": "L1", "l2": "L2", "charbonnier": "Charbonnier"}
+RECONSTRUCTIONS = {"l1": "L1", "l2": "L2", "charbonnier": "Charbonnier", "psnr": "PSNRLoss"}
 
 
 def usual_terms(

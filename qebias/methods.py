@@ -51,7 +51,7 @@ class Method(Named, Recipe, Game):
     discriminator: str | None = None  # "module:Class" of the discriminator
     gan: Literal["vanilla", "relativistic"] = "vanilla"
     weights: LossWeights = LossWeights(recon=1, percept=0, discrim=0, divergence=0)
-    recon: Literal["l1", "l2", "charbonnier"] = "l1"
+    recon: Literal["l1", "l2", "charbonnier", "psnr"] = "l1"
     perceptual: dict[str, float] = {}
     terms: tuple[Term, ...] = ()  # further terms of the loss, beside those of Eq. 9
     starts_from: str | None = None  # the method whose generator it starts from

@@ -8,7 +8,7 @@ __all__ = ['HOME', 'LUMA', 'STRENGTH_LEVELS', 'FULL', 'RECIPES', 'PARTS', 'FIDEL
            'bitstream_of', 'decoded_beside', 'listed_bitstream', 'list_of_outputs', 'quality_of', 'model_for', 'helps',
            'model_named', 'chooser', 'passed_through', 'named_chooser', 'strength_at', 'weakened', 'Recipe',
            'recipe_config', 'draw_quality', 'JpegPatches', 'BpgPatches', 'turned', 'batch_of', 'training_pictures',
-           'pretrain', 'first_weights', 'blended', 'finish', 'corrections', 'least_squares', 'least_lpips',
+           'pretrain', 'first_weights', 'deepened', 'blended', 'finish', 'corrections', 'least_squares', 'least_lpips',
            'fit_strength', 'gains', 'gains_text', 'harms', 'helping', 'means_text', 'with_scores', 'main']
 
 # %% ../nbs/method/40_pretrained.ipynb #1e2ec5a6
@@ -460,17 +460,17 @@ class Recipe(NamedTuple):
 
 FULL: dict[str, Any] = {"width": 32, "unshuffle": 1}  # at full resolution
 RECIPES = {
-    "jpeg": Recipe("jpeg", (8, 75), "dncnn"),
+    "jpeg": Recipe("jpeg", (8, 75), "dncnn", depth=12),
     "bpg": Recipe("bpg", (27, 47), "dncnn", batch=8, patch=64, **FULL),
-    "jpeg-perceptual": Recipe("jpeg", (8, 75), "realesrgan+both", "jpeg", patch=64),
+    "jpeg-perceptual": Recipe("jpeg", (8, 75), "realesrgan+both", "jpeg", patch=64, depth=12),
     "bpg-perceptual": Recipe("bpg", (27, 47), "realesrgan+both", "bpg", patch=64, **FULL),
 }
 PARTS = 10**6  # a training's budget is counted in millionths
 FIDELITY: dict[str, Any] = {
-    "recon": "l2",
-    "weights": {"recon": 255, "percept": 0, "discrim": 0, "divergence": 0},
+    "recon": "psnr",
+    "weights": {"recon": 0.1, "percept": 0, "discrim": 0, "divergence": 0},
     "schedule": {"kind": "cosine", "lr": 5e-4, "warmup": PARTS // 20},
-}  # what PSNR measures
+}  # what is measured in the end, so that JPEG 60 counts as much as JPEG 10
 PERCEPTUAL: dict[str, Any] = {
     "perceptual": {"conv1_2": 0.1, "conv2_2": 0.1, "conv3_4": 1},
     "weights": {"recon": 1, "percept": 1, "discrim": 0.05, "divergence": 0.05},
@@ -637,7 +637,7 @@ def pretrain(
         raise QebiasError(f"{name} starts from {recipe.start}: name its file with --init")
     folder.mkdir(parents=True, exist_ok=True)
     config = recipe_config(recipe, psi, seed)
-    start = load_state(init) if init else first_weights(config.generator, seed)
+    start = deepened(load_state(init), recipe.depth) if init else first_weights(config.generator, seed)
     trainer = Trainer(config, init=start)
     patches = (
         JpegPatches(pictures, recipe)
@@ -672,7 +672,7 @@ def pretrain(
     _store(folder, digest(config), trainer, average, state)
     if recipe.start:
         average = blended(average, start)
-    return finish(name, folder, average, config, state, data)
+    return finish(name, folder, average, config, state, data, init)
 
 # %% ../nbs/method/40_pretrained.ipynb #934c3551
 def _averaged(trainer, state):
@@ -709,6 +709,28 @@ def first_weights(
     with torch.no_grad():
         layers[-1].weight.mul_(FIRST_CORRECTION)
     return generator.state_dict()
+
+# %% ../nbs/method/40_pretrained.ipynb #341f3c6b
+def deepened(
+    state: dict,  # of a `DnCNN` without batch normalisation
+    depth: int,  # convolutions that it is to have
+) -> dict:  # of the deeper network, which computes the same
+    "Weights with more layers, which pass on what they get; raises `QebiasError` for a network that is deeper"
+    import torch
+
+    layers = sorted(int(key.split(".")[1]) for key in state if key.endswith(".weight"))
+    if len(layers) > depth:
+        raise QebiasError(f"a network of {len(layers)} convolutions cannot be deepened to {depth}")
+    found = {key: value for key, value in state.items() if int(key.split(".")[1]) != layers[-1]}
+    width = state[f"layers.{layers[-1]}.weight"].shape[1]
+    same = torch.zeros(width, width, 3, 3)
+    same[range(width), range(width), 1, 1] = 1
+    for layer in range(layers[-1], 2 * depth - 2, 2):
+        found[f"layers.{layer}.weight"] = same.clone()
+        found[f"layers.{layer}.bias"] = torch.zeros(width)
+    for part in ("weight", "bias"):
+        found[f"layers.{2 * depth - 2}.{part}"] = state[f"layers.{layers[-1]}.{part}"]
+    return found
 
 # %% ../nbs/method/40_pretrained.ipynb #c0a97985
 def _follow(average, trainer, recipe, step, decay=0.999):
@@ -767,12 +789,18 @@ def finish(
     config: "TrainConfig",  # its `TrainConfig`
     state: dict,  # steps and seconds
     data: str = "",
+    init: str | Path | None = None,  # the file that it started from
 ) -> Path:
     "Write the model with its card; what it reaches is added by `with_scores`"
     from qebias.core import provenance
     from qebias.networks import save_network
 
     recipe = RECIPES[name]
+    more = ""
+    if recipe.start:
+        more = f"; {BLEND:.0%} of the way from the fidelity model"
+    elif init:
+        more = f"; started from a model of {read_card(init).get('training', 'other weights')}"
     card = {
         "codec": recipe.codec,
         "levels": list(recipe.levels),
@@ -781,8 +809,7 @@ def finish(
         "licence": "Apache-2.0, as the package",
         "training": f"{recipe.method}, {state['step']:,} steps of {recipe.batch} patches "
         f"of {recipe.patch} pixels, "
-        f"{state['seconds'] / 60:.0f} minutes of one thread, bf16"
-        + (f"; {BLEND:.0%} of the way from the fidelity model" if recipe.start else ""),
+        f"{state['seconds'] / 60:.0f} minutes of one thread, bf16{more}",
         "fails": "text and drawings, a camera's noise, pictures that were scaled after they were compressed",
     }
     path = Path(folder) / f"{name}.safetensors"
@@ -988,7 +1015,11 @@ def main(argv: list[str] | None = None) -> None:
         "--photos", nargs="+", default=[], help="folders to train on, or only to fit the strength anew"
     )
     parser.add_argument("--data", default="", help="what they are and their licences, for the card")
-    parser.add_argument("--init", type=Path, help="model that a perceptual one starts from")
+    parser.add_argument(
+        "--init",
+        type=Path,
+        help="model to start from: a shallower one is deepened, a perceptual one needs its fidelity model",
+    )
     parser.add_argument("--psi", default="vgg19")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--evaluate", type=Path, help="folder of pictures to evaluate on")
