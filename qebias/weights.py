@@ -51,9 +51,9 @@ _PYIQA = "https://huggingface.co/chaofengc/IQA-PyTorch-Weights/resolve/main/"
 _CLIP = "afeb0e10f9e5a86da6080e35cf09123aca3b358a0c3e3b6c78a7b63bc04b6762"
 
 
-def _torchvision(file, used_by, about, note):
+def _torchvision(file, bytes, sha256, used_by, note):
     note = f"torchvision {note}, IMAGENET1K_V1"
-    return WeightFile(file, "checkpoints", None, file[-12:-4], _TORCH + file, used_by, note, about)
+    return WeightFile(file, "checkpoints", bytes, sha256, _TORCH + file, used_by, note)
 
 # %% ../nbs/foundations/10_weights.ipynb #a67bf769
 def _pyiqa(file, used_by, note, bytes=None, sha256=None, about="", package=""):
@@ -83,7 +83,13 @@ def enter(*files: WeightFile) -> None:
 
 
 enter(
-    _torchvision("vgg19-dcbb9e9d.pth", ("psi vgg19",), "548 MiB", "VGG-19"),
+    _torchvision(
+        "vgg19-dcbb9e9d.pth",
+        574673361,
+        "dcbb9e9dad569fff7a846263a77324fc34978fea2bfb039c012d710e1776ae44",
+        ("psi vgg19",),
+        "VGG-19",
+    ),
     _at_hand(
         "vgg19_features_normalised.safetensors",
         40051552,
@@ -91,7 +97,13 @@ enter(
         ("psi vgg19-normalised",),
         "the original VGG-19 convolutions, float16, rescaled a layer to mean |pre-ReLU| = 1 on photographs",
     ),
-    _torchvision("alexnet-owt-7be5be79.pth", ("lpips-alex", "fd_alex"), "233 MiB", "AlexNet"),
+    _torchvision(
+        "alexnet-owt-7be5be79.pth",
+        244408911,
+        "7be5be791159472b1fbf3c69796f7cb30dca7ad8466c2df70058c37116cdee02",
+        ("lpips-alex", "fd_alex"),
+        "AlexNet",
+    ),
     _at_hand(
         "alexnet_features_tv_imagenet1k_v1.pth",
         9882965,
@@ -126,7 +138,13 @@ enter(
         "4a5350f23600cb79923ce65bb07cbf57dca461329894153e05a1346bd531cf76",
         package="lpips/weights/v0.1/squeeze.pth",
     ),
-    _torchvision("vgg16-397923af.pth", ("lpips-vgg", "dists"), "528 MiB", "VGG-16"),
+    _torchvision(
+        "vgg16-397923af.pth",
+        553433881,
+        "397923af8e79cdbb6a7127f12361acd7a2f83e06b05044ddf496e83de57a5bf0",
+        ("lpips-vgg", "dists"),
+        "VGG-16",
+    ),
     _pyiqa(
         "LPIPS_v0.1_vgg-a78928a0.pth",
         ("lpips-vgg",),
@@ -147,7 +165,13 @@ enter(
 
 # %% ../nbs/foundations/10_weights.ipynb #2ba612f6
 enter(
-    _pyiqa("pt_inception-2015-12-05-6726825d.pth", ("fid", "fid_patch256"), "FID's Inception", about="91 MB"),
+    _pyiqa(
+        "pt_inception-2015-12-05-6726825d.pth",
+        ("fid", "fid_patch256"),
+        "FID's Inception",
+        95628359,
+        "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2",
+    ),
     _pyiqa(
         "niqe_modelparameters.mat",
         ("niqe", "pi"),
@@ -156,7 +180,13 @@ enter(
         "fa2aa4d12dd9595c3fb6bf8b4e1a15c79d5d1469238d0901c88dead195be578d",
     ),
     _pyiqa("NRQM_model.mat", ("pi",), "NRQM's regression; its hash is not stated", sha256=""),
-    _pyiqa("musiq_koniq_ckpt-e95806b9.pth", ("musiq",), "MUSIQ on KonIQ-10k", about="108 MB"),
+    _pyiqa(
+        "musiq_koniq_ckpt-e95806b9.pth",
+        ("musiq",),
+        "MUSIQ on KonIQ-10k",
+        108610983,
+        "e95806b9eae5f3814c410f574ba8e552362bd5bc63d758ed5b97860f5d6185aa",
+    ),
     WeightFile(
         "RN50.pt",
         "clip",
