@@ -98,11 +98,12 @@ def require(
 def imported(
     place: object,  # `"module:name"`
     what: str,  # what it should be, for the message: "class", "term"
+    example: str = "qebias.losses:L1",  # of such a name, for the message
 ) -> Any:  # what lies there
     "What a module holds under a name; raises `QebiasError` where the name is misspelt or cannot be imported"
     if not isinstance(place, str) or not re.fullmatch(r"\w+(\.\w+)*:\w+", place):
         raise QebiasError(
-            f'{what} {place!r} is not known: write it as "module:name", for instance "qebias.losses:L1"'
+            f'{what} {place!r} is not known: write it as "module:name", for instance "{example}"'
         )
     module, _, name = place.partition(":")
     try:

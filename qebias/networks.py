@@ -61,7 +61,7 @@ def network_class(
     name: str,  # `module:Class`
 ) -> type[nn.Module]:
     "The class of a network; raises `QebiasError` for one that cannot be imported, or that is no network"
-    found = imported(name, "class")
+    found = imported(name, "class", "qebias.generators.rrdb:RRDBNet")
     if not (isinstance(found, type) and issubclass(found, nn.Module)):
         raise QebiasError(f"{name} is no network: only subclasses of torch.nn.Module are built")
     return found
