@@ -318,7 +318,7 @@ def walk(
     if child.returncode and on:
         cancel(study, show)
     if child.returncode:
-        raise QebiasError(what_failed(study, names, progress))
+        raise QebiasError(what_failed(study, names, progress, child.returncode))
 
 # %% ../../nbs/tools/26_study.runner.ipynb #369aeb9b
 RUNNING: list[subprocess.Popen] = []  # processes that this one started, each with a group of its own
@@ -360,7 +360,8 @@ def require_warm(folder: Path) -> None:
     "Raise `QebiasError` where the warm process of a study has ended before the study"
     for child in RUNNING:
         if "--serve" in str(child.args) and child.poll() is not None:
-            raise QebiasError(f"the process that jobs start from has ended: see {folder}/jobs.txt")
+            words = "what was complete is kept, run the same command to go on"
+            raise QebiasError(f"the process that jobs start from has ended: see {folder}/jobs.txt; {words}")
 
 # %% ../../nbs/tools/26_study.runner.ipynb #6c5f05c1
 GRACE = 0.6  # seconds between asking processes to end and ending them
@@ -387,15 +388,26 @@ def signal_groups(number: int) -> None:
             os.killpg(child.pid, number)
 
 # %% ../../nbs/tools/26_study.runner.ipynb #b02db077
-def what_failed(study: Study, names: list, progress: Progress) -> str:
-    "The jobs that failed and what they said, or that they said nothing"
+def what_failed(
+    study: Study,
+    names: list,
+    progress: Progress,
+    code: int = 1,  # of Snakemake; below zero where a signal ended it
+) -> str:
+    "The jobs that failed and what they said, or that they said nothing, and what to do"
+    ended = f"{progress.ended} of {progress.total} are done and kept"
+    again = "run the same command to go on"
+    if code < 0:
+        return f"Snakemake was killed ({signal.Signals(-code).name}), {ended}: {again}"
     failed = dict(progress.failures)
     for job in progress.running:
         record = f"{study.folder}/logs/{job.replace('/', '-', 1)}.ipynb"
         failed[job] = (
-            f"it was killed, or ran out of memory or time; its notebook, as far as it came: {record}"
+            f"it was killed, or ran out of memory, room or time: see what is free and {again} "
+            f"(its notebook, as far as it came: {record})"
         )
-    ended = f"{progress.ended} of {progress.total} are done and kept"
+    if not progress.failures and shutil.disk_usage(study.folder).free < 2**16:
+        return f"{study.folder}: No space left on device, {ended}: free some space and {again}"
     if not failed:
         lines = (study.folder / "logs.txt").read_text(encoding="utf-8", errors="replace").strip().splitlines()
         stripped = [line.strip() for line in lines]
