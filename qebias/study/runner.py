@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['PRIOR', 'RUNNING', 'GRACE', 'snakemake_command', 'job_environment', 'kind_of', 'paces', 'time_to_go', 'new_events',
            'Progress', 'run', 'summary', 'set_names', 'differences', 'walk', 'started_process', 'warm_process',
-           'require_warm', 'end_groups', 'signal_groups', 'what_failed', 'cluster_mark', 'queued', 'cancel', 'verify',
-           'prune_study']
+           'require_warm', 'end_groups', 'signal_groups', 'what_failed', 'of_cluster', 'cluster_mark', 'queued',
+           'cancel', 'verify', 'prune_study']
 
 # %% ../../nbs/tools/26_study.runner.ipynb #f8f7b4a1
 import collections
@@ -399,24 +399,38 @@ def what_failed(
     again = "run the same command to go on"
     if code < 0:
         return f"Snakemake was killed ({signal.Signals(-code).name}), {ended}: {again}"
-    failed = dict(progress.failures)
+    log = study.folder / "logs.txt"
+    said = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
+    failed = {**of_cluster(said), **progress.failures}
     for job in progress.running:
         record = f"{study.folder}/logs/{job.replace('/', '-', 1)}.ipynb"
-        failed[job] = (
+        told = (
             f"it was killed, or ran out of memory, room or time: see what is free and {again} "
             f"(its notebook, as far as it came: {record})"
         )
+        failed.setdefault(job, told)
     if not progress.failures and shutil.disk_usage(study.folder).free < 2**16:
         return f"{study.folder}: No space left on device, {ended}: free some space and {again}"
     if not failed:
-        lines = (study.folder / "logs.txt").read_text(encoding="utf-8", errors="replace").strip().splitlines()
-        stripped = [line.strip() for line in lines]
-        told = [line.removeprefix("message: ") for line in stripped if line.startswith("message: ")]
-        errors = [line for line in told if line != "None"] or [line for line in stripped if "rror" in line]
+        stripped = [line.strip() for line in said.strip().splitlines()]
+        messages = [line.removeprefix("message: ") for line in stripped if line.startswith("message: ")]
+        errors = [line for line in messages if line != "None"] or [
+            line for line in stripped if "rror" in line
+        ]
         errors = errors or stripped[-1:] or ["it said nothing"]
         return f"Snakemake stopped, {ended}: {errors[0]} (see {study.folder}/logs.txt)"
     what = "; ".join(f"{job}: {text}" for job, text in failed.items())
     return f"{len(failed)} job{'s' * (len(failed) > 1)} failed, {ended}: {what}"
+
+# %% ../../nbs/tools/26_study.runner.ipynb #b02db078
+def of_cluster(said: str) -> dict[str, str]:  # job -> what became of it
+    "The jobs of a cluster that ended without a word of their own, from what Snakemake says of them"
+    block = r"message: (SLURM-job .*)\n(?: +.*\n)*? +output: names/(.+)\.json\n"
+    found = {}
+    for text, job in re.findall(block, said):
+        what = text.partition(". ")[0].partition(".For")[0]
+        found[job] = f"{what}: run the same command to go on"
+    return found
 
 # %% ../../nbs/tools/26_study.runner.ipynb #f13297d8
 def cluster_mark(study: Study) -> str:
