@@ -1,7 +1,8 @@
 """A SLURM of one machine: sbatch starts the job here at once, the others tell of it. $STUB names the folder that keeps what was submitted.
 
 Copied under each command's name into a folder on PATH; which one it is, its name says. With $STUB_PRETENDS (JSON: rule -> path of its
-result, with the wildcards' names in braces) no job runs: an empty result is written in its place. $STUB_REFUSES names a rule that sbatch refuses.
+result, with the wildcards' names in braces) no job runs: an empty result is written in its place. $STUB_REFUSES names a rule that sbatch refuses,
+$STUB_LOSES one whose nodes fail.
 """
 
 import json
@@ -53,6 +54,10 @@ def sbatch():
 
 def pretend(number, job):
     rule, _, wildcards = re.search(r"--target-jobs '([^']+)'", value("--wrap"))[1].partition(":")
+    if rule == os.environ.get("STUB_LOSES"):
+        (job / "state").write_text("NODE_FAIL")
+        print(number)
+        return
     result = Path(value("-D")) / json.loads(os.environ["STUB_PRETENDS"])[rule].format(
         **dict(w.split("=", 1) for w in wildcards.split(",") if w)
     )

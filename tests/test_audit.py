@@ -7,6 +7,7 @@ import io
 import os
 import re
 import time
+import tracemalloc
 import weakref
 from dataclasses import replace
 from pathlib import Path
@@ -1002,3 +1003,66 @@ def test_bitstreams_in_the_place_of_enhanced_pictures_are_asked_about(tmp_path):
     assert "are the folders exchanged?" in " ".join(pages.match(folders).notes)
     folders["compressed"], folders["enhanced"] = folders["enhanced"], folders["compressed"]
     assert "exchanged" not in " ".join(pages.match(folders).notes)
+
+
+# Memory
+
+
+def test_the_telling_square_is_the_one_whose_squares_sum_to_most():
+    rng = np.random.default_rng(0)
+    for height, width in ((5, 7), (30, 44), (16, 16), (40, 9)):
+        raw, compressed = rng.integers(0, 256, (2, height, width, 3), np.uint8)
+        high, wide = min(16, height), min(16, width)
+        squares = ((raw.astype(int) - compressed) ** 2).sum(-1)
+        windows = np.lib.stride_tricks.sliding_window_view(squares, (high, wide)).sum((2, 3))
+        top, left = np.unravel_index(windows.argmax(), windows.shape)
+        assert pages.telling_square(raw, compressed, 16) == (top, left, high, wide)
+
+
+def test_shared_distances_are_those_measured_one_by_one_and_make_each_control_once(monkeypatch):
+    "A network that goes over a picture once for all rows; few rows at once where pictures are large"
+    pytest.importorskip("scipy")
+    made = []
+
+    def around(name, device):
+        def values(raw, compressed, others):
+            made.append(len(others))
+            apart = [float(np.abs(a.astype(int) - b).mean()) for a in others for b in (compressed, raw)]
+            return [*apart, float(np.abs(compressed.astype(int) - raw).mean())]
+
+        return values
+
+    monkeypatch.setattr(pages, "around", around)
+    raw = list(scenes(2, 100))
+    compressed = [np.asarray(Image.open(io.BytesIO(jpeg(rgb)))) for rgb in raw]
+    enhanced = [soft(rgb) for rgb in compressed]
+    pictures = pages.gather(
+        dict(raw=raw, compressed=compressed, enhanced=enhanced), ["b", "a"], "raise", None
+    )
+    rows = ["enhanced", "control:noise4", "control:noise8"]
+    found = {}
+    for most in (2**28, 20_000):
+        monkeypatch.setattr(pages, "MOST_TOGETHER", most)
+        lines = pages.Lines(pictures, 64, "cpu", {}, None)
+        lines.share("lpips-alex", rows)
+        for row in rows:
+            lines.add("distance:lpips-alex", row)
+        found[most] = lines.lines
+    assert made == [3, 3, 2, 1, 2, 1] and found[2**28] == found[20_000]
+    assert [line[:2] for line in found[2**28][:4]] == [
+        ("a", "ce:lpips-alex"),
+        ("a", "re:lpips-alex"),
+        ("a", "cr:lpips-alex"),
+        ("b", "ce:lpips-alex"),
+    ]
+
+
+def test_the_telling_square_takes_no_room_of_the_pictures_size():
+    "Floats of the whole picture took 28 bytes a pixel"
+    raw = np.random.default_rng(0).integers(0, 256, (1500, 1000, 3), np.uint8)
+    tracemalloc.start()
+    try:
+        pages.telling_square(raw, raw[::-1], 160)
+        assert tracemalloc.get_traced_memory()[1] < raw.nbytes / 10
+    finally:
+        tracemalloc.stop()

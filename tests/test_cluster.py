@@ -148,6 +148,20 @@ def test_a_submission_that_slurm_refuses_is_named_with_its_reason(stub, profile,
     assert "Requested node configuration is not available" in text and "\n" not in text
 
 
+@needs_plugin
+def test_a_node_that_fails_is_named_with_its_job_counted_once_and_what_to_do(stub, profile, tmp_path):
+    study = resolve(tmp_path, "few")
+    done = start(study, preflight.cluster("slurm", 40, profile), True, STUB_LOSES="measure")
+    assert done.returncode
+    (study.folder / "logs.txt").write_text(done.stdout + done.stderr)
+    progress = runner.Progress(tmp_path / "none", 16)
+    progress.take({"job": "measure/sample/bpg-37/rrdb/seed-0", "state": "start", "time": 1.0})
+    text = runner.what_failed(study, [], progress)
+    assert text.startswith("5 jobs failed, 0 of 16 are done and kept: ") and "\n" not in text
+    assert text.count("measure/sample/bpg-37/rrdb/seed-0: ") == 1
+    assert text.count("NODE_FAIL") == 5 and text.endswith("run the same command to go on")
+
+
 def test_a_cluster_that_cannot_be_used_is_one_line(stub, profile, monkeypatch):
     def refused(*args):
         with pytest.raises(QebiasError) as error:

@@ -1,12 +1,17 @@
 "Jobs in forks of a warm process: drawn once, waited for, and nothing left in the folder of temporary files"
 
+import json
 import os
+import re
+import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
@@ -72,7 +77,9 @@ def test_a_warm_process_that_ends_is_told_with_its_log(tmp_path):
         command = [sys.executable, "-c", "pass", "--serve"]
         runner.started_process(command, tmp_path, log, dict(os.environ)).wait()
     try:
-        with pytest.raises(QebiasError, match="the process that jobs start from has ended: see .*jobs.txt"):
+        with pytest.raises(
+            QebiasError, match="the process that jobs start from has ended: see .*jobs.txt; .*same command"
+        ):
             runner.require_warm(tmp_path)
     finally:
         runner.end_groups()
@@ -93,3 +100,59 @@ def test_what_a_job_leaves_lies_in_the_folder_that_the_study_removes(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert Path(done.stdout.strip()).parent == tmp_path and tempfile.gettempdir() != str(tmp_path)
+
+
+@pytest.mark.parametrize("number, words", [(9, "SIGKILL.*memory"), (7, "SIGBUS"), (119, "exit code 247")])
+def test_a_killed_job_is_told_with_the_signal_and_what_to_do(monkeypatch, tmp_path, number, words):
+    events = tmp_path / "events.jsonl"
+    monkeypatch.setenv(jobs.EVENTS, str(events))
+    monkeypatch.setattr(jobs, "listens", lambda path: True)
+    monkeypatch.setattr(jobs, "ask", lambda path, argv: 128 + number)
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        code = jobs.main(["train/x", "--notebook", "n", "--record", "r.ipynb", "--run-dir", "d"])
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    event = json.loads(events.read_text())
+    assert code == 128 + number and (event["job"], event["state"]) == ("train/x", "failed")
+    assert re.search(f"{words}.*run the same command", event["text"]) and "\n" not in event["text"]
+
+
+KILLED = """
+import sys
+from qebias.core import QebiasError
+from qebias.notebooks import execute
+try:
+    execute(sys.argv[1], sys.argv[2])
+except QebiasError as error:
+    print(error)
+"""
+
+
+def test_a_killed_kernel_is_one_line_and_nobody_elses_stands_beside_it(tmp_path):
+    import nbformat
+
+    cell = nbformat.v4.new_code_cell("import os, signal\nos.kill(os.getpid(), signal.SIGKILL)")
+    book = nbformat.v4.new_notebook(cells=[cell])
+    book.metadata.kernelspec = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    nbformat.write(book, tmp_path / "n.ipynb")
+    command = [sys.executable, "-c", KILLED, str(tmp_path / "n.ipynb"), str(tmp_path / "out.ipynb")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.stderr == "" and done.stdout.count("\n") == 1
+    assert "n.ipynb failed: Kernel died: its process was killed" in done.stdout
+    assert done.stdout.rstrip().endswith("run it again")
+
+
+def test_a_full_disk_and_a_killed_snakemake_are_told(monkeypatch, tmp_path):
+    study = SimpleNamespace(folder=tmp_path)
+    progress = runner.Progress(tmp_path / "events", 9, lambda line: None)
+    text = runner.what_failed(study, [], progress, -9)
+    assert text == "Snakemake was killed (SIGKILL), 0 of 9 are done and kept: run the same command to go on"
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=0))
+    text = runner.what_failed(study, [], progress)
+    assert f"{tmp_path}: No space left on device" in text and text.endswith("run the same command to go on")
+    failed = {"job": "train/x", "state": "failed", "text": "last.pt: No space left on device", "time": 1.0}
+    progress.take(failed)
+    assert runner.what_failed(study, [], progress).startswith(
+        "1 job failed, 0 of 9 are done and kept: train/x: "
+    )

@@ -461,6 +461,38 @@ def test_killed_at_random_moments_a_study_ends_in_the_same_bits(finished, profil
     assert contents(tmp_path / "s") == contents(finished)
 
 
+def forks(pid):
+    "The jobs that a study runs: children of its warm process"
+    found = []
+    for child in children(pid):
+        if "--serve" in Path(f"/proc/{child}/cmdline").read_text():
+            found += children(child)
+    return found
+
+
+def children(pid):
+    tasks = Path(f"/proc/{pid}/task").glob("*/children")
+    return [int(child) for task in tasks for child in task.read_text().split()]
+
+
+@pytest.mark.slow
+def test_a_training_that_is_killed_is_told_in_one_line_counted_once_and_goes_on(profile, tmp_path):
+    command = [*QEBIAS, "study", str(profile), "--out", str(tmp_path / "s"), "--cores", "1"]
+    child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    events = tmp_path / "s" / "events" / "events.jsonl"
+    while not events.exists() or '"train/' not in events.read_text():
+        assert child.poll() is None
+        time.sleep(0.02)
+    for pid in forks(child.pid):
+        os.kill(pid, signal.SIGKILL)
+    told = child.communicate(timeout=60)[1].splitlines()
+    assert child.returncode == 1 and len(told) == 1
+    assert told[0].startswith("qebias: 1 job failed, ") and told[0].count("was killed (SIGKILL)") == 1
+    assert "run the same command to go on" in told[0]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 def test_a_failed_job_is_named_and_the_rest_is_kept(profile, tmp_path, again):
     changes = ["methods=[arcnn, rrdb]", "training.arcnn.lr=1.0e30"]
     study = resolve(str(profile), changes, out=tmp_path / "s")

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SERVER', 'EVENTS', 'PARENT', 'tell', 'follow_parent', 'register_engine', 'frugal_shell', 'engine_here', 'set_threads',
-           'run_job', 'parsed', 'serve', 'warm', 'begun', 'attend', 'exit_code', 'end_with', 'become', 'listens', 'ask',
-           'main']
+           'run_job', 'parsed', 'serve', 'warm', 'begun', 'attend', 'exit_code', 'killed_words', 'end_with', 'become',
+           'listens', 'ask', 'main']
 
 # %% ../../nbs/tools/24_study.jobs.ipynb #ef7a4e4d
 import argparse
@@ -40,7 +40,10 @@ def tell(
     if not path:
         return
     line = json.dumps({"job": job, "state": state, "text": text, "time": time.time()}) + "\n"
-    with open(path, "a", encoding="utf-8") as events:
+    with (
+        contextlib.suppress(OSError),
+        open(path, "a", encoding="utf-8") as events,
+    ):  # a full disk tells itself
         events.write(line)
 
 # %% ../../nbs/tools/24_study.jobs.ipynb #349d43e3
@@ -265,6 +268,20 @@ def exit_code(status: int) -> int:
     code = os.waitstatus_to_exitcode(status)
     return code if code >= 0 else 128 - code
 
+# %% ../../nbs/tools/24_study.jobs.ipynb #5abde14f
+def killed_words(
+    number: int,  # of the signal
+    record: str,  # of the job's notebook
+) -> str:
+    "What is told of a job that a signal ended, and what to do"
+    with contextlib.suppress(ValueError):
+        why = f"it was killed ({signal.Signals(number).name})"
+        if number == signal.SIGKILL:
+            why += ", by hand or by the system because memory ran out: see how much is free"
+        seen = f"its notebook, as far as it came: {os.path.abspath(record)}"
+        return f"{why}; run the same command to go on where it was ({seen})"
+    return f"it ended with the exit code {128 + number}: run the same command to go on"
+
 # %% ../../nbs/tools/24_study.jobs.ipynb #4d94a8a8
 def end_with(connection: socket.socket, pid: int) -> None:
     "End a fork whose command has gone"
@@ -331,7 +348,11 @@ def main(argv: list[str] | None = None) -> int:
         serve(argv[1])
     if listens(path):
         signal.signal(signal.SIGTERM, lambda *_: os._exit(143))
-        return ask(path, argv)
+        code = ask(path, argv)
+        if code > 128:
+            args = parsed(argv)
+            tell(args.job, "failed", killed_words(code - 128, args.record))
+        return code
     follow_parent()
     register_engine()
     return run_job(argv)

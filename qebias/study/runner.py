@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['PRIOR', 'RUNNING', 'GRACE', 'snakemake_command', 'job_environment', 'kind_of', 'paces', 'time_to_go', 'new_events',
            'Progress', 'run', 'summary', 'set_names', 'differences', 'walk', 'started_process', 'warm_process',
-           'require_warm', 'end_groups', 'signal_groups', 'what_failed', 'cluster_mark', 'queued', 'cancel', 'verify',
-           'prune_study']
+           'require_warm', 'end_groups', 'signal_groups', 'what_failed', 'of_cluster', 'cluster_mark', 'queued',
+           'cancel', 'verify', 'prune_study']
 
 # %% ../../nbs/tools/26_study.runner.ipynb #f8f7b4a1
 import collections
@@ -318,7 +318,7 @@ def walk(
     if child.returncode and on:
         cancel(study, show)
     if child.returncode:
-        raise QebiasError(what_failed(study, names, progress))
+        raise QebiasError(what_failed(study, names, progress, child.returncode))
 
 # %% ../../nbs/tools/26_study.runner.ipynb #369aeb9b
 RUNNING: list[subprocess.Popen] = []  # processes that this one started, each with a group of its own
@@ -360,7 +360,8 @@ def require_warm(folder: Path) -> None:
     "Raise `QebiasError` where the warm process of a study has ended before the study"
     for child in RUNNING:
         if "--serve" in str(child.args) and child.poll() is not None:
-            raise QebiasError(f"the process that jobs start from has ended: see {folder}/jobs.txt")
+            words = "what was complete is kept, run the same command to go on"
+            raise QebiasError(f"the process that jobs start from has ended: see {folder}/jobs.txt; {words}")
 
 # %% ../../nbs/tools/26_study.runner.ipynb #6c5f05c1
 GRACE = 0.6  # seconds between asking processes to end and ending them
@@ -387,24 +388,49 @@ def signal_groups(number: int) -> None:
             os.killpg(child.pid, number)
 
 # %% ../../nbs/tools/26_study.runner.ipynb #b02db077
-def what_failed(study: Study, names: list, progress: Progress) -> str:
-    "The jobs that failed and what they said, or that they said nothing"
-    failed = dict(progress.failures)
+def what_failed(
+    study: Study,
+    names: list,
+    progress: Progress,
+    code: int = 1,  # of Snakemake; below zero where a signal ended it
+) -> str:
+    "The jobs that failed and what they said, or that they said nothing, and what to do"
+    ended = f"{progress.ended} of {progress.total} are done and kept"
+    again = "run the same command to go on"
+    if code < 0:
+        return f"Snakemake was killed ({signal.Signals(-code).name}), {ended}: {again}"
+    log = study.folder / "logs.txt"
+    said = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
+    failed = {**of_cluster(said), **progress.failures}
     for job in progress.running:
         record = f"{study.folder}/logs/{job.replace('/', '-', 1)}.ipynb"
-        failed[job] = (
-            f"it was killed, or ran out of memory or time; its notebook, as far as it came: {record}"
+        told = (
+            f"it was killed, or ran out of memory, room or time: see what is free and {again} "
+            f"(its notebook, as far as it came: {record})"
         )
-    ended = f"{progress.ended} of {progress.total} are done and kept"
+        failed.setdefault(job, told)
+    if not progress.failures and shutil.disk_usage(study.folder).free < 2**16:
+        return f"{study.folder}: No space left on device, {ended}: free some space and {again}"
     if not failed:
-        lines = (study.folder / "logs.txt").read_text(encoding="utf-8", errors="replace").strip().splitlines()
-        stripped = [line.strip() for line in lines]
-        told = [line.removeprefix("message: ") for line in stripped if line.startswith("message: ")]
-        errors = [line for line in told if line != "None"] or [line for line in stripped if "rror" in line]
+        stripped = [line.strip() for line in said.strip().splitlines()]
+        messages = [line.removeprefix("message: ") for line in stripped if line.startswith("message: ")]
+        errors = [line for line in messages if line != "None"] or [
+            line for line in stripped if "rror" in line
+        ]
         errors = errors or stripped[-1:] or ["it said nothing"]
         return f"Snakemake stopped, {ended}: {errors[0]} (see {study.folder}/logs.txt)"
     what = "; ".join(f"{job}: {text}" for job, text in failed.items())
     return f"{len(failed)} job{'s' * (len(failed) > 1)} failed, {ended}: {what}"
+
+# %% ../../nbs/tools/26_study.runner.ipynb #b02db078
+def of_cluster(said: str) -> dict[str, str]:  # job -> what became of it
+    "The jobs of a cluster that ended without a word of their own, from what Snakemake says of them"
+    block = r"message: (SLURM-job .*)\n(?: +.*\n)*? +output: names/(.+)\.json\n"
+    found = {}
+    for text, job in re.findall(block, said):
+        what = text.partition(". ")[0].partition(".For")[0]
+        found[job] = f"{what}: run the same command to go on"
+    return found
 
 # %% ../../nbs/tools/26_study.runner.ipynb #f13297d8
 def cluster_mark(study: Study) -> str:
