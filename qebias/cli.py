@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['STOPPED', 'SIGNALS', 'app', 'Profile', 'Model', 'Skip', 'Overwrite', 'Trust', 'Device', 'Suffix', 'PATIENCE', 'LAST',
-           'Out', 'In', 'Flag', 'offered', 'listed', 'main', 'study', 'compress', 'Bar', 'enhance', 'score', 'audit',
-           'metrics', 'data', 'docs', 'methods', 'train', 'convert', 'export']
+           'Out', 'Where', 'In', 'Flag', 'offered', 'listed', 'main', 'study', 'compress', 'Bar', 'enhance', 'score',
+           'audit', 'metrics', 'data', 'docs', 'methods', 'train', 'convert', 'export']
 
 # %% ../nbs/tools/60_cli.ipynb #d839c9de
 import os
@@ -64,12 +64,20 @@ def _place(text) -> Path:
     "A place to write to; an empty name, as an unset variable gives it, would be the current folder"
     if not str(text):
         raise typer.BadParameter("the name is empty: name a place")
-    return Path(text)
+    try:
+        return Path(text).expanduser()  # a shell leaves --out=~/folder and "~/my folder" as they are
+    except RuntimeError:  # there is no such user
+        return Path(text)
 
 
 def Out(what: str) -> Any:
     "The option that says where a command writes"
     return Option("-o", "--out", parser=_place, metavar="PATH", help=what)
+
+
+def Where(what: str) -> Any:
+    "An option that names a place"
+    return Option(parser=_place, metavar="PATH", help=what)
 
 
 def In(what: str, *names: str) -> Any:
@@ -321,12 +329,12 @@ def _run(study, items, cores, keep_going, publish, on):
 @app.command()
 def study(
     profile: Profile,
-    raw: Annotated[Path | None, Option(help="One folder of pictures; a fifth is held out by content")] = None,
-    raw_train: Annotated[Path | None, Option(help="Folder of pictures to train on")] = None,
-    raw_eval: Annotated[Path | None, Option(help="Folder of pictures to evaluate on")] = None,
+    raw: Annotated[Path | None, Where("One folder of pictures; a fifth is held out by content")] = None,
+    raw_train: Annotated[Path | None, Where("Folder of pictures to train on")] = None,
+    raw_eval: Annotated[Path | None, Where("Folder of pictures to evaluate on")] = None,
     out: Annotated[
         Path | None,
-        Option(parser=_place, metavar="PATH", help="The study's folder [default: runs/<profile>]"),
+        Where("The study's folder [default: runs/<profile>]"),
     ] = None,
     only: Annotated[
         list[str] | None, Option(help="Only these items and what they need: tab4,tab5, or repeated")
@@ -342,7 +350,7 @@ def study(
     ] = None,
     jobs: Annotated[int | None, Option(min=1, help="Jobs on the cluster at once, at most")] = None,
     cluster: Annotated[
-        Path | None, Option(help="Snakemake profile that says what jobs ask for [default: nbs/study/slurm]")
+        Path | None, Where("Snakemake profile that says what jobs ask for [default: nbs/study/slurm]")
     ] = None,
     dry_run: Annotated[
         bool, Flag("--dry-run", "Say what would be done, how long and how large, and what is missing")
@@ -533,7 +541,7 @@ def _finished(done):
 def score(
     images: Annotated[Path, In("Folder of pictures", "--images")],
     out: Annotated[Path, Out("Table to write, a .csv file: image, metric, value")],
-    raw: Annotated[Path | None, Option(help="Folder of raw pictures of the same names and sizes")] = None,
+    raw: Annotated[Path | None, Where("Folder of raw pictures of the same names and sizes")] = None,
     metric: Annotated[
         list[str] | None,
         Option(
@@ -545,7 +553,7 @@ def score(
     device: Device = "cpu",
     workers: Annotated[int | None, Option(min=1, help="Pictures at once [default: one a processor]")] = None,
     journal: Annotated[
-        Path | None, Option(help="File that keeps values between runs [default: beside the table]")
+        Path | None, Where("File that keeps values between runs [default: beside the table]")
     ] = None,
     suffix: Suffix = "",
     skip: Skip = False,
@@ -586,7 +594,7 @@ def audit(
     enhanced: Annotated[Path, In("Folder of what the method made of them", "--enhanced")],
     discriminator: Annotated[
         Path | None,
-        Option(help="discriminator.safetensors of a training, or of qebias convert, for realism scores"),
+        Where("discriminator.safetensors of a training, or of qebias convert, for realism scores"),
     ] = None,
     out: Annotated[
         Path, Out("The page: report becomes report.html; an earlier audit is replaced, nothing else")
@@ -719,7 +727,7 @@ def data(
         bool, Flag("--download", "Fetch it, check it and unpack it; started again, it goes on where it was")
     ] = False,
     folder: Annotated[
-        Path | None, Option(help="Where to look, or to put it [default: QEBIAS_DATA, else a cache]")
+        Path | None, Where("Where to look, or to put it [default: QEBIAS_DATA, else a cache]")
     ] = None,
     mirror: Annotated[bool, Flag("--mirror", "From the mirror instead of its authors' address")] = False,
     hash_: Annotated[

@@ -7,6 +7,7 @@ __all__ = ['noise_images', 'random_vgg', 'load_vgg', 'ordered_layers', 'check_im
 
 # %% ../nbs/networks/40_features.ipynb #737e204c
 import functools
+import warnings
 from collections.abc import Iterable
 from typing import Any
 
@@ -16,6 +17,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from .core import QebiasError
+from .generators.core import check_float, check_range
 from .layers import _NAMES, LAYERS, PSI_FILES, psi_path, random_psi
 from .weights import tensors
 
@@ -105,6 +107,7 @@ def check_images(
     least: int,  # side in px that it needs
 ) -> None:
     "Raise `QebiasError` for what is no batch of RGB images large enough"
+    check_float(x, "psi")
     if x.ndim != 4 or x.shape[1] != 3:
         raise QebiasError(
             f"psi got a tensor of shape {tuple(x.shape)}: pass RGB images (N, 3, H, W) in [0, 1]"
@@ -138,6 +141,7 @@ class Psi(nn.Module):
             self.register_buffer(f"{n}_bias", bias.clone(), persistent=False)
         for n, value in (("mean", _MEAN), ("std", _STD)):
             self.register_buffer(n, torch.tensor(value).view(1, 3, 1, 1), persistent=False)
+        self.looked = False  # at the range of the first batch: each look waits for the device
         self.rounded: dict = {}  # precision -> state of the weights, the weights, and these rounded
 
     def in_precision(self, dtype: torch.dtype) -> list:  # (weight, bias) of each convolution
@@ -151,6 +155,19 @@ class Psi(nn.Module):
             self.rounded[dtype] = state, own, [(w.to(dtype), b.to(dtype)) for w, b in own]
         return self.rounded[dtype][2]
 
+    def look(
+        self,
+        x: torch.Tensor,  # raw or compressed pictures: what a generator makes may leave [0, 1]
+    ) -> None:
+        "Whether the first batch is in [0, 1]; raises `QebiasError` for 0..255, and warns of [-1, 1]"
+        low = check_range(x, "psi")
+        self.looked = True
+        if low < -0.5:
+            warnings.warn(
+                f"psi takes pictures in [0, 1], these begin at {low:.3g}: bring [-1, 1] there by (x + 1) / 2",
+                stacklevel=4,
+            )
+
     def extra_repr(self) -> str:
         return f"{', '.join(self.layers)}; weights={self.name}"
 
@@ -160,6 +177,8 @@ class Psi(nn.Module):
     ) -> dict:  # layer -> features (N, C, H', W') before ReLU, shallow layers first
         "Features of the chosen layers, computed no further than the deepest; raises `QebiasError`"
         check_images(x, self.layers[-1], self.multiple)
+        if not (self.looked or x.requires_grad):
+            self.look(x)
         x = ((x.to(self.mean.dtype) - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
         found = {}
         cast = torch.is_autocast_enabled(x.device.type)

@@ -24,6 +24,7 @@ from qebias.generators.core import (
     applied,
     arithmetic,
     as_device,
+    check_range,
     evaluating,
     grid_of,
     measured_halo,
@@ -292,6 +293,8 @@ def tile_for(
 # %% ../nbs/method/20_inference.ipynb #90c8c32a
 def _plan(generator, tile, halo, x, device):
     "The plan, which may stand in place of the tile; whole against the caller's wish is said"
+    if not isinstance(generator, nn.Module):
+        raise QebiasError(f"a generator is a torch.nn.Module, not a {type(generator).__name__}")
     if isinstance(tile, Tiling):
         if halo is not None:
             raise QebiasError("the halo is part of the plan: pass a plan, or a tile and a halo")
@@ -317,6 +320,7 @@ def enhance_tensor(
         raise QebiasError(
             f"enhance takes floating point (N, 3, H, W), not {x.dtype} of shape {tuple(x.shape)}"
         )
+    check_range(x, "enhance")
     where, enhanced = as_device(device), torch.empty(x.shape, dtype=x.dtype, device=x.device)
     x = x.detach()
 

@@ -32,6 +32,11 @@ else:
 
 # %% ../nbs/method/00_losses.ipynb #ec8469b0
 def _same(what, a, b):
+    for x in (a, b):
+        if not isinstance(x, torch.Tensor):
+            raise QebiasError(f"{what}: pass tensors, one of them is a {type(x).__name__}")
+        if not x.is_floating_point():
+            raise QebiasError(f"{what}: pass floating point, one of them is {x.dtype}; x.float() / 255 is")
     if a.shape != b.shape:
         raise QebiasError(f"{what} differ in shape: {tuple(a.shape)} and {tuple(b.shape)}")
     if not a.numel():
@@ -83,6 +88,12 @@ def _layers(weights, *features):
     "The layers to sum over: each must be in every dict of features"
     if not weights:
         raise QebiasError("no layer to compare: give at least one layer and its weight")
+    for what in (weights, *features):
+        if not isinstance(what, Mapping):
+            raise QebiasError(
+                f"features, and the weights of their layers, come by the layer's name, not as a "
+                f'{type(what).__name__}: {{"conv5_4": ...}}, as `Psi` gives them'
+            )
     for layer in weights:
         for f in features:
             if layer not in f:
@@ -438,6 +449,9 @@ def usm_sharp(
     threshold: float = 10,  # in grey levels: smaller detail is left alone
 ) -> "torch.Tensor":  # the same shape, in [0, 1] where it was sharpened
     "The unsharp mask of BasicSR's Real-ESRGAN; raises `QebiasError` for pictures too small to be blurred"
+    _same("usm", image, image)
+    if image.dim() != 4:
+        raise QebiasError(f"usm takes images (N, 3, H, W), not a tensor of shape {tuple(image.shape)}")
     height, width = image.shape[2:]
     if min(height, width) < 26:
         raise QebiasError(

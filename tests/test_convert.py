@@ -1,5 +1,6 @@
 "Weights of other programs in, and ours out for them"
 
+import re
 import subprocess
 import sys
 
@@ -254,3 +255,100 @@ def test_recognising_takes_no_memory_for_weights():
 def test_import_is_without_engines():
     code = "import sys, qebias.convert; print([m for m in ('spandrel', 'onnx') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda s, old: {"state_dict": {f"module.generator.{k}": v for k, v in s.items()}},
+        lambda s, old: {"state_dict": {f"generator.module.{k}": v for k, v in s.items()}},
+        lambda s, old: {
+            "state_dict": {f"generator.{k}": v for k, v in old.items()}
+            | {f"generator_ema.{k}": v for k, v in s.items()}
+        },
+        lambda s, old: {"net_g": old, "net_g_ema": s, "net_d": {"a": torch.ones(2)}},
+        lambda s, old: {"generator": s, "discriminator": {"a": torch.ones(2)}},
+        lambda s, old: {"state_dict": {f"net_g.{k}": v for k, v in s.items()}, "epoch": 1},
+    ],
+    ids=["whole in parallel", "part in parallel", "mmediting's average", "by part", "mappings", "lightning"],
+)
+def test_the_generator_is_found_however_a_file_calls_it(tmp_path, wrap):
+    "An average of the weights counts before the weights, as for `params_ema`"
+    net = network(SPECS[-3])
+    state = net.state_dict()
+    torch.save(wrap(state, {k: torch.zeros_like(v) for k, v in state.items()}), tmp_path / "n.pth")
+    x = torch.rand(1, 3, 8, 8)
+    with torch.no_grad():
+        assert torch.equal(load_any(tmp_path / "n.pth")(x), net(x))
+
+
+MPRNET_NAMES = [  # of powerqe and of MPRNet's authors: (ours, theirs), the first that fits counts
+    (r"^shallow(\d)\.", r"shallow_feat\1."),
+    (r"^sam1\.", "sam12."),
+    (r"^sam2\.", "sam23."),
+    (r"^merge2\.", "concat12."),
+    (r"^merge3\.", "concat23."),
+    (r"^encoder(\d)\.", r"stage\1_encoder."),
+    (r"^decoder(\d)\.", r"stage\1_decoder."),
+    (r"^stage3\.", "stage3_orsnet."),
+    (r"\.features\.", ".conv1."),
+    (r"\.residual\.", ".conv2."),
+    (r"\.mask\.", ".conv3."),
+    (r"\.conv1\.(?=weight)(?<!sam12.conv1.)(?<!sam23.conv1.)", ".body.0."),
+    (r"\.act\.", ".body.1."),
+    (r"\.conv2\.(?=weight)(?<!sam12.conv2.)(?<!sam23.conv2.)", ".body.2."),
+    (r"\.attention\.squeeze\.", ".CA.conv_du.0."),
+    (r"\.attention\.excite\.", ".CA.conv_du.2."),
+    (r"(en|de)coder\.levels\.0\.", r"\1coder.\1coder_level1."),
+    (r"(en|de)coder\.levels\.1\.", r"\1coder.\1coder_level2."),
+    (r"(en|de)coder\.levels\.2\.", r"\1coder.\1coder_level3."),
+    (r"\.skips\.0\.", ".skip_attn1."),
+    (r"\.skips\.1\.", ".skip_attn2."),
+    (r"\.down\.0\.mix\.", ".down12.down.1."),
+    (r"\.down\.1\.mix\.", ".down23.down.1."),
+    (r"\.up\.0\.mix\.", ".up21.up.1."),
+    (r"\.up\.1\.mix\.", ".up32.up.1."),
+    (r"\.fuse\.0\.0\.", ".csff_enc1."),
+    (r"\.fuse\.1\.0\.", ".csff_enc2."),
+    (r"\.fuse\.2\.0\.", ".csff_enc3."),
+    (r"\.fuse\.0\.1\.", ".csff_dec1."),
+    (r"\.fuse\.1\.1\.", ".csff_dec2."),
+    (r"\.fuse\.2\.1\.", ".csff_dec3."),
+    (r"\.orbs\.0\.", ".orb1."),
+    (r"\.orbs\.1\.", ".orb2."),
+    (r"\.orbs\.2\.", ".orb3."),
+    (r"\.of_(en|de)coder\.0\.0\.", r".conv_\1c1."),
+    (r"\.of_(en|de)coder\.1\.0\.mix\.", r".up_\1c1.up.1."),
+    (r"\.of_(en|de)coder\.1\.1\.", r".conv_\1c2."),
+    (r"\.of_(en|de)coder\.2\.([01])\.mix\.", r".up_\1c2.\2.up.1."),
+    (r"\.of_(en|de)coder\.2\.2\.", r".conv_\1c3."),
+]
+
+
+def test_mprnet_of_powerqe_and_its_authors_is_read(tmp_path):
+    spec = SPECS[6]
+    net = network(spec)
+    theirs = {}
+    for name, tensor in net.state_dict().items():
+        for ours, other in MPRNET_NAMES:
+            name = re.sub(ours, other, name)
+        theirs[name] = tensor
+    del theirs["act.weight"]  # one activation serves everywhere; theirs has no place of its own
+    kept = {"tail.weight"}
+    assert set(theirs) & set(net.state_dict()) == kept and len(theirs) == len(net.state_dict()) - 1
+    assert (
+        "stage3_orsnet.orb1.body.0.body.0.weight" in theirs and "stage3_orsnet.orb1.body.1.weight" in theirs
+    )
+    assert "stage2_encoder.csff_dec3.weight" in theirs and "sam12.conv2.weight" in theirs
+    torch.save({"state_dict": {f"generator.{k}": v for k, v in theirs.items()}}, tmp_path / "n.pth")
+    assert convert(tmp_path / "n.pth", tmp_path / "n.safetensors") == spec
+    x = torch.rand(1, 3, 16, 16)
+    with torch.no_grad():
+        assert torch.equal(load_network(tmp_path / "n.safetensors")(x), net(x))
+
+
+def test_an_rrdbnet_of_grey_pictures_is_not_called_one_that_enlarges(tmp_path):
+    state = network(SPECS[7]).state_dict() | {"conv_first.weight": torch.ones(4, 16, 3, 3)}
+    torch.save(state, tmp_path / "n.pth")
+    with pytest.raises(QebiasError, match="an RRDBNet with 16 channels at its input: only scale 1 of RGB"):
+        load_any(tmp_path / "n.pth")

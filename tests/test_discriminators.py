@@ -1,5 +1,8 @@
 "Discriminators and the condition: shapes, names, state, and refusals"
 
+import copy
+import pickle
+
 import numpy as np
 import pytest
 import torch
@@ -168,3 +171,57 @@ def test_three_channel_weights_do_not_fit_into_six(make, first):
     assert f"{first} has shape (4, 3, 3, 3) in the weights, expected (4, 6, 3, 3)" in str(error.value)
     assert all(torch.equal(v, before[k]) for k, v in wide.state_dict().items())
     assert count(wide) - count(make(3)) == 27 * 4
+
+
+@pytest.mark.parametrize("make", [lambda: UNetSN(6, 2), lambda: VGGStyle(6, 2, 32)], ids=["unet", "vgg"])
+def test_a_discriminator_that_has_worked_can_be_copied_and_saved(make, tmp_path):
+    "An average of the weights, a best model or another precision begin with a copy in the midst of training"
+    torch.manual_seed(0)
+    discriminator = ConditionalDiscriminator(make(), True)
+    image, compressed = torch.rand(2, 2, 3, 32, 32)
+    discriminator(image, compressed).sum().backward()
+    copies = [copy.deepcopy(discriminator), pickle.loads(pickle.dumps(discriminator))]
+    torch.save(discriminator, tmp_path / "d.pt")
+    copies.append(torch.load(tmp_path / "d.pt", weights_only=False))
+    with torch.no_grad():
+        want = discriminator.eval()(image, compressed)
+        assert all(torch.equal(c.eval()(image, compressed), want) for c in copies)
+    double = copies[0].double().train()
+    double(image.double(), compressed.double()).sum().backward()
+    assert double.network.in_channels == 6 and all(p.grad is not None for p in double.parameters())
+
+
+def test_a_spectral_norm_taken_off_leaves_a_layer_that_works():
+    net = UNetSN(3, 2)
+    net(torch.rand(1, 3, 16, 16)).sum().backward()
+    for name in [f"conv{i}" for i in range(1, 9)]:
+        torch.nn.utils.remove_spectral_norm(getattr(net, name))
+    net(torch.rand(1, 3, 16, 16)).sum().backward()
+    assert isinstance(net.conv1.weight, nn.Parameter) and net.conv1.weight.grad is not None
+
+
+@pytest.mark.parametrize("conditional", [True, False])
+def test_pictures_in_integers_or_in_0_to_255_are_refused(conditional):
+    make = lambda: ConditionalDiscriminator(UNetSN(6 if conditional else 3, 2), conditional)  # noqa: E731
+    image, compressed = torch.rand(2, 1, 3, 16, 16)
+    levels = (255 * compressed).to(torch.uint8)
+    with pytest.raises(QebiasError, match=r"not torch.uint8: pass x.float\(\) / 255"):
+        make()(levels, levels)
+    with pytest.raises(QebiasError, match="not a ndarray"):
+        make()(np.zeros((1, 3, 16, 16)), compressed)
+    if conditional:
+        with pytest.raises(QebiasError, match=r"not torch.uint8"):
+            make()(image, levels)
+        with pytest.raises(
+            QebiasError, match=r"pictures in \[0, 1\], these go up to 255: divide them by 255"
+        ):
+            make()(255 * image, torch.full_like(image, 255.0))
+
+
+def test_the_range_is_looked_at_once():
+    "A look waits for the device: no later batch pays for it"
+    discriminator = ConditionalDiscriminator(UNetSN(6, 2), True)
+    image, compressed = torch.rand(2, 1, 3, 16, 16)
+    discriminator(image, compressed)
+    assert discriminator.looked
+    discriminator(image, 255 * compressed)

@@ -9,6 +9,7 @@ import pickle
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -411,3 +412,26 @@ def test_a_damaged_file_of_psi_is_one_line_and_runs_nothing(tmp_path, monkeypatc
     with pytest.raises(QebiasError, match=f"{path.name} is no readable") as error:
         load_vgg(name)
     assert "\n" not in str(error.value) and not (tmp_path / "it ran").exists()
+
+
+def test_pictures_in_another_range_are_told_at_the_first_batch():
+    x = torch.rand(1, 3, 8, 8)
+    make = lambda: Psi(("conv1_2",), weights="random-w4-s0")  # noqa: E731
+    with pytest.raises(QebiasError, match=r"psi takes floating point in \[0, 1\], not torch.uint8"):
+        make()((255 * x).to(torch.uint8))
+    with pytest.raises(QebiasError, match=r"psi takes pictures in \[0, 1\], these go up to 255: divide"):
+        make()(torch.full((1, 3, 8, 8), 255.0))
+    with pytest.warns(UserWarning, match=r"these begin at -1: bring \[-1, 1\] there by \(x \+ 1\) / 2"):
+        make()(-torch.ones(1, 3, 8, 8))
+
+
+def test_what_a_generator_makes_is_not_held_to_a_range():
+    "Before it has learnt anything it may overshoot; nan passes, to be found where it arose"
+    psi = Psi(("conv1_2",), weights="random-w4-s0")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        psi((20 * torch.randn(1, 3, 8, 8)).requires_grad_())
+        assert not psi.looked
+        psi(torch.full((1, 3, 8, 8), torch.nan))
+        assert psi.looked
+        psi(255 * torch.rand(1, 3, 8, 8))

@@ -837,3 +837,17 @@ def test_to_rgb_rounds_as_written_down():
         broken[1, 2, 3] = bad
         with pytest.raises(QebiasError, match="not finite"):
             to_rgb(broken)
+
+
+def test_what_is_no_generator_is_one_line():
+    class Several(nn.Module):
+        def forward(self, x):
+            return [x, x]
+
+    rgb = np.zeros((8, 8, 3), np.uint8)
+    with pytest.raises(QebiasError, match="a generator is a torch.nn.Module, not a function"):
+        enhance(lambda x: x, rgb)
+    with pytest.raises(QebiasError, match="Several gave a list: a generator gives one tensor"):
+        enhance(Several(), rgb)
+    with pytest.raises(QebiasError, match=r"these go up to 200: divide them by 255"):
+        enhance_tensor(nn.Identity(), torch.full((1, 3, 8, 8), 200.0))

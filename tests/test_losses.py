@@ -24,6 +24,7 @@ from qebias.losses import (
     perceptual,
     reconstruction,
     relativistic_gan,
+    usm_sharp,
     usual_terms,
     vanilla_gan,
 )
@@ -420,3 +421,25 @@ def test_charbonnier_has_a_gradient_in_half_precision():
     x = torch.zeros(1, 3, 4, 4, dtype=torch.float16, requires_grad=True)
     charbonnier(x, torch.zeros_like(x)).backward()
     assert torch.equal(x.grad, torch.zeros_like(x))
+
+
+@pytest.mark.parametrize(
+    "ask, what",
+    [
+        (
+            lambda x: reconstruction(x, (255 * x).to(torch.uint8)),
+            "one of them is torch.uint8; x.float() / 255",
+        ),
+        (lambda x: reconstruction(x.numpy(), x.numpy()), "pass tensors, one of them is a ndarray"),
+        (lambda x: domain_divergence({"a": x}, {"a": x}, {"a": x}), "pass tensors, one of them is a dict"),
+        (lambda x: perceptual(x, x, {"conv1_1": 1.0}), "come by the layer's name, not as a Tensor"),
+        (lambda x: perceptual({"conv1_1": x}, {"conv1_1": x}, ["conv1_1"]), "not as a list"),
+        (lambda x: vanilla_gan(x > 0, x > 0), "one of them is torch.bool"),
+        (lambda x: usm_sharp(x[0]), "usm takes images (N, 3, H, W), not a tensor of shape (3, 32, 32)"),
+        (lambda x: usm_sharp((255 * x).to(torch.uint8)), "one of them is torch.uint8"),
+    ],
+)
+def test_what_is_no_picture_or_feature_is_one_line(ask, what):
+    with pytest.raises(QebiasError) as error:
+        ask(torch.rand(1, 3, 32, 32))
+    assert what in str(error.value) and "\n" not in str(error.value)

@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['PRECISIONS', 'TOLERANCE', 'hashed', 'fill', 'test_image', 'fingerprint', 'evaluating', 'as_device', 'fp32_operations',
            'round_as', 'fp32_as', 'arithmetic', 'tried_kernels', 'count', 'watching', 'layer_macs', 'blank', 'macs',
-           'stages', 'show_stages', 'measured_reach', 'check_input', 'check_counts', 'pad_to_multiple', 'crop_to',
-           'grid_of', 'applied', 'spans', 'cell_depth', 'strays_of', 'Halo', 'Lattice', 'lattices', 'lattice_error',
-           'measured_halo', 'misfit', 'load_weights']
+           'stages', 'show_stages', 'measured_reach', 'check_float', 'extremes', 'check_range', 'check_input',
+           'check_counts', 'pad_to_multiple', 'crop_to', 'grid_of', 'applied', 'spans', 'cell_depth', 'strays_of',
+           'Halo', 'Lattice', 'lattices', 'lattice_error', 'measured_halo', 'misfit', 'load_weights']
 
 # %% ../../nbs/networks/00_generators.core.ipynb #9b7326b1
 import contextlib
@@ -343,6 +343,42 @@ def measured_reach(
     return reach
 
 # %% ../../nbs/networks/00_generators.core.ipynb #053c2bf3
+def check_float(
+    x: torch.Tensor,
+    who: str,  # who takes it, for the message
+) -> None:
+    "Refuse what is no tensor in floating point: integers would be taken for pictures 255 times as bright"
+    if not isinstance(x, torch.Tensor):
+        raise QebiasError(f"{who} takes a tensor (N, C, H, W) in [0, 1], not a {type(x).__name__}")
+    if not x.is_floating_point():
+        raise QebiasError(f"{who} takes floating point in [0, 1], not {x.dtype}: pass x.float() / 255")
+
+
+def extremes(
+    x: torch.Tensor,
+) -> tuple[float, float]:  # the least and the largest value; 0 and 0 where they cannot be looked at
+    "Between which values a batch lies; never asked while a graph is recorded, which must not wait"
+    recorded = torch.compiler.is_compiling() or x.is_cuda and torch.cuda.is_current_stream_capturing()
+    if recorded or not x.numel():
+        return 0.0, 0.0
+    try:
+        low, high = x.detach().aminmax()
+        return low.item(), high.item()
+    except (RuntimeError, NotImplementedError):  # without values, as on the device `meta` or under vmap
+        return 0.0, 0.0
+
+
+def check_range(
+    x: torch.Tensor,
+    who: str,  # who takes it, for the message
+) -> float:  # the least value
+    "Refuse pictures in 0..255, which [0, 1] was expected of; raises `QebiasError`"
+    low, high = extremes(x)
+    if high > 16:  # no generator overshoots like that, and any photograph in 0..255 does
+        raise QebiasError(f"{who} takes pictures in [0, 1], these go up to {high:.4g}: divide them by 255")
+    return low
+
+
 def check_input(
     x: torch.Tensor,  # the batch
     network: str,  # the network's name, for the message
@@ -350,6 +386,7 @@ def check_input(
     multiple: int = 1,  # of what height and width must be multiples
 ) -> None:
     "Refuse a batch that the network cannot take, in one line; raises `QebiasError`"
+    check_float(x, network)
     if x.dim() != 4 or x.shape[1] != channels:
         raise QebiasError(f"{network} takes (N, {channels}, H, W), this batch has shape {tuple(x.shape)}")
     h, w = x.shape[2:]
@@ -413,6 +450,11 @@ def applied(
                 "one, and a halo where tiles were refused"
             ) from None
         raise
+    if not isinstance(result, torch.Tensor):
+        raise QebiasError(
+            f"{type(model).__name__} gave a {type(result).__name__}: a generator gives one tensor, "
+            "wrap it in a module that picks it"
+        )
     if result.shape != x.shape:
         shapes = f"{tuple(x.shape)} into {tuple(result.shape)}"
         raise QebiasError(f"{type(model).__name__} turned {shapes}: a generator keeps the shape")
