@@ -65,10 +65,7 @@ def _place(text) -> Path:
     "A place to write to; an empty name, as an unset variable gives it, would be the current folder"
     if not str(text):
         raise typer.BadParameter("the name is empty: name a place")
-    try:
-        return Path(text).expanduser()  # a shell leaves --out=~/folder and "~/my folder" as they are
-    except RuntimeError:  # there is no such user
-        return Path(text)
+    return Path(os.path.expanduser(text))  # a shell leaves --out=~/folder and "~/my folder" as they are
 
 
 def Out(what: str) -> Any:
@@ -521,7 +518,7 @@ def enhance(
         bar.clear()
         _say(f"[{i + 1}/{n}] {path}: {plan}")
 
-    choose = pretrained.chooser(model, perceptual, trust, backend, precision, _say)
+    choose = pretrained.chooser(model and os.path.expanduser(model), perceptual, trust, backend, precision, _say)
     more = {"precision": precision} if backend == "torch" else {}
     found = files.enhance_files(
         images, choose, out, tile, used, done, halo, skip=skip, overwrite=overwrite, report=bar, **more
@@ -876,7 +873,7 @@ def export(
     from qebias import convert as module
     from qebias.pretrained import model_named
 
-    path = model_named(model)
+    path = model_named(os.path.expanduser(model))
     if not onnx and out.suffix.lower() != ".onnx":
         net = module.export_weights(path, out, trust=trust)
         return print(f"{out}: the weights of {type(net).__name__}")

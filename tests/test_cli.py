@@ -455,3 +455,19 @@ def test_a_warning_of_the_library_is_a_line_like_the_others(photographs):
     code, out, err = qebias("study", "smoke", "--raw=photos", "--out=study", "--dry-run", cwd=photographs)
     assert code == 0 and "UserWarning" not in err
     assert err.startswith("qebias: note: ") and "left out 01.bmp" in err and err.count("\n") == 1
+
+
+def test_a_home_folder_that_the_shell_leaves_alone(tmp_path, model, photo):
+    "--out=~/folder and a name in quotes reach the command as they are; a folder called ~ is a trap for rm"
+    home, here = tmp_path / "home", tmp_path / "here"
+    for folder in (home, here):
+        folder.mkdir()
+    (home / "in").mkdir()
+    photo.rename(home / "in" / "photo.jpg")
+    model.rename(home / "net.safetensors")
+    words = ("enhance", "~/in/photo.jpg", "--model", "~/net.safetensors", "--out=~/enhanced pictures")
+    code, _, err = qebias(*words, cwd=here, env={"HOME": str(home)})
+    assert code == 0, err
+    assert (home / "enhanced pictures" / "photo.png").is_file() and not list(here.iterdir())
+    code, _, err = qebias("compress", "~nobody.here/x", "--level", "30", "-o", "o", cwd=here)
+    assert code == 1 and "~nobody.here/x does not exist" in err
