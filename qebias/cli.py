@@ -518,7 +518,9 @@ def enhance(
         bar.clear()
         _say(f"[{i + 1}/{n}] {path}: {plan}")
 
-    choose = pretrained.chooser(model and os.path.expanduser(model), perceptual, trust, backend, precision, _say)
+    choose = pretrained.chooser(
+        model and os.path.expanduser(model), perceptual, trust, backend, precision, _say
+    )
     more = {"precision": precision} if backend == "torch" else {}
     found = files.enhance_files(
         images, choose, out, tile, used, done, halo, skip=skip, overwrite=overwrite, report=bar, **more
