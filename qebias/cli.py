@@ -884,6 +884,8 @@ def export(
     from qebias.export import export_onnx
 
     net = module.load_any(path, trust=trust)
+    if type(net).__module__ == "qebias.discriminators":
+        raise QebiasError(f"{path} holds a {type(net).__name__}, which is no generator: -o NAME.pth takes it")
     off = export_onnx(net, out, {"network": type(net).__name__})
     print(f"{out}: {type(net).__name__} for any size and any batch, {off:.1g} grey levels off PyTorch")
 

@@ -210,8 +210,8 @@ def _unknown(name) -> NoReturn:
     near = difflib.get_close_matches(wanted, [*METRICS, *ALIASES], 1, 0.5)
     raise QebiasError(
         f"no metric is called {str(name)!r}: "
-        + (f"did you mean {ALIASES.get(near[0], near[0])}? " if near else "")
-        + f"There are {', '.join(METRICS)}"
+        + (f"did you mean {ALIASES.get(near[0], near[0])}? There" if near else "there")
+        + f" are {', '.join(METRICS)}"
     )
 
 # %% ../nbs/measurement/00_metrics.ipynb #e51985da

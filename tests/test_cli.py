@@ -17,6 +17,7 @@ from warm import qebias
 from qebias import pretrained
 from qebias.cli import STOPPED, listed
 from qebias.core import write_png
+from qebias.discriminators import UNetSN
 from qebias.generators.dncnn import DnCNN
 from qebias.networks import network_spec, save_network
 
@@ -471,3 +472,13 @@ def test_a_home_folder_that_the_shell_leaves_alone(tmp_path, model, photo):
     assert (home / "enhanced pictures" / "photo.png").is_file() and not list(here.iterdir())
     code, _, err = qebias("compress", "~nobody.here/x", "--level", "30", "-o", "o", cwd=here)
     assert code == 1 and "~nobody.here/x does not exist" in err
+
+
+def test_a_discriminator_is_not_written_as_onnx(tmp_path):
+    spec = network_spec(UNetSN, in_channels=3, width=2)
+    save_network(tmp_path / "d.safetensors", UNetSN(3, 2), spec, {})
+    code, _, err = qebias("export", tmp_path / "d.safetensors", "-o", tmp_path / "d.onnx")
+    assert code == 1 and "holds a UNetSN, which is no generator: -o NAME.pth takes it" in err
+    assert qebias("export", tmp_path / "d.safetensors", "-o", tmp_path / "d.pth")[0] == 0
+    code, _, err = qebias("export", tmp_path / "d.safetensors", "-o", tmp_path / "d")
+    assert code == 1 and "an ONNX file in .onnx" in err
