@@ -68,9 +68,16 @@ def _place(text) -> Path:
     return Path(os.path.expanduser(text))  # a shell leaves --out=~/folder and "~/my folder" as they are
 
 
+def _target(text) -> Path:
+    "A place that is written to; of -o=folder all after -o would be its name"
+    if (name := str(text)).startswith("="):
+        raise typer.BadParameter(f"write -o {name[1:]} or --out={name[1:]} (./{name} for that name)")
+    return _place(text)
+
+
 def Out(what: str) -> Any:
     "The option that says where a command writes"
-    return Option("-o", "--out", parser=_place, metavar="PATH", help=what)
+    return Option("-o", "--out", parser=_target, metavar="PATH", help=what)
 
 
 def Where(what: str) -> Any:

@@ -482,3 +482,11 @@ def test_a_discriminator_is_not_written_as_onnx(tmp_path):
     assert qebias("export", tmp_path / "d.safetensors", "-o", tmp_path / "d.pth")[0] == 0
     code, _, err = qebias("export", tmp_path / "d.safetensors", "-o", tmp_path / "d")
     assert code == 1 and "an ONNX file in .onnx" in err
+
+
+def test_an_equals_sign_after_the_short_option_is_no_name(tmp_path, model, photo):
+    code, _, err = qebias("enhance", photo, "-o=out", "--model", model, cwd=tmp_path)
+    assert code == 2 and "write -o out or --out=out (./=out for that name)" in err
+    assert not list(tmp_path.glob("=*"))
+    assert qebias("enhance", photo, "-o", "./=out", "--model", model, cwd=tmp_path)[0] == 0
+    assert (tmp_path / "=out" / "photo.png").is_file()
