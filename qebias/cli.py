@@ -64,15 +64,19 @@ def _place(text) -> Path:
     "A place to write to; an empty name, as an unset variable gives it, would be the current folder"
     if not str(text):
         raise typer.BadParameter("the name is empty: name a place")
-    try:
-        return Path(text).expanduser()  # a shell leaves --out=~/folder and "~/my folder" as they are
-    except RuntimeError:  # there is no such user
-        return Path(text)
+    return Path(os.path.expanduser(text))  # a shell leaves --out=~/folder and "~/my folder" as they are
+
+
+def _target(text) -> Path:
+    "A place that is written to; of -o=folder all after -o would be its name"
+    if (name := str(text)).startswith("="):
+        raise typer.BadParameter(f"write -o {name[1:]} or --out={name[1:]} (./{name} for that name)")
+    return _place(text)
 
 
 def Out(what: str) -> Any:
     "The option that says where a command writes"
-    return Option("-o", "--out", parser=_place, metavar="PATH", help=what)
+    return Option("-o", "--out", parser=_target, metavar="PATH", help=what)
 
 
 def Where(what: str) -> Any:
@@ -520,7 +524,9 @@ def enhance(
         bar.clear()
         _say(f"[{i + 1}/{n}] {path}: {plan}")
 
-    choose = pretrained.chooser(model, perceptual, trust, backend, precision, _say)
+    choose = pretrained.chooser(
+        model and os.path.expanduser(model), perceptual, trust, backend, precision, _say
+    )
     more = {"precision": precision} if backend == "torch" else {}
     found = files.enhance_files(
         images, choose, out, tile, used, done, halo, skip=skip, overwrite=overwrite, report=bar, **more
@@ -875,7 +881,7 @@ def export(
     from qebias import convert as module
     from qebias.pretrained import model_named
 
-    path = model_named(model)
+    path = model_named(os.path.expanduser(model))
     if not onnx and out.suffix.lower() != ".onnx":
         net = module.export_weights(path, out, trust=trust)
         return print(f"{out}: the weights of {type(net).__name__}")
@@ -884,6 +890,8 @@ def export(
     from qebias.export import export_onnx
 
     net = module.load_any(path, trust=trust)
+    if type(net).__module__ == "qebias.discriminators":
+        raise QebiasError(f"{path} holds a {type(net).__name__}, which is no generator: -o NAME.pth takes it")
     off = export_onnx(net, out, {"network": type(net).__name__})
     print(f"{out}: {type(net).__name__} for any size and any batch, {off:.1g} grey levels off PyTorch")
 

@@ -295,7 +295,9 @@ def export_weights(
     "Write a network's weights alone, under the names of BasicSR and spandrel; raises `QebiasError`"
     suffix = Path(out).suffix.lower()
     if suffix not in (".safetensors", ".pth"):
-        raise QebiasError(f"{out}: weights for other programs end in .safetensors or .pth")
+        raise QebiasError(
+            f"{out}: weights for other programs end in .safetensors or .pth, and an ONNX file in .onnx"
+        )
     net = load_any(model, trust=trust)
     growth = getattr(getattr(net, "body", [None])[0], "rdb1", None)
     if growth is not None and growth.conv1.out_channels != 32:

@@ -12,6 +12,7 @@ import importlib
 import io
 import json
 import logging
+import re
 import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Mapping
@@ -95,7 +96,8 @@ def onnx_program(
                 verbose=False,
             )
     except (torch.onnx.errors.OnnxExporterError, RuntimeError, ValueError) as error:
-        why = str(error).strip().splitlines()[0]
+        cause = str(error.__cause__ or error).strip().partition("\n")[0]
+        why = re.sub(r"\x1b\[[0-9;]*m", "", cause)  # torch colours its messages
         raise QebiasError(f"{type(generator).__name__} cannot be written as ONNX: {why}") from None
     if program is None:
         raise QebiasError(f"{type(generator).__name__} cannot be written as ONNX: torch gave no program")

@@ -42,6 +42,11 @@ def _same(what, a, b):
     if not a.numel():
         raise QebiasError(f"{what} are empty: {tuple(a.shape)}")
 
+
+def _full(x):
+    "What came out of autocast, in fp32: a hinge on differences of 8 bits would open and close by rounding"
+    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+
 # %% ../nbs/method/00_losses.ipynb #4be5d8b5
 def reconstruction(
     enhanced: "torch.Tensor",  # (N, 3, H, W), not clamped
@@ -111,12 +116,16 @@ def perceptual(
     total: Any = 0
     for layer, weight in _layers(weights, psi_enhanced, psi_raw):
         _same(f"features {layer} of enhanced and raw", psi_enhanced[layer], psi_raw[layer])
-        total = total + weight * (psi_enhanced[layer] - psi_raw[layer].detach()).abs().mean()
+        error = _full(psi_enhanced[layer]) - _full(psi_raw[layer]).detach()
+        total = total + weight * error.abs().mean()
     return total
 
 # %% ../nbs/method/00_losses.ipynb #d86c9a9d
 class GanTerms(NamedTuple):
-    "Unweighted adversarial terms of one batch: each player calls backward for its own parameters only"
+    """Unweighted adversarial terms of one batch
+
+    Each player calls `backward(inputs=...)` for its own weights, the first of them with `retain_graph=True`.
+    """
 
     generator: "torch.Tensor"  # minimised by the generator
     real: "torch.Tensor"  # minimised by the discriminator: raw images
@@ -124,6 +133,7 @@ class GanTerms(NamedTuple):
 
 
 def _bce(logits, label):
+    logits = _full(logits)
     return F.binary_cross_entropy_with_logits(logits, torch.full_like(logits, label))
 
 # %% ../nbs/method/00_losses.ipynb #f1508b58
@@ -144,6 +154,7 @@ def relativistic_gan(
     "Relativistic average terms, means detached, as in ESRGAN; raises `QebiasError` for unequal shapes"
     _same("real and fake logits", real_logits, fake_logits)
     mean = mean or torch.mean
+    real_logits, fake_logits = _full(real_logits), _full(fake_logits)
     real, real_mean, fake_mean = real_logits.detach(), mean(real_logits.detach()), mean(fake_logits)
     return GanTerms(
         generator=(_bce(real - fake_mean, 0) + _bce(fake_logits - real_mean, 1)) / 2,
@@ -162,7 +173,7 @@ def mean_disparity(
     "Eq. 7 or 8, averaged over an image: the mean absolute difference of features; raises"
     "`QebiasError` for shapes that differ"
     _same("features", psi_a, psi_b)
-    return (psi_a - psi_b).abs().flatten(1).mean(1)
+    return (_full(psi_a) - _full(psi_b)).abs().flatten(1).mean(1)
 
 
 REDUCTIONS = ("batch", "sample", "element")
@@ -183,6 +194,7 @@ def domain_divergence(
         )
     _same("features of raw and compressed", psi_raw, psi_compressed)
     _same("features of enhanced and compressed", psi_enhanced, psi_compressed)
+    psi_raw, psi_compressed, psi_enhanced = _full(psi_raw), _full(psi_compressed), _full(psi_enhanced)
     gap = (psi_raw - psi_compressed).abs().detach() - (psi_enhanced - psi_compressed.detach()).abs()
     if reduction == "sample":
         gap = gap.flatten(1).mean(1)
@@ -466,6 +478,7 @@ def usm_sharp(
         across = F.conv2d(padded, kernel.view(1, 1, 1, -1))
         return F.conv2d(across, kernel.view(1, 1, -1, 1)).view(x.shape)
 
-    detail = image - blur(image)
-    soft = blur((detail.abs() * 255 > threshold).to(image.dtype))
+    with torch.autocast(image.device.type, enabled=False):  # a target is as exact as the raw picture
+        detail = image - blur(image)
+        soft = blur((detail.abs() * 255 > threshold).to(image.dtype))
     return soft * (image + weight * detail).clamp(0, 1) + (1 - soft) * image

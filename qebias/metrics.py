@@ -210,8 +210,8 @@ def _unknown(name) -> NoReturn:
     near = closest(wanted, [*METRICS, *ALIASES], 0.5)
     raise QebiasError(
         f"no metric is called {str(name)!r}: "
-        + (f"did you mean {ALIASES.get(near, near)}? " if near else "")
-        + f"There are {', '.join(METRICS)}"
+        + (f"did you mean {ALIASES.get(near, near)}? There" if near else "there")
+        + f" are {', '.join(METRICS)}"
     )
 
 # %% ../nbs/measurement/00_metrics.ipynb #e51985da

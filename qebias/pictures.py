@@ -567,7 +567,8 @@ def find_pictures(
 def _in_folder(path, but):
     "The pictures of one folder, and what is left out of it"
     taken, others = walk(path)
-    if but is not None and but != path.resolve():
+    whole = path.resolve()
+    if but is not None and but not in (whole, *whole.parents):  # outputs may go to a folder above
         taken = [f for f in taken if but not in (path / f).resolve().parents]
         others = [f for f in others if but not in (path / f).resolve().parents]
     kept, doubled = one_a_name(taken)

@@ -17,6 +17,7 @@ from warm import qebias
 from qebias import pretrained
 from qebias.cli import STOPPED, listed
 from qebias.core import write_png
+from qebias.discriminators import UNetSN
 from qebias.generators.dncnn import DnCNN
 from qebias.networks import network_spec, save_network
 
@@ -455,3 +456,37 @@ def test_a_warning_of_the_library_is_a_line_like_the_others(photographs):
     code, out, err = qebias("study", "smoke", "--raw=photos", "--out=study", "--dry-run", cwd=photographs)
     assert code == 0 and "UserWarning" not in err
     assert err.startswith("qebias: note: ") and "left out 01.bmp" in err and err.count("\n") == 1
+
+
+def test_a_home_folder_that_the_shell_leaves_alone(tmp_path, model, photo):
+    "--out=~/folder and a name in quotes reach the command as they are; a folder called ~ is a trap for rm"
+    home, here = tmp_path / "home", tmp_path / "here"
+    for folder in (home, here):
+        folder.mkdir()
+    (home / "in").mkdir()
+    photo.rename(home / "in" / "photo.jpg")
+    model.rename(home / "net.safetensors")
+    words = ("enhance", "~/in/photo.jpg", "--model", "~/net.safetensors", "--out=~/enhanced pictures")
+    code, _, err = qebias(*words, cwd=here, env={"HOME": str(home)})
+    assert code == 0, err
+    assert (home / "enhanced pictures" / "photo.png").is_file() and not list(here.iterdir())
+    code, _, err = qebias("compress", "~nobody.here/x", "--level", "30", "-o", "o", cwd=here)
+    assert code == 1 and "~nobody.here/x does not exist" in err
+
+
+def test_a_discriminator_is_not_written_as_onnx(tmp_path):
+    spec = network_spec(UNetSN, in_channels=3, width=2)
+    save_network(tmp_path / "d.safetensors", UNetSN(3, 2), spec, {})
+    code, _, err = qebias("export", tmp_path / "d.safetensors", "-o", tmp_path / "d.onnx")
+    assert code == 1 and "holds a UNetSN, which is no generator: -o NAME.pth takes it" in err
+    assert qebias("export", tmp_path / "d.safetensors", "-o", tmp_path / "d.pth")[0] == 0
+    code, _, err = qebias("export", tmp_path / "d.safetensors", "-o", tmp_path / "d")
+    assert code == 1 and "an ONNX file in .onnx" in err
+
+
+def test_an_equals_sign_after_the_short_option_is_no_name(tmp_path, model, photo):
+    code, _, err = qebias("enhance", photo, "-o=out", "--model", model, cwd=tmp_path)
+    assert code == 2 and "write -o out or --out=out (./=out for that name)" in err
+    assert not list(tmp_path.glob("=*"))
+    assert qebias("enhance", photo, "-o", "./=out", "--model", model, cwd=tmp_path)[0] == 0
+    assert (tmp_path / "=out" / "photo.png").is_file()

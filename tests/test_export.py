@@ -145,3 +145,15 @@ def test_importing_it_needs_no_engine():
     code = "import sys, qebias.export; print([m for m in ('onnx', 'onnxruntime', 'openvino') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_why_a_network_cannot_be_written_is_said_without_colours():
+    "Torch's own message names a step of its work, in cyan; its cause says what the network does"
+
+    class Asks(nn.Module):
+        def forward(self, x):
+            return x if x.mean() > 0 else -x
+
+    with pytest.raises(QebiasError, match="Asks cannot be written as ONNX: Could not guard") as error:
+        export.onnx_program(Asks())
+    assert "\x1b" not in str(error.value) and "\n" not in str(error.value)

@@ -443,3 +443,30 @@ def test_what_is_no_picture_or_feature_is_one_line(ask, what):
     with pytest.raises(QebiasError) as error:
         ask(torch.rand(1, 3, 32, 32))
     assert what in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
+def test_what_comes_out_of_autocast_is_compared_in_fp32(half):
+    "Features and logits of 8 or 11 bits: their differences are not rounded once more"
+    raw, compressed, enhanced = (rand(4, 8, 6, 6, seed=s, dtype=torch.float32).to(half) for s in range(3))
+    real, fake = raw[:, :1], enhanced[:, :1]
+    losses = [
+        lambda r, c, e: perceptual({"a": e}, {"a": r}, {"a": 1.0}),
+        lambda r, c, e: mean_disparity(r, c),
+        *(lambda r, c, e, reduction=n: domain_divergence(r, c, e, reduction) for n in REDUCTIONS),
+    ]
+    for loss in losses:
+        found = loss(raw, compressed, enhanced)
+        assert found.dtype == torch.float32
+        assert torch.equal(found, loss(raw.float(), compressed.float(), enhanced.float()))
+    for gan in GAN_LOSSES.values():
+        for a, b in zip(gan(real, fake), gan(real.float(), fake.float())):
+            assert a.dtype == torch.float32 and torch.equal(a, b)
+
+
+def test_a_sharpened_target_is_the_same_under_autocast():
+    image = torch.rand(1, 3, 40, 40, generator=torch.Generator().manual_seed(0))
+    want = usm_sharp(image)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(usm_sharp(image), want)
+    assert not torch.equal(want, image)

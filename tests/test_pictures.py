@@ -10,7 +10,7 @@ import pytest
 from PIL import Image, ImageCms
 
 from qebias.codecs import Bpg
-from qebias.core import MOST_PIXELS, QebiasError, read_rgb
+from qebias.core import MOST_PIXELS, QebiasError, read_rgb, write_png
 from qebias.pictures import (
     PICTURE_SUFFIXES,
     Notes,
@@ -531,3 +531,13 @@ def test_an_animation_is_no_picture_for_any_reader(tmp_path, suffix):
     for read in (look, read_picture, read_rgb):
         with pytest.raises(QebiasError, match="two.* is an animation"):
             read(tmp_path / f"two.{suffix}")
+
+
+def test_outputs_may_go_to_the_folder_above(tmp_path):
+    "`qebias enhance photos -o .`: what lies below the output's folder is no output for that"
+    write_png(tmp_path / "photos" / "x" / "a.png", np.zeros((8, 8, 3), np.uint8))
+    write_png(tmp_path / "photos" / "out" / "a.png", np.zeros((8, 8, 3), np.uint8))
+    for above in (tmp_path, tmp_path / "photos"):
+        assert [p.name for p in find_pictures([tmp_path / "photos"], above)[0]] == ["out/a", "x/a"]
+    assert [p.name for p in find_pictures([tmp_path / "photos"], tmp_path / "photos" / "out")[0]] == ["x/a"]
+    assert [p.name for p in find_pictures([tmp_path / "photos" / "x"], tmp_path)[0]] == ["a"]
