@@ -560,7 +560,7 @@ class Cells:
         return column, row, content["raw"], content["compressed"], of, self.patch, str(self.device)
 
 # %% ../nbs/measurement/40_audit.ipynb #654491ed
-MOST_TOGETHER = 2**28  # pixels of the pictures that are compared with one raw one at a time
+MOST_TOGETHER = 2**27  # pixels of the pictures that are compared with one raw one at a time
 
 
 class Lines(Cells):
@@ -588,6 +588,8 @@ class Lines(Cells):
                 for row, *sides in zip(some_rows, found[::2], found[1::2]):
                     told = zip(("ce", "re", "cr"), (*sides, known))
                     columns[row] += [(names[i], f"{side}:{name}", float(x), "") for side, x in told]
+                if len(some_rows) < len(rows):  # large: the controls need its room
+                    domains["enhanced"].forget()
         for row, found in columns.items():
             self.cache[self.key(f"distance:{name}", row)] = found
         give_back()
