@@ -4,14 +4,14 @@
 
 # %% auto #0
 __all__ = ['BY', 'COUNT', 'COUNTED', 'FEW', 'UNMEASURED', 'KINDS', 'READING', 'CORRECTED', 'QUANTITIES', 'FIDELITY_ROWS',
-           'PRINTED', 'SIDE_BY_SIDE', 'repeats', 'Page', 'open_page', 'places_of', 'minus', 'is_corrected', 'with_unit',
-           'agrees', 'lead', 'across', 'undecided', 'plain', 'distance_of', 'brief', 'beside', 'in_a_sentence',
-           'verdicts', 'fitting', 'answer', 'on_other_sets', 'subject', 'verdict_of', 'by_verdict', 'lead_of',
-           'answer_all', 'Headline', 'headlines', 'half_of', 'answer_steps', 'full_answer', 'how_far', 'headline',
-           'kind_of', 'meaning', 'full_verdict', 'verdict_table', 'papers', 'why_missing', 'counted', 'tally_in_words',
-           'numbers_once', 'line', 'score_gaps', 'printed_gap', 'told_apart', 'shown', 'metric_label', 'quantity_label',
-           'sides', 'ideal_sampler', 'paired', 'curves', 'rates_saved', 'quality', 'towards_better', 'changes',
-           'pictures', 'scored', 'both_encoders', 'encoder_answer', 'compressed_beside_paper', 'drawn']
+           'PRINTED', 'SIDE_BY_SIDE', 'repeats', 'Page', 'open_page', 'places_of', 'minus', 'is_corrected', 'folded',
+           'with_unit', 'agrees', 'lead', 'across', 'undecided', 'plain', 'distance_of', 'brief', 'beside',
+           'in_a_sentence', 'verdicts', 'fitting', 'answer', 'on_other_sets', 'subject', 'verdict_of', 'by_verdict',
+           'lead_of', 'answer_all', 'Headline', 'headlines', 'half_of', 'answer_steps', 'full_answer', 'how_far',
+           'headline', 'kind_of', 'meaning', 'full_verdict', 'verdict_table', 'papers', 'why_missing', 'counted',
+           'tally_in_words', 'numbers_once', 'line', 'score_gaps', 'printed_gap', 'told_apart', 'shown', 'metric_label',
+           'quantity_label', 'sides', 'ideal_sampler', 'paired', 'curves', 'rates_saved', 'quality', 'towards_better',
+           'changes', 'pictures', 'scored', 'both_encoders', 'encoder_answer', 'compressed_beside_paper', 'drawn']
 
 # %% ../../nbs/tools/30_study.pages.ipynb #4c4a4eda
 import functools
@@ -107,6 +107,11 @@ class Page:
         "The set in words"
         return sets_in_words(self.results.profile)[1].get(self.dataset, self.dataset)
 
+    @property
+    def made_with(self) -> str:
+        "Data, networks and lengths of training, folded: a page needs them once, most readers not at all"
+        return folded(f"Profile {self.results.profile.name}: what was trained on what", self.results.scale())
+
 # %% ../../nbs/tools/30_study.pages.ipynb #c25907fa
 def open_page(
     profile: str = "photos",  # a profile's name
@@ -153,6 +158,14 @@ def is_corrected(
     if row["verdict"] != "inconclusive":
         return False
     return row["low"] > row["threshold"] or row["high"] < row["threshold"]
+
+
+def folded(
+    summary: str,  # which stays in sight
+    text: str,
+) -> str:  # Markdown
+    "A text that a reader unfolds"
+    return f"<details><summary>{summary}</summary>\n\n{text}\n\n</details>"
 
 # %% ../../nbs/tools/30_study.pages.ipynb #3f7b0cac
 def with_unit(
@@ -594,18 +607,15 @@ def full_verdict(
     return verdict
 
 # %% ../../nbs/tools/30_study.pages.ipynb #71ab9875
-READING = "[What each verdict means](../tools/00_claims.ipynb)."
-CORRECTED = (
-    "*Inconclusive with an interval on one side:* the interval is that of one number, the verdict weighs all "
-    "numbers of an item together ([Holm's correction](../tools/00_claims.ipynb)), and so it asks for more."
-)
+READING = "[What each verdict means](../tools/00_claims.ipynb)"
+CORRECTED = ", and why an interval on one side may not decide"
 
 
 def verdict_table(
     page: Page,
     *items: str,  # of claims.yaml
 ) -> str:  # Markdown
-    "The verdicts of some items as a table; what was not measured, and why, in one line below it"
+    "The verdicts of some items as a table; what was not measured, and why, folded below it"
     if not len(page.index.table):
         return "*Not computed yet.*"
     rows = [row | {"statement": plain(row["statement"])} for row in verdicts(page, *items)]
@@ -615,11 +625,10 @@ def verdict_table(
     columns = ("statement", "ours", "verdict") if own else ("statement", "paper", "ours", "verdict")
     told = [row | {"verdict": full_verdict(row), "paper": papers(row)} for row in measured]
     parts = [minus(claims_markdown(told, columns))] if told else []
-    parts.append(READING)
-    if any(map(is_corrected, measured)):
-        parts.append(CORRECTED)
+    parts.append(READING + (CORRECTED if any(map(is_corrected, measured)) else "") + ".")
     if missing:
-        parts.append(f"*Not measured: {counted(why_missing(row) for row in missing)}.*")
+        many = f"{len(missing)} statement{'s' if len(missing) > 1 else ''}"
+        parts.append(folded(f"Not measured: {many}", counted(why_missing(row) for row in missing)))
     return "\n\n".join(parts)
 
 # %% ../../nbs/tools/30_study.pages.ipynb #0e56a5a1
