@@ -49,6 +49,19 @@ def test_at_most_sixty_words_before_the_first_finding(path):
     assert words <= 60
 
 
+LONGEST = 6_000  # words of the story: 25 minutes at 240 words a minute; it was 10,490
+
+
+def test_the_story_stays_short(monkeypatch):
+    "`python tests/benchmarks/words.py` counts page by page"
+    monkeypatch.syspath_prepend(str(ROOT / "tests" / "benchmarks"))
+    import words
+
+    counted = {path.name: words.count(path)[0] for path in words.story()}
+    assert len(counted) > 20 and min(counted.values()) > 50
+    assert sum(counted.values()) <= LONGEST, counted
+
+
 @pytest.mark.parametrize("path", STUDY, ids=lambda p: p.stem)
 def test_the_picture_follows_the_answer_at_once(path):
     order = [cell for cell in cells(path) if "parameters" not in cell["metadata"].get("tags", [])]
