@@ -1,6 +1,6 @@
-"""The paper's map as a page that a repository shows: `python docs/map.py` writes docs/map.md from docs/map.yaml
+"""The paper's map as a page that a repository shows: `python docs/map.py` makes docs/map.md
 
-The site makes a page of its own from the same file, with links into its API pages.
+It is written from docs/map.yaml, of which the site makes a page of its own, with links into its API pages.
 """
 
 from pathlib import Path

@@ -1,7 +1,7 @@
 """How long the story is: `python tests/benchmarks/words.py`
 
-Words that a reader meets on the pages of the six chapters, in the order of the site: markdown cells and sentences that
-cells print. Folded code and parameters are not counted; words inside tables are counted apart.
+Words that a reader meets on the pages of the six chapters, in the order of the site: markdown cells and
+sentences that cells print. What is folded is not counted; words inside tables are counted apart.
 """
 
 import json
