@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['DOMAINS', 'INK', 'FAINT', 'LABELS', 'MARKS', 'VARIANTS', 'SHADES', 'SINGLE', 'SPARE', 'NUMBER', 'BELOW', 'OUTSIDE',
-           'TERMS', 'UNITS', 'OF_TWO', 'Look', 'parts_of', 'control_label', 'label_of', 'in_order', 'method_looks',
-           'style', 'theme', 'styled', 'Picture', 'panels', 'save', 'caption', 'number', 'decimals', 'percent',
-           'with_interval', 'checked', 'intervals', 'interval_panel', 'realism_differences', 'deviations', 'Apex',
-           'apex', 'base', 'triangle', 'lines_below', 'peak', 'words_of', 'one_apex', 'heights_of', 'triangles',
-           'causal_graph', 'cloud', 'paired_changes', 'apart', 'rate_panel', 'rate_curves', 'same_size', 'cut', 'show',
-           'crops', 'signed_residual', 'residuals', 'score_maps', 'curve_panel', 'training_curves']
+           'APART', 'TERMS', 'UNITS', 'OF_TWO', 'Look', 'parts_of', 'control_label', 'label_of', 'in_order',
+           'method_looks', 'style', 'theme', 'styled', 'Picture', 'panels', 'save', 'caption', 'number', 'decimals',
+           'percent', 'with_interval', 'checked', 'intervals', 'interval_panel', 'realism_differences', 'deviations',
+           'Apex', 'apex', 'base', 'triangle', 'lines_below', 'peak', 'words_of', 'free_height', 'one_apex',
+           'heights_of', 'triangles', 'causal_graph', 'cloud', 'paired_changes', 'apart', 'rate_panel', 'rate_curves',
+           'same_size', 'cut', 'show', 'crops', 'signed_residual', 'residuals', 'score_maps', 'curve_panel',
+           'training_curves']
 
 # %% ../nbs/measurement/30_figures.ipynb #54810be6
 from typing import TYPE_CHECKING, Any
@@ -530,7 +531,9 @@ def triangle(
     upper, below = ax
     frame["order"] = frame["row"].map(list(looks).index)
     base(upper)
-    handles = [one_apex(upper, line, looks[line.row]) for line in frame.sort_values("order").itertuples()]
+    taken = [(-0.5, 0.0), (0.5, 0.0)]  # C and R
+    lines = frame.sort_values("order").itertuples()
+    handles = [one_apex(upper, line, looks[line.row], taken) for line in lines]
     upper.set(title=title, xticks=[], yticks=[], aspect="equal")
     upper.grid(False)
     upper.spines[:].set_visible(False)
@@ -556,7 +559,7 @@ def peak(
     frame: pd.DataFrame,  # row, ce, re, cr
 ) -> float:  # in bases
     "The height of the highest vertex that is drawn"
-    found = [0.1]
+    found = [0.3]  # a letter that moved up has room as well
     for line in frame.itertuples():
         height = apex(line.ce, line.re, line.cr).y / line.cr
         if height <= OUTSIDE or not str(line.row).startswith("control:"):
@@ -576,15 +579,35 @@ def words_of(
     words = f"{look.label}: {with_interval(value, line.low, line.high, percent)}"
     if outside:
         words += ", further out"
+    elif line.row.startswith("control:") and line.ce < 1e-6 * line.cr:
+        words += ", on C"
     if not where.triangle:
         words += f"\nno triangle; on square roots {percent(100 * (line.ce - line.re) / line.cr)}"
     return words
+
+# %% ../nbs/measurement/30_figures.ipynb #6e71a572
+APART = 0.13  # from one mark to the next, in bases
+
+
+def free_height(
+    x: float,  # of a mark
+    y: float,  # of a mark, where it belongs
+    taken: Iterable[tuple[float, float]],  # where marks stand already
+) -> float:  # >= y
+    "The lowest height at which a mark touches no other"
+    height = y
+    near = sorted((other, place) for place, other in taken if abs(place - x) < APART)
+    for other, place in near:
+        if math.hypot(place - x, other - height) < APART:
+            height = other + math.sqrt(APART**2 - (place - x) ** 2)
+    return height
 
 # %% ../nbs/measurement/30_figures.ipynb #6e0cf2ec
 def one_apex(
     ax: "Axes",  # axes
     line: Any,  # of the table
     look: Look,  # of its row
+    taken: list,  # of (x, y): where marks stand already; this one is added
 ) -> mpl.lines.Line2D:  # handle for the legend
     "One vertex over the base, with its sides and its interval"
     where = apex(line.ce, line.re, line.cr)
@@ -602,8 +625,11 @@ def one_apex(
     drawn: dict[str, Any] = dict(marker=marker, markerfacecolor=fill, color=look.colour, linestyle="")
     drawn["markeredgewidth"] = 0 if marker.startswith("$") else 1
     outside = control and max(abs(x), y) > OUTSIDE
-    if not outside:
-        ax.plot(x, y, zorder=5, **drawn)
+    on_c = control and line.ce < 1e-6 * line.cr  # what changes nothing
+    if not (outside or on_c):
+        height = free_height(x, y, taken) if control else y
+        ax.plot(x, height, zorder=5, **drawn)
+        taken.append((x, height))
     return mpl.lines.Line2D([], [], **drawn, label=words_of(line, where, look, outside))
 
 # %% ../nbs/measurement/30_figures.ipynb #d9f471ac

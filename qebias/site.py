@@ -640,6 +640,7 @@ def stage(
 # %% ../nbs/tools/05_site.ipynb #99184bd9
 PAGES = {
     "docs/map.yaml": "pages/map.md",
+    "docs/map.md": "pages/map.md",
     "CONTRIBUTING.md": "CONTRIBUTING.md",
     "CHANGELOG.md": "CHANGELOG.md",
 }

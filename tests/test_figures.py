@@ -483,3 +483,20 @@ def test_a_map_of_scores_may_be_neutral_at_a_half():
     found = F.score_maps({"raw": (rgb, np.full((8, 8), 0.9))}, middle=0.5)
     image = found.axes[1].images[-1]
     assert image.norm.vmin == pytest.approx(0.1) and image.norm.vmax == pytest.approx(0.9)
+
+
+def test_letters_of_controls_lie_over_nothing():
+    "The identity is C itself; what stands beside it, or beside one another, can be read"
+    names = ("identity", "unsharp", "noise4", "other-residual")
+    table = [dict(row="rrdb", ce=0.9, re=9.2, cr=9.73)]
+    table += [
+        dict(row=f"control:{name}", ce=0.1 * k, re=9.73 - 0.1 * k, cr=9.73) for k, name in enumerate(names)
+    ]
+    ax = F.triangle(table).axes[0]
+    single = [line for line in ax.lines if len(line.get_xdata()) == 1]
+    marks = [(line.get_xdata()[0], line.get_ydata()[0]) for line in single]
+    assert len(marks) == 2 + len(table) - 1
+    letters = marks[3:]
+    for k, letter in enumerate(letters):
+        for other in [*marks[:3], *letters[:k]]:
+            assert np.hypot(*np.subtract(letter, other)) >= F.APART - 1e-9

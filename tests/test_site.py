@@ -25,6 +25,20 @@ def test_the_map_has_every_item_of_the_paper():
         assert item.notebooks and item.functions and item.tests, item.title
 
 
+def test_the_map_of_the_repository_is_made_from_the_list():
+    "`python docs/map.py` makes it anew; each of its links leads to a file"
+    import importlib.util
+
+    told = importlib.util.spec_from_file_location("map_page", ROOT / "docs" / "map.py")
+    made = importlib.util.module_from_spec(told)
+    told.loader.exec_module(made)
+    text = (ROOT / "docs" / "map.md").read_text(encoding="utf-8")
+    assert text == made.page()
+    targets = re.findall(r"\]\(([^)]+)\)", text)
+    assert len(targets) >= 3 * len(ITEMS)
+    assert [t for t in targets if not (ROOT / "docs" / t).resolve().is_file()] == []
+
+
 def test_a_name_that_does_not_exist_is_refused(tmp_path):
     for name in ("settings.ini",):
         shutil.copy(ROOT / name, tmp_path)
