@@ -69,9 +69,8 @@ class Page:
 
     def lines(self) -> pd.DataFrame:
         "The lines of the table that belong here"
-        table = self.index.table
-        here = (table.dataset == self.dataset) & (table.codec == self.codec) & (table.level == self.level)
-        return table[here]
+        t = self.index.table
+        return t[(t.dataset == self.dataset) & (t.codec == self.codec) & (t.level == self.level)]
 
     def rows(self, wanted: Iterable[str] | None = None) -> list[str]:
         "The rows measured here, of those that are wanted; without controls and bank if none is named"
@@ -83,9 +82,7 @@ class Page:
 
     def controls(self, of: str = "") -> list[str]:
         "What restores nothing, as far as it was measured here, made from compressed pictures or from a row's"
-        if of:
-            return self.rows(f"{PREFIX}{name}:{of}" for name in AFTER)
-        return self.rows(ROWS)
+        return self.rows(f"{PREFIX}{name}:{of}" for name in AFTER) if of else self.rows(ROWS)
 
     def at(self, codec: str = "", level: int = 0, dataset: str = "") -> "Page":
         "Another place of the same results"
