@@ -169,6 +169,10 @@ def test_well_formed_files_of_another_kind(seeds, reader):
     model = seeds["model"][0]
     size = int.from_bytes(model[:8], "little")
     header = json.dumps({**json.loads(model[8 : 8 + size]), "__metadata__": "x" * 5000}).encode()
+    tensors = json.loads(model[8 : 8 + size])
+    name = next(name for name in tensors if name != "__metadata__")
+    tensors[name]["shape"] = [1] * 4000 + tensors[name]["shape"]
+    dimensions = json.dumps(tensors).encode()
     manifest = json.loads(seeds["manifest"][0])
     del manifest["images"][0]["digest"]
     for kind, data, words in [
@@ -182,6 +186,7 @@ def test_well_formed_files_of_another_kind(seeds, reader):
         ("results", other("row", [None] * count), "row of the table of results has holes"),
         ("parquet", table(pa.table({"row": often})), "its texts have 100,000,000,000 bytes"),
         ("model", struct.pack("<Q", len(header)) + header + model[8 + size :], "case-file.safetensors"),
+        ("model", struct.pack("<Q", len(dimensions)) + dimensions + model[8 + size :], "has shape (1, 1"),
         ("manifest", harness.repaired_manifest(json.dumps(manifest).encode()), "'digest'"),
     ]:
         assert reader.read(kind, data) == "documented", (kind, words, reader.faults)
