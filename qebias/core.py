@@ -725,6 +725,8 @@ def tensors_header(
             begin, end = entry["data_offsets"]
             if not all(type(side) is int and side >= 0 for side in [begin, end, *entry["shape"]]):
                 raise ValueError("a tensor's shape is no list of whole numbers")
+            if len(entry["shape"]) > 32:  # a message would show them all
+                raise ValueError(f"a tensor has {len(entry['shape']):,} dimensions")
             if math.prod(entry["shape"]) * _TENSOR_BYTES[entry["dtype"]] != end - begin:
                 raise ValueError("a tensor's shape does not fit its place")
             spans.append((begin, end))

@@ -1170,7 +1170,7 @@ class _Journal:
         there = self.path.exists()
         lines = contents(self.path, "journal of scores", 2**31).split(b"\n") if there else []
         for line in filter(None, lines):
-            with contextlib.suppress(ValueError, KeyError, TypeError):
+            with contextlib.suppress(ValueError, KeyError, TypeError, RecursionError):
                 entry = json.loads(line)
                 self.known[entry["key"]] = entry["value"]
         if any(lines) and not self.known:

@@ -567,10 +567,10 @@ def find_pictures(
 def _in_folder(path, but):
     "The pictures of one folder, and what is left out of it"
     taken, others = walk(path)
-    whole = path.resolve()
+    whole = Path(os.path.realpath(path))
     if but is not None and but not in (whole, *whole.parents):  # outputs may go to a folder above
-        taken = [f for f in taken if but not in (path / f).resolve().parents]
-        others = [f for f in others if but not in (path / f).resolve().parents]
+        taken = [f for f in taken if but not in Path(os.path.realpath(path / f)).parents]
+        others = [f for f in others if but not in Path(os.path.realpath(path / f)).parents]
     kept, doubled = one_a_name(taken)
     if not kept:
         raise QebiasError(f"{path} holds no pictures: name files, or another folder")

@@ -602,7 +602,7 @@ def misfit(
             kind = type(state[name]).__name__
             return f"{name} is a {kind} in the weights, expected a tensor of shape {tuple(tensor.shape)}"
         if tuple(found) != tuple(tensor.shape):
-            shapes = f"{tuple(found)} in the weights, expected {tuple(tensor.shape)}"
+            shapes = f"{str(tuple(found))[:80]} in the weights, expected {tuple(tensor.shape)}"
             return f"{name} has shape {shapes}: they belong to another width or number of channels"
     for name in state:
         if name not in own:

@@ -169,6 +169,10 @@ def test_well_formed_files_of_another_kind(seeds, reader):
     model = seeds["model"][0]
     size = int.from_bytes(model[:8], "little")
     header = json.dumps({**json.loads(model[8 : 8 + size]), "__metadata__": "x" * 5000}).encode()
+    tensors = json.loads(model[8 : 8 + size])
+    name = next(name for name in tensors if name != "__metadata__")
+    tensors[name]["shape"] = [1] * 4000 + tensors[name]["shape"]
+    dimensions = json.dumps(tensors).encode()
     manifest = json.loads(seeds["manifest"][0])
     del manifest["images"][0]["digest"]
     for kind, data, words in [
@@ -182,6 +186,7 @@ def test_well_formed_files_of_another_kind(seeds, reader):
         ("results", other("row", [None] * count), "row of the table of results has holes"),
         ("parquet", table(pa.table({"row": often})), "its texts have 100,000,000,000 bytes"),
         ("model", struct.pack("<Q", len(header)) + header + model[8 + size :], "case-file.safetensors"),
+        ("model", struct.pack("<Q", len(dimensions)) + dimensions + model[8 + size :], "has shape (1, 1"),
         ("manifest", harness.repaired_manifest(json.dumps(manifest).encode()), "'digest'"),
     ]:
         assert reader.read(kind, data) == "documented", (kind, words, reader.faults)
@@ -246,3 +251,42 @@ def test_bombs_and_claims(reader):
             reader.faults,
         )
     assert reader.read("yaml", b"when: 2020-99-99\nanswer: no\n") == "success"  # which are texts
+
+
+def test_a_network_of_a_thousand_million_blocks_is_refused_at_once():
+    import time
+
+    from qebias.core import QebiasError
+    from qebias.networks import outline
+
+    began = time.process_time()
+    for kwargs in ({"blocks": 10**9}, {"width": 10**400}):
+        with pytest.raises(QebiasError, match="is too large: at most 4096"):
+            outline({"class": "qebias.generators.rrdb:RRDBNet", "kwargs": kwargs})
+    assert time.process_time() - began < 2
+
+
+def test_a_journal_of_deep_lists_is_none(tmp_path):
+    from qebias.core import QebiasError
+    from qebias.metrics import _Journal
+
+    (tmp_path / "journal").write_bytes(b"[" * 10**5)
+    with pytest.raises(QebiasError, match="journal is no journal of scores"):
+        _Journal(tmp_path / "journal")
+
+
+def test_a_loop_of_links_in_a_folder_of_pictures_is_one_line(tmp_path):
+    from PIL import Image
+
+    from qebias.core import QebiasError
+    from qebias.pictures import find_pictures, read_rgb8
+
+    (tmp_path / "in").mkdir()
+    Image.fromarray(harness.scene()).save(tmp_path / "in" / "a.png")
+    (tmp_path / "in" / "loop.png").symlink_to("loop.png")
+    found, _ = find_pictures([tmp_path / "in"], tmp_path / "out")
+    for picture in found:
+        if picture.name == "loop":
+            with pytest.raises(QebiasError, match="loop.png"):
+                read_rgb8(picture.path)
+    assert "a" in [picture.name for picture in found]
