@@ -73,8 +73,9 @@ def let_go(
     output: torch.Tensor,
 ) -> None:
     "Cut the normalised weight off its graph, once used: a module that holds a graph cannot be copied"
-    if "weight" in vars(layer):
-        layer.weight = layer.weight.detach()
+    weight = vars(layer).get("weight")
+    if weight is not None:
+        layer.weight = weight.detach()
 
 
 def normalised(
