@@ -510,6 +510,9 @@ class Trainer(Networks):
         self.terms = [(term, make_term(term)) for term in config.terms]
         super().__init__(config, init)
         self.psi = Psi(config.layers, config.psi).to(self.device) if config.layers else None
+        for network in (self.psi, self.discriminator):
+            if network is not None:
+                network.looked = True  # batches come from 8-bit pictures: no look, which waits for the device
         recordable = world()[1] == 1 and getattr(self.generator, "recordable", True)
         self.graph = StepGraph(self) if graph and recordable else None
 
