@@ -3,13 +3,15 @@
 import json
 import subprocess
 import sys
+from collections import Counter
 
 import pytest
+from conftest import ROOT
 
 from qebias.core import digest
 from qebias.later import written
 from qebias.study.estimate import counted_cost, known_costs, specs_of
-from qebias.study.keys import Keys, Study
+from qebias.study.keys import Keys, Study, todo
 from qebias.study.profile import load_profile, profiles
 from qebias.study.work import config_of
 
@@ -108,6 +110,58 @@ def test_a_plan_makes_each_configuration_once(tmp_path, monkeypatch):
         for seed in range(20):
             keys.identities.training(row, seed)
     assert made == list(study.rows)
+
+
+def test_ten_thousand_jobs_are_planned_in_ten_seconds_without_torch(tmp_path):
+    from benchmarks.plan import planned
+
+    jobs, waiting, seconds, torch = planned(66, tmp_path / "run", ROOT, "empty")
+    assert int(jobs) == int(waiting) > 9_900
+    assert (
+        float(seconds) < 10 and torch == "False"
+    )  # processor seconds of the plan; it takes a fraction of one
+
+
+def test_the_key_of_a_job_is_computed_once(tmp_path, monkeypatch):
+    from qebias.study import keys as module
+
+    counted = Counter()
+    for kind, function in module.KEY_OF.items():
+
+        def watched(keys, job, function=function):
+            counted[job.name] += 1
+            return function(keys, job)
+
+        monkeypatch.setitem(module.KEY_OF, kind, watched)
+    keys = Keys(studies(tmp_path)["smoke"])
+    for _ in range(2):
+        todo(keys)
+        for name in keys.jobs:
+            keys.key(name)
+    assert counted and set(counted.values()) == {1}
+
+
+def test_how_often_a_training_is_kept_and_whether_it_is_recorded_stand_in_the_profile(tmp_path, monkeypatch):
+    "And a recording is off where the profile says nothing"
+    from qebias import training
+    from qebias.study import work
+
+    class Asked(Exception):
+        pass
+
+    def fit(*args, **more):
+        raise Asked(more["save_every"], more["graph"])
+
+    monkeypatch.setattr(training, "fit", fit)
+    monkeypatch.setattr(work, "place_of", lambda keys, job: ("key", tmp_path))
+    monkeypatch.setattr(work, "pairs_at", lambda *args: None)
+    monkeypatch.setattr(work, "never_evaluated", lambda *args: None)
+    for changes, want in (({}, (30.0, False)), ({"save_every": 600, "graph": True}, (600.0, True))):
+        keys = Keys(Study(load_profile("smoke").model_copy(update=changes), tmp_path / "run"))
+        job = next(job for job in keys.jobs.values() if job.kind == "train" and job.cell["row"] == "rrdb")
+        with pytest.raises(Asked) as asked:
+            work.train(keys, job)
+        assert asked.value.args == want
 
 
 VERSIONS = """

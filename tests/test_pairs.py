@@ -562,6 +562,29 @@ def test_batches_are_those_of_the_sampler_in_order(pairs, ahead):
     assert seen == list(range(7, 19)) and not list(batches(slow, range(0)))
 
 
+def test_batches_for_a_gpu_are_pinned_while_the_training_goes_on(pairs, monkeypatch):
+    import torch
+
+    sampler, pinned, moved = PatchSampler(pairs, 32, 4, 0), [], []
+    floats = to_float
+
+    def pin_memory(part):
+        pinned.append(threading.current_thread())
+        return part
+
+    def there(parts, device="cpu"):
+        if isinstance(parts, tuple):  # a batch, and not the parts that it comes to
+            moved.append(device)
+        return floats(parts)
+
+    monkeypatch.setattr(torch.Tensor, "pin_memory", pin_memory)
+    monkeypatch.setattr("qebias.pairs.to_float", there)
+    assert len(list(batches(sampler, range(3), "cuda:0"))) == 3
+    assert moved.count("cuda:0") == 3 and len(pinned) == 6
+    assert threading.main_thread() not in pinned
+    assert len(list(batches(sampler, range(3)))) == 3 and len(pinned) == 6
+
+
 def test_batches_run_ahead_and_no_further(pairs):
     sampler, cut = PatchSampler(pairs, 32, 4, 0), []
 

@@ -1,5 +1,6 @@
 "Pictures of this world: formats, depth, colour, transparency, direction, frames, and folders of them"
 
+import functools
 import io
 import struct
 import warnings
@@ -33,6 +34,7 @@ def scene(height=24, width=40):
     return rgb.astype(np.uint8)
 
 
+@functools.cache  # it says the second in which it was made
 def profile(swap=False):
     "sRGB's profile; or one in which red and green are exchanged"
     data = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()

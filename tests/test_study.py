@@ -74,10 +74,10 @@ def again():
 
 
 @pytest.fixture(scope="module")
-def finished(profile, tmp_path_factory):
+def finished(profile, tmp_path_factory, again):
     "A study that has been run, with files of the user's beside it"
     folder = tmp_path_factory.mktemp("runs") / "a folder"
-    run(resolve(str(profile), out=folder), cores=2, show=lambda line: None)
+    again(resolve(str(profile), out=folder))
     return folder
 
 
@@ -144,13 +144,13 @@ def test_an_added_metric_costs_its_own_column_and_an_order_nothing(copy, profile
     assert planned(profile, copy, "metrics=[ssim, psnr]") == {}
 
 
-def test_controls_after_a_row_cost_their_own_jobs_and_stand_in_the_table(copy, profile):
+def test_controls_after_a_row_cost_their_own_jobs_and_stand_in_the_table(copy, profile, again):
     change = "controls_after=[realesrgan]"
     assert planned(profile, copy, change) == {"enhance": 2, "measure": 2, "table": 1}
     assert (
         planned(profile, copy, change, "seeds=[0, 1]")["enhance"] == 8
     )  # four trained rows, and both controls twice
-    run(resolve(str(profile), [change], out=copy), cores=2, show=lambda line: None)
+    again(resolve(str(profile), [change], out=copy))
     table = load("few", str(copy)).table
     added = {"control:noise2:realesrgan", "control:sharper:realesrgan"}
     assert added <= set(table.row)

@@ -9,6 +9,7 @@ import os
 import pickle
 import random
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -23,7 +24,7 @@ from torch.utils._pytree import tree_leaves
 from qebias import training
 from qebias.codecs import Jpeg
 from qebias.config import Divergence, Schedule, TrainConfig, learning_rate
-from qebias.core import LockedError, QebiasError, locked
+from qebias.core import LockedError, QebiasError, locked, read_json, write_json
 from qebias.datasets import RawImage
 from qebias.features import Psi
 from qebias.losses import LossWeights, Term, usual_terms
@@ -820,6 +821,11 @@ def test_two_processes_train_as_one_with_the_same_batch(pairs, tmp_path, gan, re
         progress=lambda i, record: said.append(i),
     )
     assert result["provenance"]["processes"] == 2 and said == sorted(said)
+    two = tmp_path / "two"
+    told = training.job_of(c.model_copy(update={"processes": 2}), pairs, two, None, log_every=1)
+    written = read_json(two / "job.json")
+    assert written["config"] == json.loads(told["config"].model_dump_json())
+    assert written.keys() == told.keys() and written["folder"] == str(two.resolve())
 
     def terms(
         r,
@@ -839,6 +845,36 @@ def test_two_processes_train_as_one_with_the_same_batch(pairs, tmp_path, gan, re
             for n in ("one", "two")
         )
         assert (a - b).norm() < 1e-4 * b.norm()
+
+
+PAIR = """
+import os, sys, traceback
+import torch, qebias.training   # once for both, which torchrun would not do
+os.environ.update(WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=sys.argv[1])
+other = os.fork()
+os.environ["RANK"] = os.environ["LOCAL_RANK"] = "0" if other else "1"
+code = 1
+try:
+    exec(compile(sys.argv[2], "<both>", "exec"), {"__name__": "__main__"})
+    code = 0
+except BaseException:
+    traceback.print_exc()
+if other:
+    if code:
+        os.kill(other, 9)   # it would wait for this one
+    code = code or os.waitstatus_to_exitcode(os.waitpid(other, 0)[1])
+sys.stderr.flush()
+os._exit(code)   # as `main` ends
+"""
+
+
+def in_two_processes(source):
+    "Both ranks of a script, forked from one process that has imported torch; what it said, and its exit code"
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    command = [sys.executable, "-c", PAIR, port, source]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120)
 
 
 MEANS = """
@@ -863,25 +899,11 @@ for k in range(4):
     assert not torch.allclose(local, whole, rtol=1e-3), k
 dist.barrier()
 dist.destroy_process_group()
-os._exit(0)   # as `main` ends
 """
 
 
-def test_a_mean_over_processes_has_the_gradient_of_the_whole_batch(tmp_path):
-    (tmp_path / "means.py").write_text(MEANS)
-    found = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "torch.distributed.run",
-            "--standalone",
-            "--nproc-per-node",
-            "2",
-            str(tmp_path / "means.py"),
-        ],
-        capture_output=True,
-        text=True,
-    )
+def test_a_mean_over_processes_has_the_gradient_of_the_whole_batch():
+    found = in_two_processes(MEANS)
     assert found.returncode == 0, found.stderr[-2000:]
 
 
@@ -902,8 +924,9 @@ def test_what_goes_wrong_in_another_process_is_said_once(pairs, tmp_path):
         pytest.raises(QebiasError, match="another process has a training of gan under way"),
     ):
         fit(config(processes=2), pairs, tmp_path / "held")
-    fit(config(processes=2, iterations=2), pairs, tmp_path / "done")
-    job = tmp_path / "done" / "job.json"
+    job = tmp_path / "job.json"  # as `launch` writes it, which another test reads
+    c = config(processes=2, iterations=2)
+    write_json(job, training.job_of(c, pairs, tmp_path / "done", None, log_every=1, save_every=30.0))
     command = [
         sys.executable,
         "-m",
@@ -915,7 +938,6 @@ def test_what_goes_wrong_in_another_process_is_said_once(pairs, tmp_path):
         "qebias.training",
         str(job),
     ]
-    (tmp_path / "done" / "result.json").unlink()
     found = subprocess.run(command, capture_output=True, text=True)
     assert found.returncode and "torchrun started 1, and the configuration says processes=2" in found.stderr
     found = subprocess.run(
@@ -1340,14 +1362,11 @@ for _ in range(2):
     assert all(torch.equal(p.grad, mean) for p, mean in zip(net.parameters(), own))
 dist.barrier()
 dist.destroy_process_group()
-os._exit(0)
 """
 
 
-def test_gradients_are_sent_in_buckets_while_the_backward_pass_goes_on(tmp_path):
-    (tmp_path / "buckets.py").write_text(BUCKETS)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    found = subprocess.run([*command, str(tmp_path / "buckets.py")], capture_output=True, text=True)
+def test_gradients_are_sent_in_buckets_while_the_backward_pass_goes_on():
+    found = in_two_processes(BUCKETS)
     assert found.returncode == 0, found.stderr[-2000:]
 
 
