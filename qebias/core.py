@@ -68,7 +68,7 @@ def is_absent(module: str) -> bool:
     try:
         return importlib.util.find_spec(module) is None
     except (ImportError, ValueError):
-        return True
+        return module not in sys.modules  # what another thread is importing has no spec yet
 
 # %% ../nbs/foundations/00_core.ipynb #aca1442b
 def require(

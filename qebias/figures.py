@@ -630,7 +630,10 @@ def one_apex(
         height = free_height(x, y, taken) if control else y
         ax.plot(x, height, zorder=5, **drawn)
         taken.append((x, height))
-    return mpl.lines.Line2D([], [], **drawn, label=words_of(line, where, look, outside))
+    words = words_of(line, where, look, outside)
+    if not (outside or on_c) and height > y + APART / 2:
+        words += ", drawn higher"
+    return mpl.lines.Line2D([], [], **drawn, label=words)
 
 # %% ../nbs/measurement/30_figures.ipynb #d9f471ac
 def heights_of(

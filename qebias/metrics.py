@@ -14,7 +14,6 @@ import base64
 import contextlib
 import functools
 import importlib
-import importlib.util
 import io
 import itertools
 import json
@@ -40,6 +39,7 @@ from qebias.core import (
     contents,
     digest,
     in_order,
+    is_absent,
     read_rgb,
     reading,
     require,
@@ -225,7 +225,7 @@ def _ready(name):
     entry = find_metric(name)
     for file in entry.weights:
         _find(file, f"metric '{name}'")
-    if entry.needs and importlib.util.find_spec(entry.needs) is None:
+    if entry.needs and is_absent(entry.needs):
         require(entry.needs, f"metric '{name}'")
     return entry
 
@@ -497,7 +497,7 @@ def _gaussian(size, sigma):
 def _window(x, size, sigma):
     "Gaussian mean around every pixel of x (1, 1, H, W) float64; the border is repeated"
     kernel = _gaussian(size, sigma)
-    if x.device.type != "cpu" or importlib.util.find_spec("cv2") is None:
+    if x.device.type != "cpu" or is_absent("cv2"):
         padded = F.pad(x, (size // 2,) * 4, mode="replicate")
         return F.conv2d(padded, kernel[None, None].to(x.device))
     cv2 = require("cv2", "SSIM and NIQE")

@@ -88,7 +88,7 @@ def run(path):
     path = Path(path)
     os.chdir(path.parent)
     main = types.ModuleType("__main__")  # as in a kernel
-    names, sys.modules["__main__"] = vars(main), main
+    names = vars(main)
     ran, done, left = 0, 0, BUDGET
     for source in sources(path):
         exported = EXPORTED.match(source)
@@ -97,6 +97,9 @@ def run(path):
         exec(compile(ast.Module(imports, []), path.stem, "exec"), names)  # an import is never cut
         begun = time.monotonic()
         budget = None if exported else left if done else FIRST
+        sys.modules["__main__"] = (
+            main  # where pickle looks; an IPython shell that a cell makes puts its own there
+        )
         if not ends(compile(tree, f"{path.stem}, cell", "exec"), names, budget):
             break
         ran += 1

@@ -9,6 +9,7 @@ import sys
 import textwrap
 import threading
 import time
+import types
 import weakref
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +20,7 @@ import torch
 from PIL import Image
 
 from qebias import files, metrics
-from qebias.core import QebiasError, read_rgb, write_png
+from qebias.core import QebiasError, is_absent, read_rgb, write_png
 from qebias.metrics import (
     METRICS,
     FewImages,
@@ -699,3 +700,12 @@ def test_pixels_under_way_are_limited(monkeypatch):
     score([pair(cost, str(k)) for k, cost in enumerate(costs)], ["psnr"], workers=4)
     assert all(total <= 100 or count == 1 for total, count in most)
     assert max(count for _, count in most) > 1
+
+
+def test_a_module_that_another_thread_is_importing_is_there(monkeypatch):
+    "Until its file is found it has no spec: two pictures of three thousand once had no SSIM"
+    half = types.ModuleType("half_imported")
+    half.__spec__ = None
+    assert is_absent("half_imported")
+    monkeypatch.setitem(sys.modules, "half_imported", half)
+    assert not is_absent("half_imported")

@@ -21,8 +21,7 @@ from ..datasets import COLLECTIONS
 from ..pictures import look
 from .keys import Keys, Study, images, todo
 from .preflight import cluster, problems
-from .profile import own_classes
-from .results import source_name
+from .profile import own_classes, source_name
 from .runner import summary
 
 RATES = {  # MAC a second: of one CPU thread, of one data-centre GPU

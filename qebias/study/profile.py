@@ -6,9 +6,9 @@
 __all__ = ['Number', 'Counted', 'Positive', 'Rate', 'MERGED', 'Once', 'Names', 'Seeds', 'Levels', 'Networks', 'ROW_NAME',
            'Setting', 'merged', 'RowSpec', 'Row', 'as_list', 'named_once', 'with_preset', 'Profile', 'code_of_ones_own',
            'check_trust', 'check_items', 'own_notebooks', 'check_sets', 'check_precision', 'check_codecs', 'classes_of',
-           'check_rows', 'check_row', 'near', 'rows_of', 'derived_row', 'settings_of', 'start_of', 'own_classes',
-           'profiles', 'load_profile', 'set_value', 'steps_of', 'check_profile', 'row_specs', 'complaint',
-           'stored_profile']
+           'check_rows', 'check_row', 'source_name', 'near', 'rows_of', 'derived_row', 'settings_of', 'start_of',
+           'own_classes', 'profiles', 'load_profile', 'set_value', 'steps_of', 'check_profile', 'row_specs',
+           'complaint', 'stored_profile']
 
 # %% ../../nbs/tools/20_study.profile.ipynb #4a362a55
 import re
@@ -322,6 +322,12 @@ def check_row(profile: Profile, row: Row, rows: Mapping) -> None:
     codec, _, level = row.method.trained_on.rpartition("-")
     if codec and (codec not in p.codecs or level != "all" and int(level) not in p.codecs[codec]):
         raise ValueError(f"methods: {row.name} was trained on {codec}-{level}: add it to codecs")
+
+# %% ../../nbs/tools/20_study.profile.ipynb #d9b8b15d
+def source_name(spec: str) -> str:
+    "A data set's name without the path that it has on this machine"
+    kind, _, path = spec.partition(":")
+    return Path(path).name if kind == "folder" else kind
 
 # %% ../../nbs/tools/20_study.profile.ipynb #dd64ad1e
 def near(name: str, known: Iterable[str]) -> str:
