@@ -642,14 +642,14 @@ def audit(
     print(f"{report.text()}\n\npage: {pages.audit_page(report, page, overwrite)}")
 
 # %% ../nbs/tools/60_cli.ipynb #b0d48598
-def _psi(download):
+def _psi(names, download):
     "What is here of psi, a line a file; fetched where that is asked for"
     from qebias import weights
 
     lacking = []
     for row in weights.status():
         users = [name.removeprefix("psi ") for name in row["used_by"] if name.startswith("psi ")]
-        if not users:
+        if not set(users) & set(names):
             continue
         if row["state"] == "missing" and row["url"] and download:
             try:
@@ -677,7 +677,8 @@ def metrics(
     names: Annotated[
         list[str] | None,
         Argument(
-            help="Metrics, or psi, the features of the losses [default: all metrics]",
+            help="Metrics, or psi, the features of the losses, or one of its files, vgg19 or vgg19-original "
+            "[default: all metrics]",
             autocompletion=offered("qebias.metrics:METRICS", "psi"),
         ),
     ] = None,
@@ -693,11 +694,15 @@ def metrics(
 ) -> None:
     "List the metrics; check or fetch the weight files that they need. Only --download goes to the network."
     from qebias import metrics as m
+    from qebias.layers import PSI_FILES
 
     asked = listed(names)
-    if "psi" in asked:
-        _psi(download)
-        asked.remove("psi")
+    features = [name for name in asked if name in ("psi", *PSI_FILES)]
+    if features:
+        everything = list(PSI_FILES) if not download else ["vgg19"]  # the one that is taken if none is named
+        named = [name for name in features if name != "psi"]
+        _psi(named + everything if "psi" in features else named, download)
+        asked = [name for name in asked if name not in features]
         if not asked:
             return
     names = [m.metric_name(name) for name in asked]

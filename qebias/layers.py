@@ -30,6 +30,7 @@ def block_layer(
 PSI_FILES = {  # what is called by its name -> full name, file
     "vgg19": ("vgg19-dcbb9e9d", "vgg19-dcbb9e9d.pth"),
     "vgg19-normalised": ("vgg19-normalised", "vgg19_features_normalised.safetensors"),
+    "vgg19-original": ("vgg19-d01eb7cb-normalised", "vgg19-d01eb7cb.pth"),
 }
 
 
@@ -42,7 +43,7 @@ def random_psi(
 
 # %% ../nbs/networks/38_layers.ipynb #7883445b
 def psi_path(
-    weights: str,  # "vgg19", "vgg19-normalised" or "random-w<width>-s<seed>"
+    weights: str,  # a name of `PSI_FILES`, or "random-w<width>-s<seed>"
 ) -> Path | None:  # a path; None for a stand-in
     "The checked file of psi's weights; raises `MissingWeights`, or `QebiasError` for a name that is none"
     if random_psi(weights):

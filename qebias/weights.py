@@ -38,8 +38,9 @@ class WeightFile:
     url: str | None  # public address, None where there is none
     used_by: tuple  # metrics, distances and psi that need it
     note: str = ""  # what it is
-    about: str = ""  # rounded size as published, where `bytes` is unknown
+    about: str = ""  # rounded size, where `bytes` is unknown
     package: str = ""  # an installable package that carries it, and where: `"lpips/weights/v0.1/alex.pth"`
+    instead: str = ""  # what serves where it cannot be had
 
 
 class MissingWeights(QebiasError):
@@ -61,8 +62,9 @@ def _pyiqa(file, used_by, note, bytes=None, sha256=None, about="", package=""):
     return WeightFile(file, "pyiqa", bytes, sha256, _PYIQA + file, used_by, note, about, package)
 
 
-def _at_hand(file, bytes, sha256, used_by, note):
-    return WeightFile(file, "checkpoints", bytes, sha256, None, used_by, note + "; no public address")
+def _at_hand(file, bytes, sha256, used_by, note, instead=""):
+    note += "; no public address"
+    return WeightFile(file, "checkpoints", bytes, sha256, None, used_by, note, instead=instead)
 
 # %% ../nbs/foundations/10_weights.ipynb #d90340ac
 def _timm(name, used_by, about):
@@ -96,6 +98,17 @@ enter(
         "5d8447508a4fc67e8bb59da87735a480331a8a5cc603530a895c5222f886aa40",
         ("psi vgg19-normalised",),
         "the original VGG-19 convolutions, float16, rescaled a layer to mean |pre-ReLU| = 1 on photographs",
+        "psi vgg19-original gives the same but for rounding, from a public file (--set psi=vgg19-original)",
+    ),
+    WeightFile(
+        "vgg19-d01eb7cb.pth",
+        "checkpoints",
+        None,
+        "d01eb7cb",
+        "https://web.eecs.umich.edu/~justincj/models/vgg19-d01eb7cb.pth",
+        ("psi vgg19-original",),
+        "the original VGG-19, of Caffe, as J. Johnson converted it",
+        "575 MB",
     ),
     _torchvision(
         "alexnet-owt-7be5be79.pth",
@@ -317,11 +330,10 @@ def _missing(entry, looked, purpose):
         f"sha256 {entry.sha256[:8]}..." if entry.sha256 else "hash not stated",
     ]
     remedy = f"fetch {entry.url}" if entry.url else "it has no public address, get it from whoever made it"
-    how = (
-        f"call qebias.weights.download({entry.file!r})"
-        if entry.used_by[0].startswith("psi")
-        else "run qebias metrics --download"
-    )
+    if entry.instead:
+        remedy = f"{entry.instead}; {remedy}"
+    psi = entry.used_by[0].removeprefix("psi ") if entry.used_by[0].startswith("psi ") else ""
+    how = f"run qebias metrics {psi} --download" if psi else "run qebias metrics --download"
     if entry.url and entry.sha256:
         remedy = f"{how}, or {remedy} on a connected machine"
     if entry.package:

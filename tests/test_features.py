@@ -331,7 +331,11 @@ def test_a_file_that_is_no_vgg19_is_one_line(tmp_path, monkeypatch, damage):
 
 @pytest.mark.parametrize(
     "weights,file",
-    [("vgg19", "vgg19-dcbb9e9d.pth"), ("vgg19-normalised", "vgg19_features_normalised.safetensors")],
+    [
+        ("vgg19", "vgg19-dcbb9e9d.pth"),
+        ("vgg19-normalised", "vgg19_features_normalised.safetensors"),
+        ("vgg19-original", "vgg19-d01eb7cb.pth"),
+    ],
 )
 def test_missing_weights_are_never_replaced(tmp_path, monkeypatch, weights, file):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
@@ -376,6 +380,38 @@ def normalised():
         pytest.skip("set QEBIAS_WEIGHTS to a folder that holds vgg19_features_normalised.safetensors")
 
 
+def as_caffe_has_it(pairs, factors):
+    "Weights for B, G, R in 0..255 less Caffe's mean, whose layers have other scales"
+    (weight, bias), *rest = pairs
+    mean, std = (torch.tensor(part).view(1, 3, 1, 1) for part in (features._MEAN, features._STD))
+    weight = weight / (255 * std)
+    offset = 255 * mean - torch.tensor(features.CAFFE_MEAN).view(1, 3, 1, 1)
+    pairs = [(weight.flip(1), bias - (weight * offset).sum((1, 2, 3))), *rest]
+    state, scale = {}, 1.0
+    for (w, b), factor, layer in zip(pairs, factors, LAYERS.values()):
+        scale *= factor
+        state[f"features.{layer}.weight"], state[f"features.{layer}.bias"] = w * factor, b * scale
+    return state
+
+
+def test_the_public_vgg_gives_the_features_of_the_normalised_one(tmp_path, monkeypatch):
+    psi = normalised()
+    _, pairs = load_vgg("vgg19-normalised")
+    factors = torch.logspace(-1, 1, 16)[torch.randperm(16)].tolist()
+    torch.save(as_caffe_has_it(pairs, factors), tmp_path / "vgg19-d01eb7cb.pth")
+    monkeypatch.setattr(features, "psi_path", lambda weights: tmp_path / "vgg19-d01eb7cb.pth")
+    public = Psi(BLOCKS, "vgg19-original")
+    assert public.name == "vgg19-d01eb7cb-normalised"
+    x = tensor([data_astronaut()])
+    with torch.no_grad():
+        for n, found in public(x).items():
+            torch.testing.assert_close(found, psi(x)[n], rtol=1e-3, atol=2e-3)
+
+
+def data_astronaut():
+    return pytest.importorskip("skimage.data").astronaut()[:128, 150:278]
+
+
 def test_normalised_vgg_is_normalised_on_photographs():
     psi = normalised()
     with torch.no_grad():
@@ -392,7 +428,7 @@ def test_stand_in_ranks_distortions_as_vgg_does():
     assert rho[0] > 0.85 and rho[1] > 0.75 and rho[2] > 0.5 and min(rho) > 0.2, rho
 
 
-@pytest.mark.parametrize("name", ["vgg19", "vgg19-normalised"])
+@pytest.mark.parametrize("name", ["vgg19", "vgg19-normalised", "vgg19-original"])
 @pytest.mark.parametrize("content", ["a trap", "a pickle", "text", "nothing", "a cut file"])
 def test_a_damaged_file_of_psi_is_one_line_and_runs_nothing(tmp_path, monkeypatch, name, content):
     "Even where its digest is right, as far as it is known"

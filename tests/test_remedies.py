@@ -123,6 +123,15 @@ def test_psi_is_listed_and_fetched(monkeypatch, tmp_path):
     assert f"psi vgg19: vgg19-dcbb9e9d.pth, {tmp_path / 'vgg19-dcbb9e9d.pth'}" in out
     run("metrics", "psi", "--download")
     assert len(asked) == 1
+    code, out, _ = run("metrics", "vgg19-original", "--download")
+    assert code == 0 and asked[1:] == ["vgg19-d01eb7cb.pth"] and "psi vgg19-original" in out
+
+
+def test_psi_without_a_public_address_names_the_one_that_has_one(monkeypatch, tmp_path):
+    monkeypatch.setenv("QEBIAS_WEIGHTS", str(tmp_path))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    with pytest.raises(weights.MissingWeights, match="--set psi=vgg19-original"):
+        weights.find("vgg19_features_normalised.safetensors")
 
 
 def test_without_a_network_one_line_says_which_file_from_where_and_whereto(monkeypatch, tmp_path):

@@ -499,13 +499,14 @@ def test_tensors_are_found_where_trainings_leave_them(tmp_path):
 PICKLES = sorted(name for name in FILES if name.endswith((".pth", ".pt")))
 
 
-def test_four_files_are_known_by_eight_digits_alone_which_a_stranger_can_match():
+def test_five_files_are_known_by_eight_digits_alone_which_a_stranger_can_match():
     short = {name for name in FILES if 0 < len(FILES[name].sha256) < 64}
     assert short == {
         "AHIQ_vit_p8_epoch33-da3ea303.pth",
         "HyperIQA-resnet50-koniq10k-c96c41b1.pth",
         "cfanet_fr_kadid_res50-2c4cc61d.pth",
         "cfanet_nr_koniq_res50-9a73138b.pth",
+        "vgg19-d01eb7cb.pth",
     }
 
 
