@@ -526,3 +526,53 @@ def test_every_study_notebook_is_an_item_and_has_its_question_as_title():
     for name, item in known.items():
         first = nbformat.read(STUDY / f"{name}.ipynb", 4).cells[0].source.splitlines()[0]
         assert first == f"# {item.question}"
+
+
+# --- publishing: a batch that was run later joins what is there ---
+
+
+def bank_of(iterations):
+    from qebias.study.preflight import resolve
+
+    return resolve("smoke", [f"bank.iterations={iterations}"])
+
+
+def cells_of(study, value):
+    "A table with one value of each row and seed"
+    import pandas as pd
+
+    from qebias.study.results import cell_identities
+
+    lines = [(*name.rsplit(" ", 1), value) for name in cell_identities(study)]
+    frame = pd.DataFrame(lines, columns=["row", "seed", "value"])
+    return frame.assign(seed=frame["seed"].astype(int))
+
+
+def test_a_longer_bank_alone_takes_the_place_of_the_old_one_and_of_nothing_else():
+    from qebias.study.results import cell_identities, joined
+
+    before, now = bank_of(2), bank_of(3)
+    old, new = cells_of(before, 1), cells_of(now, 2)
+    assert {"compressed", "control:noise4"} <= set(old["row"])
+    banks = new[new["row"].str.startswith("bank:")]
+    assert len(banks)
+    both = joined(old, banks, cell_identities(before), cell_identities(now))
+    assert len(both) == len(old)
+    assert {name.startswith("bank:"): set(part) for name, part in both.groupby("row")["value"]} == {
+        True: {2},
+        False: {1},
+    }
+    nothing = joined(old, banks.iloc[:0], cell_identities(before), cell_identities(now))
+    assert not nothing["row"].str.startswith("bank:").any() and len(nothing) == len(old) - len(banks)
+
+
+def test_a_training_that_is_set_otherwise_and_its_controls_leave_what_is_published():
+    from qebias.study.preflight import resolve
+    from qebias.study.results import cell_identities, joined
+
+    before = resolve("smoke", ["controls_after=[realesrgan]"])
+    now = resolve("smoke", ["controls_after=[realesrgan]", "training.realesrgan.lr=0.01"])
+    old = cells_of(before, 1)
+    kept = set(joined(old, old.iloc[:0], cell_identities(before), cell_identities(now))["row"])
+    assert {row for row in old["row"] if row not in kept} >= {"realesrgan", "control:noise2:realesrgan"}
+    assert {"rrdb", "compressed", "control:noise4"} <= kept

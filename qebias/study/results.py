@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['CROP', 'CURVES', 'picture_names', 'published_curves', 'Results', 'load', 'crop_of', 'training_curves',
            'sets_in_words', 'generators_in_words', 'lengths_in_words', 'phases', 'scale_line', 'crop_path',
-           'training_identities', 'publish_results', 'joined', 'published_profile', 'without_path', 'write_crops',
+           'cell_identities', 'publish_results', 'joined', 'published_profile', 'without_path', 'write_crops',
            'controls_of']
 
 # %% ../../nbs/tools/27_study.results.ipynb #c8dd0116
@@ -34,7 +34,7 @@ from qebias.core import (
     write_json,
 )
 from ..stats import COLUMNS
-from .keys import Keys, Study, enhanced_name, pairs_name
+from .keys import Keys, Study, enhanced_name, pairs_name, rows_at
 from .profile import Profile, check_profile, source_name, stored_profile
 
 CROP = 128  # side of a published crop in px
@@ -287,34 +287,47 @@ def crop_path(place: Path, dataset: str, codec: str, level: int, row: str, pictu
     return Path(place) / "crops" / f"{dataset}-{codec}-{level}" / f"{picture}.{plain}.webp"
 
 # %% ../../nbs/tools/27_study.results.ipynb #99b242b2
-def training_identities(study: Study) -> dict[str, str]:
-    "Cell of a training -> a digest of its configuration, by which batches are told apart"
-    from qebias.study.work import config_of
+def cell_identities(study: Study) -> dict[str, str]:
+    "Row and seed -> a digest of what decides its values, by which batches are told apart"
+    from qebias.bank import bank_work
+    from qebias.controls import control_of
+    from qebias.study.work import bank_identity, config_of
 
     found = {}
     for row in study.rows.values():
         for seed in row.seeds:
             found[f"{row.name} {seed}"] = digest(config_of(study, row, seed).identity())
+    for codec, levels in study.profile.codecs.items():
+        for level in levels:
+            for row, seed in rows_at(study, codec, level):
+                base = control_of(row)[1]
+                found.setdefault(f"{row} {seed}", found[f"{base} {seed}"] if base else digest(row))
+    if study.profile.bank:
+        settings = bank_identity(study)
+        for fake, kind, seed in bank_work(settings):
+            found[f"bank:{kind}:{fake} {seed}"] = digest(settings)
     return found
 
 # %% ../../nbs/tools/27_study.results.ipynb #6b840d2b
 def publish_results(study: Study, keep: bool = True) -> Path:
-    "Write table, crops, curves and profile of a run folder into `nbs/study/results/<profile>`"
+    "Write what a run folder has of table, crops and curves into `nbs/study/results/<profile>`"
+    from qebias.study.work import gathered
 
-    found = load(study.profile.name, str(study.folder))
+    found = Results(study.profile, gathered(Keys(study)), study.folder, study)
     target = project_root() / "nbs" / "study" / "results" / study.profile.name
-    identities = training_identities(study)
+    identities = cell_identities(study)
     table, curves = found.table, found.curves
     if keep and (target / "table.parquet").exists():
         old = read_json(target / "made.json")
-        table = joined(read_table(target / "table.parquet"), table, old["trainings"], identities)
-        curves = joined(read_table(target / "curves.parquet"), curves, old["trainings"], identities)
+        table = joined(read_table(target / "table.parquet"), table, old["cells"], identities)
+        curves = joined(read_table(target / "curves.parquet"), curves, old["cells"], identities)
     target.mkdir(parents=True, exist_ok=True)
     for name, frame in (("table", table), ("curves", curves)):
         with atomic(target / f"{name}.parquet") as tmp:
             frame.to_parquet(tmp, index=False, compression="zstd")
     write_json(target / "profile.json", published_profile(study.profile))
-    write_json(target / "made.json", {"trainings": identities, "provenance": provenance()})
+    write_json(target / "made.json", {"cells": identities, "provenance": provenance()})
+    found.table = table  # which pictures are shown is asked of all that is published
     write_crops(found, target)
     return target
 
