@@ -20,15 +20,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field
 
 from .core import QebiasError, imported
-from .later import Later
+from .later import later
 from .layers import block_layer
 
 if TYPE_CHECKING:
     import torch
     import torch.nn.functional as F
 else:
-    torch = Later("torch")  # a plan reads the names and weights of terms, and computes none
-    F = Later("torch.nn.functional")
+    torch = later("torch")  # a plan reads the names and weights of terms, and computes none
+    F = later("torch.nn.functional")
 
 # %% ../nbs/method/00_losses.ipynb #ec8469b0
 def _same(what, a, b):

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .core import QebiasError, as_rgb
-from .later import Later
+from .later import later
 from .layers import PSI_FILES
 from qebias.metrics import (
     METRICS,
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from qebias.discriminators import ConditionalDiscriminator
     from qebias.features import Psi
 else:
-    torch = Later("torch")  # what a column is called by is known without it
+    torch = later("torch")  # what a column is called by is known without it
 
 # %% ../nbs/measurement/25_measure.ipynb #3c3a5da0
 def check_names(

@@ -45,7 +45,7 @@ from qebias.core import (
     require,
     threads,
 )
-from .later import Later
+from .later import later
 from .weights import download, find, find_any, identity, load_restricted, state, tensors
 
 if TYPE_CHECKING:
@@ -53,8 +53,8 @@ if TYPE_CHECKING:
     import torch
     import torch.nn.functional as F
 else:
-    torch = Later("torch")  # the table below is read without it
-    F = Later("torch.nn.functional")
+    torch = later("torch")  # the table below is read without it
+    F = later("torch.nn.functional")
 
 # %% ../nbs/measurement/00_metrics.ipynb #d75084e0
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import sys
 
 import pytest
 import torch
@@ -470,3 +471,20 @@ def test_a_sharpened_target_is_the_same_under_autocast():
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(usm_sharp(image), want)
     assert not torch.equal(want, image)
+
+
+def test_losses_are_one_graph_even_before_their_first_use():
+    "A fresh copy of the module, in a process that has torch: nothing of it has been called"
+    import importlib.util
+
+    spec = importlib.util.find_spec("qebias.losses")
+    fresh = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name], known = fresh, sys.modules[spec.name]
+    try:
+        spec.loader.exec_module(fresh)
+    finally:
+        sys.modules[spec.name] = known
+    image, other = torch.rand(2, 3, 32, 32), torch.rand(2, 3, 32, 32)
+    for name, arguments in {"usm_sharp": (image,), "reconstruction": (image, other)}.items():
+        compiled = torch.compile(getattr(fresh, name), fullgraph=True, backend="eager")
+        torch.testing.assert_close(compiled(*arguments), getattr(known, name)(*arguments))
