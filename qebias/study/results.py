@@ -299,9 +299,9 @@ def cell_identities(study: Study) -> dict[str, str]:
             found[f"{row.name} {seed}"] = digest(config_of(study, row, seed).identity())
     for codec, levels in study.profile.codecs.items():
         for level in levels:
-            for row, seed in rows_at(study, codec, level):
-                base = control_of(row)[1]
-                found.setdefault(f"{row} {seed}", found[f"{base} {seed}"] if base else digest(row))
+            for name, seed in rows_at(study, codec, level):
+                base = control_of(name)[1]
+                found.setdefault(f"{name} {seed}", found[f"{base} {seed}"] if base else digest(name))
     if study.profile.bank:
         settings = bank_identity(study)
         for fake, kind, seed in bank_work(settings):
