@@ -45,7 +45,7 @@ from qebias.core import (
     threads,
     write_json,
 )
-from .pictures import PICTURE_SUFFIXES, Notes, one_a_name, read_rgb8, walk
+from .pictures import PICTURE_SUFFIXES, Notes, is_text, one_a_name, read_rgb8, shown_name, walk
 
 # %% ../nbs/data/10_datasets.ipynb #846e8c01
 @dataclass
@@ -147,7 +147,8 @@ def _names(files: list) -> list:  # as many different names, also for a file sys
     "Flat names for relative paths"
 
     def flat(f):
-        return "__".join(f.with_suffix("").parts)
+        name = "__".join(f.with_suffix("").parts)
+        return name if is_text(name) else shown_name(name).replace("\\", "_")
 
     def with_suffix(f):
         return f"{flat(f)}-{f.suffix[1:]}"

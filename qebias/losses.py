@@ -382,7 +382,7 @@ class _Function(LossTerm):
 def find_term(
     function: str,  # "module:name"
 ) -> Callable:  # the function or class
-    "What a term's `module:name` means; raises `QebiasError` where it cannot be imported, or is no term of ours"
+    "What a term's `module:name` means; raises `QebiasError` where it cannot be imported, or is none of ours"
     if str(function).startswith("qebias.") and function not in TERMS:  # a profile's is called as it stands
         raise QebiasError(f"term {str(function)[:80]!r} is not known here: there are {', '.join(TERMS)}")
     found = imported(function, "term")
