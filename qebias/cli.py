@@ -64,7 +64,12 @@ def _place(text) -> Path:
     "A place to write to; an empty name, as an unset variable gives it, would be the current folder"
     if not str(text):
         raise typer.BadParameter("the name is empty: name a place")
-    return Path(os.path.expanduser(text))  # a shell leaves --out=~/folder and "~/my folder" as they are
+    path = os.path.expanduser(text)
+    try:
+        Path(path).resolve()
+    except (OSError, RuntimeError, ValueError) as error:  # a loop of links, a name with a NUL
+        raise typer.BadParameter(f"{str(text)[:80]!r} leads nowhere ({error}): name another place") from None
+    return Path(path)  # a shell leaves --out=~/folder and "~/my folder" as they are
 
 
 def _target(text) -> Path:

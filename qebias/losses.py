@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from .core import QebiasError, imported
 from .later import Later
-from .layers import block_layer
+from .layers import LAYERS, block_layer
 
 if TYPE_CHECKING:
     import torch
@@ -264,7 +264,7 @@ class Charbonnier(LossTerm):
     "L_recon as MPRNet uses it"
 
     def __init__(self, eps: float = 1e-12):
-        self.eps = eps
+        self.eps = float(eps)
 
     def __call__(self, given: Given) -> "torch.Tensor":
         return charbonnier(given.enhanced, given.target, self.eps)
@@ -284,7 +284,7 @@ class PSNRLoss(LossTerm):
         self,
         floor: float = 3e-5,  # squared error that is added: patches of more than 45 dB weigh ever less
     ):
-        self.floor = floor
+        self.floor = float(floor)
 
     def __call__(self, given: Given) -> "torch.Tensor":
         error = (given.enhanced - given.target).square().mean((1, 2, 3))
@@ -300,8 +300,10 @@ class Perceptual(LossTerm):
         self,
         layers: Mapping,  # layer -> weight, for instance `PERCEPTUAL_LAYERS["realesrgan"]`
     ):
-        self.weights = dict(layers)
+        self.weights = {layer: float(weight) for layer, weight in dict(layers).items()}
         self.layers = tuple(self.weights)
+        if odd := [layer for layer in self.layers if layer not in LAYERS]:
+            raise QebiasError(f"psi has no layer {str(odd[0])[:80]!r}: there are {', '.join(LAYERS)}")
 
     def __call__(self, given: Given) -> "torch.Tensor":
         return perceptual(given.psi["enhanced"], given.psi["target"], self.weights)
@@ -336,7 +338,11 @@ class DomainDivergence(LossTerm):
         reduction: str = "sample",  # where the hinge acts, as in `domain_divergence`
     ):
         if bad := [b for b in blocks if b not in range(1, 6)]:
-            raise QebiasError(f"divergence.blocks has {bad}: VGG-19 has the blocks 1 to 5")
+            raise QebiasError(f"divergence.blocks has {str(bad)[:80]}: VGG-19 has the blocks 1 to 5")
+        if reduction not in REDUCTIONS:
+            raise QebiasError(
+                f"divergence.reduction is {str(reduction)[:80]!r}: there are {', '.join(REDUCTIONS)}"
+            )
         self.layers, self.reduction = tuple(block_layer(b) for b in blocks), reduction
 
     def _features(self, given):
@@ -417,7 +423,7 @@ def make_term(
     made: Any = found
     try:
         return made(**term.options)
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise QebiasError(f"term {term.name!r} cannot be made: {error}") from None
 
 # %% ../nbs/method/00_losses.ipynb #64e058d9

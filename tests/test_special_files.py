@@ -168,8 +168,17 @@ def test_a_name_that_is_no_text_is_one_line_or_left_out(there, monkeypatch, caps
             copy.write((there / part / "a.png").read_bytes())
     for part in ("raw", "enh"):
         with contextlib.suppress(FileNotFoundError):
-            write_png(there / part / "b.png", np.random.default_rng(1).integers(0, 256, (40, 48, 3), np.uint8))
-    compared = ("audit", "--raw=raw", "--compressed=comp", "--enhanced=enh", "--metric=psnr", "--distance=rmse")
+            write_png(
+                there / part / "b.png", np.random.default_rng(1).integers(0, 256, (40, 48, 3), np.uint8)
+            )
+    compared = (
+        "audit",
+        "--raw=raw",
+        "--compressed=comp",
+        "--enhanced=enh",
+        "--metric=psnr",
+        "--distance=rmse",
+    )
     scored = ("score", "--images=enh", "--raw=raw", "--metric=psnr", "-o", "s.csv")
     for words in ((*compared, "-o", "p.html"), scored):
         assert "has a name that is no text" in refusal(command, *words)
