@@ -25,10 +25,16 @@ evaluate: {sample: sample}
 methods: [arcnn]
 items: [fig1]
 """
-TERM = "training: {fidelity: {terms: [{name: x, function: '%s', options: {%s}}]}}"
+
+
+def term(function, options):
+    "Lines of a profile with one more term of the loss"
+    return f"training: {{fidelity: {{terms: [{{name: a, function: {function}, options: {options}}}]}}}}"
+
+
 NAMED = {
-    "is not known here": TERM % ("qebias.later:Later", f"name: {PLANTED}"),
-    "is not known here: there are qebias.losses:L1": TERM % ("qebias.core:imported", "what: x"),
+    "is not known here": term("'qebias.later:Later'", f"{{name: {PLANTED}}}"),
+    "is not known here: there are qebias.losses:L1": term("'qebias.core:imported'", "{what: x}"),
     "is no network": "networks: {ARCNN: {class: 'qebias.features:Psi', kwargs: {layers: [conv1_1]}}}",
     "is no codec": "codecs: {'qebias.core:require': [1]}",
     "no metric is called": "metrics: ['qebias.later:Later']",
@@ -59,35 +65,40 @@ def test_the_terms_of_the_package_are_those_that_may_be_named():
             find_term(name)
 
 
+CHAIN = "".join(f", x{i}: {{of: x{i - 1}}}" for i in range(1, 400))
+MANY = ", ".join(f"x{i}: {{of: arcnn}}" for i in range(501))
+SEEDS = ", ".join(map(str, range(20_000)))
+NINES = "9" * 5000
+ADVERSARIAL = "methods: [rrdb, esrgan+div]\ntraining: {adversarial: {%s}}"
 LATE = [  # lines of a profile that are YAML and a profile's keys, and what the one line says
     ("rows: {x: {of: arcnn, differs: [1]}}", "rows.x.differs is a mapping"),
-    ("rows: {x0: {of: arcnn}, %s}" % ", ".join(f"x{i}: {{of: x{i - 1}}}" for i in range(1, 400)), "comes from 16"),
-    ("rows: {%s}" % ", ".join(f"x{i}: {{of: arcnn}}" for i in range(501)), "at most 500"),
+    (f"rows: {{x0: {{of: arcnn}}{CHAIN}}}", "comes from 16"),
+    (f"rows: {{{MANY}}}", "at most 500"),
     ("training: {fidelity: {generator: {class: [5]}}}", 'is {class: "module:Class"'),
     ("training: {fidelity: {generator: {width: 8}}}", 'is {class: "module:Class"'),
     ("networks: {ARCNN: {class: 5}}", "the class of ARCNN is 5"),
-    ("training: {fidelity: {terms: [{name: a, function: {x: 1}}]}}", "would be imported"),
-    ("training: {fidelity: {terms: [{name: a, function: 'qebias.losses:L1', options: [1]}]}}", "options"),
-    ("training: {fidelity: {terms: [{name: a, weight: .nan, function: 'qebias.losses:L1'}]}}", "weight"),
-    ("training: {fidelity: {terms: [{name: a, function: 'qebias.losses:VanillaGan'}]}}", "no discriminator"),
-    ("training: {fidelity: {terms: [{name: a, function: 'qebias.losses:PSNRLoss', options: {floor: x}}]}}", "made"),
-    ("training: {fidelity: {terms: [{name: a, function: 'qebias.losses:Perceptual', options: {layers: {x: 1}}}]}}", "no layer 'x'"),
+    (term("{x: 1}", "{}"), "would be imported"),
+    (term("'qebias.losses:L1'", "[1]"), "options"),
+    (term("'qebias.losses:L1'", "{}").replace("name: a", "name: a, weight: .nan"), "weight"),
+    (term("'qebias.losses:VanillaGan'", "{}"), "no discriminator"),
+    (term("'qebias.losses:PSNRLoss'", "{floor: x}"), "cannot be made"),
+    (term("'qebias.losses:Perceptual'", "{layers: {x: 1}}"), "psi has no layer 'x'"),
     ("training: {fidelity: {schedule: {milestones: [9]}}}", "profile stranger: arcnn"),
-    ("methods: [rrdb, esrgan+div]\ntraining: {adversarial: {divergence: {blocks: 5}}}", "profile stranger: esrgan+div"),
-    ("methods: [rrdb, esrgan]\ntraining: {adversarial: {projection: x}}", "profile stranger: esrgan"),
+    (ADVERSARIAL.replace("%s", "divergence: {blocks: 5}"), "profile stranger: esrgan+div"),
+    (ADVERSARIAL.replace("%s", "projection: x"), "projection is 'x'"),
     ("methods: [rrdb]\nnetworks: {RRDBNet: {width: -1}}", "profile stranger: rrdb"),
     ("methods: [rrdb]\nnetworks: {RRDBNet: {blocks: 4096}}", "blocks is too large"),
     ("methods: [rbqe]\nnetworks: {RBQE: {levels: 400}}", "levels is 400"),
-    ("patch: %s" % ("9" * 39), "patch"),
-    ("seeds: %s" % list(range(20_000)), "at most 1000 items"),
+    (f"patch: {NINES[:39]}", "patch"),
+    (f"seeds: [{SEEDS}]", "at most 1000 items"),
     ("device: evil", "device"),
     ("bank: {rows: 5}", "bank: rows is 5"),
     ("bank: {rows: [[1]]}", "bank: rows is [[1]]"),
     ("bank: {seeds: [a]}", "bank: seeds is"),
-    ("train: 'flickr2k:%s-1'" % ("9" * 5000), "FIRST-LAST"),
+    (f"train: 'flickr2k:{NINES}-1'", "FIRST-LAST"),
     ('train: "folder:\\0x"', "holds a NUL"),
-    ("psi: random-w%s-s0\nmethods: [rrdb, esrgan]" % ("9" * 5000), "no weights"),
-]  # fmt: skip
+    (f"psi: random-w{NINES}-s0\nmethods: [rrdb, esrgan]", "psi has no weights"),
+]
 
 
 @pytest.mark.parametrize("lines, words", LATE, ids=[words for _, words in LATE])
