@@ -29,7 +29,13 @@ def _answer(handler):
             signal.signal(number, handler)
 
 
-if os.path.basename(sys.argv[0]) == "qebias":  # the command itself, no notebook that imports it
+def _is_command() -> bool:
+    "Whether this is the command itself, `qebias` or `python -m qebias`, and no notebook that imports it"
+    spec = getattr(sys.modules.get("__main__"), "__spec__", None)
+    return os.path.basename(sys.argv[0]) == "qebias" or getattr(spec, "name", "") == "qebias.__main__"
+
+
+if _is_command():
     _answer(_leave)
 
 # %% ../nbs/tools/60_cli.ipynb #1440ae84
@@ -212,7 +218,7 @@ def _watch(signals):
 
 def _beside(signals, told):
     "A process that hands signals on, and kills the command where no thread of it has a turn"
-    if not hasattr(os, "pidfd_open") or os.path.basename(sys.argv[0]) != "qebias":
+    if not hasattr(os, "pidfd_open") or not _is_command():
         return signals
     command, (handed, hand) = os.pidfd_open(os.getpid()), os.pipe()
     if child := os.fork():
