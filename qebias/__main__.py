@@ -6,7 +6,15 @@
 __all__ = []
 
 # %% ../nbs/tools/65___main__.ipynb #ec0ee1cf
-from .cli import main
+import os
+import sys
+
+if __name__ == "__main__" and "__file__" in globals() and not sys.flags.safe_path:
+    _here = sys.path.pop(0)  # the folder that one is in, which -m puts first: it may be a stranger's
+    if os.path.dirname(os.path.dirname(os.path.abspath(__file__))) == os.path.abspath(_here):
+        sys.path.append(_here)  # a checkout that is not installed
+
+from .cli import main  # noqa: E402
 
 if __name__ == "__main__" and "__file__" in globals():
     main()

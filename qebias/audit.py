@@ -51,7 +51,7 @@ from .figures import cut, number, percent, realism_differences, residuals, trian
 from .measure import FEW, Cell, measure
 from .metrics import METRICS, around, available, find_metric, weight_files
 from .networks import load_discriminator
-from .pictures import find_pictures, read_rgb8
+from .pictures import find_pictures, is_text, read_rgb8, shown_name
 from .pictures import look as header
 from .stats import COLUMNS, Estimate, Results, combine, deviation_of, difference, estimate
 
@@ -127,7 +127,9 @@ def match(
     loads, problems = {}, {}
     for name in sorted(set().union(*listed.values())):
         absent = [domain for domain in DOMAINS if name not in listed[domain]]
-        if absent:
+        if not is_text(name):
+            problems[shown_name(name)] = "has a name that is no text, and tables cannot hold it: rename it"
+        elif absent:
             problems[name] = f"missing in {' and '.join(absent)}"
         else:
             loads[name] = [partial(read_rgb8, listed[domain][name]) for domain in DOMAINS]
@@ -1128,6 +1130,8 @@ def marked(rgb: np.ndarray, box: tuple, longest: int = 300) -> tuple:  # (JPEG, 
     scale, pen = image.width / rgb.shape[1], ImageDraw.Draw(image)
     top, left, height, width = (round(v * scale) for v in box)
     for grow, colour in ((1, "black"), (0, "white"), (-1, "white")):
+        if min(height, width) + 2 * grow < 0:
+            continue  # of a picture of one pixel nothing is inside
         pen.rectangle((left - grow, top - grow, left + width + grow, top + height + grow), outline=colour)
     data = io.BytesIO()
     image.save(data, "JPEG", quality=85)

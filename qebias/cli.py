@@ -29,7 +29,13 @@ def _answer(handler):
             signal.signal(number, handler)
 
 
-if os.path.basename(sys.argv[0]) == "qebias":  # the command itself, no notebook that imports it
+def _is_command() -> bool:
+    "Whether this is the command itself, `qebias` or `python -m qebias`, and no notebook that imports it"
+    spec = getattr(sys.modules.get("__main__"), "__spec__", None)
+    return os.path.basename(sys.argv[0]) == "qebias" or getattr(spec, "name", "") == "qebias.__main__"
+
+
+if _is_command():
     _answer(_leave)
 
 # %% ../nbs/tools/60_cli.ipynb #1440ae84
@@ -64,7 +70,12 @@ def _place(text) -> Path:
     "A place to write to; an empty name, as an unset variable gives it, would be the current folder"
     if not str(text):
         raise typer.BadParameter("the name is empty: name a place")
-    return Path(os.path.expanduser(text))  # a shell leaves --out=~/folder and "~/my folder" as they are
+    path = os.path.expanduser(text)
+    try:
+        Path(path).resolve()
+    except (OSError, RuntimeError, ValueError) as error:  # a loop of links, a name with a NUL
+        raise typer.BadParameter(f"{str(text)[:80]!r} leads nowhere ({error}): name another place") from None
+    return Path(path)  # a shell leaves --out=~/folder and "~/my folder" as they are
 
 
 def _target(text) -> Path:
@@ -207,7 +218,7 @@ def _watch(signals):
 
 def _beside(signals, told):
     "A process that hands signals on, and kills the command where no thread of it has a turn"
-    if not hasattr(os, "pidfd_open") or os.path.basename(sys.argv[0]) != "qebias":
+    if not hasattr(os, "pidfd_open") or not _is_command():
         return signals
     command, (handed, hand) = os.pidfd_open(os.getpid()), os.pipe()
     if child := os.fork():

@@ -13,8 +13,8 @@ __all__ = ['MOST_DIGITS', 'MOST_DEEP', 'MOST_YAML', 'MOST_VALUES', 'MOST_TABLE',
            'parquet_table', 'unpacked_texts', 'read_npz', 'npz_member', 'tensors_header', 'as_rgb', 'middle',
            'quiet_libtiff', 'image_kind', 'require_single', 'require_sane_jpeg', 'open_image', 'require_size',
            'is_deep', 'is_deep_tile', 'upright', 'orientation_of', 'require_checksums', 'read_rgb', 'write_png',
-           'duration', 'aligned', 'digest', 'file_digest', 'array_digest', 'outputs_of', 'fitting_entry', 'Outputs',
-           'seed_for', 'threads', 'in_order', 'package_versions', 'code_version', 'provenance']
+           'duration', 'aligned', 'digest', 'file_digest', 'array_digest', 'outputs_of', 'fitting_entry', 'require_own',
+           'Outputs', 'seed_for', 'threads', 'in_order', 'package_versions', 'code_version', 'provenance']
 
 # %% ../nbs/foundations/00_core.ipynb #fa1dc3fa
 import collections
@@ -1066,6 +1066,14 @@ def fitting_entry(
     return next((entry for entry in reversed(fitting) if entry[0] == sha256), None)
 
 # %% ../nbs/foundations/00_core.ipynb #a40656b8
+def require_own(path: str | Path) -> None:
+    "Raise `QebiasError` where what is to grow is a link, a pipe or a folder: another's file would grow"
+    path = Path(path)
+    if os.path.lexists(path) and (path.is_symlink() or not path.is_file()):
+        what = "a link" if path.is_symlink() else "a folder, a pipe or a device"
+        raise QebiasError(f"{path} is {what}, and would be written to: remove it, or choose another folder")
+
+
 class Outputs:
     "The files that were written into a folder by these commands, and how to write more"
 
@@ -1076,6 +1084,7 @@ class Outputs:
     ):
         self.folder = Path(folder)
         self.overwrite = overwrite
+        require_own(self.folder / OUTPUTS)
         self.known = outputs_of(folder)
 
     def is_ours(

@@ -45,7 +45,7 @@ from qebias.core import (
     threads,
     write_json,
 )
-from .pictures import PICTURE_SUFFIXES, Notes, one_a_name, read_rgb8, walk
+from .pictures import PICTURE_SUFFIXES, Notes, is_text, one_a_name, read_rgb8, shown_name, walk
 
 # %% ../nbs/data/10_datasets.ipynb #846e8c01
 @dataclass
@@ -147,7 +147,8 @@ def _names(files: list) -> list:  # as many different names, also for a file sys
     "Flat names for relative paths"
 
     def flat(f):
-        return "__".join(f.with_suffix("").parts)
+        name = "__".join(f.with_suffix("").parts)
+        return name if is_text(name) else shown_name(name).replace("\\", "_")
 
     def with_suffix(f):
         return f"{flat(f)}-{f.suffix[1:]}"
@@ -396,15 +397,15 @@ def _range(c, rest):
     if not c.choose:
         raise QebiasError(f"{c.name} takes nothing after it, found {rest!r}: write {c.name}")
     least, most = c.parts[0].first, c.parts[-1].last
-    found = re.fullmatch(r"(\d+)-(\d+)", rest)
+    found = re.fullmatch(r"(\d{1,9})-(\d{1,9})", rest)
     if (
         not found
         or not least <= int(found[1]) <= int(found[2]) <= most
         or (int(found[1]), int(found[2])) == (least, most)
     ):
         raise QebiasError(
-            f"{c.name}:{rest}: write {c.name}:FIRST-LAST, numbers within {least}-{most} that leave some to "
-            f"train on; {c.name} alone holds out {c.held_out[0]}-{c.held_out[1]}"
+            f"{c.name}:{rest[:80]}: write {c.name}:FIRST-LAST, numbers within {least}-{most} that leave some "
+            f"to train on; {c.name} alone holds out {c.held_out[0]}-{c.held_out[1]}"
         )
     return int(found[1]), int(found[2])
 

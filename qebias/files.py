@@ -42,6 +42,7 @@ from qebias.pictures import (
     Notes,
     Picture,
     find_pictures,
+    is_text,
     look,
     read_picture,
     read_rgb8,
@@ -619,7 +620,7 @@ def _by_name(folder, option, skip, done, suffix=""):
     done.failed += said.failed
     found = {}
     for p in picked:
-        if not _writable(p.name):
+        if not is_text(p.name):
             why = f"{os.fsencode(p.path)!r} has a name that is no text, and tables cannot hold it: rename it"
             if not skip:
                 raise QebiasError(why)
@@ -627,14 +628,6 @@ def _by_name(folder, option, skip, done, suffix=""):
             continue
         found[p.name.removesuffix(suffix)] = p
     return found
-
-# %% ../nbs/tools/40_files.ipynb #d4ee2016
-def _writable(name):
-    "Whether a name is text: Linux allows any bytes"
-    try:
-        return bool(name.encode())
-    except UnicodeEncodeError:
-        return False
 
 # %% ../nbs/tools/40_files.ipynb #b252ba38
 def _readable_pairs(pairs, done):

@@ -56,8 +56,9 @@ def check_names(
     if len(set(names)) < len(names):
         twice = next(name for name in names if list(names).count(name) > 1)
         raise QebiasError(f"two pictures are called {twice}: names must differ")
-    if any(not name or name.startswith("~") for name in names):
-        raise QebiasError("a picture's name is not empty and does not begin with ~")
+    for name in names:
+        if not name or name.startswith("~"):
+            raise QebiasError(f"{name!r}: a picture's name is not empty and does not begin with ~: rename it")
 
 # %% ../nbs/measurement/25_measure.ipynb #f49e1581
 def check_pictures(

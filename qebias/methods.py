@@ -216,7 +216,7 @@ def trained_elsewhere(
     name: str,  # of the new row
 ) -> Method:
     "A row that is multi-level, or transferred; it starts from a generator of its kind; raises `QebiasError`"
-    if not re.fullmatch(r"all|[a-z]+-(all|\d+)", trained_on):
+    if not re.fullmatch(r"all|[a-z]+-(all|\d{1,6})", trained_on):
         raise QebiasError(
             f"method {name!r}: after @ comes what it was trained on: all for every level of the "
             "codec, or one training, for instance bpg-37"

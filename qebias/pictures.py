@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['MOST_METADATA', 'LOSSLESS', 'PICTURE_SUFFIXES', 'BESIDE', 'Picture', 'to_srgb', 'Look', 'look', 'read_picture',
-           'save_picture', 'write_picture', 'Notes', 'read_rgb8', 'Found', 'walk', 'one_a_name', 'find_pictures']
+           'save_picture', 'write_picture', 'Notes', 'read_rgb8', 'Found', 'is_text', 'shown_name', 'walk',
+           'one_a_name', 'find_pictures']
 
 # %% ../nbs/data/08_pictures.ipynb #c8b816d0
 import contextlib
@@ -496,6 +497,19 @@ class Found(NamedTuple):
 
     path: Path
     name: str
+
+
+def is_text(name: str) -> bool:
+    "Whether a file's name is text, as tables and pages want it: Linux allows any bytes"
+    try:
+        return bool(name.encode())
+    except UnicodeEncodeError:
+        return False
+
+
+def shown_name(name: str) -> str:
+    "A name as text, bytes that are none written out"
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 # %% ../nbs/data/08_pictures.ipynb #8e66c7d8
 def walk(

@@ -1066,3 +1066,12 @@ def test_the_telling_square_takes_no_room_of_the_pictures_size():
         assert tracemalloc.get_traced_memory()[1] < raw.nbytes / 10
     finally:
         tracemalloc.stop()
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 3), (1, 400, 3), (400, 2, 3)])
+def test_the_square_of_a_tiny_picture_is_drawn(shape):
+    "Its inner frame would be turned inside out"
+    from qebias.audit import marked
+
+    data, width = marked(np.zeros(shape, np.uint8), (0, 0, min(shape[0], 160), min(shape[1], 160)))
+    assert data[:2] == b"\xff\xd8" and width >= 1

@@ -158,3 +158,40 @@ def test_readers_of_networks_and_trainings_guard_themselves(tmp_path, make):
     make(tmp_path / "checkpoint" / "last.pt")
     if make is not link:  # which is no checkpoint
         assert "last.pt" in refusal(read_checkpoint, tmp_path)
+
+
+def test_a_name_that_is_no_text_is_one_line_or_left_out(there, monkeypatch, capsys):
+    "Linux allows any bytes in a name; tables and pages hold text"
+    monkeypatch.chdir(there)
+    for part in ("raw", "comp", "enh"):
+        with open(f"{part}/caf\udce9.png", "wb") as copy:
+            copy.write((there / part / "a.png").read_bytes())
+    for part in ("raw", "enh"):
+        with contextlib.suppress(FileNotFoundError):
+            write_png(
+                there / part / "b.png", np.random.default_rng(1).integers(0, 256, (40, 48, 3), np.uint8)
+            )
+    compared = (
+        "audit",
+        "--raw=raw",
+        "--compressed=comp",
+        "--enhanced=enh",
+        "--metric=psnr",
+        "--distance=rmse",
+    )
+    scored = ("score", "--images=enh", "--raw=raw", "--metric=psnr", "-o", "s.csv")
+    for words in ((*compared, "-o", "p.html"), scored):
+        assert "has a name that is no text" in refusal(command, *words)
+    command(*compared, "-o", "p.html", "--skip")
+    with contextlib.suppress(SystemExit):
+        command(*scored, "--skip")
+    assert r"caf\xe9" in (there / "p.html").read_text()
+    assert "caf" not in (there / "s.csv").read_text()
+
+
+def test_a_folder_to_train_on_may_hold_a_name_that_is_no_text(there):
+    from qebias.datasets import load_dataset
+
+    with open(there / "raw" / "caf\udce9.png", "wb") as copy:
+        copy.write((there / "raw" / "a.png").read_bytes())
+    assert "caf_xe9" in [image.name for image in load_dataset(f"folder:{there / 'raw'}")]

@@ -102,6 +102,8 @@ class RBQE(nn.Module):
     ):
         super().__init__()
         check_counts("RBQE", width=width, levels=levels)
+        if levels > 12:
+            raise QebiasError(f"RBQE: levels is {levels}, which halves a picture to nothing: at most 12")
         if not isinstance(attention, bool):
             raise QebiasError(f"RBQE: attention is {attention!r}, it must be True or False")
         self.grid = 2**levels

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ..core import QebiasError, aligned, digest, project_root, read_json, write_json
 from ..datasets import COLLECTIONS
+from ..layers import random_psi
 from ..pictures import look
 from .keys import Keys, Study, images, todo
 from .preflight import cluster, problems
@@ -50,8 +51,8 @@ def psi_macs(
     patch: int,  # side in px
 ) -> int:
     "Multiply-accumulate operations of psi for one patch, down to the deepest layer that is read"
-    found = re.match(r"random-w(\d+)", psi)
-    width = int(found[1]) if found else 64
+    found = random_psi(psi)
+    width = found[0] if found else 64
     names = [f"conv{block}_{i}" for block, n in VGG_BLOCKS.items() for i in range(1, n + 1)]
     deepest = max((names.index(layer) for layer in layers), default=-1)
     total, before = 0, 3
@@ -118,7 +119,10 @@ def cost_of(study: Study, row: str) -> Cost:
     from qebias.study.work import config_of
 
     config = config_of(study, study.rows[row], study.rows[row].seeds[0])
-    networks = [network_cost(*spec) for spec in specs_of(config)]
+    try:
+        networks = [network_cost(*spec) for spec in specs_of(config)]
+    except QebiasError as error:  # a network's, which knows no profile
+        raise QebiasError(f"profile {study.profile.name}: {row}: {error}") from None
     passes = 4 if config.weight("divergence") else 3
     psi = passes * psi_macs(config.layers, config.psi, config.patch)
     discriminator = networks[1][0] if len(networks) > 1 else 0
@@ -151,7 +155,7 @@ def published_count(study: Study, dataset: str) -> int:
     if name not in COLLECTIONS:
         return 0
     collection = COLLECTIONS[name]
-    first, last = map(int, rest.split("-")) if re.fullmatch(r"\d+-\d+", rest) else collection.held_out
+    first, last = map(int, rest.split("-")) if re.fullmatch(r"\d{1,9}-\d{1,9}", rest) else collection.held_out
     held = last - first + 1
     everything = sum(part.last - part.first + 1 for part in collection.parts)
     return everything - held if dataset == "train" else held

@@ -180,7 +180,7 @@ def light_checks(study: Study, only: Iterable[str] = ()) -> list:
             raise QebiasError(f"--only {item}{near(item, known)}")
     for item in study.items:
         if item not in known:
-            raise QebiasError(f"items: there is no {item}{near(item, known)}")
+            raise QebiasError(f"profile {study.profile.name}: items: there is no {item}{near(item, known)}")
     checks = [functools.partial(codec_works, study, codec, level) for codec, level in study.levels]
     checks += [functools.partial(measures_there, study), functools.partial(psi_there, study)]
     checks += [functools.partial(pictures_there, study, dataset) for dataset in study.datasets]
@@ -279,7 +279,10 @@ def shown(name: str, spec: dict, patch: "torch.Tensor") -> "torch.Tensor":
 
     from qebias.networks import outline
 
-    network = outline(spec).eval()
+    try:
+        network = outline(spec).eval()
+    except QebiasError as error:
+        raise QebiasError(f"{name}: {error}") from None
     try:
         found = network(patch)
     except (RuntimeError, TypeError, ValueError, AttributeError) as error:

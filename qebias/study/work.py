@@ -15,10 +15,13 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import ValidationError
+
 from qebias.core import (
     QebiasError,
     atomic,
     digest,
+    one_line,
     provenance,
     read_json,
     read_rgb,
@@ -36,7 +39,7 @@ from qebias.study.keys import (
     raw_key,
     trained_levels,
 )
-from .profile import Row, settings_of
+from .profile import Row, complaint, settings_of
 from .store import content_of, finish, parts_of, read_result, require_whole, seal, unsealed
 
 TABLE = ["dataset", "picture", "codec", "level", "row", "trained_on", "seed", "quantity", "value", "unit"]
@@ -70,7 +73,18 @@ def config_of(study: Study, row: Row, seed: int) -> "TrainConfig":
     if row.method.stage == "fidelity":
         without = {"d_lr", "gan", *Game.model_fields}
         told = {name: value for name, value in told.items() if name not in without}
-    return train_config(row.method, networks=p.networks, divergence=divergence, **networks, **told, **run)
+    try:
+        return train_config(row.method, networks=p.networks, divergence=divergence, **networks, **told, **run)
+    except (
+        QebiasError,
+        ValueError,
+        TypeError,
+        KeyError,
+        AttributeError,
+    ) as error:  # of a setting, which knows no file and no row
+        first = error.errors()[0] if isinstance(error, ValidationError) else None
+        what = complaint(first) if first else one_line(error, 400)
+        raise QebiasError(f"profile {p.name}: {row.name}: {what}") from None
 
 # %% ../../nbs/tools/23_study.work.ipynb #35b7747d
 def enhancer_identity(row: str) -> dict:

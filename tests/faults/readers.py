@@ -11,7 +11,10 @@ from qebias.core import QebiasError, read_table
 from qebias.networks import load_network, outline
 from qebias.pairs import Pixels
 from qebias.stats import COLUMNS, Results, estimate
+from qebias.study.estimate import specs_of
+from qebias.study.keys import Study, jobs
 from qebias.study.profile import load_profile
+from qebias.study.work import config_of
 from qebias.training import read_checkpoint, read_stats
 
 
@@ -40,7 +43,12 @@ def stats(path):
 
 
 def profile(path):
-    return load_profile(str(path))
+    "A profile as a dry run reads it: what each row's training is told, and which jobs there are"
+    study = Study(load_profile(str(path)), Path(path).parent / "run")
+    for row in list(study.rows.values())[:20]:
+        specs_of(config_of(study, row, row.seeds[0]))
+    if len(study.profile.seeds) * len(study.rows) < 100:
+        return len(jobs(study))
 
 
 def claims(path):
