@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['DOMAINS', 'INK', 'FAINT', 'LABELS', 'MARKS', 'VARIANTS', 'SHADES', 'SINGLE', 'SPARE', 'NUMBER', 'BELOW', 'OUTSIDE',
            'APART', 'TERMS', 'UNITS', 'OF_TWO', 'Look', 'parts_of', 'control_label', 'label_of', 'in_order',
-           'method_looks', 'style', 'theme', 'styled', 'Picture', 'panels', 'save', 'caption', 'number', 'decimals',
-           'percent', 'with_interval', 'checked', 'intervals', 'interval_panel', 'realism_differences', 'deviations',
-           'Apex', 'apex', 'base', 'triangle', 'lines_below', 'peak', 'words_of', 'free_height', 'one_apex',
-           'heights_of', 'triangles', 'causal_graph', 'cloud', 'paired_changes', 'apart', 'rate_panel', 'rate_curves',
-           'same_size', 'cut', 'show', 'crops', 'signed_residual', 'residuals', 'score_maps', 'curve_panel',
-           'training_curves']
+           'method_looks', 'style', 'theme', 'styled', 'Picture', 'panels', 'save', 'caption', 'in_lines', 'number',
+           'decimals', 'percent', 'with_interval', 'checked', 'intervals', 'interval_panel', 'realism_differences',
+           'deviations', 'Apex', 'apex', 'base', 'triangle', 'lines_below', 'peak', 'words_of', 'free_height',
+           'one_apex', 'heights_of', 'triangles', 'causal_graph', 'cloud', 'paired_changes', 'apart', 'rate_panel',
+           'rate_curves', 'same_size', 'cut', 'show', 'crops', 'signed_residual', 'residuals', 'score_maps',
+           'curve_panel', 'training_curves']
 
 # %% ../nbs/measurement/30_figures.ipynb #54810be6
 from typing import TYPE_CHECKING, Any
@@ -66,7 +66,7 @@ INK, FAINT = "#222222", "#8A8A8A"
 # %% ../nbs/measurement/30_figures.ipynb #2d81ad25
 LABELS = {"compressed": "compressed"} | {method.name: method.label for method in FIDELITY}
 LABELS |= {
-    "rrdb": "RRDB, PSNR-oriented",
+    "rrdb": "PSNR-oriented pretraining",
     "percept": "perceptual pretraining",
     "esrgan": "ESRGAN",
     "realesrgan": "Real-ESRGAN",
@@ -310,6 +310,17 @@ def caption(
         figure.supxlabel(line, x=0.01, ha="left", fontsize=7.5, color="#555555")
     return figure
 
+
+def in_lines(
+    title: str,  # of a panel
+    wide: int,  # characters that fit
+) -> str:
+    "A title in lines that fit, broken before its bracket where that is enough"
+    head, bracket, tail = title.partition(" (")
+    if len(title) > wide and bracket and max(len(head), len(tail) + 1) <= wide:
+        return f"{head}\n({tail}"
+    return textwrap.fill(title, wide, break_on_hyphens=False)
+
 # %% ../nbs/measurement/30_figures.ipynb #b3f185c3
 def number(
     value: float,  # any finite number
@@ -407,9 +418,7 @@ def intervals(
             plain = Look("", FAINT, "|", "-")
             looks[row] = DOMAINS.get(domain, plain)._replace(label=looks[row].label)
     rows = list(looks)
-    titles = kinds
-    if len(kinds) > 1:
-        titles = [textwrap.fill(str(kind), 30, break_on_hyphens=False) for kind in kinds]
+    titles = [in_lines(str(kind), 30 if len(kinds) > 1 else 45) for kind in kinds]
     tall = 1.05 + 0.31 * len(rows) + 0.17 * max(str(title).count("\n") for title in titles)
     figure, axes = panels(1, len(kinds), 6.0 if len(kinds) == 1 else 4.0, tall, sharey=True)
     for ax, kind, title in zip(axes[0], kinds, titles):

@@ -170,7 +170,7 @@ def mean_disparity(
     psi_a: "torch.Tensor",  # features (N, C, h, w) of one domain
     psi_b: "torch.Tensor",  # features of the other, the same shape
 ) -> "torch.Tensor":  # (N,): one disparity an image
-    "Eq. 7 or 8, averaged over an image: the mean absolute difference of features; raises"
+    "Eq. 7 or 8, averaged over an image: the mean absolute difference of features; raises `QebiasError`"
     "`QebiasError` for shapes that differ"
     _same("features", psi_a, psi_b)
     return (_full(psi_a) - _full(psi_b)).abs().flatten(1).mean(1)
@@ -186,7 +186,7 @@ def domain_divergence(
     reduction: str = "sample",  # where the hinge acts: "batch", "sample" or "element"
     mean: Callable | None = None,  # `torch.mean` over the batch; with several processes, over all of theirs
 ) -> "torch.Tensor":  # scalar, >= 0
-    "The domain-divergence regularisation L_R of Eq. 6-8 for one layer (section 4.2); raises"
+    "The domain-divergence regularisation L_R of Eq. 6-8 for one layer; raises `QebiasError`"
     "`QebiasError` for shapes that differ"
     if reduction not in REDUCTIONS:
         raise QebiasError(

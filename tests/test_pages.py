@@ -206,7 +206,11 @@ def test_what_weakens_a_verdict_stands_beside_it():
     told = pages.verdict_table(page, "Tab. 1")
     assert "reproduced (could not fail)" in told and "What each verdict means" in told
     row = {"verdict": "not specific", "control": "noise4 passes", "grade": "stand-in"}
-    assert pages.full_verdict(row) == "not specific: noise4 passes (by a stand-in)"
+    assert pages.full_verdict(row) == "not specific: noise 4 passes (by a stand-in)"
+    row["control"] = "noise8, unsharp, sharper on ESRGAN pass"
+    assert pages.full_verdict(row).startswith(
+        "not specific: noise 8, unsharp mask, sharpening on ESRGAN pass"
+    )
 
 
 def test_the_number_in_the_answer_is_the_verdicts():

@@ -1,11 +1,13 @@
 "How the code reads, where a sentence can be held by a test; the figures are `tests/benchmarks/style.py`'s"
 
 import ast
+import re
 import sys
 import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).parents[1]
 sys.path.append(str(ROOT / "tests" / "benchmarks"))
@@ -76,3 +78,26 @@ def test_no_other_notebook_has_cells_of_more_than_sixty_lines():
     for name, lengths in export_cells().items():
         long = sum(length > 60 for length in lengths)
         assert long <= LONG_CELLS.get(name, 0), f"{name} has {long} export cells of more than 60 lines"
+
+
+def test_workflows_forms_and_citation_can_be_read_and_name_what_is_there():
+    "YAML that GitHub reads, and nobody else does before a push: its scripts, tests and extras exist"
+    for path in [*(ROOT / ".github").rglob("*.yml"), ROOT / ".pre-commit-config.yaml"]:
+        told = yaml.safe_load(path.read_text(encoding="utf-8"))
+        assert told, path.name
+        if path.parent.name == "ISSUE_TEMPLATE":
+            assert told["name"] and told["description"]
+            assert all(part["type"] and part["attributes"]["label"] for part in told["body"]), path.name
+        for job in told.get("jobs", {}).values():
+            assert all("uses" in step or "run" in step for step in job["steps"]), path.name
+            for run in (step.get("run", "") for step in job["steps"]):
+                for named in re.findall(r"(?:^|\s)(\.ci/\w+|tests/\w+\.py)", run):
+                    assert (ROOT / named).is_file(), f"{path.name}: {named}"
+                for target in re.findall(r"\bmake (\w+)", run):
+                    assert f"\n{target}:" in (ROOT / "Makefile").read_text(encoding="utf-8")
+                for extra in re.findall(r'-e "?\.\[([\w,]+)\]', run):
+                    settings = (ROOT / "settings.ini").read_text(encoding="utf-8")
+                    assert all(f"\n{name}_requirements = " in settings for name in extra.split(","))
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    version = re.search(r"^version = (.+)$", (ROOT / "settings.ini").read_text(encoding="utf-8"), re.M)
+    assert cited["version"] == version[1] and cited["references"][0]["type"] == "conference-paper"

@@ -106,12 +106,14 @@ def page(study: Study, found: Results, pages: list) -> str:
     import jinja2
 
     from qebias.claims import claim_row, folded, tally
+    from qebias.study.pages import plain
 
     picture, narrow, words = opening(study)
     told = {key for key, _, _ in words}
     rows = found.verdicts()
-    measured = [claim_row(row) for row in rows if not row["verdict"].startswith("not measured")]
-    missing = [claim_row(row) for row in folded(rows) if row["verdict"].startswith("not measured")]
+    named = [row | {"statement": plain(row["statement"])} for row in rows]
+    measured = [claim_row(row) for row in named if not row["verdict"].startswith("not measured")]
+    missing = [claim_row(row) for row in folded(named) if row["verdict"].startswith("not measured")]
     template = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(TEMPLATE)
     return template.render(
         name=study.profile.name,
