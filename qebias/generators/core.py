@@ -606,7 +606,7 @@ def misfit(
             return f"{name} has shape {shapes}: they belong to another width or number of channels"
         kind = getattr(state[name], "dtype", None)
         if tensor.is_floating_point() and isinstance(kind, torch.dtype) and not kind.is_floating_point:
-            return f"{name} holds {str(kind).removeprefix('torch.')}, expected floats: they are no trained weights"
+            return f"{name} holds {str(kind).removeprefix('torch.')}, no floats: they are no trained weights"
     for name in state:
         if name not in own:
             why = "which this network does not have: they belong to another network"
