@@ -344,7 +344,9 @@ def test_a_file_of_very_many_tensors_ends_at_once(tmp_path):
         load_network(path)
 
 
-@pytest.mark.parametrize("kind", ["deep", "digits", "halo", "halo of text", "nothing", "provenance"])
+@pytest.mark.parametrize(
+    "kind", ["deep", "digits", "halo", "halo of text", "wide halo", "nothing", "provenance"]
+)
 def test_damaged_headers_are_one_line(tmp_path, rrdb, kind):
     spec = json.dumps(SPEC)
     header = {
@@ -352,6 +354,7 @@ def test_damaged_headers_are_one_line(tmp_path, rrdb, kind):
         "digits": '{"spec": ' + "9" * 5000 + ', "provenance": {}}',
         "halo": f'{{"spec": {spec}, "provenance": {{"halo": {{"pixels": 1, "x": 2}}}}}}',
         "halo of text": f'{{"spec": {spec}, "provenance": {{"halo": {{"pixels": "1", "difference": 2}}}}}}',
+        "wide halo": f'{{"spec": {spec}, "provenance": {{"halo": {{"pixels": 99999, "difference": 0}}}}}}',
         "nothing": f'{{"spec": {spec}, "provenance": null}}',
         "provenance": f'{{"spec": {spec}, "provenance": [1]}}',
     }[kind]

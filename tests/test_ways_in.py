@@ -2,6 +2,7 @@
 
 import os
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -172,3 +173,31 @@ def test_a_place_that_is_a_loop_of_links_is_told(tmp_path, option):
     with pytest.raises(Exception, match="leads nowhere") as error:
         cli.app(["enhance", str(tmp_path), option, str(tmp_path / "loop")], standalone_mode=False)
     assert hasattr(error.value, "format_message")
+
+
+@pytest.mark.parametrize("kind", ["bool", "int32", "complex64"])
+def test_weights_that_are_no_floats_are_refused(kind):
+    "Truth values were taken for weights, and the picture came out white"
+    import torch
+
+    from qebias.generators.arcnn import ARCNN
+    from qebias.generators.core import load_weights
+
+    state = {name: tensor.to(getattr(torch, kind)) for name, tensor in ARCNN().state_dict().items()}
+    with pytest.raises(QebiasError, match=f"holds {kind}, no floats"):
+        load_weights(ARCNN(), state)
+
+
+def test_a_folder_is_no_place_for_modules_of_the_command(tmp_path):
+    "python -m puts the current folder first: nothing in it is imported"
+    import subprocess
+
+    for name in ("typer", "numpy", "yaml", "PIL", "sitecustomize"):
+        (tmp_path / f"{name}.py").write_text(f"open({str(tmp_path / 'told')!r}, 'w')\n")
+    root = str(Path(__file__).parents[1])
+    told = {**os.environ, "PYTHONPATH": root}
+    told.pop("PYTHONSAFEPATH", None)
+    words = [sys.executable, "-m", "qebias", "methods"]
+    done = subprocess.run(words, cwd=tmp_path, env=told, capture_output=True, text=True)
+    assert done.returncode == 0 and "arcnn" in done.stdout, done.stderr
+    assert not (tmp_path / "told").exists()
