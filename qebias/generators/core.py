@@ -604,9 +604,9 @@ def misfit(
         if tuple(found) != tuple(tensor.shape):
             shapes = f"{str(tuple(found))[:80]} in the weights, expected {tuple(tensor.shape)}"
             return f"{name} has shape {shapes}: they belong to another width or number of channels"
-        kind = getattr(state[name], "dtype", None)
-        if tensor.is_floating_point() and isinstance(kind, torch.dtype) and not kind.is_floating_point:
-            return f"{name} holds {str(kind).removeprefix('torch.')}, no floats: they are no trained weights"
+        dtype = getattr(state[name], "dtype", None)
+        if tensor.is_floating_point() and isinstance(dtype, torch.dtype) and not dtype.is_floating_point:
+            return f"{name} holds {str(dtype).removeprefix('torch.')}, no floats: they are no trained weights"
     for name in state:
         if name not in own:
             why = "which this network does not have: they belong to another network"
