@@ -462,9 +462,9 @@ class Recipe(NamedTuple):
 FULL: dict[str, Any] = {"width": 32, "unshuffle": 1}  # at full resolution
 RECIPES = {
     "jpeg": Recipe("jpeg", (8, 75), "dncnn", depth=15),
-    "bpg": Recipe("bpg", (27, 47), "dncnn", batch=8, patch=64, depth=16, **FULL),
+    "bpg": Recipe("bpg", (27, 47), "dncnn", batch=8, patch=64, **FULL),
     "jpeg-perceptual": Recipe("jpeg", (8, 75), "realesrgan+both", "jpeg", patch=64, depth=15),
-    "bpg-perceptual": Recipe("bpg", (27, 47), "realesrgan+both", "bpg", patch=64, depth=16, **FULL),
+    "bpg-perceptual": Recipe("bpg", (27, 47), "realesrgan+both", "bpg", patch=64, **FULL),
 }
 PARTS = 10**6  # a training's budget is counted in millionths
 FIDELITY: dict[str, Any] = {
