@@ -385,6 +385,12 @@ class _Function(LossTerm):
         return self.function(given, **self.options)
 
 # %% ../nbs/method/00_losses.ipynb #5f54e8f1
+GAN_TERMS = {"vanilla": "VanillaGan", "relativistic": "RelativisticGan"}
+RECONSTRUCTIONS = {"l1": "L1", "l2": "L2", "charbonnier": "Charbonnier", "psnr": "PSNRLoss"}
+_NAMES = (*RECONSTRUCTIONS.values(), "Perceptual", "DomainDivergence", *GAN_TERMS.values())
+TERMS = tuple(f"qebias.losses:{name}" for name in _NAMES)  # what a profile may name without being trusted
+
+
 def find_term(
     function: str,  # "module:name"
 ) -> Callable:  # the function or class
@@ -434,12 +440,6 @@ def term_version(
     return getattr(find_term(term.function), "version", 1)
 
 # %% ../nbs/method/00_losses.ipynb #9824f32b
-GAN_TERMS = {"vanilla": "VanillaGan", "relativistic": "RelativisticGan"}
-RECONSTRUCTIONS = {"l1": "L1", "l2": "L2", "charbonnier": "Charbonnier", "psnr": "PSNRLoss"}
-_NAMES = (*RECONSTRUCTIONS.values(), "Perceptual", "DomainDivergence", *GAN_TERMS.values())
-TERMS = tuple(f"qebias.losses:{name}" for name in _NAMES)  # what a profile may name without being trusted
-
-
 def usual_terms(
     weights: LossWeights,  # the lambdas
     recon: str = "l1",  # a key of `RECONSTRUCTIONS`
