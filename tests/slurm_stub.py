@@ -1,8 +1,10 @@
-"""A SLURM of one machine: sbatch starts the job here at once, the others tell of it. $STUB names the folder that keeps what was submitted.
+"""A SLURM of one machine: sbatch starts the job here at once, the others tell of it.
 
-Copied under each command's name into a folder on PATH; which one it is, its name says. With $STUB_PRETENDS (JSON: rule -> path of its
-result, with the wildcards' names in braces) no job runs: an empty result is written in its place. $STUB_REFUSES names a rule that sbatch refuses,
-$STUB_LOSES one whose nodes fail.
+$STUB keeps what was submitted.
+
+Copied under each command's name into a folder on PATH; which one it is, its name says. With $STUB_PRETENDS
+(JSON: rule -> path of its result, with the wildcards' names in braces) no job runs: an empty result is
+written in its place. $STUB_REFUSES names a rule that sbatch refuses, $STUB_LOSES one whose nodes fail.
 """
 
 import json
@@ -38,7 +40,9 @@ def sbatch():
     (job / "name").write_text(value("--job-name"))
     if "STUB_PRETENDS" in os.environ:
         return pretend(number, job)
-    script = f"{value('--wrap')}\ncode=$?; [ -e {shlex.quote(str(job / 'state'))} ] || {{ [ $code = 0 ] && echo COMPLETED || echo FAILED; }} > {shlex.quote(str(job / 'state'))}"
+    state = shlex.quote(str(job / "state"))
+    ended = "[ $code = 0 ] && echo COMPLETED || echo FAILED;"
+    script = f"{value('--wrap')}\ncode=$?; [ -e {state} ] || {{ {ended} }} > {state}"
     child = subprocess.Popen(
         ["sh", "-c", script],
         cwd=value("-D"),

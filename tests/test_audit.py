@@ -653,13 +653,16 @@ TO_C, TO_R, OPEN = ("rmse", -71.2, -80, -60), ("fd_nss", 30, 10, 50), ("lpips-al
         ),
         (
             [TO_C, OPEN],
-            "lean towards the compressed ones: nearer to the compressed than to the raw by RMS error (−71 %), 0 % being midway, while by LPIPS (−3 %) the interval includes 0 %",
+            "lean towards the compressed ones: nearer to the compressed than to the raw by RMS error "
+            "(−71 %), 0 % being midway, while by LPIPS (−3 %) the interval includes 0 %",
             "disagree",
         ),
         ([TO_R], "lean towards the raw ones", "compressed ones:"),
         (
             [TO_C, TO_R, OPEN],
-            "The distances disagree: by RMS error (−71 %) the enhanced images are nearer to the compressed than to the raw ones, by the Fréchet distance of scene statistics (+30 %) nearer to the raw ones, while by LPIPS",
+            "The distances disagree: by RMS error (−71 %) the enhanced images are nearer to the compressed "
+            "than to the raw ones, by the Fréchet distance of scene statistics (+30 %) nearer to the raw "
+            "ones, while by LPIPS",
             "lean",
         ),
         ([OPEN], "cannot be told: by LPIPS (−3 %) the interval includes 0 %", "towards"),
@@ -700,7 +703,8 @@ def test_the_second_sentence():
         24,
     )
     assert text.endswith(
-        " Compared with the compressed images the enhanced ones are better by PSNR and NIQE, worse by LPIPS, and not told apart by SSIM."
+        " Compared with the compressed images the enhanced ones are better by PSNR and NIQE, "
+        "worse by LPIPS, and not told apart by SSIM."
     )
     assert pages.verdict(table([TO_C]), 24).endswith(" No quality metric was measured.")
     scores = lambda low, high: [
@@ -711,7 +715,8 @@ def test_the_second_sentence():
         ("AUC raw, enhanced", 0.9, 0.8, 1.0),
     ]
     assert (
-        "takes the enhanced images for less real than the raw ones (scores: raw 0.70, enhanced 0.40, compressed 0.50)."
+        "takes the enhanced images for less real than the raw ones "
+        "(scores: raw 0.70, enhanced 0.40, compressed 0.50)."
         in pages.verdict(table([TO_C], realism=scores(-0.4, -0.2)), 24)
     )
     near = [

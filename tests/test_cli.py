@@ -1,4 +1,5 @@
-"The command line as people know it: help, suggestions, lists, models, signals, and nothing heavy before its time"
+"""The command line as people know it: help, suggestions, lists, models, signals, and nothing heavy before its
+time"""
 
 import json
 import os
@@ -232,10 +233,12 @@ cli.main()
         "def deaf(standalone_mode):\n    print('on', flush=True)\n    while True:\n"
         "        try: time.sleep(60)\n        except KeyboardInterrupt: pass\ncli.app = deaf",
         # one that waits for a thread at its end
-        "import threading\ndef threads(standalone_mode):\n    threading.Thread(target=time.sleep, args=(60,)).start()\n"
+        "import threading\ndef threads(standalone_mode):\n"
+        "    threading.Thread(target=time.sleep, args=(60,)).start()\n"
         "    print('on', flush=True)\n    time.sleep(60)\ncli.app = threads",
         # one whose main thread is in one long call, as a convolution is: no handler of Python is asked
-        "import ctypes\ndef call(standalone_mode):\n    print('on', flush=True)\n    libc = ctypes.CDLL(None)\n"
+        "import ctypes\ndef call(standalone_mode):\n"
+        "    print('on', flush=True)\n    libc = ctypes.CDLL(None)\n"
         "    for _ in range(2): libc.sleep(30)\ncli.app = call",
     ],
     ids=["listens", "deaf", "threads", "one long call"],
@@ -268,7 +271,8 @@ def test_a_signal_while_the_imports_are_under_way_is_answered_in_the_same_words(
 def test_a_signal_to_a_child_does_not_end_the_command():
     patch = (
         "import os, signal\ndef parent(standalone_mode):\n    child = os.fork()\n    if not child:\n"
-        "        signal.signal(signal.SIGTERM, lambda *_: os._exit(0)); print('on', flush=True); time.sleep(60)\n"
+        "        signal.signal(signal.SIGTERM, lambda *_: os._exit(0))\n"
+        "        print('on', flush=True); time.sleep(60)\n"
         "    os.waitpid(child, 0); time.sleep(2); print('done', flush=True)\ncli.app = parent"
     )
     parent = subprocess.Popen(

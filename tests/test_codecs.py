@@ -1,4 +1,5 @@
-"Codecs: what does not read well in the notebook: sizes, damage, processes, the original programs, photographs"
+"""Codecs: what does not read well in the notebook: sizes, damage, processes, the original programs,
+photographs"""
 
 import base64
 import io
@@ -191,7 +192,8 @@ def test_sides_up_to_8_are_refused(shape):
         Bpg(37).encode(picture(*shape))
 
 
-# Files that bpgenc 0.9.8 wrote for one 41x33 picture, with the digest of the Y, Cb and Cr planes that bpgdec 0.9.8 decoded from them.
+# Files that bpgenc 0.9.8 wrote for one 41x33 picture, with the digest of the Y, Cb and Cr planes that bpgdec
+# 0.9.8 decoded from them.
 ORIGINALS = {
     "jctvc": (
         "c7399c1a6e7632ea",
@@ -342,7 +344,8 @@ def test_damaged_files_thoroughly(made, seed):
 
 
 def test_every_truncation_is_noticed():
-    "With the length in the header at once; without it, as bpgenc writes, by the decoder's reading past the end"
+    """With the length in the header at once; without it, as bpgenc writes, by the decoder's reading past the
+    end"""
     for qp in (27, 47):
         data = Bpg(qp).encode(picture(97, 131))
         end = bpg._read_ue7(data, 6 + len(bpg._ue7(131)) + len(bpg._ue7(97)))[1]
@@ -370,7 +373,9 @@ from qebias.codecs.bpg import _ue7
 from qebias.codecs import MAX_PIXELS
 data = Bpg(37).encode(np.tile(np.arange(64, dtype=np.uint8)[:, None, None], (1, 64, 3)))
 start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-for width, height in [(2**32 - 1, 2**32 - 1), (2**31, 1), (65500, 65500), (65500, MAX_PIXELS // 65500), (9459, 9459), (16, 65500), (65500, 16), (4000, 3000)]:
+sizes = [(2**32 - 1, 2**32 - 1), (2**31, 1), (65500, 65500), (65500, MAX_PIXELS // 65500)]
+sizes += [(9459, 9459), (16, 65500), (65500, 16), (4000, 3000)]
+for width, height in sizes:
     for body in (data[8:], b"\\0" + data[9:]):
         try: Bpg(37).decode(data[:6] + _ue7(width) + _ue7(height) + body)
         except CodecError: continue
@@ -551,7 +556,8 @@ import numpy as np
 from qebias.codecs import *
 rgb = np.zeros((16, 16, 3), np.uint8)
 assert Jpeg(10).decode(Jpeg(10).encode(rgb)).shape == rgb.shape
-for act in (lambda: Bpg(37).encode(rgb), lambda: Bpg(37).describe(), lambda: Bpg(37).decode({Bpg(37).encode(picture(16, 16))!r})):
+coded = {Bpg(37).encode(picture(16, 16))!r}
+for act in (lambda: Bpg(37).encode(rgb), lambda: Bpg(37).describe(), lambda: Bpg(37).decode(coded)):
     try: act()
     except CodecError as error: print(error)
 assert "torch" not in sys.modules
@@ -722,11 +728,12 @@ def test_a_worker_that_dies_is_told(crew):
 
 
 def test_a_worker_imports_little():
-    source = "import sys, qebias.codecs; print([m for m in ('torch', 'pandas', 'matplotlib', 'av', 'skimage', 'multiprocessing.pool') if m in sys.modules])"
+    heavy = ("torch", "pandas", "matplotlib", "av", "skimage", "multiprocessing.pool")
+    source = f"import sys, qebias.codecs; print([m for m in {heavy} if m in sys.modules])"
     assert run_python(source).stdout.strip() == "[]"
 
 
-# ---------------------------------------------------------------- the original programs, by stand-ins that speak as they do
+# -------------------------------- the original programs, by stand-ins that speak as they do
 
 BPGENC = """#!{python}
 import sys
@@ -866,7 +873,8 @@ def test_bpgdec_failures_are_noticed(programs):
 
 # ---------------------------------------------------------------- real photographs
 
-# PSNR and bytes of bpgenc 0.9.8 -e jctvc on three Kodak images, and its means over all 24: QP -> (dB, bytes) and (dB, bpp).
+# PSNR and bytes of bpgenc 0.9.8 -e jctvc on three Kodak images, and its means over all 24: QP -> (dB, bytes)
+# and (dB, bpp).
 BPGENC_3 = {
     "05": {
         27: (34.626, 70792),
@@ -1050,7 +1058,8 @@ def fingerprints():
 
 
 def test_bpgenc_is_offered_pictures_of_any_size(programs, tmp_path):
-    "The reference encoder codes 1x1 and 7x300; what our own container cannot hold is not refused on its behalf"
+    """The reference encoder codes 1x1 and 7x300; what our own container cannot hold is not refused on its
+    behalf"""
     from qebias import files
     from qebias.core import write_png
 

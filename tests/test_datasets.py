@@ -61,7 +61,8 @@ def folder(tmp_path):
 
 
 def test_no_torch_at_import():
-    code = "import sys, qebias.datasets; sys.exit(bool({'torch', 'skimage', 'pandas', 'matplotlib'} & set(sys.modules)))"
+    heavy = {"torch", "skimage", "pandas", "matplotlib"}
+    code = f"import sys, qebias.datasets; sys.exit(bool({heavy} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
@@ -330,7 +331,8 @@ def tarred(names):
 
 
 class Publisher(http.server.ThreadingHTTPServer):
-    "Serves `site`; `cut` ends every connection after so many bytes, `pause` waits after each kilobyte, and `ranges` may be switched off"
+    """Serves `site`; `cut` ends every connection after so many bytes, `pause` waits after each kilobyte, and
+    `ranges` may be switched off"""
 
     daemon_threads = True
 
@@ -418,7 +420,8 @@ def archive(server, path, **other):
 
 @pytest.fixture
 def small(publisher, monkeypatch, tmp_path):
-    "A DIV2K of six pictures and a Flickr2K of five, whose tar holds what it should not unpack; data go to tmp_path/data"
+    """A DIV2K of six pictures and a Flickr2K of five, whose tar holds what it should not unpack; data go to
+    tmp_path/data"""
     monkeypatch.setenv("QEBIAS_DATA", str(tmp_path / "data"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     s = publisher.site
@@ -719,7 +722,8 @@ def test_room_is_asked_for_before_the_first_byte(small, publisher, monkeypatch, 
     monkeypatch.setattr(shutil, "disk_usage", lambda f: shutil._ntuple_diskusage(10**12, 10**12, free))
     with pytest.raises(
         QebiasError,
-        match=f"{name}'s archive and its pictures need .* MB in .*, and .* MB are free: make room, or choose another folder with --folder",
+        match=f"{name}'s archive and its pictures need .* MB in .*, and .* MB are free: "
+        "make room, or choose another folder with --folder",
     ):
         download(name, progress=False)
     assert not [c for c, _, _ in publisher.log if c == "GET"] and below(small) == []

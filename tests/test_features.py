@@ -197,8 +197,10 @@ def test_gpu_agrees():
 def test_stand_in_is_a_pure_function_of_its_name():
     "Another process makes the same bits, whatever was drawn before and whatever the global seeds are"
     code = (
-        "import torch, numpy, hashlib; from qebias.features import random_vgg; torch.manual_seed(5); numpy.random.seed(5); torch.rand(3);"
-        "print(hashlib.sha256(b''.join(t.numpy().tobytes() for p in random_vgg(4, 2) for t in p)).hexdigest())"
+        "import torch, numpy, hashlib; from qebias.features import random_vgg; "
+        "torch.manual_seed(5); numpy.random.seed(5); torch.rand(3);"
+        "print(hashlib.sha256(b''.join(t.numpy().tobytes() "
+        "for p in random_vgg(4, 2) for t in p)).hexdigest())"
     )
     theirs = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True

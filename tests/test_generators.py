@@ -1,4 +1,5 @@
-"What every generator must keep: names, sizes, padding, weights that fit, and fingerprints that see small changes"
+"""What every generator must keep: names, sizes, padding, weights that fit, and fingerprints that see small
+changes"""
 
 import numpy as np
 import pytest

@@ -123,7 +123,8 @@ def test_arithmetic_of_sides(n):
 
 
 def test_an_odd_side_shifts_the_coarse_levels_by_one_pixel():
-    "Only up0 works: the picture of the coarse level lies one pixel further right and below when the side is odd"
+    """Only up0 works: the picture of the coarse level lies one pixel further right and below when the side is
+    odd"""
     net = fill(CBDNet(4, 4).double())
     with torch.no_grad():
         y1 = torch.rand(1, 8, 6, 6, dtype=torch.float64)
@@ -150,7 +151,8 @@ def test_reach_is_exact():
 
 
 def test_each_phase_of_the_grid_looks_as_far_as_worked_out():
-    "Followed through the layers with intervals, column 4q sees 4q - 44 to 4q + 47, the three after it 4q - 40 to 4q + 47"
+    """Followed through the layers with intervals, column 4q sees 4q - 44 to 4q + 47, the three after it 4q -
+    40 to 4q + 47"""
     net, x = fill(CBDNet(4, 4).double()), test_image(3, (8, 128)).requires_grad_()
     y, seen = net(x), []
     for at in range(64, 68):

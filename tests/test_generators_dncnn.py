@@ -1,4 +1,5 @@
-"DnCNN with and without normalisation: what its fingerprint sees, sizes, gradients, reach, precision, names, and what it refuses"
+"""DnCNN with and without normalisation: what its fingerprint sees, sizes, gradients, reach, precision, names,
+and what it refuses"""
 
 import numpy as np
 import pytest

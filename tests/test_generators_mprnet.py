@@ -179,7 +179,8 @@ def test_pieces_by_hand_on_other_shapes():
 
 
 def test_stage_one_is_blind_across_the_cut():
-    "Nothing of another quarter reaches the first encoder, also through the attentions: their means are those of the quarter"
+    """Nothing of another quarter reaches the first encoder, also through the attentions: their means are
+    those of the quarter"""
     torch.manual_seed(0)
     net, seen = MPRNet(*SMALL).double(), []
     net.encoder1.register_forward_hook(lambda m, i, o: seen.append([f.clone() for f in o]))

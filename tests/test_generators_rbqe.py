@@ -179,7 +179,8 @@ def test_reach_is_exact(levels):
 
 
 def test_reach_of_the_full_depth():
-    "Five levels on a strip, without the ReLUs, which would hide single pixels: 220 pixels for the column that looks furthest"
+    """Five levels on a strip, without the ReLUs, which would hide single pixels: 220 pixels for the column
+    that looks furthest"""
     net = fill(RBQE(4, 5).double())
     for part in net.modules():
         for name, layer in part.named_children():

@@ -439,7 +439,8 @@ def network(name):
 
 
 class Convolved(nn.Module):
-    "Known influence: every pixel sees the ones around it with the weight `decay` to the power of their distance, on every side"
+    """Known influence: every pixel sees the ones around it with the weight `decay` to the power of their
+    distance, on every side"""
 
     multiple = 1
 
@@ -656,7 +657,8 @@ def test_measuring_leaves_the_network_as_it_was(rrdb):
 
 @pytest.fixture(scope="module", params=["fresh", "trained", "filled"])
 def weighted(request):
-    "A deep narrow RRDBNet (reach 256): fresh, trained for a moment to take noise off, and with the wide influence of the fill rule, scaled to a picture's range"
+    """A deep narrow RRDBNet (reach 256): fresh, trained for a moment to take noise off, and with the wide
+    influence of the fill rule, scaled to a picture's range"""
     torch.manual_seed(0)
     net = RRDBNet(8, 4, 8)
     if request.param == "filled":

@@ -1,4 +1,5 @@
-"Losses: golden numbers in both precisions, gradients by finite differences, one forward pass for both players"
+"""Losses: golden numbers in both precisions, gradients by finite differences, one forward pass for both
+players"""
 
 import itertools
 import math
@@ -168,7 +169,8 @@ def single_pass_step(p, gan):
 @pytest.mark.parametrize("gan", GAN_LOSSES.values())
 @pytest.mark.parametrize("norm", ["none", "batch", "spectral-frozen"])
 def test_one_forward_pass_serves_both_players(gan, norm):
-    "Same gradients as separate passes; batch statistics are the same in each pass, spectral norm's are frozen here"
+    """Same gradients as separate passes; batch statistics are the same in each pass, spectral norm's are
+    frozen here"""
     a, b = Players(norm.split("-")[0]), Players(norm.split("-")[0])
     if norm == "spectral-frozen":
         for p in (a, b):
@@ -180,7 +182,8 @@ def test_one_forward_pass_serves_both_players(gan, norm):
 @pytest.mark.parametrize("gan", GAN_LOSSES.values())
 @pytest.mark.parametrize("norm", ["batch", "spectral"])
 def test_one_forward_pass_works_in_training_mode(gan, norm):
-    "Two passes through a normalisation that updates itself, then two backward passes: nothing was overwritten"
+    """Two passes through a normalisation that updates itself, then two backward passes: nothing was
+    overwritten"""
     p = Players(norm)
     assert all(g is not None and g.isfinite().all() for g in single_pass_step(p, gan))
 

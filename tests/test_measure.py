@@ -356,7 +356,8 @@ def test_a_column_from_outside(tmp_path, monkeypatch):
     (tmp_path / "my_columns.py").write_text(
         "from qebias.measure import Column\n"
         "def brightness(cell):\n"
-        "    return [(name, 'brightness', float(e.mean()), 'grey levels') for name, _, _, e in cell.triples()]\n"
+        "    return [(name, 'brightness', float(e.mean()), 'grey levels') "
+        "for name, _, _, e in cell.triples()]\n"
         "column = Column(brightness, version=3)\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
@@ -429,7 +430,8 @@ def test_controls_by_hand():
 
 
 def test_noise_leans_towards_raw_and_an_ideal_enhancer_does_not():
-    "The deviation by RMS error: -100 % for anything unrelated to what was lost, 1 - 2 q for the best there is"
+    """The deviation by RMS error: -100 % for anything unrelated to what was lost, 1 - 2 q for the best there
+    is"""
     noisy = a_cell(enhanced=c.control("noise8", NAMES, RAW, COMPRESSED))
     found = results(measure("distance:rmse", noisy))
     sides = [found.values(quantity=f"{side}:rmse", **AT) for side in ("ce", "re", "cr")]

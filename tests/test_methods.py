@@ -99,7 +99,8 @@ OWN = """
     class Net(nn.Module):
         def __init__(self, width=4):
             super().__init__()
-            self.body = nn.Sequential(nn.Conv2d(3, width, 3, padding=1), nn.ReLU(), nn.Conv2d(width, 3, 3, padding=1))
+            first, last = nn.Conv2d(3, width, 3, padding=1), nn.Conv2d(width, 3, 3, padding=1)
+            self.body = nn.Sequential(first, nn.ReLU(), last)
         def forward(self, x): return x + self.body(x)
 
     class Critic(nn.Module):

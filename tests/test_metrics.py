@@ -1,4 +1,5 @@
-"Metrics and Fréchet distances: against independent computations, without network, on real photographs, and through faults"
+"""Metrics and Fréchet distances: against independent computations, without network, on real photographs, and
+through faults"""
 
 import dataclasses
 import importlib.util
@@ -195,7 +196,8 @@ def test_frechet_equals_pyiqas_where_that_is_stable(monkeypatch):
 
 
 def test_frechet_of_few_rows_in_many_dimensions_is_exact():
-    "Two samples that live in orthogonal planes: the covariances share no direction, so the cross term is nought"
+    """Two samples that live in orthogonal planes: the covariances share no direction, so the cross term is
+    nought"""
     a, b = np.zeros((5, 1000)), np.zeros((7, 1000))
     a[:, :4], b[:, 500:506] = RNG.normal(size=(5, 4)), RNG.normal(size=(7, 6))
     expected = ((a.mean(0) - b.mean(0)) ** 2).sum() + a.var(0, ddof=1).sum() + b.var(0, ddof=1).sum()
@@ -378,7 +380,8 @@ def test_alexnet_features(photo, no_network):
 
 
 def test_kodak_photographs(no_network):
-    "Real photographs: the order of qualities is kept by every metric, and an image is at distance nought of itself"
+    """Real photographs: the order of qualities is kept by every metric, and an image is at distance nought of
+    itself"""
     photographs = [
         read_rgb(path)[:256, :256]
         for path in sorted((folder("QEBIAS_DATA", "kodak24") / "kodak24").glob("*.png"))[:3]
@@ -402,7 +405,8 @@ PUBLISHED = {
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_pyiqas_five_calibration_pairs(name, no_network):
-    "The values that IQA-PyTorch publishes for its own five pairs (its folder ResultsCalibra, which its wheel carries)"
+    """The values that IQA-PyTorch publishes for its own five pairs (its folder ResultsCalibra, which its
+    wheel carries)"""
     pairs = Path(importlib.util.find_spec("pyiqa").origin).parent.parent / "ResultsCalibra"
     if not (pairs / "ref_dir").is_dir():
         pytest.skip("this pyiqa does not carry its calibration pairs")
@@ -490,7 +494,8 @@ def test_the_table_agrees_with_pyiqa_and_with_the_table_of_files():
         assert set(entry.weights) == used - {metrics.ALEXNET[1]}, name
 
 
-# --- the metrics whose files are rarely at hand: random files of the right shape stand for them, to show that our code builds, fills and runs each network
+# --- the metrics whose files are rarely at hand: random files of the right shape stand for them,
+# to show that our code builds, fills and runs each network
 
 
 def random_like(net):
@@ -500,7 +505,8 @@ def random_like(net):
 
 @pytest.fixture
 def fake(monkeypatch, tmp_path, nowhere):
-    "Store a file where the user keeps weights, under the name of a weight file whose row in the table then has its size and hash"
+    """Store a file where the user keeps weights, under the name of a weight file whose row in the table then
+    has its size and hash"""
     monkeypatch.setenv("QEBIAS_WEIGHTS", str(tmp_path))
 
     def place(file, value):
@@ -549,7 +555,8 @@ def build(name):
 
 @pytest.mark.parametrize("name", [n for n in TABLE3 if METRICS[n].weights])
 def test_placing_hashing_and_failure_of_each_metrics_files(name, fake, no_network):
-    "Small files of the right name: none, all but one, all but a wrong one, all but a truncated one; then right by hash, and of no use as weights"
+    """Small files of the right name: none, all but one, all but a wrong one, all but a truncated one; then
+    right by hash, and of no use as weights"""
     files = METRICS[name].weights
     with pytest.raises(MissingWeights, match=f"metric '{name}' needs"):
         build(name)
@@ -801,7 +808,8 @@ def test_a_metric_from_outside_is_one_row(tmp_path, monkeypatch):
     (tmp_path / "my_metrics.py").write_text(
         "from qebias.metrics import Metric\n"
         "def brightness(enhanced): return enhanced.mean()\n"
-        "row = Metric('brightness', 'Brightness', 'higher', 'no-reference', 1, (0, 255), function='my_metrics:brightness')\n"
+        "row = Metric('brightness', 'Brightness', 'higher', 'no-reference', 1, (0, 255), "
+        "function='my_metrics:brightness')\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(metrics, "METRICS", dict(METRICS))

@@ -23,7 +23,8 @@ sys.exit(not ok)
 
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory):
-    "All notebooks, one after the other in processes of their own, started ahead of the tests that ask for them"
+    """All notebooks, one after the other in processes of their own, started ahead of the tests that ask for
+    them"""
     logs = tmp_path_factory.mktemp("notebooks")
     settings = {"OMP_NUM_THREADS": "1", "IN_TEST": "1", "MPLBACKEND": "agg"}
     warm = Warm(**settings)

@@ -72,7 +72,8 @@ def test_no_torch_at_import():
             [
                 sys.executable,
                 "-c",
-                "import sys, qebias.pairs; sys.exit(bool({'torch', 'pandas', 'matplotlib'} & set(sys.modules)))",
+                "import sys, qebias.pairs\n"
+                "sys.exit(bool({'torch', 'pandas', 'matplotlib'} & set(sys.modules)))",
             ]
         ).returncode
         == 0
@@ -359,9 +360,13 @@ class Slow:
     def describe(self): return Jpeg(20).describe()
     def encode(self, rgb): note("code"); time.sleep(slow_code); return Jpeg(20).encode(rgb)
     def decode(self, data): return Jpeg(20).decode(data)
-def load(k): note("load"); time.sleep(slow_load); return np.random.default_rng(k).integers(0, 256, (40 + k, 56, 3), np.uint8)
+def load(k):
+    note("load")
+    time.sleep(slow_load)
+    return np.random.default_rng(k).integers(0, 256, (40 + k, 56, 3), np.uint8)
 if __name__ == "__main__":
-    pairs = build_pairs([RawImage(f"p{k}", lambda k=k: load(k)) for k in range(3)], Slow(), folder, workers=1, progress=False)
+    images = [RawImage(f"p{k}", lambda k=k: load(k)) for k in range(3)]
+    pairs = build_pairs(images, Slow(), folder, workers=1, progress=False)
     pairs.verify()
     print(pairs.key)
 '''

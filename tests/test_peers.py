@@ -1,4 +1,4 @@
-"""The comparison with the peers' own code, `tests/benchmarks/peers.py`: whether it runs, and whether it would find anything
+"""The comparison with the peers' own code, `tests/benchmarks/peers.py`: whether it runs, and finds anything
 
 The slow tests need checkouts: `QEBIAS_BASICSR` names one of BasicSR, `QEBIAS_POWERQE` one of powerqe.
 """
@@ -90,7 +90,8 @@ class ARCNN(torch.nn.Module):
         super().__init__()
         conv = torch.nn.Conv2d
         self.last, self.first = conv(16, 3, 5, padding=2), conv(3, 64, 9, padding=4)
-        self.mid = torch.nn.Sequential(conv(64, 32, 7, padding=3), torch.nn.ReLU(), conv(32, 16, 1), torch.nn.ReLU())
+        layers = [conv(64, 32, 7, padding=3), torch.nn.ReLU(), conv(32, 16, 1), torch.nn.ReLU()]
+        self.mid = torch.nn.Sequential(*layers)
 
     def forward(self, x): return self.last(self.mid(self.first(x).relu())) + x
 """

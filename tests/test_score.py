@@ -1,4 +1,5 @@
-"The evaluator: one walk, bounded memory, failures per metric, resumption after a kill, sets with kept statistics, and folders of files"
+"""The evaluator: one walk, bounded memory, failures per metric, resumption after a kill, sets with kept
+statistics, and folders of files"""
 
 import json
 import os
@@ -340,7 +341,8 @@ def test_a_killed_run_goes_on(tmp_path, number):
             return inner
         slow = sys.argv[1] == "slow"
         print("go", flush=True)
-        print(score([(str(k), load(k, slow), load(k + 100, False)) for k in range(20)], ["psnr", "nlpd"], journal="j.jsonl", workers=1).to_csv(index=False))
+        pairs = [(str(k), load(k, slow), load(k + 100, False)) for k in range(20)]
+        print(score(pairs, ["psnr", "nlpd"], journal="j.jsonl", workers=1).to_csv(index=False))
         """)
     )
     run = lambda how, **more: subprocess.Popen(
@@ -576,7 +578,8 @@ def test_the_papers_names_are_understood(typed, name):
 @pytest.mark.slow
 def test_values_are_those_of_pyiqa_metric_by_metric():
     "In a process of its own: pyiqa keeps where its files lie and how it fetches them from its first import"
-    code = "import sys, json; sys.path.insert(0, sys.argv[1]); import evaluator; print(json.dumps(evaluator.compare(count=3, rounds=1)))"
+    code = "import sys, json; sys.path.insert(0, sys.argv[1]); import evaluator\n"
+    code += "print(json.dumps(evaluator.compare(count=3, rounds=1)))"
     found = json.loads(
         subprocess.run(
             [sys.executable, "-W", "ignore", "-c", code, str(Path(__file__).parent / "benchmarks")],

@@ -84,7 +84,8 @@ def test_parameters_tag_survives_cleaning(root, exported):
 
 
 def test_imports_go_one_way(root):
-    "A module imports from notebooks before it only: in an earlier part of the book, or with a lower number in its own"
+    """A module imports from notebooks before it only: in an earlier part of the book, or with a lower number
+    in its own"""
     import ast
 
     number = {}

@@ -425,7 +425,8 @@ hinge.layers, hinge.domains, hinge.version = ("conv1_2",), ("raw",), 3
 def least_squares(given):
     "A GAN of one's own"
     from qebias.losses import GanTerms
-    return GanTerms((given.fake - 1).square().mean(), (given.real - 1).square().mean(), given.fake.square().mean())
+    fool = (given.fake - 1).square().mean()
+    return GanTerms(fool, (given.real - 1).square().mean(), given.fake.square().mean())
 least_squares.gan = "least-squares"
 """
 
@@ -574,7 +575,8 @@ def test_a_step_on_the_gpu_agrees_with_the_cpu(pairs):
 
 
 class Tape(TorchDispatchMode):
-    "What a CUDA graph does, on the CPU: keep the operations of a step and their tensors, and do them again at the same addresses"
+    """What a CUDA graph does, on the CPU: keep the operations of a step and their tensors, and do them again
+    at the same addresses"""
 
     def __init__(self):
         super().__init__()
@@ -785,7 +787,8 @@ def test_a_step_that_cannot_be_recorded_goes_on_without(pairs, monkeypatch):
     trainers[1].graph.alone = 100
     with pytest.warns(
         UserWarning,
-        match="cannot be recorded as a CUDA graph, and is taken one operation at a time: CUDA error: operation not permitted when stream is capturing$",
+        match="cannot be recorded as a CUDA graph, and is taken one operation at a time: "
+        "CUDA error: operation not permitted when stream is capturing$",
     ):
         for i in range(6):
             for t in trainers:
@@ -809,7 +812,8 @@ def test_a_graph_on_the_gpu_follows_the_step(pairs, precision):
 
 @pytest.mark.parametrize("gan, reduction", [("vanilla", "sample"), ("relativistic", "batch")])
 def test_two_processes_train_as_one_with_the_same_batch(pairs, tmp_path, gan, reduction):
-    "Spectral normalisation, both hinges and the relativistic mean; batch normalisation is the exception that the notebook tells of"
+    """Spectral normalisation, both hinges and the relativistic mean; batch normalisation is the exception
+    that the notebook tells of"""
     c = config(gan=gan, divergence=Divergence(blocks=(2,), reduction=reduction), batch=4, iterations=6)
     fit(c, pairs, tmp_path / "one", log_every=1)
     said = []
@@ -885,10 +889,12 @@ dist.init_process_group("gloo")
 rank, processes = world()
 torch.manual_seed(0)
 slope = torch.tensor([.7, 1.3], dtype=torch.float64, requires_grad=True)
-raw, enhanced = torch.tensor([[.2, .5, .1, .4, 2.5, 3., 1.5, 2.2]], dtype=torch.float64).T, torch.tensor([[1., .5, .8, 1.2, -.3, .9, -.1, .6]], dtype=torch.float64).T
+raw = torch.tensor([[.2, .5, .1, .4, 2.5, 3., 1.5, 2.2]], dtype=torch.float64).T
+enhanced = torch.tensor([[1., .5, .8, 1.2, -.3, .9, -.1, .6]], dtype=torch.float64).T
 def terms(mean, part):
     r, e = slope[0] * raw[part], slope[1] * enhanced[part]
-    return [*relativistic_gan(r, e, mean), domain_divergence(raw[part], 0 * raw[part], e, "batch", mean)]   # shut on the first half alone, open over all
+    # the last is shut on the first half alone, open over all
+    return [*relativistic_gan(r, e, mean), domain_divergence(raw[part], 0 * raw[part], e, "batch", mean)]
 mine = slice(4 * rank, 4 * rank + 4)
 for k in range(4):
     whole, = torch.autograd.grad(terms(torch.mean, slice(8))[k], slope)
@@ -1169,7 +1175,8 @@ NETWORKS = list(dict.fromkeys(m.network for m in METHODS.values()))
     ids=["unet", "vgg", "charbonnier", *(path.rpartition(":")[2] for path in NETWORKS)],
 )
 def test_a_step_on_an_imagined_gpu_makes_nothing_elsewhere_and_asks_for_no_value(monkeypatch, more):
-    "Tensors of a GPU that is not there: mixing devices fails, and so does whatever needs a number; all but the gradients, which need a driver"
+    """Tensors of a GPU that is not there: mixing devices fails, and so does whatever needs a number; all but
+    the gradients, which need a driver"""
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     monkeypatch.setattr(torch.nn.Module, "to", moved)

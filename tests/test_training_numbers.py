@@ -111,7 +111,8 @@ NETWORKS = {
 
 
 def network_numbers(name):
-    "What a network makes of a picture in both modes, with weights that are the same everywhere; and how it starts"
+    """What a network makes of a picture in both modes, with weights that are the same everywhere; and how it
+    starts"""
     spec = NETWORKS[name]
     torch.manual_seed(0)
     net = build(spec)

@@ -137,7 +137,8 @@ def test_torch_and_timm_agree_on_the_places(home, monkeypatch):
     pytest.importorskip("huggingface_hub")
     monkeypatch.setenv("TORCH_HOME", str(home / "t"))
     monkeypatch.setenv("HF_HOME", str(home / "h"))
-    code = "import torch; from huggingface_hub import constants; print(torch.hub.get_dir()); print(constants.HF_HUB_CACHE)"
+    code = "import torch; from huggingface_hub import constants\n"
+    code += "print(torch.hub.get_dir()); print(constants.HF_HUB_CACHE)"
     torch_dir, hf_dir = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, env={**os.environ}
     ).stdout.split()
@@ -215,7 +216,8 @@ def test_a_big_file_is_hashed_once(home, monkeypatch):
 
 def test_import_is_light():
     "The table is read by the command line: no torch, no pooch"
-    code = "import sys, qebias.weights; print([m for m in ('torch', 'pooch', 'requests', 'pandas') if m in sys.modules])"
+    heavy = ("torch", "pooch", "requests", "pandas")
+    code = f"import sys, qebias.weights; print([m for m in {heavy} if m in sys.modules])"
     assert (
         subprocess.run(
             [sys.executable, "-c", code], capture_output=True, text=True, check=True

@@ -1,9 +1,10 @@
 """What the data cost a training: `python tests/benchmarks/data.py [--rounds 30]`
 
-Three tables: cutting a batch and turning it into floats beside the training step that uses it, for the fastest networks; the
-memory that a sampler takes over stores of 10, 100 and 1000 pictures; and how much of a store's build is not the codec's time,
-with one worker and with two. All times are the processor's, of this process and its children, so that other work on the machine
-counts for little; the build's time on the clock stands beside it. Another version of the package is measured by `PYTHONPATH=CHECKOUT`.
+Three tables: cutting a batch and turning it into floats beside the training step that uses it, for the
+fastest networks; the memory that a sampler takes over stores of 10, 100 and 1000 pictures; and how much of a
+store's build is not the codec's time, with one worker and with two. All times are the processor's, of this
+process and its children, so that other work on the machine counts for little; the build's time on the clock
+stands beside it. Another version of the package is measured by `PYTHONPATH=CHECKOUT`.
 """
 
 import argparse
@@ -74,7 +75,8 @@ def shares(folder, rounds):
             trainer.step(k, *floats)
         step = median(lambda k: trainer.step(k, *floats), max(rounds // 5, 3))
         print(
-            f"| {method}{' of demo' if networks else ''} | {batch} of {patch} | {data:.2f} | {step:.1f} | {data / step:.1%} |",
+            f"| {method}{' of demo' if networks else ''} | {batch} of {patch} "
+            f"| {data:.2f} | {step:.1f} | {data / step:.1%} |",
             flush=True,
         )
 
@@ -118,7 +120,9 @@ def memory(folder):
 
 def build(folder, size):
     print(
-        "\n| codec | pictures | workers | time, s | all processor time, s | in the codec alone, s | outside of it |\n| --- | --- | ---: | ---: | ---: | ---: | ---: |"
+        "\n| codec | pictures | workers | time, s | all processor time, s "
+        "| in the codec alone, s | outside of it |"
+        "\n| --- | --- | ---: | ---: | ---: | ---: | ---: |"
     )
     for codec, count in ((Jpeg(20), 60), (Bpg(37), 6)):
         arrays = [image() for image in photographs(count, *size)]
@@ -135,7 +139,8 @@ def build(folder, size):
             build_pairs(images, codec, folder / f"{codec.name}/{workers}", workers=workers, progress=False)
             spent, clock = time.process_time() - start + used() - children, time.perf_counter() - clock
             print(
-                f"| {codec.name} | {count} of {size[1]}x{size[0]} | {workers} | {clock:.2f} | {spent:.2f} | {alone:.2f} | {1 - alone / spent:.0%} |",
+                f"| {codec.name} | {count} of {size[1]}x{size[0]} | {workers} "
+                f"| {clock:.2f} | {spent:.2f} | {alone:.2f} | {1 - alone / spent:.0%} |",
                 flush=True,
             )
 

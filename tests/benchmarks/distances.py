@@ -1,7 +1,8 @@
-"""Resampled Fréchet distances, with what resamples share computed once: `python tests/benchmarks/distances.py [--rounds 3]`
+"""Resampled Fréchet distances, what resamples share computed once: `python tests/benchmarks/distances.py`
 
-Processor time of the distances of 200 resamples of 100 pictures, one by one as `frechet_distance` of the rows that
-were drawn, and at once as `frechet_resampled`, in turn; random features of AlexNet's and of the scene statistics' size.
+Processor time of the distances of 200 resamples of 100 pictures, one by one as `frechet_distance` of the rows
+that were drawn, and at once as `frechet_resampled`, in turn; random features of AlexNet's and of the scene
+statistics' size.
 """
 
 import argparse

@@ -1,10 +1,11 @@
-"""The evaluator beside pyiqa, metric by metric, over one folder: `python tests/benchmarks/evaluator.py [--images 24] [--threads 2] [--rounds 2] [--metrics psnr niqe]`
+"""The evaluator beside pyiqa, metric by metric, over a folder: `python tests/benchmarks/evaluator.py --help`
 
-Both score the same pairs of PNG files with psnr, ssim, nlpd, lpips-alex and niqe, in one process and with the same number of
-threads. pyiqa does it as its documentation shows: `create_metric`, then `metric(enhanced file, raw file)`, one metric after the
-other. Ours is `qebias.metrics.score` over functions that read the files. Either builds its networks anew in every round, imports
-are made before; the order alternates, and the best round of each counts. The photographs (JPEG, quality 20) are those of
-QEBIAS_DATA/kodak24, the weights those of QEBIAS_WEIGHTS; without photographs, scenes of scikit-image.
+Both score the same pairs of PNG files with psnr, ssim, nlpd, lpips-alex and niqe, in one process and with the
+same number of threads. pyiqa does it as its documentation shows: `create_metric`, then `metric(enhanced file,
+raw file)`, one metric after the other. Ours is `qebias.metrics.score` over functions that read the files.
+Either builds its networks anew in every round, imports are made before; the order alternates, and the best
+round of each counts. The photographs (JPEG, quality 20) are those of QEBIAS_DATA/kodak24, the weights those
+of QEBIAS_WEIGHTS; without photographs, scenes of scikit-image.
 """
 
 import argparse
@@ -59,7 +60,7 @@ def fill(work, count):
 
 
 def cache_for_pyiqa(home):
-    "Put the weight files where pyiqa and torchvision look, so that neither asks the network; its classifier is never used"
+    "Put the weight files where pyiqa and torchvision look, so that neither asks the network"
     import torch
     import torchvision
 
@@ -170,7 +171,9 @@ def main():
     warnings.simplefilter("ignore")
     found = compare(options.images, options.threads, options.rounds, options.metrics)
     print(
-        f"{datetime.date.today()}, {platform.machine()}, {os.cpu_count()} CPUs, load {os.getloadavg()[0]:.1f}; {found['images']} images of {found['pictures']}, {found['threads']} threads; {found['versions']}"
+        f"{datetime.date.today()}, {platform.machine()}, {os.cpu_count()} CPUs, "
+        f"load {os.getloadavg()[0]:.1f}; "
+        f"{found['images']} images of {found['pictures']}, {found['threads']} threads; {found['versions']}"
     )
     for side in ("pyiqa", "ours"):
         print(f"{side:6}", *(f"{seconds:.2f} s" for seconds in found[side]))

@@ -1,7 +1,8 @@
-"""Processor time against image size, data set, methods and levels: `python tests/benchmarks/growth.py [--png growth.png] [--only encode keys]`
+"""Processor time against image size, data set, methods and levels: `python tests/benchmarks/growth.py --help`
 
-Three points each, the size growing by the same factor, and the exponent between them: 1 is proportional. What is planned by another
-process counts with that process. Work that does not grow (imports, a kernel) lowers an exponent and never raises it.
+Three points each, the size growing by the same factor, and the exponent between them: 1 is proportional. What
+is planned by another process counts with that process. Work that does not grow (imports, a kernel) lowers an
+exponent and never raises it.
 """
 
 import argparse
@@ -195,7 +196,8 @@ def measure(name, least=0.5):
 
 
 COLOURS = (
-    "#23649C", "#C9772A", "#5E8C61", "#A06A9C", "#8C8C8C", "#0B3A6B", "#B79F3A", "#9C3E6B", "#3E9C9C", "#222222",
+    "#23649C", "#C9772A", "#5E8C61", "#A06A9C", "#8C8C8C", "#0B3A6B", "#B79F3A",
+    "#9C3E6B", "#3E9C9C", "#222222",
 )  # fmt: skip
 
 
@@ -252,7 +254,9 @@ def main():
     for name in options.only:
         rows.append(r := measure(name))
         print(
-            f"| {name} | {r['unit']} | {', '.join(f'{a:,}' for a in r['amounts'])} | {', '.join(f'{s:.3g}' for s in r['seconds'])} | {', '.join(f'{e:.2f}' for e in r['exponents'])} |",
+            f"| {name} | {r['unit']} | {', '.join(f'{a:,}' for a in r['amounts'])} "
+            f"| {', '.join(f'{s:.3g}' for s in r['seconds'])} "
+            f"| {', '.join(f'{e:.2f}' for e in r['exponents'])} |",
             flush=True,
         )
     if options.png:

@@ -1,11 +1,12 @@
-"""Speed of every network, by way of computing: `python tests/benchmarks/inference.py [--side 160] [--threads 1] [--rounds 5]`
+"""Speed of every network and way of computing: `python tests/benchmarks/inference.py --help`
 
-The plain call is `model(x)` under `no_grad`, channels first, from a float tensor to a float tensor; the others go from a uint8
-picture to a uint8 picture by `enhance`: in fp32, in bf16, and by ONNX Runtime and OpenVINO where they are installed. All in one
-process and in turn, on processor time, so that a machine with other work gives ratios too. A cell is the median over the rounds
-of how many times as fast it is, its smallest and largest, and the largest difference to the plain call in grey levels. The
-weights are fresh, from one seed (`rrdb-residual` adds its input, as the trained ones here do; only such a
-network is run in bf16 by OpenVINO), or those of `--weights FOLDER/NAME.pt`, where bf16 shows what it costs a trained network.
+The plain call is `model(x)` under `no_grad`, channels first, from a float tensor to a float tensor; the
+others go from a uint8 picture to a uint8 picture by `enhance`: in fp32, in bf16, and by ONNX Runtime and
+OpenVINO where they are installed. All in one process and in turn, on processor time, so that a machine with
+other work gives ratios too. A cell is the median over the rounds of how many times as fast it is, its
+smallest and largest, and the largest difference to the plain call in grey levels. The weights are fresh, from
+one seed (`rrdb-residual` adds its input, as the trained ones here do; only such a network is run in bf16 by
+OpenVINO), or those of `--weights FOLDER/NAME.pt`, where bf16 shows what it costs a trained network.
 """
 
 import argparse

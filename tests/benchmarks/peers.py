@@ -2,15 +2,16 @@
 
     python tests/benchmarks/peers.py --basicsr PATH [--powerqe PATH] [--psi-width 16] [--json FILE]
 
-PATH is a checkout: of https://github.com/XPixelGroup/BasicSR, of https://github.com/ryanxingql/powerqe (branch v3). Their
-files are imported from there and run as they are; packages that they import and the comparison never runs are stubs that
-refuse to be called. BasicSR's models are built by their own constructors from BasicSR's own option files, with scale 1,
-smaller sizes, paired data and no sharpened targets; ours are the rows `esrgan` and `realesrgan` of `qebias.methods`.
+PATH is a checkout: of https://github.com/XPixelGroup/BasicSR, of https://github.com/ryanxingql/powerqe
+(branch v3). Their files are imported from there and run as they are; packages that they import and the
+comparison never runs are stubs that refuse to be called. BasicSR's models are built by their own constructors
+from BasicSR's own option files, with scale 1, smaller sizes, paired data and no sharpened targets; ours are
+the rows `esrgan` and `realesrgan` of `qebias.methods`.
 
-A difference is the largest of all elements in a row of the table, and relative to the largest magnitude among them.
-Verdicts: `equal` (at most 1e-9), `documented` (the peer runs its discriminator more often within a step, and
-another row shows that nothing but this makes the difference), `not there` (a network that this version lacks), `DEFECT`.
-The exit status is 1 where there is a defect.
+A difference is the largest of all elements in a row of the table, and relative to the largest magnitude among
+them. Verdicts: `equal` (at most 1e-9), `documented` (the peer runs its discriminator more often within a
+step, and another row shows that nothing but this makes the difference), `not there` (a network that this
+version lacks), `DEFECT`. The exit status is 1 where there is a defect.
 """
 
 import argparse
@@ -50,7 +51,7 @@ def _finite(value):
 
 
 def apart(ours, theirs):
-    "Of two dicts of tensors: the largest absolute difference, its share of the largest magnitude, and the name of its tensor"
+    "Of two dicts of tensors: the largest absolute difference, its share of the largest magnitude, its name"
     if ours.keys() != theirs.keys():
         raise ValueError(f"names differ: {sorted(ours.keys() ^ theirs.keys())[:6]}")
     absolute, largest, worst = 0.0, 0.0, ""
@@ -127,7 +128,7 @@ def importing(*modules):
 
 
 class NoSharpening:
-    "In place of the sharpening of targets, which the options switch off: were it used, every number would be NaN"
+    "In place of the sharpening of targets, which the options switch off: used, it would make all numbers NaN"
 
     def cuda(self):
         return self
@@ -145,7 +146,7 @@ def vgg_features(width):
 
 
 def load_basicsr(root, psi_width):
-    "BasicSR's classes by name, and its options; its VGG-19 gets `psi_width` channels and no weights of its own"
+    "BasicSR's classes by name, and its options; its VGG-19 gets `psi_width` channels, no weights of its own"
     folder, logger = Path(root) / "basicsr", logging.getLogger("peers")
     logger.addHandler(logging.NullHandler())
     logger.propagate = False
@@ -385,7 +386,8 @@ def compare_psi(peer, psi_width):
 
 
 ANY = [(64, 64), (37, 51)]
-POWERQE = {  # ours: module and class; powerqe's file, class and arguments as in its configurations; sizes of the input
+# ours: module and class; powerqe's file, class and arguments as in its configurations; sizes of the input
+POWERQE = {
     "ARCNN": ("arcnn:ARCNN", "arcnn", "ARCNN", {}, ANY),
     "DCAD": ("dcad:DCAD", "dcad", "DCAD", dict(mid_channels=64, num_blocks=8), ANY),
     "DnCNN": ("dncnn:DnCNN", "dncnn", "DnCNN", dict(mid_channels=64, num_blocks=15, if_bn=False), ANY),
@@ -525,7 +527,8 @@ def our_step(trainer, i, raw, compressed):
     rounded = [name for name, value in log.items() if torch.is_tensor(value) and value.dtype != torch.float64]
     if rounded:
         sys.exit(
-            f"qebias.training rounds {', '.join(rounded)} to less than float64: this comparison needs a step that keeps it"
+            f"qebias.training rounds {', '.join(rounded)} to less than float64: "
+            "this comparison needs a step that keeps it"
         )
     d = trainer.discriminator.network
     losses = {
@@ -587,7 +590,7 @@ def as_is(ours, theirs):
 
 
 def repeats_unseen(ours, theirs):
-    "BasicSR's third, fourth and fifth forward of a step leave batch norm's statistics alone: ours has only the first two"
+    "BasicSR's third to fifth forward of a step leave batch norm's statistics alone: ours has the first two"
     norms = [m for m in theirs.modules() if isinstance(m, nn.BatchNorm2d)]
 
     def watch(net, _):
@@ -607,7 +610,7 @@ def vectors_fixed(ours, theirs):
 
 
 def vectors_ours(ours, theirs):
-    "The power iteration of ours goes on, and BasicSR's forwards of raw and of enhanced images use the vectors that ours used"
+    "The power iteration of ours goes on, and BasicSR's forwards of raw and enhanced images use our vectors"
     used = {}
 
     def see(net, _, __):
@@ -706,7 +709,9 @@ def show(rows):
     print(f"{'name':{widths[0]}}  {'what':{widths[1]}}   absolute   relative  verdict")
     for r in rows:
         print(
-            f"{r['name']:{widths[0]}}  {r['what']:{widths[1]}}  {number(r['absolute'])}  {number(r['relative'])}  {r['verdict']}{' at ' + r['worst'] if r['verdict'] == DEFECT else ''}"
+            f"{r['name']:{widths[0]}}  {r['what']:{widths[1]}}  "
+            f"{number(r['absolute'])}  {number(r['relative'])}  "
+            f"{r['verdict']}{' at ' + r['worst'] if r['verdict'] == DEFECT else ''}"
         )
 
 

@@ -1,8 +1,9 @@
-"""What a second process gives: `python tests/benchmarks/processes.py [--methods rrdb realesrgan+both] [--batch 4] [--iterations 12]`
+"""What a second process gives: `python tests/benchmarks/processes.py [--batch 4] [--iterations 12]`
 
-The same training, through `fit`, as one process with one thread, one process with two threads, and two processes with one thread
-each, which share its batch. RRDB 32/4 and a discriminator of width 32, patches of 128 pixels, psi at a quarter of VGG-19's width.
-Seconds are medians over iterations after the first three; the efficiency is the time of one thread over twice that of two.
+The same training, through `fit`, as one process with one thread, one process with two threads, and two
+processes with one thread each, which share its batch. RRDB 32/4 and a discriminator of width 32, patches of
+128 pixels, psi at a quarter of VGG-19's width. Seconds are medians over iterations after the first three; the
+efficiency is the time of one thread over twice that of two.
 """
 
 import argparse
@@ -48,7 +49,8 @@ def main():
     args = parser.parse_args()
     print(f"torch {torch.__version__}, batch {args.batch} of 128 x 128\n")
     print(
-        "| method | 1 process, 1 thread, s | 1 process, 2 threads | 2 processes, 1 thread each |\n| --- | ---: | ---: | ---: |"
+        "| method | 1 process, 1 thread, s | 1 process, 2 threads | 2 processes, 1 thread each |\n"
+        "| --- | ---: | ---: | ---: |"
     )
     with tempfile.TemporaryDirectory() as work:
         pairs = build_pairs(
@@ -60,7 +62,8 @@ def main():
                 for p, t in ((1, 1), (1, 2), (2, 1))
             )
             print(
-                f"| {method} | {one:.3f} | {two:.3f} ({one / two / 2:.0%}) | {both:.3f} ({one / both / 2:.0%}) |",
+                f"| {method} | {one:.3f} | {two:.3f} ({one / two / 2:.0%}) "
+                f"| {both:.3f} ({one / both / 2:.0%}) |",
                 flush=True,
             )
 

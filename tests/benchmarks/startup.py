@@ -1,7 +1,8 @@
 """What starting costs: `python tests/benchmarks/startup.py [--against CHECKOUT] [--rounds 3]`
 
-Imports, `qebias --help`, and a job of the graph whose notebook does nothing, or what a study's notebook imports. With another checkout of
-qebias the two take turns, and the last column is its time divided by ours. Wall and processor time, the best round of each.
+Imports, `qebias --help`, and a job of the graph whose notebook does nothing, or what a study's notebook
+imports. With another checkout of qebias the two take turns, and the last column is its time divided by ours.
+Wall and processor time, the best round of each.
 """
 
 import argparse
@@ -15,7 +16,11 @@ import time
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parents[2]
-IMPORTS = "import pandas as pd\nfrom qebias.figures import crops, theme\nfrom qebias.metrics import psnr\nfrom qebias.study import Study, centre, compress"  # of run/compress.ipynb
+# of run/compress.ipynb
+IMPORTS = (
+    "import pandas as pd\nfrom qebias.figures import crops, theme\nfrom qebias.metrics import psnr\n"
+    "from qebias.study import Study, centre, compress"
+)
 
 
 def notebook(path, *cells):

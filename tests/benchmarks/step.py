@@ -1,14 +1,16 @@
 """A GAN's training step: ours beside the textbook's, and beside BasicSR's own `optimize_parameters`
 
-    python tests/benchmarks/step.py [--basicsr PATH] [--methods realesrgan esrgan] [--networks 64/23/64 32/16/32] [--batch 4] [--device cpu] [--parts]
+    python tests/benchmarks/step.py [--basicsr PATH] [--methods realesrgan esrgan]
+        [--networks 64/23/64 32/16/32] [--batch 4] [--device cpu] [--parts]
 
-The same networks (RRDB width/blocks, growth 32, and the discriminator's width), the same batch of 128 x 128 patches, VGG-19 at
-full width with random weights. Contenders take turns, one step each, in one process; a row gives medians and minima, and the
-median over rounds of the first contender's time over this one's. `floor` is what the convolutions of that step would take at the
-highest rate that a convolution of 256 channels reached on this machine just after: no step that computes them can be faster.
-With --parts a profile of one step says how many seconds lie in convolutions, forward and backward, and in everything else.
-On a GPU our step is recorded as a CUDA graph, and measured after that; --parts takes it one operation at a time, as the profile must.
-BasicSR's checkout is imported as in `peers.py`; its step computes in fp32 only.
+The same networks (RRDB width/blocks, growth 32, and the discriminator's width), the same batch of 128 x 128
+patches, VGG-19 at full width with random weights. Contenders take turns, one step each, in one process; a row
+gives medians and minima, and the median over rounds of the first contender's time over this one's. `floor` is
+what the convolutions of that step would take at the highest rate that a convolution of 256 channels reached
+on this machine just after: no step that computes them can be faster. With --parts a profile of one step says
+how many seconds lie in convolutions, forward and backward, and in everything else. On a GPU our step is
+recorded as a CUDA graph, and measured after that; --parts takes it one operation at a time, as the profile
+must. BasicSR's checkout is imported as in `peers.py`; its step computes in fp32 only.
 """
 
 import argparse
@@ -220,7 +222,8 @@ def main(arguments=None):
     torch.set_num_threads(args.threads)
     rows = []
     print(
-        f"torch {torch.__version__}, {device_name(args.device)}, {args.threads} threads, batch {args.batch}, patch {PATCH}; multiply-adds counted as they are executed"
+        f"torch {torch.__version__}, {device_name(args.device)}, {args.threads} threads, "
+        f"batch {args.batch}, patch {PATCH}; multiply-adds counted as they are executed"
     )
     for method in args.methods:
         for sizes in args.networks:
@@ -230,8 +233,10 @@ def main(arguments=None):
                     f"  {part} {row[part]:.3f}" for part in ("forward", "backward", "rest") if part in row
                 )
                 print(
-                    f"{method:12s} {sizes:9s} {row['step']:14s} {row['median']:7.3f} s  min {row['min']:7.3f}  {row['ratio']:5.2f}x  {row['step_gmac']:.0f} GMAC, "
-                    f"floor {row['floor']:.3f} s at {row['peak_gmacs']:.0f} GMAC/s, which the step reaches {row['floor'] / row['median']:.0%} of{inside}",
+                    f"{method:12s} {sizes:9s} {row['step']:14s} {row['median']:7.3f} s  "
+                    f"min {row['min']:7.3f}  {row['ratio']:5.2f}x  {row['step_gmac']:.0f} GMAC, "
+                    f"floor {row['floor']:.3f} s at {row['peak_gmacs']:.0f} GMAC/s, "
+                    f"which the step reaches {row['floor'] / row['median']:.0%} of{inside}",
                     flush=True,
                 )
     if args.json:

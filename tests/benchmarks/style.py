@@ -1,7 +1,8 @@
 """How the code reads, in figures: `python tests/benchmarks/style.py`
 
-Lines over 100 and over 110 characters, private functions, nested comprehensions, branches a line of function, lines of a function,
-lines of an export cell. Of the exported package and of the notebooks that it comes from; nothing is imported.
+Lines over 100 and over 110 characters, private functions, nested comprehensions, branches a line of function,
+lines of a function, lines of an export cell. Of the exported package and of the notebooks that it comes from;
+nothing is imported.
 """
 
 import ast

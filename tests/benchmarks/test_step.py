@@ -1,8 +1,9 @@
-"""An adversarial step of ours beside the textbook's, on the same work: `pytest tests/benchmarks -m benchmark -n 0`
+"""A step of ours beside the textbook's, on the same work: `pytest tests/benchmarks -m benchmark -n 0`
 
-The textbook step forwards the discriminator once for every player and term, runs psi once for every image, and keeps
-tensors with the channels first. Ours shares the forwards, and keeps the channels last. Times are medians of one process;
-compare their ratio, not the milliseconds of two machines. At the paper's widths, and beside BasicSR: `step.py`.
+The textbook step forwards the discriminator once for every player and term, runs psi once for every image,
+and keeps tensors with the channels first. Ours shares the forwards, and keeps the channels last. Times are
+medians of one process; compare their ratio, not the milliseconds of two machines. At the paper's widths, and
+beside BasicSR: `step.py`.
 """
 
 import pytest

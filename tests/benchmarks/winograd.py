@@ -1,9 +1,10 @@
-"""What Winograd's F(2 x 2, 3 x 3) would give on this processor, written in torch's operations: `python tests/benchmarks/winograd.py`
+"""What Winograd's F(2 x 2, 3 x 3) would give on this processor: `python tests/benchmarks/winograd.py`
 
-It needs 2.25 times fewer multiplications than the direct sum, and transforms of every tile before and after. First single layers,
-as psi and the discriminators have them, forward; then the RRDB's dense block, forward and with its gradients, whose inputs are
-transformed once for all five convolutions. Both beside torch's own convolutions, channels last, with the largest difference from
-double precision over the largest value. It is not used by the package: see README, A training step.
+It needs 2.25 times fewer multiplications than the direct sum, and transforms of every tile before and after.
+First single layers, as psi and the discriminators have them, forward; then the RRDB's dense block, forward
+and with its gradients, whose inputs are transformed once for all five convolutions. Both beside torch's own
+convolutions, channels last, with the largest difference from double precision over the largest value. It is
+not used by the package: see README, A training step.
 """
 
 import time
@@ -158,7 +159,8 @@ def layers():
             direct, wino = lambda: F.conv2d(x, cl, b, padding=1), lambda: layer(nhwc, u, b)
             exact, times = F.conv2d(x.double(), w.double(), b.double(), padding=1), (best(direct), best(wino))
             print(
-                f"  {ci:3d} -> {co:3d}, {side:3d} x {side:3d}: {1e3 * times[0]:6.1f} ms, {1e3 * times[1]:6.1f} ms ({times[0] / times[1]:.2f}x), "
+                f"  {ci:3d} -> {co:3d}, {side:3d} x {side:3d}: {1e3 * times[0]:6.1f} ms, "
+                f"{1e3 * times[1]:6.1f} ms ({times[0] / times[1]:.2f}x), "
                 f"{error([direct()], [exact]):.0e} {error([wino().permute(0, 3, 1, 2)], [exact]):.0e}",
                 flush=True,
             )
@@ -189,7 +191,8 @@ def blocks():
             (best(direct), best(wino)),
         )
         print(
-            f"  width {width}, batch {batch:2d}: {1e3 * times[0]:6.1f} ms, {1e3 * times[1]:6.1f} ms ({times[0] / times[1]:.2f}x), {error(direct(), reference):.0e} {error(wino(), reference):.0e}",
+            f"  width {width}, batch {batch:2d}: {1e3 * times[0]:6.1f} ms, {1e3 * times[1]:6.1f} ms "
+            f"({times[0] / times[1]:.2f}x), {error(direct(), reference):.0e} {error(wino(), reference):.0e}",
             flush=True,
         )
 
