@@ -256,7 +256,7 @@ def look(
         return Look(header.width, header.height, kind)
     with open_image(path) as image:
         width, height = image.size
-        turned = kind != "TIFF" and orientation_of(image) > 4  # a TIFF's size is what is seen
+        turned = kind != "TIFF" and orientation_of(image) in (5, 6, 7, 8)  # a TIFF's size is what is seen
     return Look(height, width, kind) if turned else Look(width, height, kind)
 
 # %% ../nbs/data/08_pictures.ipynb #41d73b2b
