@@ -382,8 +382,6 @@ def test_any_damaged_byte_of_a_header_ends_in_one_line_or_in_the_network(saved):
 
 
 def test_a_failing_save_leaves_the_old_file(saved, rrdb, monkeypatch):
-    import qebias.networks as module
-
     old = saved.read_bytes()
 
     def fails(path, content):

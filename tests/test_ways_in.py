@@ -1,6 +1,7 @@
 "Ways in that strangers' files have tried: what a name in them may lead to"
 
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -297,3 +298,61 @@ def test_a_checkpoint_of_the_models_that_come_along_runs_nothing(tmp_path):
     with pytest.raises(QebiasError, match="last.pt cannot be read"):
         pretrained._restored(tmp_path, "k", None)
     assert not (tmp_path / "told").exists()
+
+
+def test_arrays_of_objects_are_no_arrays(tmp_path):
+    "numpy would unpickle them"
+    import numpy as np
+
+    from qebias.core import read_npz
+
+    np.savez(tmp_path / "a.npz", x=np.array([1, "a", None], dtype=object))
+    with pytest.raises(QebiasError, match="a.npz is no readable file of arrays .it holds Python objects"):
+        read_npz(tmp_path / "a.npz")
+
+
+@pytest.mark.parametrize("header", ["overlap", "gap", "twice", "beyond", "of another size"])
+def test_tensors_that_do_not_lie_one_behind_the_other_are_refused(tmp_path, header):
+    import json
+    import struct
+
+    from qebias.core import tensors_header
+    from qebias.weights import tensors
+
+    spans = {
+        "overlap": ([0, 16], [8, 24]),
+        "gap": ([0, 16], [24, 40]),
+        "twice": ([0, 16], [0, 16]),
+        "beyond": ([0, 16], [16, 10**12]),
+        "of another size": ([0, 16], [16, 24]),
+    }[header]
+    said = {f"w{i}": {"dtype": "F32", "shape": [4], "data_offsets": span} for i, span in enumerate(spans)}
+    text = json.dumps(said).encode()
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(struct.pack("<Q", len(text)) + text + bytes(40))
+    for read in (tensors_header, tensors):
+        with pytest.raises(QebiasError, match="a.safetensors is no readable .*(fill it|fit its place)"):
+            read(path)
+
+
+def listed(column):
+    "What stands in a column of the tables of SECURITY.md, in backquotes"
+    text = (Path(__file__).parents[1] / "SECURITY.md").read_text()
+    rows = [line.split(" | ") for line in text.splitlines() if line.startswith("| ") and "`qebias." in line]
+    return [name for row in rows for name in re.findall("`([^`]+)`", row[column])]
+
+
+@pytest.mark.parametrize("guard", sorted(set(listed(1))))
+def test_a_guard_that_is_told_is_there(guard):
+    import pkgutil
+
+    pkgutil.resolve_name(guard)
+
+
+def test_tests_that_are_told_are_there():
+    root = Path(__file__).parents[1]
+    told = listed(2)
+    assert len(told) > 30
+    for place in told:
+        file, _, name = place.partition("::")
+        assert f"def {name}(" in (root / file).read_text(), place
