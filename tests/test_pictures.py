@@ -170,6 +170,20 @@ def test_endless_metadata_is_left_out(tmp_path):
     assert picture.icc is None and len(picture.exif) > 60000 and "was left out" in picture.notes[0]
 
 
+@pytest.mark.parametrize("kind, words", [("sRGB", ""), ("other", "to sRGB"), ("broken", "was left out")])
+def test_a_profile_that_no_png_carries_is_applied_and_what_is_written_is_read_again(tmp_path, kind, words):
+    "Pillow refuses a PNG whose profile has more than 1 MiB: `enhance` wrote one that nobody could open"
+    begins = {"sRGB": profile(), "other": profile(swap=True), "broken": b""}[kind]
+    Image.fromarray(scene()).save(tmp_path / "a.jpg", quality=100, icc_profile=begins + bytes(2 * 2**20))
+    picture = read_picture(tmp_path / "a.jpg")
+    assert picture.icc is None and words in "; ".join(picture.notes)
+    with Image.open(tmp_path / "a.jpg") as image:
+        moved = np.abs(picture.rgb.astype(int) - np.asarray(image)).max()
+    assert (moved > 2) == (kind == "other")
+    write_picture(tmp_path / "b.png", picture)
+    assert np.array_equal(read_picture(tmp_path / "b.png").rgb, picture.rgb)
+
+
 def test_endless_exif_is_left_out(tmp_path):
     exif = Image.Exif()
     exif[0x010E] = "x" * (2**20 + 1)
