@@ -267,7 +267,7 @@ def test_a_device_is_asked_for_before_any_picture_is_named(tmp_path, scene, monk
 
 
 def test_what_may_not_be_read_is_not_advised_to_be_removed():
-    with pytest.raises(QebiasError, match="w.pth cannot be read .Permission denied.: give yourself the") as error:
+    with pytest.raises(QebiasError, match="w.pth cannot be read .Permission denied.: give") as error:
         with reading("w.pth", "weight file"):
             raise PermissionError(13, "Permission denied")
     assert "remove" not in str(error.value)
