@@ -8,12 +8,13 @@ __all__ = ['NESTED', 'WRAPPED', 'PARTS', 'MPRNET', 'SHARED', 'RENAMED', 'read_pi
            'export_weights']
 
 # %% ../nbs/networks/35_convert.ipynb #7686a350
+import io
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import nn
 
 from .core import QebiasError, atomic, file_digest, reading, require_file
@@ -320,6 +321,12 @@ def export_weights(
             "train with growth 32, or write it as ONNX"
         )
     state = {k: v.detach().cpu().contiguous().clone() for k, v in net.state_dict().items()}
+    if suffix == ".safetensors":
+        content = save(state)
+    else:
+        buffer = io.BytesIO()  # torch would write to a full disk without a word of it
+        torch.save({"params": state}, buffer)
+        content = buffer.getvalue()
     with atomic(Path(out)) as tmp:
-        save_file(state, tmp) if suffix == ".safetensors" else torch.save({"params": state}, tmp)
+        tmp.write_bytes(content)
     return net

@@ -272,6 +272,10 @@ def reading(
         raise QebiasError(f"{path} does not exist") from None
     except IsADirectoryError:
         raise QebiasError(f"{path} is a folder: name a file") from None
+    except PermissionError as error:  # of which no remedy is to remove it
+        raise QebiasError(
+            f"{path} cannot be read ({one_line(error)}): give yourself the permission, or leave it out"
+        ) from None
     except MemoryError:
         raise QebiasError(f"{path} needs more memory than there is") from None
     except RecursionError:

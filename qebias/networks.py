@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
@@ -276,7 +276,7 @@ def save_network(
         raise QebiasError(f"{path} is not written, spec and network differ: {error}") from None
     header = json.dumps({"spec": dict(spec), "provenance": provenance}, sort_keys=True, default=as_plain)
     with atomic(path) as tmp:
-        save_file(state, tmp, {"qebias": header})
+        tmp.write_bytes(save(state, {"qebias": header}))  # by Python, which says when a disk is full
 
 # %% ../nbs/networks/30_networks.ipynb #651dca4e
 @contextlib.contextmanager

@@ -754,8 +754,10 @@ def _store(folder, key, trainer, average, state):
     import torch
 
     parts = {name: part.state_dict() for name, part in trainer.parts().items()}
+    buffer = io.BytesIO()
+    torch.save({"key": key, "parts": parts, "average": average.state_dict(), **state}, buffer)
     with atomic(folder / "last.pt") as tmp:
-        torch.save({"key": key, "parts": parts, "average": average.state_dict(), **state}, tmp)
+        tmp.write_bytes(buffer.getvalue())
 
 # %% ../nbs/method/40_pretrained.ipynb #50c76bbf
 def _restored(folder, key, trainer) -> dict:

@@ -653,7 +653,7 @@ def stage(
         files[f"api/{module.name}.md"] = module_page(module, items, root)
     files["pages/map.md"], files["pages/inverse.md"] = map_page(items, root), inverse_page(items, root)
     files["pages/compare.md"] = compare_page(files["pages/compare.md"], root, static)
-    for name in ("CONTRIBUTING.md", "CHANGELOG.md"):
+    for name in ("CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md"):
         files[name] = (root / name).read_text(encoding="utf-8")
     for name, text in files.items():
         put(
@@ -669,6 +669,7 @@ PAGES = {
     "docs/map.yaml": "pages/map.md",
     "docs/map.md": "pages/map.md",
     "CONTRIBUTING.md": "CONTRIBUTING.md",
+    "SECURITY.md": "SECURITY.md",
     "CHANGELOG.md": "CHANGELOG.md",
 }
 

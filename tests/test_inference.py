@@ -311,6 +311,7 @@ def test_a_class_from_elsewhere_is_imported_only_on_trust(tmp_path, rrdb, monkey
     "kwargs",
     [
         {"blocks": 10**9},
+        {"blocks": 1000},  # as many as may be built, in minutes
         {"width": 10**9},
         {"growth": 10**9},
         {"blocks": True},
@@ -333,6 +334,8 @@ def test_sizes_are_checked_before_anything_is_built(tmp_path, rrdb, kwargs):
         load_network(path)
     assert time.process_time() - start < 2
     assert "n.safetensors: " in str(error.value) and "\n" not in str(error.value)
+    if any(type(size) is int and size > 1 for size in kwargs.values()) and len(kwargs) == 1:
+        assert "they belong to two networks" in str(error.value)  # before any limit is asked
     assert len(str(error.value)) < 400 + len(str(path))
 
 
@@ -379,15 +382,13 @@ def test_any_damaged_byte_of_a_header_ends_in_one_line_or_in_the_network(saved):
 
 
 def test_a_failing_save_leaves_the_old_file(saved, rrdb, monkeypatch):
-    import qebias.networks as module
-
     old = saved.read_bytes()
 
-    def fails(state, path, metadata):
-        Path(path).write_bytes(b"half")
+    def fails(path, content):
+        path.touch()
         raise OSError("disk full")
 
-    monkeypatch.setattr(module, "save_file", fails)
+    monkeypatch.setattr(Path, "write_bytes", fails)
     with pytest.raises(OSError):
         save_network(saved, rrdb, SPEC, {"new": True})
     assert saved.read_bytes() == old and len(list(saved.parent.iterdir())) == 1

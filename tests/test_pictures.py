@@ -2,6 +2,7 @@
 
 import functools
 import io
+import os
 import struct
 import warnings
 import zlib
@@ -167,6 +168,35 @@ def test_endless_metadata_is_left_out(tmp_path):
     Image.fromarray(scene()).save(tmp_path / "a.jpg", exif=exif, icc_profile=bytes(5 * 2**20))
     picture = read_picture(tmp_path / "a.jpg")
     assert picture.icc is None and len(picture.exif) > 60000 and "was left out" in picture.notes[0]
+
+
+@pytest.mark.parametrize("kind, words", [("sRGB", ""), ("other", "to sRGB"), ("broken", "was left out")])
+def test_a_profile_that_no_png_carries_is_applied_and_what_is_written_is_read_again(tmp_path, kind, words):
+    "Pillow refuses a PNG whose profile has more than 1 MiB: `enhance` wrote one that nobody could open"
+    begins = {"sRGB": profile(), "other": profile(swap=True), "broken": b""}[kind]
+    Image.fromarray(scene()).save(tmp_path / "a.jpg", quality=100, icc_profile=begins + bytes(2 * 2**20))
+    picture = read_picture(tmp_path / "a.jpg")
+    assert picture.icc is None and words in "; ".join(picture.notes)
+    with Image.open(tmp_path / "a.jpg") as image:
+        moved = np.abs(picture.rgb.astype(int) - np.asarray(image)).max()
+    assert (moved > 2) == (kind == "other")
+    write_picture(tmp_path / "b.png", picture)
+    assert np.array_equal(read_picture(tmp_path / "b.png").rgb, picture.rgb)
+
+
+def test_endless_exif_is_left_out(tmp_path):
+    exif = Image.Exif()
+    exif[0x010E] = "x" * (2**20 + 1)
+    Image.fromarray(scene()).save(tmp_path / "a.png", exif=exif)
+    picture = read_picture(tmp_path / "a.png")
+    assert picture.exif is None and "EXIF that cannot be read was left out" in picture.notes
+
+
+def test_a_file_of_more_bytes_than_any_picture_is_told_at_the_door(tmp_path):
+    (tmp_path / "a.png").write_bytes(png_header(40, 30))
+    os.truncate(tmp_path / "a.png", 2**31 + 1)  # a hole, which takes no room on disk
+    for call in (read_rgb, look):
+        assert "a picture has at most 2,147,483,648 here" in one_line_about(tmp_path / "a.png", call)
 
 
 # Frames
@@ -358,6 +388,16 @@ def test_pictures_are_seen_as_their_exif_says_and_come_out_upright(tmp_path, ori
         assert out.getexif().get(0x0112, 1) == 1 and out.getexif()[0x010F] == "maker"
         assert suffix == "webp" or np.allclose(out.info["dpi"], 300, rtol=1e-3)
         assert np.array_equal(np.array(out), seen)
+
+
+@pytest.mark.parametrize("orientation", [0, 9, 99, 65535])
+def test_an_orientation_that_does_not_exist_turns_nothing(tmp_path, orientation):
+    "Nor does a look at the header say so, from which commands take the size"
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(scene()).save(tmp_path / "a.jpg", exif=exif)
+    height, width = read_picture(tmp_path / "a.jpg").rgb.shape[:2]
+    assert (width, height) == look(tmp_path / "a.jpg")[:2] == scene().shape[1::-1]
 
 
 @pytest.mark.parametrize("low, high", [(-1, 1), (0, 255), (0, 1.1), (np.nan, 1), (0, np.inf)])

@@ -16,7 +16,7 @@ from qebias import cli, core, weights
 from qebias.cli import app
 from qebias.codecs import Jpeg, code_many, codec_class
 from qebias.convert import convert
-from qebias.core import QebiasError, atomic, write_png
+from qebias.core import QebiasError, atomic, reading, write_png
 from qebias.datasets import data_status, download
 from qebias.files import compress_files
 from qebias.methods import method
@@ -264,6 +264,13 @@ def test_a_device_is_asked_for_before_any_picture_is_named(tmp_path, scene, monk
     code, out, error = run("enhance", tmp_path / "a.jpg", "-o", tmp_path / "o", "--device", "cuda")
     assert code == 1 and "cuda is not there" in str(error)
     assert "a.jpg" not in out and "a.jpg" not in str(error)
+
+
+def test_what_may_not_be_read_is_not_advised_to_be_removed():
+    with pytest.raises(QebiasError, match="w.pth cannot be read .Permission denied.: give") as error:
+        with reading("w.pth", "weight file"):
+            raise PermissionError(13, "Permission denied")
+    assert "remove" not in str(error.value)
 
 
 def test_a_full_disk_is_told_with_the_path(tmp_path):

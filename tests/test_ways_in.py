@@ -1,6 +1,7 @@
 "Ways in that strangers' files have tried: what a name in them may lead to"
 
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -201,3 +202,168 @@ def test_a_folder_is_no_place_for_modules_of_the_command(tmp_path):
     done = subprocess.run(words, cwd=tmp_path, env=told, capture_output=True, text=True)
     assert done.returncode == 0 and "arcnn" in done.stdout, done.stderr
     assert not (tmp_path / "told").exists()
+
+
+def test_notebooks_and_profiles_are_the_packages_own_wherever_one_is(tmp_path, monkeypatch):
+    "Another checkout in the current folder, above it or around a run folder: none of it is read or executed"
+    import qebias.core
+    from qebias.core import project_root
+    from qebias.study.keys import items
+    from qebias.study.profile import profiles
+
+    run = tmp_path / "runs" / "demo"
+    run.mkdir(parents=True)
+    (tmp_path / "settings.ini").write_text("[DEFAULT]\n")
+    (tmp_path / "nbs" / "study" / "profiles").mkdir(parents=True)
+    (tmp_path / "nbs" / "study" / "profiles" / "stranger.yaml").write_text(PROFILE)
+    own = Path(qebias.core.__file__).parents[1]
+    for place in (tmp_path, run):
+        monkeypatch.chdir(place)
+        assert project_root() == own and "stranger" not in profiles()
+        assert all(item.path.is_relative_to(own) for item in items().values())
+
+
+def test_workers_of_a_codec_import_nothing_from_the_current_folder(tmp_path, monkeypatch):
+    "A worker of BPG begins with `import pickle`, and a folder of pictures may hold a pickle.py"
+    import numpy as np
+
+    from qebias.codecs import Bpg, code_many
+
+    for name in ("pickle", "numpy", "PIL"):
+        (tmp_path / f"{name}.py").write_text(f"open({str(tmp_path / 'told')!r}, 'w')\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("PYTHONSAFEPATH", raising=False)
+    monkeypatch.setattr(sys, "path", [place for place in sys.path if place])
+    images = [np.full((16, 16, 3), value, np.uint8) for value in (0, 99)]
+    coded = list(code_many(images, Bpg(42), workers=2, progress=False))
+    assert len(coded) == 2 and not (tmp_path / "told").exists()
+
+
+BOMB = "a: &a [x, x, x, x, x, x, x, x, x, x]\n"
+BOMB += "".join(f"{k}: &{k} [{', '.join([f'*{j}'] * 10)}]\n" for j, k in zip("abcd", "bcde"))
+TEXTS = [  # what is written, as YAML or as JSON, and what the one line says
+    ("yaml", BOMB, "stands for more than 100,000 values"),
+    ("yaml", "[" * 80 + "]" * 80, "nested too deep"),
+    ("yaml", "patch: 64\npatch: 128", "'patch' occurs twice, again in line 2"),
+    ("yaml", "a: {<<: {b: 1}, <<: {b: 2}}", "'<<' occurs twice"),
+    ("yaml", f"patch: {'9' * 41}", "a number of 41 digits"),
+    ("yaml", f"patch: 1e{'9' * 500}", "no number"),
+    ("yaml", "a: !!python/name:os.system", "the tag tag:yaml.org,2002:python/name:os.system is not read"),
+    ("yaml", "a: !!python/object/apply:os.system [true]", "is not read"),
+    ("yaml", "a: 1\n---\na: 2", "more than one document"),
+    ("yaml", "a: *b", "*b stands for nothing"),
+    ("yaml", "a: &a [*a]", "*a stands for nothing that is complete"),
+    ("yaml", "#" * (2**20 + 1), "1,048,57"),
+    ("json", "[" * 80 + "]" * 80, "nested too deep"),
+    ("json", '{"a": 1, "a": 2}', "'a' occurs twice"),
+    ("json", "9" * 41, "a number of 41 digits"),
+    ("json", "NaN", "nan"),
+]
+
+
+@pytest.mark.parametrize("kind, text, words", TEXTS, ids=[f"{kind} {words}" for kind, _, words in TEXTS])
+def test_a_text_that_no_reader_expects_is_one_line_at_once(tmp_path, kind, text, words):
+    "Each limit by itself: a library's own, or another of ours, would say something else, or nothing"
+    import time
+
+    from qebias.core import read_json, read_yaml
+
+    path = tmp_path / f"stranger.{kind}"
+    path.write_text(text)
+    readers = [read_json] if kind == "json" else [read_yaml, lambda path: read_yaml(path.read_text(), "it")]
+    for read in readers:
+        began = time.process_time()
+        with pytest.raises(QebiasError) as error:
+            read(path)
+        assert words.lower() in str(error.value).lower() and "\n" not in str(error.value)
+        assert time.process_time() - began < 2
+
+
+def test_a_text_of_more_bytes_than_any_is_told_at_the_door(tmp_path):
+    from qebias.core import read_json
+
+    (tmp_path / "a.json").write_text("1")
+    os.truncate(tmp_path / "a.json", 2**26 + 1)  # a hole, which takes no room on disk
+    with pytest.raises(QebiasError, match="a JSON file has at most 67,108,864 here"):
+        read_json(tmp_path / "a.json")
+
+
+def test_an_impossible_date_is_a_text():
+    from qebias.core import read_yaml
+
+    assert read_yaml("when: 2020-99-99") == {"when": "2020-99-99"}
+
+
+def test_a_checkpoint_of_the_models_that_come_along_runs_nothing(tmp_path):
+    import torch
+
+    from qebias import pretrained
+
+    class Evil:
+        def __reduce__(self):
+            return os.system, (f"touch {tmp_path / 'told'}",)
+
+    torch.save({"key": "k", "step": Evil()}, tmp_path / "last.pt")
+    with pytest.raises(QebiasError, match="last.pt cannot be read"):
+        pretrained._restored(tmp_path, "k", None)
+    assert not (tmp_path / "told").exists()
+
+
+def test_arrays_of_objects_are_no_arrays(tmp_path):
+    "numpy would unpickle them"
+    import numpy as np
+
+    from qebias.core import read_npz
+
+    np.savez(tmp_path / "a.npz", x=np.array([1, "a", None], dtype=object))
+    with pytest.raises(QebiasError, match="a.npz is no readable file of arrays .it holds Python objects"):
+        read_npz(tmp_path / "a.npz")
+
+
+@pytest.mark.parametrize("header", ["overlap", "gap", "twice", "beyond", "of another size"])
+def test_tensors_that_do_not_lie_one_behind_the_other_are_refused(tmp_path, header):
+    import json
+    import struct
+
+    from qebias.core import tensors_header
+    from qebias.weights import tensors
+
+    spans = {
+        "overlap": ([0, 16], [8, 24]),
+        "gap": ([0, 16], [24, 40]),
+        "twice": ([0, 16], [0, 16]),
+        "beyond": ([0, 16], [16, 10**12]),
+        "of another size": ([0, 16], [16, 40]),
+    }[header]
+    said = {f"w{i}": {"dtype": "F32", "shape": [4], "data_offsets": span} for i, span in enumerate(spans)}
+    text = json.dumps(said).encode()
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(struct.pack("<Q", len(text)) + text + bytes(40))
+    for read in (tensors_header, tensors):
+        with pytest.raises(QebiasError, match="a.safetensors is no readable .*(fill it|fit its place)"):
+            read(path)
+
+
+def listed(column):
+    "What stands in a column of the tables of SECURITY.md, in backquotes"
+    text = (Path(__file__).parents[1] / "SECURITY.md").read_text()
+    rows = [line.split(" | ") for line in text.splitlines() if line.startswith("| ") and "`qebias." in line]
+    return [name for row in rows for name in re.findall("`([^`]+)`", row[column])]
+
+
+def test_guards_that_are_told_are_there():
+    import pkgutil
+
+    told = listed(1)
+    assert len(told) > 40
+    for guard in told:
+        assert pkgutil.resolve_name(guard), guard
+
+
+def test_tests_that_are_told_are_there():
+    root = Path(__file__).parents[1]
+    told = listed(2)
+    assert len(told) > 30
+    for place in told:
+        file, _, name = place.partition("::")
+        assert f"def {name}(" in (root / file).read_text(), place

@@ -107,6 +107,33 @@ def test_a_full_disk_at_a_checkpoint_is_one_line_with_the_file_and_what_to_do(tm
     assert not any((tmp_path / "qebias-run" / "checkpoint").iterdir())
 
 
+@pytest.mark.parametrize("name", ["model.safetensors", "weights.safetensors", "weights.pth"])
+def test_weights_that_find_no_room_are_one_line_and_no_file(tmp_path, name):
+    "Both libraries end in errors of their own when a disk is full, which say nothing of it, or not whose"
+    import resource
+
+    from qebias.convert import export_weights
+    from qebias.networks import build, save_network
+
+    spec = {"class": "qebias.generators.arcnn:ARCNN"}
+    net = build(spec)
+    save_network(tmp_path / "net.safetensors", net, spec, {})
+    (tmp_path / "out").mkdir()
+    out = tmp_path / "out" / name
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))  # bytes of a file, as a full disk would
+    try:
+        with pytest.raises(OSError) as error:
+            if name == "model.safetensors":
+                save_network(out, net, spec, {})
+            else:
+                export_weights(tmp_path / "net.safetensors", out)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert error.value.strerror == "File too large" and name in str(error.value.filename)
+    assert not list((tmp_path / "out").iterdir())
+
+
 # Cases that were met
 
 
