@@ -33,8 +33,9 @@ CONTRAST = 3.0  # WCAG asks 4.5 of small words and 3 of large ones; below 3 nobo
 # What a page says of itself. What stands out of the screen is cut off where nothing around it scrolls.
 FAULTS = """(least) => {
   const wide = document.documentElement.clientWidth, found = [];
-  if (document.documentElement.scrollWidth > window.innerWidth)
-    found.push(`wider than the screen: ${document.documentElement.scrollWidth} > ${window.innerWidth}`);
+  // Not innerWidth: a phone zooms out until a page that is too wide fits, and innerWidth grows with it.
+  if (document.documentElement.scrollWidth > wide)
+    found.push(`wider than the screen: ${document.documentElement.scrollWidth} > ${wide}`);
   const scrolls = (e) => {
     for (let up = e; up && up !== document.body; up = up.parentElement)
       if (["auto", "scroll"].includes(getComputedStyle(up).overflowX) && up.clientWidth <= wide) return true;
@@ -275,6 +276,18 @@ def sliders(page, screen: str, address: str) -> list:  # what does not work
     return wrong
 
 
+def cards(page, screen: str, address: str) -> list:  # what does not work
+    "On a phone, the verdict of a statement stands on the screen, without scrolling aside"
+    page.goto(f"{address}/study/06_tab3_quality.html")
+    row = page.locator("table.statements tbody tr").first
+    statement, verdict = row.locator("td").first, row.locator("td").last
+    box, wide = verdict.bounding_box(), page.viewport_size["width"]
+    if not box or box["x"] + box["width"] > wide:
+        return [f"statements, {screen}: the verdict lies beyond the edge"]
+    below = box["y"] > statement.bounding_box()["y"]
+    return [] if below == (screen == "phone") else [f"statements, {screen}: a row is no card, or all are"]
+
+
 def menu(page, screen: str, address: str) -> list:  # what does not work
     "The contents of the site: beside the page on a desk, behind a button on a phone"
     page.goto(f"{address}/index.html")
@@ -321,7 +334,7 @@ def try_out(
         context = opened.new_context(**device)
         page = context.new_page()
         heard = listen(page, address)
-        for part in (triangle, sliders, menu):
+        for part in (triangle, sliders, cards, menu):
             wrong += part(page, screen, address)
         wrong += search(page, screen, address, "hinge", "method/00_losses")
         wrong += search(page, screen, address, "domain_divergence", "qebias.losses")

@@ -890,7 +890,9 @@ def crops(
     figure, axes = panels(1, len(images), wide + 0.06, tall, photo=True)
     for ax, image, title in zip(axes[0], images.values(), titles):
         show(ax, image, title)
-    return caption(figure, note)
+    caption(figure, note)
+    figure.draw_without_rendering()  # makes room for titles of two lines, which the first drawing cuts off
+    return figure
 
 # %% ../nbs/measurement/30_figures.ipynb #bafcd07b
 def signed_residual(

@@ -845,7 +845,7 @@ def corrections(
         enhanced = enhance(generator, compressed, tile_for(*raw.shape[:2]))
         yield raw, compressed, enhanced.astype(float) - compressed
 
-
+# %% ../nbs/method/40_pretrained.ipynb #2d7922a7
 def least_squares(
     found: Iterable[tuple],  # of raw, compressed, correction
 ) -> float:  # 0..1
@@ -856,7 +856,7 @@ def least_squares(
         best.append(agreement / ((correction**2).sum() + 1e-9))
     return float(np.clip(np.quantile(best, 0.25), 0, 1))
 
-
+# %% ../nbs/method/40_pretrained.ipynb #fd542a1d
 def least_lpips(
     found: Iterable[tuple],  # of raw, compressed, correction
     shares: Sequence[float] = (0.2, 0.4, 0.6, 0.8, 1.0),

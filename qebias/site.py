@@ -6,9 +6,9 @@
 __all__ = ['LONG', 'SLIDERS', 'PAGES', 'Argument', 'Symbol', 'type_of', 'comment_of', 'arguments_of', 'fields_of', 'symbol_of',
            'Module', 'modules', 'Item', 'paper_map', 'check_item', 'repository', 'label', 'link', 'page_title',
            'map_page', 'item_lines', 'inverse_page', 'mentions', 'source_of', 'entry', 'module_page', 'cell_tags',
-           'link_names', 'names_in_prose', 'in_one_piece', 'links_of_output', 'page_of_notebook', 'in_reading_order',
-           'only_heading', 'is_picture', 'published_crops', 'slider', 'served', 'compare_page', 'put', 'chapters',
-           'contents', 'neighbours', 'stage', 'repository_links', 'mathjax', 'build_site']
+           'link_names', 'names_in_prose', 'in_one_piece', 'links_of_output', 'only_heading', 'is_picture',
+           'in_reading_order', 'page_of_notebook', 'published_crops', 'slider', 'served', 'compare_page', 'put',
+           'chapters', 'contents', 'neighbours', 'stage', 'repository_links', 'mathjax', 'build_site']
 
 # %% ../nbs/tools/05_site.ipynb #8efcea1f
 import ast
@@ -414,7 +414,7 @@ def names_in_prose(
             found.update({s.name: f"{s.module}.{s.name}" for s in module.symbols})
     return found
 
-
+# %% ../nbs/tools/05_site.ipynb #06b2c87c
 def in_one_piece(text: str) -> str:  # Markdown or HTML that a cell printed
     "An interval and its unit stay on one line, however narrow the page is"
     number = r"[+\N{MINUS SIGN}-]?[\d.,]*\d"
@@ -427,33 +427,19 @@ def links_of_output(text: str) -> str:  # Markdown or HTML that a cell printed
     address_or_notebook = re.compile(r"(https?://[^\s)\"']+)|([\w./-]+)\.ipynb")
     return address_or_notebook.sub(lambda found: found[1] or f"{found[2]}.html", text)
 
+# %% ../nbs/tools/05_site.ipynb #8fe8425c
+def only_heading(
+    text: str,  # of a Markdown cell
+) -> bool:
+    "Whether a cell is a heading whose matter was to come from the next one"
+    return bool(re.fullmatch(r"#+ [^\n]*\s*", text))
 
-def page_of_notebook(
-    notebook: Path,  # of the checkout
-    study: bool,  # a notebook of the study, whose code is folded
-    names: dict,  # name in prose -> dotted name
-    more: str = "",  # Markdown that ends the page
-) -> str:  # the notebook that Sphinx reads
-    "A notebook with tags in place of directives, and links in place of names"
-    book = json.loads(notebook.read_text(encoding="utf-8"))
-    for cell in book["cells"]:
-        source = "".join(cell["source"])
-        if cell["cell_type"] == "code":
-            tags = set(cell["metadata"].get("tags", [])) | set(cell_tags(source, study))
-            cell["metadata"] = {"tags": sorted(tags)}
-            source = re.sub(r"^#\|.*\n?", "", source, flags=re.M)
-        if cell["cell_type"] == "markdown":
-            source = link_names(source, names)
-        cell["source"] = source
-        for output in cell.get("outputs", []):
-            for kind in {"text/markdown", "text/html"} & set(output.get("data", {})):
-                said = links_of_output("".join(output["data"][kind]))
-                output["data"][kind] = in_one_piece(said)
-    if study:
-        book["cells"] = in_reading_order(book["cells"])
-    if more:
-        book["cells"].append({"cell_type": "markdown", "metadata": {}, "id": "theend", "source": more})
-    return json.dumps(book, ensure_ascii=False)
+
+def is_picture(
+    output: dict,  # of a cell
+) -> bool:
+    "Whether an output is a picture"
+    return any(kind.startswith("image/") for kind in output.get("data", {}))
 
 
 def in_reading_order(
@@ -483,19 +469,33 @@ def in_reading_order(
     code = [c for c in rest[1:] if c["cell_type"] == "code" and c not in answered]
     return [rest[0], *(answered or [said]), *prose, given[0], *code]
 
-
-def only_heading(
-    text: str,  # of a Markdown cell
-) -> bool:
-    "Whether a cell is a heading whose matter was to come from the next one"
-    return bool(re.fullmatch(r"#+ [^\n]*\s*", text))
-
-
-def is_picture(
-    output: dict,  # of a cell
-) -> bool:
-    "Whether an output is a picture"
-    return any(kind.startswith("image/") for kind in output.get("data", {}))
+# %% ../nbs/tools/05_site.ipynb #eb9e22c8
+def page_of_notebook(
+    notebook: Path,  # of the checkout
+    study: bool,  # a notebook of the study, whose code is folded
+    names: dict,  # name in prose -> dotted name
+    more: str = "",  # Markdown that ends the page
+) -> str:  # the notebook that Sphinx reads
+    "A notebook with tags in place of directives, and links in place of names"
+    book = json.loads(notebook.read_text(encoding="utf-8"))
+    for cell in book["cells"]:
+        source = "".join(cell["source"])
+        if cell["cell_type"] == "code":
+            tags = set(cell["metadata"].get("tags", [])) | set(cell_tags(source, study))
+            cell["metadata"] = {"tags": sorted(tags)}
+            source = re.sub(r"^#\|.*\n?", "", source, flags=re.M)
+        if cell["cell_type"] == "markdown":
+            source = link_names(source, names)
+        cell["source"] = source
+        for output in cell.get("outputs", []):
+            for kind in {"text/markdown", "text/html"} & set(output.get("data", {})):
+                said = links_of_output("".join(output["data"][kind]))
+                output["data"][kind] = in_one_piece(said)
+    if study:
+        book["cells"] = in_reading_order(book["cells"])
+    if more:
+        book["cells"].append({"cell_type": "markdown", "metadata": {}, "id": "theend", "source": more})
+    return json.dumps(book, ensure_ascii=False)
 
 # %% ../nbs/tools/05_site.ipynb #d70b1ec5
 SLIDERS = "<!-- the sliders stand here -->"

@@ -6,13 +6,14 @@
 __all__ = ['PASSES', 'RESTORES_NOTHING', 'BY', 'SAID_TWICE', 'COUNT', 'COUNTED', 'FEW', 'UNMEASURED', 'KINDS', 'IN_FULL',
            'READING', 'QUANTITIES', 'FIDELITY_ROWS', 'PRINTED', 'SIDE_BY_SIDE', 'repeats', 'Page', 'open_page',
            'places_of', 'minus', 'is_corrected', 'folded', 'with_unit', 'agrees', 'lead', 'across', 'undecided',
-           'who_passes', 'plain', 'distance_of', 'brief', 'beside', 'in_a_sentence', 'verdicts', 'fitting', 'answer',
-           'on_other_sets', 'subject', 'verdict_of', 'by_verdict', 'told_once', 'lead_of', 'answer_all', 'Headline',
-           'headlines', 'half_of', 'answer_steps', 'full_answer', 'how_far', 'headline', 'kind_of', 'meaning',
-           'named_in_full', 'full_verdict', 'verdict_table', 'papers', 'why_missing', 'counted', 'tally_in_words',
-           'numbers_once', 'line', 'score_gaps', 'printed_gap', 'told_apart', 'shown', 'metric_label', 'quantity_label',
-           'sides', 'ideal_sampler', 'paired', 'curves', 'rates_saved', 'quality', 'towards_better', 'changes',
-           'pictures', 'scored', 'both_encoders', 'encoder_answer', 'compressed_beside_paper', 'drawn']
+           'controls_of', 'who_passes', 'plain', 'distance_of', 'with_controls', 'brief', 'beside', 'in_a_sentence',
+           'verdicts', 'fitting', 'answer', 'on_other_sets', 'subject', 'verdict_of', 'by_verdict', 'told_once',
+           'lead_of', 'answer_all', 'Headline', 'headlines', 'half_of', 'answer_steps', 'who_leads', 'full_answer',
+           'how_far', 'headline', 'kind_of', 'meaning', 'named_in_full', 'full_verdict', 'verdict_table', 'papers',
+           'why_missing', 'counted', 'tally_in_words', 'numbers_once', 'line', 'score_gaps', 'printed_gap',
+           'told_apart', 'shown', 'metric_label', 'quantity_label', 'sides', 'ideal_sampler', 'paired', 'curves',
+           'rates_saved', 'quality', 'towards_better', 'changes', 'pictures', 'scored', 'both_encoders',
+           'encoder_answer', 'compressed_beside_paper', 'drawn']
 
 # %% ../../nbs/tools/30_study.pages.ipynb #4c4a4eda
 import functools
@@ -238,12 +239,20 @@ PASSES = {
 RESTORES_NOTHING = "enhancers that restore nothing pass as well"
 
 
+def controls_of(
+    row: dict,  # a verdict, as `judge` gives it
+) -> str:
+    "The controls that pass, in prose; empty where none is named"
+    found = dict.fromkeys(words for name, words in PASSES.items() if name in (row.get("control") or ""))
+    return " and ".join(found)
+
+
 def who_passes(
     row: dict,  # a verdict, as `judge` gives it
 ) -> str:
     "Which controls the number speaks for as well"
-    found = dict.fromkeys(words for name, words in PASSES.items() if name in (row.get("control") or ""))
-    return f"says so of {' and '.join(found)} too" if found else RESTORES_NOTHING
+    found = controls_of(row)
+    return f"says so of {found} too" if found else RESTORES_NOTHING
 
 # %% ../../nbs/tools/30_study.pages.ipynb #d6702c5e
 BY = {
@@ -279,11 +288,22 @@ def distance_of(
     return next((words for name, words in BY.items() if f" by {name}" in row["statement"]), "")
 
 # %% ../../nbs/tools/30_study.pages.ipynb #24c81e41
-def brief(
+def with_controls(
     row: dict,  # a verdict, as `judge` gives it
 ) -> str:
+    "A verdict in a word or two; where controls pass as well, with their names"
+    verdict = row["verdict"].partition(":")[0]
+    found = controls_of(row)
+    return f"{verdict}: {found} too" if verdict == "not specific" and found else verdict
+
+
+def brief(
+    row: dict,  # a verdict, as `judge` gives it
+    named: bool = False,  # whether the sentence has named the controls already
+) -> str:
     "A number with its verdict behind it"
-    return f"{with_unit(row)} ({row['verdict'].partition(':')[0]})"
+    verdict = row["verdict"].partition(":")[0] if named else with_controls(row)
+    return f"{with_unit(row)} ({verdict})"
 
 # %% ../../nbs/tools/30_study.pages.ipynb #cc9124ed
 def beside(
@@ -320,8 +340,9 @@ def in_a_sentence(
     first = lead(row)
     if differing and first == "Yes":
         first = f"Yes, by {COUNT[len(same)]} of {COUNT[len(same) + len(differing)]} distances"
-    also = "".join(f"; by {distance_of(other)} {brief(other)}" for other in differing)
-    also += "".join(f"; for ESRGAN {brief(other)}" for other in baseline)
+    named = verdict_of(row) == "not specific"
+    also = "".join(f"; by {distance_of(other)} {brief(other, named)}" for other in differing)
+    also += "".join(f"; for ESRGAN {brief(other, named)}" for other in baseline)
     found = f"**{with_unit(row)}**"
     said = told.format(found) if told else f"For “{plain(row['statement'])}” we find {found}"
     distance = distance_of(row)
@@ -369,22 +390,23 @@ def answer(
     said = in_a_sentence((measured or found)[0], told, verdicts(page, item))
     if not measured:
         return said
-    return said.removesuffix(".") + on_other_sets(page, item, measured[0]["statement"]) + "."
+    return said.removesuffix(".") + on_other_sets(page, item, measured[0]) + "."
 
 # %% ../../nbs/tools/30_study.pages.ipynb #910ec45f
 def on_other_sets(
     page: Page,
     item: str,  # of claims.yaml
-    statement: str,  # as this place has it
+    told_here: dict,  # the verdict of this place
 ) -> str:
     "What the same statement is on the other sets of pictures, each judged by itself"
     told = ""
+    named = verdict_of(told_here) == "not specific"
     others = {dataset for dataset, *_ in places_of(page.index.table)} - {page.dataset}
     for dataset in sorted(others):
         there = page.at(dataset=dataset)
         for row in verdicts(there, item):
-            if row["statement"] == statement and row["value"] is not None:
-                told += f"; on {there.pictures} {brief(row)}"
+            if row["statement"] == told_here["statement"] and row["value"] is not None:
+                told += f"; on {there.pictures} {brief(row, named)}"
     return told
 
 # %% ../../nbs/tools/30_study.pages.ipynb #2dc27df1
@@ -405,8 +427,8 @@ def subject(
     whole = statement.removesuffix(f", {place[1]}") if place else statement
     if found := re.match(r"(.+?) scores \w+ patches", whole):
         return found[1]
-    if found := re.match(r".+? leans towards compressed (by .+)", plain(whole)):
-        return found[1]
+    if found := re.match(r"(.+?) leans towards compressed (by .+)", plain(whole)):
+        return f"{found[1]}, {found[2]}"
     named = re.sub(r", (trained (on another|at)|one model for) .*", "", named)
     return f"{named} {place[1]}" if place else named
 
@@ -432,22 +454,32 @@ def verdict_of(
 # %% ../../nbs/tools/30_study.pages.ipynb #86b2bea1
 def by_verdict(
     rows: list,  # of verdicts with a value
+    here: str = "",  # codec and level of the page, told where other numbers are of other places
 ) -> str:
     "Numbers with their names, grouped by verdict: `NIQE −0.58 [−0.90, −0.26] (reproduced); PSNR ...`"
     groups: dict[str, list[str]] = {}
-    for row, named in zip(rows, told_once([subject(row["statement"]) for row in rows])):
-        groups.setdefault(verdict_of(row), []).append(f"{named} **{with_unit(row)}**")
-    ordered = [kind for kind in COUNTED if kind in groups]
-    return "; ".join(f"{', '.join(groups[kind])} ({kind})" for kind in ordered)
+    names = told_once([subject(row["statement"]) for row in rows])
+    elsewhere = [bool(re.search(r" at \w+ \d+$", name)) for name in names]
+    if any(elsewhere) and here:
+        names = [name if there else f"{name} at {here}" for name, there in zip(names, elsewhere)]
+    for row, named in zip(rows, names):
+        groups.setdefault(with_controls(row), []).append(f"{named} **{with_unit(row)}**")
+    kinds = list(COUNTED)
+    ordered = sorted(groups, key=lambda words: kinds.index(words.partition(":")[0]))
+    return "; ".join(f"{', '.join(groups[words])} ({words})" for words in ordered)
 
 
 def told_once(
     subjects: list,  # such as `Real-ESRGAN +div` and `Real-ESRGAN +div, block 1`
 ) -> list:  # such as `Real-ESRGAN +div` and `block 1`
-    "What all subjects begin with is told by the one that says no more, and left out of the others"
-    if len(subjects) < 2 or len({name.partition(", ")[0] for name in subjects}) > 1:
+    "What all subjects begin with is told by the one that says no more, or by the first, and by no other"
+    first, *others = subjects
+    start = first.partition(", ")[0]
+    if not others or any(name.partition(", ")[0] != start for name in subjects):
         return subjects
-    return [name.partition(", ")[2] or name for name in subjects]
+    if start in subjects:
+        return [name.partition(", ")[2] or name for name in subjects]
+    return [first, *(name.partition(", ")[2] for name in others)]
 
 # %% ../../nbs/tools/30_study.pages.ipynb #7f0ad564
 def lead_of(
@@ -487,8 +519,9 @@ def answer_all(
     kinds = [verdict_of(row) for row in numbers]
     if not kinds:
         return in_a_sentence(found[0] | {"value": None})
+    here = f"{page.codec.upper()} {page.level}"
     if told and len(numbers) <= FEW:
-        return f"**{lead_of(kinds)}.** {told} {by_verdict(numbers)}."
+        return f"**{lead_of(kinds)}.** {told} {by_verdict(numbers, here)}."
     counts = {kind: kinds.count(kind) for kind in COUNTED if kind in kinds}
     parts = [f"**{n} {COUNTED[kind][n > 1]}**" for kind, n in counts.items()]
     many = f"{len(kinds)} statements" if len(kinds) > 1 else "one statement"
@@ -516,8 +549,9 @@ def headlines() -> dict[str, Headline]:  # by the items of items.yaml
 def half_of(
     row: dict,  # a verdict on `Real-ESRGAN +cond: ...`
 ) -> str:
-    "Which half of the method a statement is about"
-    return row["statement"].partition(":")[0].rpartition(" ")[2]
+    "Which half of the method a statement is about, in prose"
+    half = row["statement"].partition(":")[0].rpartition(" ")[2]
+    return {"+cond": "the condition", "+div": "the divergence", "+both": "both"}[half]
 
 # %% ../../nbs/tools/30_study.pages.ipynb #49168014
 def answer_steps(
@@ -532,17 +566,25 @@ def answer_steps(
     ]
     if not gains:
         return answer_all(page, "Tab. 5")
-    named = {"+cond": "the condition", "+div": "the divergence", "+both": "both"}
-    steps = ", ".join(f"with {named[half_of(row)]} by **{with_unit(row)}**" for row in gains)
+    steps = ", ".join(f"with {half_of(row)} by **{with_unit(row)}**" for row in gains)
     nearer = [row for row in found if "nearer to raw than Real-ESRGAN" in row["statement"]]
-    sure = [
-        f"{named[half_of(row)]} ({distance_of(row)})" for row in nearer if verdict_of(row) == "reproduced"
-    ]
     kinds = [verdict_of(row) for row in found]
-    return (
-        f"**{lead_of(kinds)}.** PSNR changes {steps}; "
-        f"{' and '.join(sure) if sure else 'none of them'} leads nearer to raw for certain."
-    )
+    return f"**{lead_of(kinds)}.** PSNR changes {steps}; {who_leads(nearer)}."
+
+
+def who_leads(
+    nearer: list,  # verdicts on the distance to raw
+) -> str:
+    "Which halves lead nearer to raw for certain, and whether a control does so too"
+    certain = [row for row in nearer if verdict_of(row) in ("reproduced", "not specific")]
+    if not certain:
+        return "none of them leads nearer to raw for certain"
+    told = []
+    for row in certain:
+        passing = f" ({controls_of(row)} too)" if verdict_of(row) == "not specific" else ""
+        leads = "lead" if half_of(row) == "both" else "leads"
+        told.append(f"{half_of(row)} {leads} nearer to raw by {distance_of(row)}{passing}")
+    return "; ".join(told)
 
 # %% ../../nbs/tools/30_study.pages.ipynb #5bebca39
 UNMEASURED = "**Not measured here:**"
