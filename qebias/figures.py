@@ -75,6 +75,7 @@ LABELS |= {
     "div-0.03": "Real-ESRGAN +div, λ = 0.03",
     "div-0.3": "Real-ESRGAN +div, λ = 0.3",
     "div-1": "Real-ESRGAN +div, λ = 1",
+    "usm": "Real-ESRGAN, sharpened targets",
 }
 
 # %% ../nbs/measurement/30_figures.ipynb #c9184de3
