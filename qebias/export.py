@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['EXACT_WITHIN', 'SIZES', 'BACKENDS', 'padding_index', 'AnySize', 'onnx_program', 'difference', 'export_onnx',
-           'Compiled', 'compiled']
+           'sensitive', 'keep_exact', 'Compiled', 'compiled']
 
 # %% ../nbs/method/25_export.ipynb #4264c997
 import contextlib
@@ -172,8 +172,55 @@ def _onnxruntime(path, threads):
     return lambda x: session.run(None, {"compressed": x})[0]
 
 # %% ../nbs/method/25_export.ipynb #631c7a9e
-def _openvino(path, threads, precision):
-    "A function of an array (N, 3, H, W), run by OpenVINO"
+def sensitive(
+    model: Any,  # openvino.Model
+) -> set:  # names of operations
+    "Where rounding costs most: the first and the last convolution, and sums of two features"
+    convolutions, sums = [], []
+    for operation in model.get_ordered_ops():
+        kind, name = operation.get_type_name(), operation.get_friendly_name()
+        if kind == "Convolution":
+            convolutions.append(name)
+        elif kind == "Add" and not any(_constant(value) for value in operation.input_values()):
+            sums.append(name)
+    return {*convolutions[:1], *convolutions[-1:], *sums}
+
+
+def _constant(value):
+    "Whether a value is one of the weights, reshaped perhaps"
+    node = value.get_node()
+    while node.get_type_name() in ("Convert", "Reshape", "Unsqueeze"):
+        node = node.input_value(0).get_node()
+    return node.get_type_name() == "Constant"
+
+
+def keep_exact(
+    model: Any,  # openvino.Model
+    names: set,  # of operations
+    folder: str | Path,  # for files in between
+) -> Any:  # openvino.Model
+    "The same model, whose operations of these names stay in fp32"
+    import xml.etree.ElementTree as xml  # nosec B405: what it reads is written a line before
+
+    import openvino
+
+    place = Path(folder) / "exact.xml"
+    openvino.serialize(model, place)
+    tree = xml.parse(place)  # nosec B314
+    for layer in tree.iterfind("layers/layer"):
+        if layer.get("name") not in names:
+            continue
+        info = layer.find("rt_info")
+        if info is None:
+            info = xml.Element("rt_info")
+            layer.insert(0 if layer.find("data") is None else 1, info)
+        xml.SubElement(info, "attribute", {"name": "precise", "version": "0"})
+    tree.write(place)
+    return openvino.Core().read_model(place)
+
+
+def _openvino(path, threads, precision, exact):
+    "A function of an array (N, 3, H, W), run by OpenVINO, in bf16 perhaps with what is sensitive left out"
     openvino = require("openvino", "the backend openvino", "backends")
     hints = {
         "INFERENCE_NUM_THREADS": threads,
@@ -181,7 +228,11 @@ def _openvino(path, threads, precision):
         "PERFORMANCE_HINT": "LATENCY",
     }
     core = openvino.Core()
-    model = core.compile_model(core.read_model(str(path)), "CPU", hints)
+    with tempfile.TemporaryDirectory() as folder:
+        read = core.read_model(str(path))
+        if exact:
+            read = keep_exact(read, sensitive(read), folder)
+        model = core.compile_model(read, "CPU", hints)
     return lambda x: model(x)[0]
 
 # %% ../nbs/method/25_export.ipynb #8254efa7
@@ -227,12 +278,6 @@ def compiled(
         raise QebiasError(f"precision {precision!r} is not known: use fp32 or bf16")
     if backend == "onnxruntime" and precision != "fp32":
         raise QebiasError("the backend onnxruntime computes in fp32: leave --precision out, or use openvino")
-    if precision == "bf16" and not getattr(generator, "residual_input", False):
-        raise QebiasError(
-            f"{type(generator).__name__} makes the whole picture itself, and OpenVINO in bf16 takes it "
-            "up to 2.5 grey levels off: use --backend torch, which keeps its ends in fp32, "
-            "or --precision fp32"
-        )
     require(backend, f"the backend {backend}", "backends")
     generator, threads = generator.to("cpu").float(), threads or torch.get_num_threads()
     with tempfile.TemporaryDirectory() as folder:
@@ -243,5 +288,6 @@ def compiled(
         if backend == "onnxruntime":
             engine = _onnxruntime(path, threads)
         else:
-            engine = _openvino(path, threads, precision)
+            whole = not getattr(generator, "residual_input", False)
+            engine = _openvino(path, threads, precision, exact=whole and precision == "bf16")
     return Compiled(generator, engine, backend)

@@ -96,6 +96,51 @@ def test_did_you_mean(args, what):
     assert code == 2 and what in err and err.startswith("qebias: ") and len(err.splitlines()) == 1
 
 
+WRONG = [
+    (("compress", "in/none.png", "--level", 37, "-o", "o"), "in/none.png does not exist"),
+    (("compress", "in/scene.png", "--level", 99, "-o", "o"), "99"),
+    (("compress", "in/scene.png", "--codec", "avi", "--level", 37, "-o", "o"), "avi"),
+    (("compress", "in/scene.png", "--level", 37, "-o", "in"), "is an input and would be overwritten"),
+    (("enhance", "in/scene.png", "--model", "none.safetensors", "-o", "o"), "none.safetensors"),
+    (("enhance", "in/scene.png", "--model", "none.safetensors", "--halo", 8, "-o", "o"), "none.safetensors"),
+    (("score", "--images", "in", "--metric", "pnsr", "-o", "o/s.csv"), "pnsr"),
+    (("score", "--images", "none", "-o", "o/s.csv"), "none"),
+    (("audit", "--raw", "in", "--compressed", "none", "--enhanced", "in", "-o", "o"), "none"),
+    (("metrics", "vmaf"), "vmaf"),
+    (("data", "div2k", "--hash", "00"), "--mirror and --hash belong to --download"),
+    (("study", "dmeo"), "unknown profile 'dmeo'"),
+    (("study", "smoke", "--jobs", 4), "--jobs belongs to --executor slurm"),
+    (("study", "smoke", "--set", "patchs=3"), "unknown key patchs"),
+    (("study", "smoke", "--only", "tab9"), "--only tab9: "),
+    (("study", "smoke", "--set", "device=abacus"), "device 'abacus' is not known"),
+    (("compress", "in/scene.png", "--level", "few", "-o", "o"), "See qebias compress --help"),
+    (("compres", "in/scene.png"), "Did you mean 'compress'"),
+    (("compress", "in/scene.png", "--levl", 37, "-o", "o"), "Did you mean --level?"),
+    (("enhance", "in/scene.png", "-o", "o"), "neither JPEG nor BPG"),
+    (("enhance", "in/scene.png", "--model", "jepg", "-o", "o"), "there is no model 'jepg'"),
+    (("enhance", "in/scene.png", "--precision", "fp8", "-o", "o"), "is not one of"),
+    (
+        ("train", "in", "--method", "esrgan", "--level", 20, "--set", "iteration=3"),
+        "--set iteration=3: write",
+    ),
+    (("convert", "in/scene.png", "-o", "o/m.safetensors"), "scene.png is neither a file of torch.save"),
+    (("export", "none.safetensors", "-o", "o/m.onnx", "--onnx"), "none.safetensors does not exist"),
+    (("compress", "in/scene.png", "--level", 37, "-o", "in/scene.png/x"), "choose another with -o"),
+]
+
+
+@pytest.mark.parametrize("args, expected", WRONG, ids=[each[1][:40] for each in WRONG])
+def test_what_is_wrong_is_one_line_and_nothing_is_written(tmp_path, args, expected):
+    write_png(tmp_path / "in" / "scene.png", np.full((40, 56, 3), 120, np.uint8))
+    code, out, err = qebias(*args, cwd=tmp_path)
+    *before, last = (out + err).strip().splitlines()  # enhance says first what it is about to do
+    assert code, out
+    assert last.startswith("qebias: ") and expected in last
+    assert len(before) == (args[0] == "enhance" and code == 1)
+    assert not list((tmp_path / "o").glob("[!.]*"))
+    assert [p.name for p in (tmp_path / "in").iterdir()] == ["scene.png"]
+
+
 @pytest.mark.parametrize(
     "given, found",
     [

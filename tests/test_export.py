@@ -158,3 +158,22 @@ def test_why_a_network_cannot_be_written_is_said_without_colours():
     with pytest.raises(QebiasError, match="Asks cannot be written as ONNX: Could not guard") as error:
         export.onnx_program(Asks())
     assert "\x1b" not in str(error.value) and "\n" not in str(error.value)
+
+
+def test_what_is_sensitive_stays_in_fp32_and_nothing_else(tmp_path):
+    openvino = pytest.importorskip("openvino")
+    net = network("rdn:RDN", {"width": 8, "blocks": 2, "layers": 2, "growth": 4})
+    export.onnx_program(net, many=False).save(str(tmp_path / "m.onnx"), external_data=False)
+    model = openvino.Core().read_model(tmp_path / "m.onnx")
+    names = export.sensitive(model)
+    convolutions = [
+        o.get_friendly_name() for o in model.get_ordered_ops() if o.get_type_name() == "Convolution"
+    ]
+    assert set(convolutions) & names == {convolutions[0], convolutions[-1]}
+    assert len(names) > 2  # sums of features too, of which an RDN has one a block
+    kept = export.keep_exact(model, names, tmp_path)
+    marked = {o.get_friendly_name() for o in kept.get_ordered_ops() if "recis" in str(list(o.get_rt_info()))}
+    assert marked == names
+    x = np.random.default_rng(0).random((1, 3, 24, 40), np.float32)
+    before, after = (openvino.compile_model(m, "CPU")(x)[0] for m in (model, kept))
+    assert np.abs(before - after).max() < 1e-5
