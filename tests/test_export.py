@@ -170,7 +170,7 @@ def test_what_is_sensitive_stays_in_fp32_and_nothing_else(tmp_path):
         o.get_friendly_name() for o in model.get_ordered_ops() if o.get_type_name() == "Convolution"
     ]
     assert set(convolutions) & names == {convolutions[0], convolutions[-1]}
-    assert len(names) > 2  # sums of features too, of which an RDN has one a block
+    assert len(names) == 5  # and the sums: one in each of two blocks, and one around them; no bias
     kept = export.keep_exact(model, names, tmp_path)
     marked = {o.get_friendly_name() for o in kept.get_ordered_ops() if "recis" in str(list(o.get_rt_info()))}
     assert marked == names
