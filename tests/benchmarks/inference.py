@@ -5,8 +5,9 @@ others go from a uint8 picture to a uint8 picture by `enhance`: in fp32, in bf16
 OpenVINO where they are installed. All in one process and in turn, on processor time, so that a machine with
 other work gives ratios too. A cell is the median over the rounds of how many times as fast it is, its
 smallest and largest, and the largest difference to the plain call in grey levels. The weights are fresh, from
-one seed (`rrdb-residual` adds its input, as the trained ones here do; only such a network is run in bf16 by
-OpenVINO), or those of `--weights FOLDER/NAME.pt`, where bf16 shows what it costs a trained network.
+one seed (`rrdb-residual` adds its input, as the trained ones here do), or those of `--weights
+FOLDER/NAME.pt`, where bf16 shows what it costs a trained network. With `--tile N` the ways are fp32 at once
+and fp32 in tiles of N pixels.
 """
 
 import argparse
@@ -64,18 +65,25 @@ def picture(path, side):
     return coarse.repeat(8, 0).repeat(8, 1)
 
 
-def compare(net, rgb, rounds, threads):
+def ways_of(tile):
+    "Way -> (engine, precision, tile)"
+    if tile:
+        return {"at once": ("torch", "fp32", None), "in tiles": ("torch", "fp32", tile)}
+    return {way: (*parts, None) for way, parts in WAYS.items()}
+
+
+def compare(net, rgb, rounds, threads, ways):
     "Way -> (median, smallest, largest ratio to the plain call; grey levels off)"
     x, calls, off = to_tensor(rgb), {}, {}
     plain = torch.no_grad()(lambda: net(x))
-    for way, (backend, precision) in WAYS.items():
+    for way, (backend, precision, tile) in ways.items():
         try:
             fast = compiled(net, backend, precision, threads)
         except QebiasError:
             continue
         arithmetic = precision if backend == "torch" else "fp32"
-        calls[way] = lambda fast=fast, p=arithmetic: enhance(fast, rgb, precision=p)
-        gap = enhance_tensor(fast, x, precision=arithmetic) - plain()
+        calls[way] = lambda fast=fast, p=arithmetic, tile=tile: enhance(fast, rgb, tile, precision=p)
+        gap = enhance_tensor(fast, x, tile, precision=arithmetic) - plain()
         off[way] = 255 * gap.abs().max().item()
         calls[way]()
     ratios = {way: [] for way in calls}
@@ -94,7 +102,7 @@ def took(call):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    for name, value in (("side", 160), ("threads", 1), ("rounds", 5)):
+    for name, value in (("side", 160), ("threads", 1), ("rounds", 5), ("tile", 0)):
         parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--networks", nargs="+", choices=list(NETWORKS), default=list(NETWORKS))
     parser.add_argument("--weights", type=Path, help="folder of NAME.pt, state dicts of trained networks")
@@ -105,12 +113,13 @@ def main():
         f"torch {torch.__version__}, {platform.machine()}, {os.cpu_count()} CPUs, {options.threads} threads"
     )
     print(f"{about}, {options.side} x {options.side} pixels, {options.rounds} rounds\n")
-    print("| network | " + " | ".join(WAYS) + " |\n| --- |" + " --- |" * len(WAYS))
+    ways = ways_of(options.tile)
+    print("| network | " + " | ".join(ways) + " |\n| --- |" + " --- |" * len(ways))
     rgb = picture(options.picture, options.side)
     for name in options.networks:
-        found = compare(network(name, options.weights), rgb, options.rounds, options.threads)
+        found = compare(network(name, options.weights), rgb, options.rounds, options.threads, ways)
         cells = []
-        for way in WAYS:
+        for way in ways:
             if way in found:
                 middle, low, high, off = found[way]
                 cells.append(f"{middle:.2f}x ({low:.2f} to {high:.2f}), {off:.2g}")

@@ -5,12 +5,12 @@
 
 The same networks (RRDB width/blocks, growth 32, and the discriminator's width), the same batch of 128 x 128
 patches, VGG-19 at full width with random weights. Contenders take turns, one step each, in one process; a row
-gives medians and minima, and the median over rounds of the first contender's time over this one's. `floor` is
-what the convolutions of that step would take at the highest rate that a convolution of 256 channels reached
-on this machine just after: no step that computes them can be faster. With --parts a profile of one step says
-how many seconds lie in convolutions, forward and backward, and in everything else. On a GPU our step is
-recorded as a CUDA graph, and measured after that; --parts takes it one operation at a time, as the profile
-must. BasicSR's checkout is imported as in `peers.py`; its step computes in fp32 only.
+gives medians and minima, and the median and range over rounds of the first contender's time over this one's.
+`floor` is what the convolutions of that step would take at the highest rate that a convolution of 256
+channels reached on this machine just after: no step that computes them can be faster. With --parts a profile
+of one step says how many seconds lie in convolutions, forward and backward, and in everything else. On a GPU
+our step is recorded as a CUDA graph, and measured after that; --parts takes it one operation at a time, as
+the profile must. BasicSR's checkout is imported as in `peers.py`; its step computes in fp32 only.
 """
 
 import argparse
@@ -154,10 +154,8 @@ def measure(method, sizes, args):
                 times[name].append(took)
     first = next(iter(times))
     for name, taken in times.items():
-        ratio, rate = (
-            statistics.median(a / b for a, b in zip(times[first], taken)),
-            best_rate(device, name[-4:]),
-        )
+        ratios = [a / b for a, b in zip(times[first], taken)]
+        rate = best_rate(device, name[-4:])
         yield {
             "method": method,
             "networks": sizes,
@@ -165,7 +163,8 @@ def measure(method, sizes, args):
             "step": name,
             "median": statistics.median(taken),
             "min": min(taken),
-            "ratio": ratio,
+            "ratio": statistics.median(ratios),
+            "ratios": [min(ratios), max(ratios)],
             "floor": work[name] / rate,
             "peak_gmacs": rate / 1e9,
             "step_gmac": work[name] / 1e9,
@@ -232,9 +231,10 @@ def main(arguments=None):
                 inside = "".join(
                     f"  {part} {row[part]:.3f}" for part in ("forward", "backward", "rest") if part in row
                 )
+                low, high = row["ratios"]
                 print(
                     f"{method:12s} {sizes:9s} {row['step']:14s} {row['median']:7.3f} s  "
-                    f"min {row['min']:7.3f}  {row['ratio']:5.2f}x  {row['step_gmac']:.0f} GMAC, "
+                    f"min {row['min']:7.3f}  {row['ratio']:5.2f}x ({low:.2f} to {high:.2f})  {row['step_gmac']:.0f} GMAC, "
                     f"floor {row['floor']:.3f} s at {row['peak_gmacs']:.0f} GMAC/s, "
                     f"which the step reaches {row['floor'] / row['median']:.0%} of{inside}",
                     flush=True,
