@@ -234,7 +234,8 @@ def main(arguments=None):
                 low, high = row["ratios"]
                 print(
                     f"{method:12s} {sizes:9s} {row['step']:14s} {row['median']:7.3f} s  "
-                    f"min {row['min']:7.3f}  {row['ratio']:5.2f}x ({low:.2f} to {high:.2f})  {row['step_gmac']:.0f} GMAC, "
+                    f"min {row['min']:7.3f}  {row['ratio']:5.2f}x ({low:.2f} to {high:.2f})  "
+                    f"{row['step_gmac']:.0f} GMAC, "
                     f"floor {row['floor']:.3f} s at {row['peak_gmacs']:.0f} GMAC/s, "
                     f"which the step reaches {row['floor'] / row['median']:.0%} of{inside}",
                     flush=True,
