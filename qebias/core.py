@@ -4,17 +4,18 @@
 
 # %% auto #0
 __all__ = ['MOST_DIGITS', 'MOST_DEEP', 'MOST_YAML', 'MOST_VALUES', 'MOST_TABLE', 'MOST_COLUMNS', 'MOST_LETTERS', 'MOST_ARRAYS',
-           'MOST_HEADER', 'IMAGE_SUFFIXES', 'MOST_PIXELS', 'MOST_SIDE', 'MOST_PICTURE', 'MOST_PLAIN', 'MOST_SCANS',
-           'MOST_SCANNED', 'OUTPUTS', 'MOST_UNDER_WAY', 'PACKAGES', 'QebiasError', 'LockedError', 'is_absent',
-           'require', 'imported', 'project_root', 'atomic', 'cut_name', 'umask', 'atomic_dir', 'sweep', 'write_json',
-           'as_plain', 'locked', 'reading', 'one_line', 'closest', 'nearest', 'require_file', 'contents',
+           'MOST_HEADER', 'IMAGE_SUFFIXES', 'MOST_PIXELS', 'MOST_SIDE', 'MOST_PICTURE', 'MOST_PLAIN', 'MOST_COPIES',
+           'MOST_SCANS', 'MOST_SCANNED', 'OUTPUTS', 'MOST_UNDER_WAY', 'PACKAGES', 'QebiasError', 'LockedError',
+           'is_absent', 'require', 'imported', 'project_root', 'atomic', 'cut_name', 'umask', 'atomic_dir', 'sweep',
+           'write_json', 'as_plain', 'locked', 'reading', 'one_line', 'closest', 'nearest', 'require_file', 'contents',
            'whole_number', 'finite_number', 'unique_names', 'require_flat', 'parse_json', 'read_json', 'read_lines',
            'parse_lines', 'plain_value', 'YamlEvents', 'YamlBuilder', 'read_yaml', 'read_table', 'require_plain',
            'parquet_table', 'unpacked_texts', 'read_npz', 'npz_member', 'tensors_header', 'as_rgb', 'middle',
            'quiet_libtiff', 'image_kind', 'require_single', 'require_sane_jpeg', 'open_image', 'require_size',
-           'is_deep', 'is_deep_tile', 'upright', 'orientation_of', 'require_checksums', 'read_rgb', 'write_png',
-           'duration', 'aligned', 'digest', 'file_digest', 'array_digest', 'outputs_of', 'fitting_entry', 'require_own',
-           'Outputs', 'seed_for', 'threads', 'in_order', 'package_versions', 'code_version', 'provenance']
+           'is_deep', 'is_deep_tile', 'upright', 'orientation_of', 'require_checksums', 'require_rows', 'read_rgb',
+           'write_png', 'duration', 'aligned', 'digest', 'file_digest', 'array_digest', 'outputs_of', 'fitting_entry',
+           'require_own', 'Outputs', 'seed_for', 'threads', 'in_order', 'package_versions', 'code_version',
+           'provenance']
 
 # %% ../nbs/foundations/00_core.ipynb #fa1dc3fa
 import collections
@@ -35,6 +36,7 @@ import os
 import platform
 import re
 import shutil
+import struct
 import subprocess
 import sys
 import tempfile
@@ -816,6 +818,18 @@ def image_kind(
     return "TGA" if suffix.lower() == ".tga" else None
 
 # %% ../nbs/foundations/00_core.ipynb #e4468e2d
+MOST_COPIES = 16  # smaller copies and masks behind a TIFF's picture
+
+
+def _followed(path, image):
+    "Whether another picture stands behind that of a PPM"
+    bits = 1 if image.mode == "1" else 8 * len(image.getbands()) * (2 if is_deep(image) else 1)
+    length = -(-image.width * bits // 8) * image.height
+    with open(path, "rb") as file:
+        file.seek(image.tile[0][2] + length)
+        return re.match(rb"P[1-6]\s", file.read(3)) is not None
+
+
 def require_single(
     path: str | Path,
     image: Any,  # the Pillow image of it, not decoded yet
@@ -823,19 +837,27 @@ def require_single(
 ) -> None:
     "Refuse animations, documents of several pages, and a JPEG that is a bomb; raises `QebiasError`"
     if kind == "TIFF":
-        pages = 1
-        for page in range(1, min(image.n_frames, 17)):
+        if image.tag_v2.get(254, 0) & 5:
+            raise QebiasError(
+                f"{path} begins with a smaller copy of its picture, as raw photographs do: "
+                "save the picture itself as PNG"
+            )
+        pages = image.tag_v2.get(32997, 1)  # how deep a volume is
+        for page in range(1, min(image.n_frames, MOST_COPIES + 1)):
             image.seek(page)
             pages += not image.tag_v2.get(254, 0) & 5  # neither a smaller copy nor a mask
         image.seek(0)
-        if pages > 1:
-            raise QebiasError(f"{path} has {image.n_frames} pages: save the one that is meant on its own")
+        if pages > 1 or image.n_frames > MOST_COPIES + 1:
+            pages = max(pages, image.n_frames)
+            raise QebiasError(f"{path} has {pages} pages: save the one that is meant on its own")
     elif kind == "JPEG":
         require_sane_jpeg(path, *image.size)
     elif kind == "PPM" and image.tile[0][0] == "ppm_plain" and os.stat(path).st_size > MOST_PLAIN:
         raise QebiasError(
             f"{path} is a PPM in plain text, of {os.stat(path).st_size:,} bytes: save it as PNG"
         )
+    elif kind == "PPM" and image.tile[0][0] != "ppm_plain" and _followed(path, image):
+        raise QebiasError(f"{path} has several pictures: save the one that is meant on its own")
     elif getattr(image, "is_animated", False):
         raise QebiasError(f"{path} is an animation: save the picture that is meant on its own")
 
@@ -862,6 +884,13 @@ def require_sane_jpeg(
         raise QebiasError(f"{path} has {scans:,} scans, which nothing needs: save it anew or leave it out")
 
 # %% ../nbs/foundations/00_core.ipynb #3d057e6b
+def _scale_transparent(image):
+    "The grey that is transparent in a PNG of 2 or 4 bits, as the pixels will be: Pillow leaves it as it is"
+    most = {"L;2": 3, "L;4": 15}.get(image.tile[0][3] if image.tile else None)
+    if most and "transparency" in image.info:
+        image.info["transparency"] = (image.info["transparency"] & most) * 255 // most
+
+
 @contextlib.contextmanager
 def open_image(
     path: str | Path,  # a picture's file
@@ -884,9 +913,13 @@ def open_image(
             if kind == "TIFF":
                 quiet_libtiff()
             plugin = importlib.import_module(f"PIL.{_KINDS[kind][0]}")
-            with getattr(plugin, _KINDS[kind][1])(file, os.fspath(path)) as image:
+            # with a name a TIFF is mapped into memory, and one that is turned with its sides exchanged
+            name = "" if kind == "TIFF" else os.fspath(path)
+            with getattr(plugin, _KINDS[kind][1])(file, name) as image:
                 require_size(image.width, image.height, path)
                 require_single(path, image, kind)
+                if kind == "PNG":
+                    _scale_transparent(image)
                 yield image
 
 # %% ../nbs/foundations/00_core.ipynb #1b5e56b9
@@ -967,6 +1000,53 @@ def require_checksums(
             if int.from_bytes(told, "big") != found:
                 raise ValueError(f"a checksum before byte {file.tell():,} is wrong")
 
+
+def require_rows(
+    path: str | Path,  # a PNG whose checksums are right
+    pixels: np.ndarray,  # (H, W) or (H, W, C), as Pillow read it
+) -> None:
+    "Refuse a PNG that holds fewer rows than it says, of which Pillow makes empty ones; raises `QebiasError`"
+    if len(pixels) > 1 and not any((row == row[0]).all() for row in pixels[-2:]):
+        return  # an empty row has one colour
+    with reading(path, "picture", "fix it or leave it out"), open(path, "rb") as file:
+        lacking = _unpacked_size(file.read(29))
+        packed = zlib.decompressobj()
+        file.seek(8)
+        while head := file.read(8):
+            left = int.from_bytes(head[:4], "big")
+            while head[4:] == b"IDAT" and left > 0 and (part := file.read(min(left, 2**20))):
+                left -= len(part)
+                while part and lacking > 0 and not packed.eof:
+                    lacking -= len(packed.decompress(part, 2**22))
+                    part = packed.unconsumed_tail
+            file.seek(left + 4, os.SEEK_CUR)
+        if lacking > 0:
+            raise ValueError("it holds fewer rows than it says")
+
+
+def _unpacked_size(head):
+    "Bytes of a PNG's rows, each with the number of its filter, from the first 29 bytes of the file"
+    width, height, depth, colour, _, _, interlaced = struct.unpack(">IIBBBBB", head[16:29])
+    bits = depth * {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[colour]
+    passes = [(0, 0, 1, 1)]  # first column and row, and how many on to the next
+    if interlaced:
+        passes = [
+            (0, 0, 8, 8),
+            (4, 0, 8, 8),
+            (0, 4, 4, 8),
+            (2, 0, 4, 4),
+            (0, 2, 2, 4),
+            (1, 0, 2, 2),
+            (0, 1, 1, 2),
+        ]
+    size = 0
+    for left, top, right, down in passes:
+        columns = -(-(width - left) // right)
+        rows = -(-(height - top) // down)
+        if columns > 0 and rows > 0:
+            size += rows * (1 + -(-columns * bits // 8))
+    return size
+
 # %% ../nbs/foundations/00_core.ipynb #012665c0
 def read_rgb(
     path: str | Path,  # a picture, 8 bit a channel
@@ -978,6 +1058,8 @@ def read_rgb(
         if is_deep(image):
             raise QebiasError(f"{path} has more than 8 bit a channel: convert it to 8 bit first")
         image.load()
+        if image.format == "PNG":
+            require_rows(path, np.array(image))
         orientation = orientation_of(image)
         if image.mode in ("P", "PA") or "transparency" in image.info:
             opaque = "transparency" not in image.info and image.mode == "P"
