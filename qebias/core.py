@@ -14,8 +14,8 @@ __all__ = ['MOST_DIGITS', 'MOST_DEEP', 'MOST_YAML', 'MOST_VALUES', 'MOST_TABLE',
            'quiet_libtiff', 'image_kind', 'require_single', 'require_sane_jpeg', 'open_image', 'require_size',
            'is_deep', 'is_deep_tile', 'upright', 'orientation_of', 'require_checksums', 'require_rows', 'read_rgb',
            'write_png', 'duration', 'aligned', 'digest', 'file_digest', 'array_digest', 'outputs_of', 'fitting_entry',
-           'require_own', 'Outputs', 'seed_for', 'threads', 'in_order', 'package_versions', 'code_version',
-           'provenance']
+           'require_own', 'Outputs', 'one_output', 'seed_for', 'threads', 'in_order', 'package_versions',
+           'code_version', 'provenance']
 
 # %% ../nbs/foundations/00_core.ipynb #fa1dc3fa
 import collections
@@ -1212,6 +1212,20 @@ class Outputs:
             with open(self.folder / OUTPUTS, "ab") as file:
                 file.write(b"\n" + json.dumps(entry).encode() + b"\n")
             self.known.setdefault(name, []).append((entry["sha256"], entry["bytes"], key))
+
+
+@contextlib.contextmanager
+def one_output(
+    path: str | Path,  # a file that a command makes, alone
+) -> Iterator[Path]:
+    "A temporary path that becomes `path`; raises `QebiasError` where what stands there was not written so"
+    outputs = Outputs(Path(path).parent)
+    if os.path.lexists(path) and not outputs.is_ours(path):
+        raise QebiasError(
+            f"{path} is there and was not written by this command: choose another name with -o, or remove it"
+        )
+    with outputs.write(path) as tmp:
+        yield tmp
 
 # %% ../nbs/foundations/00_core.ipynb #b2351767
 def seed_for(
