@@ -25,7 +25,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from .codecs import Bpg, bpg_header
+from .codecs import Bpg, bpg_extensions, bpg_header
 from qebias.core import (
     IMAGE_SUFFIXES,
     QebiasError,
@@ -266,8 +266,11 @@ def look(
     "Size and kind of a picture without decoding it; raises `QebiasError` for what will not be read"
     head, kind = _head(path)
     if kind == "BPG":
-        header = _named(path, lambda: bpg_header(contents(path, "picture")), _REMEDY)
-        return Look(header.width, header.height, kind)
+        data = contents(path, "picture")
+        header = _named(path, lambda: bpg_header(data), _REMEDY)
+        turned = orientation_of(_beside_bpg(data, [])) in (5, 6, 7, 8)
+        size = (header.height, header.width) if turned else (header.width, header.height)
+        return Look(*size, kind)
     with open_image(path) as image:
         width, height = image.size
         turned = kind != "TIFF" and orientation_of(image) in (5, 6, 7, 8)  # a TIFF's size is what is seen
@@ -307,19 +310,24 @@ def read_picture(
 ) -> Picture:
     "Read a picture with what it carries; raises `QebiasError` that names the file"
     head, kind = _head(path)
+    notes: list[str]
     if kind == "BPG":
         data = contents(path, "picture")
-        rgb = _named(path, lambda: Bpg(37).decode(data), _REMEDY)
-        return Picture(rgb, _is_grey(rgb), 1 if bpg_header(data).grey else 3)
-    with open_image(path) as image:
-        if kind == "PNG":
-            require_checksums(path)
-        pixels, depth, notes = _pixels(path, image, kind)
-        if kind == "PNG":
-            require_rows(path, pixels)
-        notes += _colours_said(path, image, kind)
-        pixels = upright(pixels, orientation_of(image))
-        carried = _carried(image, kind, notes)
+        pixels, depth, notes = _named(path, lambda: Bpg(37).decode(data), _REMEDY), 8, []
+        pixels = pixels[..., :1] if bpg_header(data).grey else pixels
+        beside = _beside_bpg(data, notes)
+        pixels = upright(pixels, orientation_of(beside))
+        carried = _carried(beside, kind, notes)
+    else:
+        with open_image(path) as image:
+            if kind == "PNG":
+                require_checksums(path)
+            pixels, depth, notes = _pixels(path, image, kind)
+            if kind == "PNG":
+                require_rows(path, pixels)
+            notes += _colours_said(path, image, kind)
+            pixels = upright(pixels, orientation_of(image))
+            carried = _carried(image, kind, notes)
     colours = pixels.shape[2] - (pixels.shape[2] in (2, 4))
     rgb = pixels[..., :colours]
     alpha = pixels[..., colours] if pixels.shape[2] > colours else None
@@ -332,6 +340,20 @@ def read_picture(
     return Picture(rgb, grey, colours, alpha, depth, notes=tuple(notes), **carried)
 
 # %% ../nbs/data/08_pictures.ipynb #a53b7e10
+def _beside_bpg(data, notes):
+    "An image of one pixel that carries what a BPG file does, for what asks Pillow's images"
+    image = Image.new("L", (1, 1))
+    try:
+        found = bpg_extensions(data)
+    except QebiasError:
+        found = {}
+        notes.append("metadata that cannot be read were left out")
+    for kind, name in ((1, "exif"), (2, "icc_profile")):
+        if kind in found:
+            image.info[name] = found[kind]
+    return image
+
+
 def _without_profile(rgb, icc, notes):
     "Pixels in sRGB, where their profile is longer than what a PNG carries"
     if rgb.dtype != np.uint8:

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image, ImageCms
 
 from qebias import files
-from qebias.codecs import Avif
+from qebias.codecs import Avif, Bpg
 from qebias.core import QebiasError, read_rgb
 from qebias.pictures import look, read_picture, read_rgb8, to_srgb, write_picture
 
@@ -286,3 +286,39 @@ def test_a_name_that_is_too_long_for_its_output_is_told_before_anything_is_writt
     with pytest.raises(QebiasError, match="x.avif is too long for a file's name: rename"):
         files.compress_files([tmp_path / "in"], Avif(30), tmp_path / "out", workers=1)
     assert not (tmp_path / "out").exists()
+
+
+def bpg_with(data, *parts):
+    "A BPG file that carries more: (number of a kind, bytes)"
+
+    def ue7(value):
+        digits = [value & 127]
+        while value := value >> 7:
+            digits.append(value & 127 | 128)
+        return bytes(reversed(digits))
+
+    more = b"".join(ue7(kind) + ue7(len(part)) + part for kind, part in parts)
+    at = 6
+    for _ in range(3):
+        while data[at] & 128:
+            at += 1
+        at += 1
+    return data[:5] + bytes([data[5] | 8]) + data[6:at] + ue7(len(more)) + more + data[at:]
+
+
+def test_what_a_bpg_file_carries_is_kept(tmp_path):
+    data = Bpg(20).encode(COLOUR)
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010F] = 6, "Maker"
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    (tmp_path / "a.bpg").write_bytes(data)
+    (tmp_path / "b.bpg").write_bytes(bpg_with(data, (1, exif.tobytes()), (2, srgb), (3, b"<x/>")))
+    plain, picture = (read_picture(tmp_path / name) for name in ("a.bpg", "b.bpg"))
+    assert np.array_equal(picture.rgb, np.rot90(plain.rgb, -1)) and picture.icc == srgb
+    assert look(tmp_path / "b.bpg")[:2] == (HEIGHT, WIDTH)
+    write_picture(tmp_path / "out.png", picture)
+    with Image.open(tmp_path / "out.png") as out:
+        assert out.getexif()[0x010F] == "Maker" and out.getexif()[0x0112] == 1
+    (tmp_path / "c.bpg").write_bytes(bpg_with(data, (1, b"")).replace(b"\x02\x01\x00", b"\x02\x01\x7f", 1))
+    picture = read_picture(tmp_path / "c.bpg")
+    assert np.array_equal(picture.rgb, plain.rgb) and "left out" in picture.notes[0]
