@@ -8,7 +8,6 @@ __all__ = ['NESTED', 'WRAPPED', 'PARTS', 'MPRNET', 'SHARED', 'RENAMED', 'read_pi
            'export_weights']
 
 # %% ../nbs/networks/35_convert.ipynb #7686a350
-import io
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -17,7 +16,7 @@ import torch
 from safetensors.torch import save
 from torch import nn
 
-from .core import QebiasError, atomic, file_digest, reading, require_file
+from .core import QebiasError, file_digest, one_output, reading, require_file
 from .generators.core import load_weights
 from qebias.networks import (
     NETWORKS,
@@ -30,7 +29,7 @@ from qebias.networks import (
     save_network,
     sizes_of,
 )
-from .weights import load_restricted
+from .weights import load_restricted, pickled
 
 # %% ../nbs/networks/35_convert.ipynb #453d04e4
 NESTED = ("params_ema", "params", "state_dict", "model_state_dict", "g_ema", "model")  # in this order
@@ -248,11 +247,14 @@ def from_elsewhere(
         if not isinstance(found, Mapping):
             raise QebiasError(f"it holds a {type(found).__name__}: a state dict was expected")
         spec, state = recognised(unwrapped(found, part))
+        for name, tensor in state.items():
+            if tensor.layout != torch.strided or tensor.is_meta:
+                raise QebiasError(f"{name} is sparse, or without values: save it as a plain tensor")
+        with torch.random.fork_rng(devices=[]):
+            net = build(spec)
+        return load_weights(net, state).eval(), spec
     except QebiasError as error:
         raise QebiasError(str(error) if str(path) in str(error) else f"{path}: {error}") from None
-    with torch.random.fork_rng(devices=[]):
-        net = build(spec)
-    return load_weights(net, state).eval(), spec
 
 # %% ../nbs/networks/35_convert.ipynb #20d38bdf
 def widened(
@@ -297,7 +299,8 @@ def convert(
         if conditional and net.in_channels == 3:
             net, spec = widened(net, spec)
         origin |= {"conditional": net.in_channels == 6, "gan": gan, "patch": patch}
-    save_network(out, net, spec, origin)
+    with one_output(out) as tmp:
+        save_network(tmp, net, spec, origin)
     return spec
 
 # %% ../nbs/networks/35_convert.ipynb #0960c419
@@ -321,12 +324,11 @@ def export_weights(
             "train with growth 32, or write it as ONNX"
         )
     state = {k: v.detach().cpu().contiguous().clone() for k, v in net.state_dict().items()}
+    content: bytes | memoryview
     if suffix == ".safetensors":
         content = save(state)
     else:
-        buffer = io.BytesIO()  # torch would write to a full disk without a word of it
-        torch.save({"params": state}, buffer)
-        content = buffer.getvalue()
-    with atomic(Path(out)) as tmp:
+        content = pickled({"params": state})
+    with one_output(out) as tmp:
         tmp.write_bytes(content)
     return net

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from .core import QebiasError, as_plain, atomic, require
+from .core import QebiasError, as_plain, one_output, require
 from .generators.core import crop_to, evaluating, pad_to_multiple
 
 # %% ../nbs/method/25_export.ipynb #3c9942db
@@ -150,7 +150,7 @@ def export_onnx(
     "Write a generator as ONNX with free batch, height and width, once it is checked; raises `QebiasError`"
     generator = generator.to("cpu")
     program = onnx_program(generator, about, many)
-    with atomic(Path(path)) as tmp:
+    with one_output(path) as tmp:
         with _quiet():
             program.save(str(tmp), external_data=False)
         off = difference(tmp, generator, sizes, many)

@@ -25,7 +25,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from .codecs import Bpg, bpg_header
+from .codecs import Bpg, bpg_extensions, bpg_header
 from qebias.core import (
     IMAGE_SUFFIXES,
     QebiasError,
@@ -38,6 +38,7 @@ from qebias.core import (
     orientation_of,
     require,
     require_checksums,
+    require_rows,
     upright,
 )
 
@@ -135,6 +136,8 @@ def to_srgb(
 
         space = ImageCms.ImageCmsProfile(io.BytesIO(icc)).profile.xcolor_space.strip()
         mode = "L" if space == "GRAY" else "RGB"
+        if mode == "L" and not _is_grey(rgb):
+            raise ValueError("it is one for grey pictures")
         convert, name = _transform(icc, mode)
     except Exception as error:
         return rgb, f"a colour profile that cannot be used was left out ({one_line(error, 80)})"
@@ -169,16 +172,19 @@ def _sixteen(path, image, kind):
         return _deep_ppm(path, image)
     args = image.tile[0][3]  # what the decoder is told that the bytes are, for instance `RGB;16B`
     raw = args if isinstance(args, str) else args[0]
+    key = image.info.get("transparency")  # the one value of a PNG that is transparent
     if image.mode.startswith("I;16"):
         grey = np.array(image).astype(np.uint16)
+        if raw == "I;12":
+            grey = grey << 4 | grey >> 8  # 4095 becomes 65535
         inverted = getattr(image, "tag_v2", {}).get(262) == 0  # white is zero
-        return (65535 - grey if inverted else grey)[..., None]
+        return _without_key((65535 - grey if inverted else grey)[..., None], key)
     if raw == "LA;16B":
         _set_raw_mode(image, "RGBA", "RGBA")
         pairs = np.array(image).astype(np.uint16)
         return pairs[..., ::2] << 8 | pairs[..., 1::2]
     planar = getattr(image, "tag_v2", {}).get(284) == 2
-    if not re.fullmatch(r"RGBA?;16[BLN]", raw) or planar or "transparency" in image.info:
+    if not re.fullmatch(r"RGBA?;16[BLN]", raw) or planar:
         raise QebiasError(f"{path}: {_OTHER_LAYOUT}")
     native = "L" if sys.byteorder == "little" else "B"
     other = {"B": "L", "L": "B"}[raw[-1].replace("N", native)]
@@ -186,7 +192,15 @@ def _sixteen(path, image, kind):
     with open_image(path) as again:
         _set_raw_mode(again, raw[:-1] + other)
         low = np.array(again)
-    return high << 8 | low
+    return _without_key(high << 8 | low, key)
+
+
+def _without_key(pixels, key):
+    "Pixels with a channel that makes those of one value transparent, where a PNG names such a value"
+    if key is None:
+        return pixels
+    shown = (pixels != np.array(key, np.uint16)).any(2, keepdims=True)
+    return np.concatenate([pixels, shown * np.uint16(65535)], 2)
 
 # %% ../nbs/data/08_pictures.ipynb #4723fbf0
 def _deep_ppm(path, image):
@@ -252,8 +266,11 @@ def look(
     "Size and kind of a picture without decoding it; raises `QebiasError` for what will not be read"
     head, kind = _head(path)
     if kind == "BPG":
-        header = _named(path, lambda: bpg_header(contents(path, "picture")), _REMEDY)
-        return Look(header.width, header.height, kind)
+        data = contents(path, "picture")
+        header = _named(path, lambda: bpg_header(data), _REMEDY)
+        turned = orientation_of(_beside_bpg(data, [])) in (5, 6, 7, 8)
+        size = (header.height, header.width) if turned else (header.width, header.height)
+        return Look(*size, kind)
     with open_image(path) as image:
         width, height = image.size
         turned = kind != "TIFF" and orientation_of(image) in (5, 6, 7, 8)  # a TIFF's size is what is seen
@@ -293,16 +310,24 @@ def read_picture(
 ) -> Picture:
     "Read a picture with what it carries; raises `QebiasError` that names the file"
     head, kind = _head(path)
+    notes: list[str]
     if kind == "BPG":
         data = contents(path, "picture")
-        rgb = _named(path, lambda: Bpg(37).decode(data), _REMEDY)
-        return Picture(rgb, _is_grey(rgb), 1 if bpg_header(data).grey else 3)
-    if kind == "PNG":
-        require_checksums(path)
-    with open_image(path) as image:
-        pixels, depth, notes = _pixels(path, image, kind)
-        pixels = upright(pixels, orientation_of(image))
-        carried = _carried(image, kind, notes)
+        pixels, depth, notes = _named(path, lambda: Bpg(37).decode(data), _REMEDY), 8, []
+        pixels = pixels[..., :1] if bpg_header(data).grey else pixels
+        beside = _beside_bpg(data, notes)
+        pixels = upright(pixels, orientation_of(beside))
+        carried = _carried(beside, kind, notes)
+    else:
+        with open_image(path) as image:
+            if kind == "PNG":
+                require_checksums(path)
+            pixels, depth, notes = _pixels(path, image, kind)
+            if kind == "PNG":
+                require_rows(path, pixels)
+            notes += _colours_said(path, image, kind)
+            pixels = upright(pixels, orientation_of(image))
+            carried = _carried(image, kind, notes)
     colours = pixels.shape[2] - (pixels.shape[2] in (2, 4))
     rgb = pixels[..., :colours]
     alpha = pixels[..., colours] if pixels.shape[2] > colours else None
@@ -315,6 +340,20 @@ def read_picture(
     return Picture(rgb, grey, colours, alpha, depth, notes=tuple(notes), **carried)
 
 # %% ../nbs/data/08_pictures.ipynb #a53b7e10
+def _beside_bpg(data, notes):
+    "An image of one pixel that carries what a BPG file does, for what asks Pillow's images"
+    image = Image.new("L", (1, 1))
+    try:
+        found = bpg_extensions(data)
+    except QebiasError:
+        found = {}
+        notes.append("metadata that cannot be read were left out")
+    for kind, name in ((1, "exif"), (2, "icc_profile")):
+        if kind in found:
+            image.info[name] = found[kind]
+    return image
+
+
 def _without_profile(rgb, icc, notes):
     "Pixels in sRGB, where their profile is longer than what a PNG carries"
     if rgb.dtype != np.uint8:
@@ -337,8 +376,9 @@ def _pixels(path, image, kind):
     "uint8 or uint16 (H, W, C) as they lie in the file, bits a channel, notes"
     notes = []
     depth = {"JPEG 2000": _jpeg2000_depth, "AVIF": _avif_depth}.get(kind, lambda path: 8)(path)
-    if image.mode in ("F", "I") and kind != "PPM" or image.mode.startswith("F;"):
-        raise QebiasError(f"{path} has floats or 32 bits a channel: save it as 16-bit PNG")
+    signed = 2 in np.ravel(getattr(image, "tag_v2", {}).get(339, 1))
+    if signed or image.mode in ("F", "I") and kind != "PPM" or image.mode.startswith("F;"):
+        raise QebiasError(f"{path} has floats, signed numbers or 32 bits a channel: save it as 16-bit PNG")
     if kind != "AVIF" and (is_deep(image) or depth > 8):
         return _sixteen(path, image, kind), max(depth, 16), notes
     if kind == "JPEG" and any(data.startswith(b"MPF\0") for _, data in image.applist):
@@ -347,7 +387,8 @@ def _pixels(path, image, kind):
         image = _from_cmyk(image, notes)
     elif image.mode in ("P", "PA") or "transparency" in image.info:
         opaque = "transparency" not in image.info and image.mode == "P"
-        image = image.convert("RGB" if opaque else "RGBA")
+        grey = image.mode in ("1", "L")
+        image = image.convert("LA" if grey else "RGB" if opaque else "RGBA")
     elif image.mode == "1":
         image = image.convert("L")
     elif image.mode not in ("L", "LA", "RGB", "RGBA"):
@@ -355,9 +396,12 @@ def _pixels(path, image, kind):
     pixels = np.array(image)
     pixels = pixels[..., None] if pixels.ndim == 2 else pixels
     if depth > 8:
-        deep = _avif_by_av(path, pixels[..., :3]) if pixels.shape[2] in (3, 4) else None
+        grey = pixels.shape[2] == 1
+        deep = _avif_by_av(path, np.repeat(pixels, 3, 2) if grey else pixels[..., :3])
         if deep is None:
             notes.append(f"{depth} bits read as 8")
+        elif grey:
+            return deep[..., :1], depth, notes
         elif pixels.shape[2] == 4:
             return np.dstack([deep, pixels[..., 3:].astype(np.uint16) * 257]), depth, notes
         else:
@@ -390,10 +434,43 @@ def _carried(image, kind, notes):
         notes.append("EXIF that cannot be read was left out")
     with contextlib.suppress(TypeError, ValueError, OverflowError, ZeroDivisionError):
         x, y = (float(value) for value in image.info["dpi"][:2]) if "dpi" in image.info else (0, 0)
-        dpi = (x, y) if 1 <= x <= 1e5 and 1 <= y <= 1e5 else None
+        dpi = (
+            (x, y) if 1 < x <= 1e5 and 1 < y <= 1e5 else None
+        )  # 1 is Pillow's word for a TIFF that says none
     return {"icc": icc, "exif": exif, "dpi": dpi}
 
 # %% ../nbs/data/08_pictures.ipynb #6ec4e29d
+_SRGB = (0.3127, 0.329, 0.64, 0.33, 0.3, 0.6, 0.15, 0.06)  # its white, red, green and blue
+
+
+def _colours_said(path, image, kind):
+    "A note where a picture without a profile says in another way that its colours are not sRGB's"
+    if image.info.get("icc_profile"):
+        return []
+    how = ""
+    if kind == "PNG" and "srgb" not in image.info:
+        red_and_more = zip(image.info.get("chromaticity", _SRGB), _SRGB)
+        if abs(image.info.get("gamma", 0.45455) - 0.45455) > 0.01:
+            how = "gAMA"
+        elif any(abs(one - other) > 0.005 for one, other in red_and_more):
+            how = "cHRM"
+    with contextlib.suppress(Exception):
+        exif = image.getexif()
+        shot = exif.get_ifd(0x8769) if 0x8769 in exif else {}
+        if shot.get(0xA001) == 2 or shot.get(0xA005, {}).get(1) == "R03":
+            how = "EXIF (Adobe RGB)"  # as cameras say it
+    if kind in ("PNG", "AVIF"):
+        with open(path, "rb") as file:
+            head = file.read(2**16).split(b"IDAT")[0]
+        name, code = (b"cICP", ">BB") if kind == "PNG" else (b"colrnclx", ">HH")
+        at = head.find(name) + len(name)
+        if at >= len(name) and at + 4 <= len(head):
+            primaries, curve = struct.unpack_from(code, head, at)
+            if primaries not in (1, 2) or curve not in (1, 2, 4, 6, 13, 14, 15):
+                how = name[-4:].decode()
+    return [f"read as sRGB, though its {how} says that its colours are others"] if how else []
+
+
 def _exif(image, kind):
     "A picture's EXIF, for pixels that are upright now; None where it has none"
     found = image.getexif()
@@ -401,6 +478,9 @@ def _exif(image, kind):
     if kind == "TIFF":  # whose EXIF is also where its pixels lie
         kept = Image.Exif()
         kept.update({tag: found[tag] for tag in (270, 271, 272, 305, 306, 315, 33432) if tag in found})
+        for part in (0x8769, 0x8825):  # of the exposure, of the place
+            if part in found:
+                kept.get_ifd(part).update(found.get_ifd(part))
     if not len(kept):
         return None
     if 0x0112 in kept:

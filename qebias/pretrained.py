@@ -751,13 +751,12 @@ def _follow(average, trainer, recipe, step, decay=0.999):
 # %% ../nbs/method/40_pretrained.ipynb #aa9d49b6
 def _store(folder, key, trainer, average, state):
     "Write the checkpoint, whole or not at all"
-    import torch
+    from qebias.weights import pickled
 
     parts = {name: part.state_dict() for name, part in trainer.parts().items()}
-    buffer = io.BytesIO()
-    torch.save({"key": key, "parts": parts, "average": average.state_dict(), **state}, buffer)
+    content = pickled({"key": key, "parts": parts, "average": average.state_dict(), **state})
     with atomic(folder / "last.pt") as tmp:
-        tmp.write_bytes(buffer.getvalue())
+        tmp.write_bytes(content)
 
 # %% ../nbs/method/40_pretrained.ipynb #50c76bbf
 def _restored(folder, key, trainer) -> dict:

@@ -61,6 +61,7 @@ from .generators.core import Halo, arithmetic, as_device, evaluating, grid_of, m
 from .losses import GanTerms, Given, make_term, usm_sharp
 from .networks import build, load_state, load_weights, save_network
 from .pairs import JoinedPairs, Pairs, PatchSampler, batches, to_float
+from .weights import pickled
 
 # %% ../nbs/method/10_training.ipynb #24430e0a
 def world() -> tuple:  # (rank, processes)
@@ -833,9 +834,7 @@ def copied_state(
 def write_checkpoint(folder: str | Path, key: str, iteration: int, state: dict, config: TrainConfig) -> None:
     "Write a state, whole or not at all; raises `TrainingFailed` for weights that are not finite"
     check_finite_weights(config, state)
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    content = buffer.getbuffer()
+    content = pickled(state)
     head = {"iteration": iteration, "key": key}
     head["sha256"] = _checked_by(head, content)
     with atomic(Path(folder) / "checkpoint" / "last.pt") as tmp:

@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['FILES', 'MOST_STEPS', 'WeightFile', 'MissingWeights', 'enter', 'places', 'find', 'find_any', 'state', 'status',
-           'identity', 'tensors', 'require_short', 'count_steps', 'load_restricted', 'download']
+           'identity', 'tensors', 'require_short', 'count_steps', 'load_restricted', 'pickled', 'download']
 
 # %% ../nbs/foundations/10_weights.ipynb #c312af16
 import contextlib
 import functools
 import importlib.util
+import io
 import logging
 import os
 import pickle
@@ -478,6 +479,17 @@ def _numbers():
     kinds = [type(np.dtype(kind)) for kind in ("f4", "f8", "i4", "i8", "u1", "?")]
     scalar = np.float64(0).__reduce__()[0]
     return [np.dtype, scalar, *kinds]
+
+# %% ../nbs/foundations/10_weights.ipynb #9b7e42d1
+def pickled(
+    state: object,  # anything that `torch.save` takes
+) -> memoryview:
+    "What `torch.save` writes, in memory: into a file on a full disk it would write without a word of it"
+    import torch
+
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    return buffer.getbuffer()
 
 # %% ../nbs/foundations/10_weights.ipynb #ec09edd0
 def download(

@@ -11,6 +11,7 @@ from torch import nn
 
 from qebias.convert import convert, export_weights, load_any, recognised, unwrapped
 from qebias.core import QebiasError
+from qebias.generators.arcnn import ARCNN
 from qebias.networks import NETWORKS, build, load_network, network_spec, outline, read_header, save_network
 
 SMALL = {
@@ -352,3 +353,38 @@ def test_an_rrdbnet_of_grey_pictures_is_not_called_one_that_enlarges(tmp_path):
     torch.save(state, tmp_path / "n.pth")
     with pytest.raises(QebiasError, match="an RRDBNet with 16 channels at its input: only scale 1 of RGB"):
         load_any(tmp_path / "n.pth")
+
+
+@pytest.mark.parametrize("kind", ["sparse", "meta", "bool"])
+def test_tensors_without_plain_values_are_one_line_with_the_files_name(tmp_path, kind):
+    "The first two ended in a traceback"
+    ways = {"sparse": lambda x: x.to_sparse(), "meta": lambda x: x.to("meta"), "bool": lambda x: x.bool()}
+    torch.save({"params": {k: ways[kind](v) for k, v in ARCNN().state_dict().items()}}, tmp_path / "n.pth")
+    for call in (load_any, lambda path: convert(path, tmp_path / "out.safetensors")):
+        with pytest.raises(QebiasError) as error:
+            call(tmp_path / "n.pth")
+        assert str(error.value).startswith(f"{tmp_path / 'n.pth'}: ") and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["n.pth", "n.safetensors", "n.onnx"])
+def test_no_model_is_written_over_another_file(tmp_path, name):
+    "`qebias export mine.pth -o mine.pth` replaced the weights that it had read"
+    from qebias.export import export_onnx
+
+    torch.save({"params": ARCNN().state_dict(), "optimizer": {}}, tmp_path / "n.pth")
+    for other in ("n.safetensors", "n.onnx"):
+        (tmp_path / other).write_bytes(b"another's")
+    before = (tmp_path / name).read_bytes()
+
+    def write(path):
+        if name == "n.onnx":
+            return export_onnx(ARCNN(), path, sizes=[(8, 8)])
+        if name == "n.safetensors":
+            return convert(tmp_path / "n.pth", path)
+        return export_weights(tmp_path / "n.pth", path)
+
+    with pytest.raises(QebiasError, match="was not written by this command: choose another name"):
+        write(tmp_path / name)
+    assert (tmp_path / name).read_bytes() == before
+    for _ in range(2):  # what the command has written itself it replaces
+        write(tmp_path / "out" / name)

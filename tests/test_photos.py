@@ -35,3 +35,15 @@ def test_a_folder_of_ones_own_called_streams_counts(folder):
     (folder / "streams").mkdir()
     (folder / "0.png").rename(folder / "streams" / "0.png")
     assert len(photographs(folder, out=folder / "run")) == 3
+
+
+def test_a_training_goes_over_no_other_file(folder, tmp_path):
+    "`result.json` of a folder that was somebody's own was replaced"
+    out = tmp_path / "own"
+    (out / "training").mkdir(parents=True)
+    for name in ("result.json", "training/result.json"):
+        (out / name).write_text("precious")
+        with pytest.raises(QebiasError, match=f"{name} is there and was not written by a training"):
+            train(folder, "arcnn", "jpeg", 30, out, {"iterations": 2})
+        assert [p.read_text() for p in out.rglob("*") if p.is_file()] == ["precious"]
+        (out / name).unlink()

@@ -315,7 +315,7 @@ def test_r5g6b5_has_8_bit_or_less(tmp_path):
 
 def test_floats_are_refused(tmp_path):
     Image.fromarray(scene()[..., 0].astype(np.float32)).save(tmp_path / "a.tif")
-    assert "floats or 32 bits" in one_line_about(tmp_path / "a.tif")
+    assert "floats, signed numbers or 32 bits" in one_line_about(tmp_path / "a.tif")
 
 
 # Colour, grey, transparency, direction

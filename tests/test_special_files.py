@@ -128,7 +128,6 @@ READERS = {
     "read_lines": core.read_lines,
     "read_yaml": lambda path: core.read_yaml(path),
     "read_table": lambda path: core.read_table(path.with_suffix(".csv")),
-    "read_npz": core.read_npz,
     "tensors_header": core.tensors_header,
     "read_rgb": core.read_rgb,
     "look": pictures.look,

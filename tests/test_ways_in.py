@@ -309,17 +309,6 @@ def test_a_checkpoint_of_the_models_that_come_along_runs_nothing(tmp_path):
     assert not (tmp_path / "told").exists()
 
 
-def test_arrays_of_objects_are_no_arrays(tmp_path):
-    "numpy would unpickle them"
-    import numpy as np
-
-    from qebias.core import read_npz
-
-    np.savez(tmp_path / "a.npz", x=np.array([1, "a", None], dtype=object))
-    with pytest.raises(QebiasError, match="a.npz is no readable file of arrays .it holds Python objects"):
-        read_npz(tmp_path / "a.npz")
-
-
 @pytest.mark.parametrize("header", ["overlap", "gap", "twice", "beyond", "of another size"])
 def test_tensors_that_do_not_lie_one_behind_the_other_are_refused(tmp_path, header):
     import json

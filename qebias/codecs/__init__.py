@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['LEVELS', 'codec', 'bpp', 'Coded', 'code', 'worker_count', 'code_many', 'CODECS', 'ENCODERS', 'MAX_PIXELS', 'MAX_SIDE',
-           'Avif', 'Bpg', 'BpgEnc', 'Codec', 'CodecError', 'Jpeg', 'bpg_header', 'codec_class', 'register']
+           'Avif', 'Bpg', 'BpgEnc', 'Codec', 'CodecError', 'Jpeg', 'bpg_extensions', 'bpg_header', 'codec_class',
+           'register']
 
 # %% ../../nbs/data/04_codecs.__init__.ipynb #867a4347
 import contextlib
@@ -38,14 +39,14 @@ from qebias.codecs.base import (  # noqa: F401
     use_scratch,
     whole_level,
 )
-from .bpg import ENCODERS, Bpg, BpgEnc, bpg_header  # noqa: F401
+from .bpg import ENCODERS, Bpg, BpgEnc, bpg_extensions, bpg_header  # noqa: F401
 from .jpeg import Jpeg  # noqa: F401
 from ..core import MOST_UNDER_WAY, QebiasError, one_line, read_rgb
 
 # %% ../../nbs/data/04_codecs.__init__.ipynb #b174f91c
 _all_ = [
     "CODECS", "ENCODERS", "MAX_PIXELS", "MAX_SIDE", "Avif", "Bpg", "BpgEnc", "Codec", "CodecError", "Jpeg",
-    "bpg_header", "codec_class", "register",
+    "bpg_extensions", "bpg_header", "codec_class", "register",
 ]  # fmt: skip
 
 for _found in pkgutil.iter_modules(sys.modules["qebias.codecs"].__path__):

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ENCODERS', 'lanczos', 'rgb_to_420', 'rgb_from_420', 'lambda_table', 'coded_side', 'padded', 'x265_version', 'Tools',
-           'BpgHeader', 'bpg_header', 'Bpg', 'BpgEnc']
+           'BpgHeader', 'bpg_header', 'bpg_extensions', 'Bpg', 'BpgEnc']
 
 # %% ../../nbs/data/02_codecs.bpg.ipynb #99e352f0
 import functools
@@ -420,6 +420,28 @@ def bpg_header(
             f"BPG file is damaged or truncated: {len(data)} bytes cannot hold {width}x{height} pixels"
         )
     return header
+
+
+def bpg_extensions(
+    data: bytes,  # a .bpg file whose header is right
+) -> dict[int, bytes]:  # by the number of its kind: 1 is EXIF, 2 a colour profile
+    "What a BPG file carries beside its picture; raises `CodecError` where that is damaged"
+    at = 6
+    for _ in range(3):  # width, height, length
+        _, at = _read_ue7(data, at)
+    found: dict[int, bytes] = {}
+    if not data[5] & 8:
+        return found
+    length, at = _read_ue7(data, at)
+    end = at + length
+    while at < end:
+        kind, at = _read_ue7(data, at)
+        size, at = _read_ue7(data, at)
+        found.setdefault(kind, data[at : at + size])
+        at += size
+    if at > end:
+        raise CodecError("BPG file has metadata that reach into its picture")
+    return found
 
 # %% ../../nbs/data/02_codecs.bpg.ipynb #ad78e2fa
 def _read_tools(data, at, length) -> tuple:

@@ -52,7 +52,6 @@ READERS = {
     "yaml": "qebias.core:read_yaml",
     "parquet": "qebias.core:read_table",
     "csv": "qebias.core:read_table",
-    "npz": "qebias.core:read_npz",
     "model": "readers:model",
     "checkpoint": "readers:checkpoint",
     "manifest": "readers:manifest",
@@ -179,17 +178,15 @@ text: |
 
 
 def structures():
-    "Seeds of tables, arrays, tensors, manifests and profiles"
+    "Seeds of tables, tensors, manifests and profiles"
     import pandas
     import torch
     from safetensors.numpy import save
 
     table = pandas.DataFrame({"picture": ["a", "b", "ü"], "value": [1.5, None, -2.0], "seed": [0, 1, 2]})
-    parquet, packed, npz, plain = io.BytesIO(), io.BytesIO(), io.BytesIO(), io.BytesIO()
+    parquet, packed = io.BytesIO(), io.BytesIO()
     table.to_parquet(parquet)
     table.to_parquet(packed, compression="gzip")
-    np.savez_compressed(npz, a=np.arange(30.0).reshape(5, 6), b=np.zeros(3, np.uint8))
-    np.savez(plain, names=np.array(["x", "yz"]), c=np.array(3))
     arrays = {"a.weight": np.ones((3, 4), np.float32), "a.bias": np.zeros(3, np.float16)}
     header = {"spec": json.dumps({"class": "qebias.generators.arcnn:ARCNN", "kwargs": {}})}
     checkpoint, old = io.BytesIO(), io.BytesIO()
@@ -209,7 +206,6 @@ def structures():
         "yaml": [PROFILE.encode(), b"[1, 2.5, true, null, 'x']", b"a: 1\nb:\n - x\n - {c: ~}\n"],
         "parquet": [parquet.getvalue(), packed.getvalue()],
         "csv": [table.to_csv(index=False).encode(), b"a;b\n1;2\n", b'"x\ny",2\n3,4\n'],
-        "npz": [npz.getvalue(), plain.getvalue()],
         "results": [results_table()],
     }
 

@@ -11,7 +11,6 @@ import json
 import random
 import struct
 import warnings
-import zipfile
 import zlib
 
 import numpy as np
@@ -264,88 +263,6 @@ def damaged_footer(data, chance):
     return bytes(data)
 
 
-# Arrays
-
-HEADERS = [
-    f"{{'descr': '<f8', 'fortran_order': False, 'shape': ({shape},), }}"
-    for shape in ("3", "-3", "True", "3.0", "10**12", "9" * 30, "None", "'3'", "1," * 40 + "3", "0, 99999999")
-] + [
-    f"{{'descr': '{kind}', 'fortran_order': False, 'shape': (3,), }}"
-    for kind in ("|O", "<f8,|O", "<U9", "|S8", "<M8[ns]", "<c16", "<f2", ">f8", "|V8", "<f16", "", "<U9999")
-] + [
-    "{'descr': [('a', '<f4'), ('b', '<f4')], 'fortran_order': False, 'shape': (3,), }",
-    "{'descr': [('a', '<f4', (2, 2))], 'fortran_order': True, 'shape': (1, 3), }",
-    "{'descr': [('a', '|O')], 'fortran_order': False, 'shape': (3,), }",
-    "{'descr': '<f8', 'fortran_order': 'yes', 'shape': (3,), }",
-    "{'descr': '<f8', 'shape': (3,), }",
-    "{'descr': '<f8', 'fortran_order': False, 'shape': (3,), 'more': 1}",
-    "__import__('os').system('true')",
-    "(" * 300,
-    "{" * 5000,
-    "[1]" + "+[1]" * 900,
-    "",
-    "\0" * 20,
-]  # fmt: skip
-
-
-def another_npz(seeds, chance):
-    "An archive whose members numpy wrote, or nearly"
-    if chance.random() < 0.6:
-        body = npy(chance.choice(HEADERS), chance)
-    else:
-        body = numpy_file(chance)
-    names = chance.choice(
-        [["a.npy"], ["a.npy", "a.npy"], ["../../a.npy"], ["a/"], ["a"], ["/a.npy"], [" "], ["x" * 3000]]
-    )
-    names = [*names, *chance.choice([[], ["b.npy"], ["mean.npy", "factor.npy", "n.npy"]])]
-    out, way = io.BytesIO(), chance.choice([0, 0, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
-    with warnings.catch_warnings(), zipfile.ZipFile(out, "w", way) as archive:
-        warnings.simplefilter("ignore")
-        for name in names:
-            archive.writestr(name, body)
-        archive.comment = b"x" * chance.choice([0, 0, 60_000])
-    data = bytearray(out.getvalue())
-    at = data.rfind(b"PK\x01\x02")
-    place = chance.choice([None, None, None, 8, 10, 16, 20, 24, 28, 42])  # of the directory's last entry
-    if place is not None and at >= 0:
-        data[at + place : at + place + 2] = struct.pack("<H", chance.choice([0, 1, 8, 12, 99, 65535]))
-    return bytes(data)
-
-
-def npy(header, chance):
-    "An array's file with a header of one's own"
-    text = header.encode()
-    version = chance.choice([(1, 0)] * 4 + [(2, 0), (3, 0), (9, 9)])
-    size = struct.pack("<H", len(text) % 2**16) if version == (1, 0) else struct.pack("<I", len(text))
-    return b"\x93NUMPY" + bytes(version) + size + text + bytes(chance.choice([24, 24, 0, 12, 3000]))
-
-
-def numpy_file(chance):
-    "What numpy saves of something unusual"
-    things = [
-        np.array([None, {}, "x"], object),
-        np.array([[1, 2], [3]], object),
-        np.zeros((0, 5)),
-        np.array(3),
-        np.array(["x", "ü"]),
-        np.zeros(3, [("a", "f4"), ("b", "O")]),
-        np.zeros(3, np.longdouble),
-        np.zeros(3, np.complex64),
-        np.asfortranarray(np.ones((3, 4))),
-        np.full(3, np.nan),
-        np.array(["2020-01-01"], "M8[D]"),
-        np.zeros((1,) * 32),
-        np.zeros(10**6),
-        np.ones(3, ">i2"),
-        np.array(["a", "b"], np.dtypes.StringDType()),
-    ]
-    out = io.BytesIO()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        np.save(out, chance.choice(things), allow_pickle=True)
-    return out.getvalue()
-
-
 # Tensors
 
 
@@ -516,7 +433,6 @@ SHAPES = {
     "parquet": another_parquet,
     "results": another_parquet,
     "csv": another_csv,
-    "npz": another_npz,
 }
 
 
