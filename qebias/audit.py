@@ -146,7 +146,7 @@ def match(
     facts = {"folders": short_names(folders), "found": found, "formats": formats}
     return Found(loads, problems, notes, facts, {name: pixels_of(listed["raw"][name]) for name in loads})
 
-
+# %% ../nbs/measurement/40_audit.ipynb #fe7d7ea8
 def pixels_of(path: Path) -> int:
     "How many pixels a picture's header tells; 0 where it cannot be read, which is told later"
     try:
@@ -208,7 +208,7 @@ def differences(a: np.ndarray, b: np.ndarray) -> tuple:  # (mean squared, mean a
         absolute += int(apart.sum())
     return squared / a.size, absolute / a.size
 
-
+# %% ../nbs/measurement/40_audit.ipynb #8aee6163
 def detail(rgb: np.ndarray) -> float:
     "Mean squared difference of neighbours in the green of a picture's middle"
     return (
@@ -217,7 +217,7 @@ def detail(rgb: np.ndarray) -> float:
         else 0.0
     )
 
-
+# %% ../nbs/measurement/40_audit.ipynb #aa7d5c31
 def blocks(rgb: np.ndarray) -> float:
     "How many times as large steps are on JPEG's grid of 8 pixels as beside it, in the middle's green"
     top, left = (max(0, (size - 256) // 2) // 8 * 8 for size in rgb.shape[:2])
@@ -301,7 +301,7 @@ def turned(
     best = min(apart, key=lambda name: apart[name])
     return best if own > 3 and apart[best] < 0.5 * own else ""
 
-
+# %% ../nbs/measurement/40_audit.ipynb #44c84f6b
 def exchanged(
     looks: dict,  # name -> Look
     k: int,  # which domain: 1 compressed, 2 enhanced
@@ -319,7 +319,7 @@ def exchanged(
             found[names[i]] = names[j]
     return found
 
-
+# %% ../nbs/measurement/40_audit.ipynb #c05afdd2
 def pattern(small: np.ndarray) -> np.ndarray:
     "A thumbnail without its brightness and contrast, as a vector of length 1"
     values = small.ravel() - small.mean()
@@ -518,7 +518,7 @@ def wanted(
     scored, more = choose(metrics, single, "metric of single images")
     return chosen, scored, reasons | more
 
-
+# %% ../nbs/measurement/40_audit.ipynb #642e1715
 def side_needed(name: str, patch: int, whole: bool) -> int:
     "The smallest side of a picture that a metric takes; features of few pictures are of patches"
     in_patches = name in ("fd_alex", "fid") and not whole
@@ -1115,7 +1115,7 @@ def telling_square(raw: np.ndarray, compressed: np.ndarray, side: int) -> tuple:
             best, place = sums[left], (top, left)
     return *place, height, width
 
-
+# %% ../nbs/measurement/40_audit.ipynb #4fd0952e
 def along_row(raw: np.ndarray, compressed: np.ndarray, row: int, width: int) -> np.ndarray:
     "Squared differences within every so many neighbours of a row, as whole numbers"
     apart = raw[row].astype(np.int32) - compressed[row]

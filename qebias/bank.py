@@ -42,7 +42,7 @@ def sharp_fake(
     "Sharpened twice over: halos, and no detail that was not there"
     return unsharp(compressed, radius=1.0, amount=2.0)
 
-
+# %% ../nbs/measurement/50_bank.ipynb #014ba44f
 def blur_fake(
     compressed: np.ndarray,  # uint8 (H, W, 3)
     name: str,  # of the picture
@@ -59,7 +59,7 @@ def noise_fake(
     generator = np.random.default_rng(seed_for("noise", name))
     return eight_bit(compressed + generator.normal(0, 4, compressed.shape))
 
-
+# %% ../nbs/measurement/50_bank.ipynb #3bfc553f
 def far_fake(
     compressed: np.ndarray,  # uint8 (H, W, 3)
     name: str,  # of the picture: its noise is a function of it
@@ -188,7 +188,7 @@ def swapped(pictures: Pictures) -> list:
         found.append(other[np.ix_(rows, columns)])
     return found
 
-
+# %% ../nbs/measurement/50_bank.ipynb #6079777f
 def blended(pictures: Pictures, share: int) -> list:
     "So many per cent of the way from compressed to raw"
     part = share / 100
@@ -299,7 +299,7 @@ def in_order(column: pd.Series) -> pd.Series:
     known = [*KINDS, *FAKES, *DOMAINS]
     return column.map(lambda name: known.index(name) if name in known else len(known))
 
-
+# %% ../nbs/measurement/50_bank.ipynb #df3e2b72
 def bank_rows(results: Results) -> list[tuple]:  # of (kind, fake), in the order of this module
     "The discriminators of a bank that a table has"
     named = [row.split(":", 2)[1:] for row in results.known["row"] if row.startswith("bank:")]

@@ -25,7 +25,7 @@ def deviation(
     value = 100 * (ce**2 - re**2) / cr**2
     return float(value) if value.ndim == 0 else value
 
-
+# %% ../nbs/measurement/10_bias.ipynb #fae22db8
 def is_triangle(ce: float, re: float, cr: float) -> bool:
     "Whether three distances obey the triangle inequality, so that they can be drawn to scale"
     return bool(2 * max(ce, re, cr) <= ce + re + cr)

@@ -21,14 +21,14 @@ def _leave(number, frame):
     os.write(2, f"qebias: {STOPPED}\n".encode())
     os._exit(128 + number)
 
-
+# %% ../nbs/tools/60_cli.ipynb #c838dcb7
 def _answer(handler):
     "Let a function answer the signals, but for those that whoever started us wants to be ignored"
     for number in SIGNALS:
         if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, handler)
 
-
+# %% ../nbs/tools/60_cli.ipynb #fc604b5f
 def _is_command() -> bool:
     "Whether this is the command itself, `qebias` or `python -m qebias`, and no notebook that imports it"
     spec = getattr(sys.modules.get("__main__"), "__spec__", None)
@@ -77,7 +77,7 @@ def _place(text) -> Path:
         raise typer.BadParameter(f"{str(text)[:80]!r} leads nowhere ({error}): name another place") from None
     return Path(path)  # a shell leaves --out=~/folder and "~/my folder" as they are
 
-
+# %% ../nbs/tools/60_cli.ipynb #a95202c2
 def _target(text) -> Path:
     "A place that is written to; of -o=folder all after -o would be its name"
     if (name := str(text)).startswith("="):
@@ -89,7 +89,7 @@ def Out(what: str) -> Any:
     "The option that says where a command writes"
     return Option("-o", "--out", parser=_target, metavar="PATH", help=what)
 
-
+# %% ../nbs/tools/60_cli.ipynb #803288eb
 def Where(what: str) -> Any:
     "An option that names a place"
     return Option(parser=_place, metavar="PATH", help=what)
@@ -101,7 +101,7 @@ def In(what: str, *names: str) -> Any:
         return Option(*names, parser=_place, metavar="PATH", help=what)
     return Argument(parser=_place, help=what)
 
-
+# %% ../nbs/tools/60_cli.ipynb #289595c2
 def Flag(name: str, what: str) -> Any:
     "An option that is on where it is named"
     return Option(name, help=what)
@@ -183,7 +183,7 @@ def _options(
 def _line(message):
     return "qebias: " + _plain(" ".join(str(message).split()))
 
-
+# %% ../nbs/tools/60_cli.ipynb #6cc9906f
 def _plain(text) -> str:
     "A text on one line; what would command a terminal, as a file's name may, is written out"
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
@@ -207,7 +207,7 @@ def _stop(number, frame):
     _SIGNALS.append(number)
     raise KeyboardInterrupt
 
-
+# %% ../nbs/tools/60_cli.ipynb #ea4dfcca
 def _watch(signals):
     "Wait for a signal, and end the command where it does not end by itself"
     while (number := os.read(signals, 1)[0]) not in SIGNALS:
@@ -215,7 +215,7 @@ def _watch(signals):
     time.sleep(PATIENCE)
     _end(number)
 
-
+# %% ../nbs/tools/60_cli.ipynb #fc6af9e1
 def _beside(signals, told):
     "A process that hands signals on, and kills the command where no thread of it has a turn"
     if not hasattr(os, "pidfd_open") or not _is_command():
@@ -233,7 +233,7 @@ def _beside(signals, told):
     finally:
         os._exit(0)
 
-
+# %% ../nbs/tools/60_cli.ipynb #7b237405
 def _hand_on(signals, hand, command, unused):
     "Wait for a signal or the command's end; after a signal, see to it that the end comes"
     for number in SIGNALS:
@@ -408,7 +408,7 @@ def _sizes(rows):
         lines.append(("mean", "", f"{bpp:.4f}", f"{psnr:.2f}"))
     return aligned(lines, right=range(1, 4))
 
-
+# %% ../nbs/tools/60_cli.ipynb #68dc425d
 @app.command()
 def compress(
     images: Annotated[list[Path], In("Pictures, or folders of them")],
@@ -674,7 +674,7 @@ def _psi(names, download):
     if lacking:
         raise QebiasError("; ".join(lacking))
 
-
+# %% ../nbs/tools/60_cli.ipynb #836ad47c
 def _wanted(row):
     "Where a weight file comes from, and where it goes"
     size = f"{row['bytes']:,} bytes" if row["bytes"] else row["about"]
@@ -735,7 +735,7 @@ def _data_table(parts):
         rows.append((r["name"], r["part"] or "-", images, size, r["state"], r["checked"] or "-", where))
     return aligned(rows)
 
-
+# %% ../nbs/tools/60_cli.ipynb #79bb4b78
 @app.command()
 def data(
     name: Annotated[
@@ -795,7 +795,7 @@ def _losses(method):
     terms = ((w.recon, recon), (w.percept, "VGG"), (w.discrim, "GAN"), (w.divergence, "divergence"))
     return " + ".join(f"{value:g} {what}" for value, what in terms if value)
 
-
+# %% ../nbs/tools/60_cli.ipynb #eb39d233
 @app.command()
 def methods() -> None:
     "List the methods: the paper's rows, what each is made of, and how a name goes on."

@@ -103,7 +103,7 @@ class Recipe(BaseModel):
     patch: int = Field(default=128, gt=0)
     symmetries: Literal["all", "flips", "none"] = "all"  # which a patch is turned by
 
-
+# %% ../nbs/method/05_config.ipynb #057c7762
 class Game(BaseModel):
     "How a generator and a discriminator play"
 
@@ -245,7 +245,7 @@ def gan_of(
     terms: list[Any] = [find_term(t.function) for t in config.terms if is_gan(t)]
     return terms[0].gan if terms else None
 
-
+# %% ../nbs/method/05_config.ipynb #1ce62dd0
 def discriminator_spec(
     config: TrainConfig,  # of a stage that has one
 ) -> dict:  # {"class": ..., "kwargs": ...}

@@ -132,7 +132,7 @@ def control_of(
     name, _, base = row.removeprefix(PREFIX).partition(":")
     return name, base
 
-
+# %% ../nbs/measurement/26_controls.ipynb #14944860
 def find_control(
     row: str,  # as for `control_of`
 ) -> Control:
@@ -143,7 +143,7 @@ def find_control(
         raise QebiasError(f"no control is called {name!r}: there are {', '.join(known)}")
     return known[name]
 
-
+# %% ../nbs/measurement/26_controls.ipynb #b3d5b34e
 def control(
     row: str,  # as for `control_of`
     names: Sequence[str],  # of the pictures

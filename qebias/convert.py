@@ -66,7 +66,7 @@ def bare(
                 state = {k.removeprefix(wrapper): v for k, v in state.items()}
     return dict(state)
 
-
+# %% ../nbs/networks/35_convert.ipynb #13a2488e
 def unwrapped(
     found: Mapping,  # what a file holds
     part: str = "generator",  # or "discriminator", where a file holds both

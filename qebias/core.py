@@ -302,7 +302,7 @@ def closest(
     near = difflib.get_close_matches(str(name), list(known), 1, alike)
     return near[0] if near else None
 
-
+# %% ../nbs/foundations/00_core.ipynb #604e3d11
 def nearest(
     name: object,  # as somebody typed it
     known: Iterable[str],  # what there is
@@ -420,7 +420,7 @@ def read_lines(
     "The whole lines of a file that only grows; one that a kill tore, or that is no object, is left out"
     return parse_lines(contents(path, "file of records", 2**28), str(path))
 
-
+# %% ../nbs/foundations/00_core.ipynb #9fbc488a
 def parse_lines(
     text: bytes,  # JSON objects, one a line
     name: str,  # of the file
@@ -628,7 +628,7 @@ def require_plain(
                 f"its column {column.name[:80]!r} holds {str(kind)[:40]}, neither numbers nor texts"
             )
 
-
+# %% ../nbs/foundations/00_core.ipynb #6f5a59c4
 def parquet_table(
     data: io.BytesIO,  # a Parquet file
 ) -> "pd.DataFrame":  # pandas.DataFrame
@@ -721,7 +721,7 @@ def as_rgb(
         image = image[..., :-1]
     return np.repeat(image, 3, 2) if image.shape[2] == 1 else np.ascontiguousarray(image)
 
-
+# %% ../nbs/foundations/00_core.ipynb #24d05ce3
 def middle(
     rgb: np.ndarray,  # (H, W, ...)
     side: int,  # in pixels
@@ -789,7 +789,7 @@ def _followed(path, image):
         file.seek(image.tile[0][2] + length)
         return re.match(rb"P[1-6]\s", file.read(3)) is not None
 
-
+# %% ../nbs/foundations/00_core.ipynb #f1337627
 def require_single(
     path: str | Path,
     image: Any,  # the Pillow image of it, not decoded yet
@@ -850,7 +850,7 @@ def _scale_transparent(image):
     if most and "transparency" in image.info:
         image.info["transparency"] = (image.info["transparency"] & most) * 255 // most
 
-
+# %% ../nbs/foundations/00_core.ipynb #e39fcd63
 @contextlib.contextmanager
 def open_image(
     path: str | Path,  # a picture's file
@@ -983,7 +983,7 @@ def require_rows(
         if lacking > 0:
             raise ValueError("it holds fewer rows than it says")
 
-
+# %% ../nbs/foundations/00_core.ipynb #256f27f4
 def _unpacked_size(head):
     "Bytes of a PNG's rows, each with the number of its filter, from the first 29 bytes of the file"
     width, height, depth, colour, _, _, interlaced = struct.unpack(">IIBBBBB", head[16:29])
@@ -1075,7 +1075,7 @@ def file_digest(path: str | Path, length: int = 64) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:length]
 
-
+# %% ../nbs/foundations/00_core.ipynb #ede5c08e
 def array_digest(array: np.ndarray) -> str:
     "Name an array by its shape, its type and its bytes"
     array = np.ascontiguousarray(array)
@@ -1098,7 +1098,7 @@ def outputs_of(
             found.setdefault(entry["name"], []).append((entry["sha256"], entry["bytes"], entry["key"]))
     return found
 
-
+# %% ../nbs/foundations/00_core.ipynb #850943b1
 def fitting_entry(
     path: Path,  # a file
     entries: list,  # of (digest, bytes, key)
@@ -1119,7 +1119,7 @@ def require_own(path: str | Path) -> None:
         what = "a link" if path.is_symlink() else "a folder, a pipe or a device"
         raise QebiasError(f"{path} is {what}, and would be written to: remove it, or choose another folder")
 
-
+# %% ../nbs/foundations/00_core.ipynb #8af47429
 class Outputs:
     "The files that were written into a folder by these commands, and how to write more"
 

@@ -77,7 +77,7 @@ def let_go(
     if weight is not None:
         layer.weight = weight.detach()
 
-
+# %% ../nbs/networks/20_discriminators.ipynb #b1aad7d7
 def normalised(
     layer: nn.Module,  # with a `weight`
 ) -> nn.Module:  # the same layer

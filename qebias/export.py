@@ -185,7 +185,7 @@ def sensitive(
             sums.append(name)
     return {*convolutions[:1], *convolutions[-1:], *sums}
 
-
+# %% ../nbs/method/25_export.ipynb #b0f4a81c
 def _constant(value):
     "Whether a value is one of the weights, reshaped perhaps"
     node = value.get_node()
@@ -193,7 +193,7 @@ def _constant(value):
         node = node.input_value(0).get_node()
     return node.get_type_name() == "Constant"
 
-
+# %% ../nbs/method/25_export.ipynb #ed38d0dd
 def keep_exact(
     model: Any,  # openvino.Model
     names: set,  # of operations
@@ -218,7 +218,7 @@ def keep_exact(
     tree.write(place)
     return openvino.Core().read_model(place)
 
-
+# %% ../nbs/method/25_export.ipynb #4c1f575a
 def _openvino(path, threads, precision, exact):
     "A function of an array (N, 3, H, W), run by OpenVINO, in bf16 perhaps with what is sensitive left out"
     openvino = require("openvino", "the backend openvino", "backends")

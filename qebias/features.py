@@ -157,7 +157,7 @@ def check_images(
             f"psi got images of {height} x {width} pixels: {layer} needs at least {least} a side"
         )
 
-
+# %% ../nbs/networks/40_features.ipynb #dbb1e579
 def check_unit(
     x: torch.Tensor,  # raw or compressed pictures: what a generator makes may leave [0, 1]
 ) -> None:

@@ -311,7 +311,7 @@ def caption(
         figure.supxlabel(line, x=0.01, ha="left", fontsize=7.5, color="#555555")
     return figure
 
-
+# %% ../nbs/measurement/30_figures.ipynb #eca119e0
 def in_lines(
     title: str,  # of a panel
     wide: int,  # characters that fit

@@ -366,7 +366,7 @@ def source_of(
             return Picked(other, picture.name, seen.pixels, seen.width, seen.height)
     return picture
 
-
+# %% ../nbs/tools/40_files.ipynb #1e7db96d
 def with_network(
     picked: list[Picked],
     choose: Callable,  # a function of a path that gives a network
@@ -385,7 +385,7 @@ def with_network(
         raise QebiasError(f"none of {len(picked)} pictures can be enhanced, first: {done.failed[-1][1]}")
     return found
 
-
+# %% ../nbs/tools/40_files.ipynb #c2acfce4
 def _chooser(model):
     "A function of a picture's path that gives its network"
     from torch import nn
@@ -433,7 +433,7 @@ def _enhanced(path, *more):
     except QebiasError as error:
         raise QebiasError(f"{path}: {error}") from None
 
-
+# %% ../nbs/tools/40_files.ipynb #ea0785d9
 def _tiled(generator, picture, tile, halo, device, options, meter, name):
     "(the enhanced picture, how it was tiled)"
     import torch

@@ -40,7 +40,7 @@ def to_tensor(
     x: Any = to_float(torch.tensor(as_rgb(rgb)).permute(2, 0, 1)[None].contiguous())
     return x
 
-
+# %% ../nbs/method/20_inference.ipynb #782beb72
 def to_rgb(
     x: torch.Tensor,  # (1, 3, H, W) or (3, H, W), any range
 ) -> np.ndarray:  # uint8 (H, W, 3)

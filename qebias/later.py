@@ -35,7 +35,7 @@ class Later:
     def __repr__(self):
         return f"Later({self._name!r})"
 
-
+# %% ../nbs/foundations/05_later.ipynb #aec3ac94
 def later(
     name: str,  # of a module
 ) -> Any:  # the module where it has been imported already, else a `Later`

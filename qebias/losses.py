@@ -42,7 +42,7 @@ def _same(what, a, b):
     if not a.numel():
         raise QebiasError(f"{what} are empty: {tuple(a.shape)}")
 
-
+# %% ../nbs/method/00_losses.ipynb #92cb6f2c
 def _full(x):
     "What came out of autocast, in fp32: a hinge on differences of 8 bits would open and close by rounding"
     return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
@@ -131,7 +131,7 @@ class GanTerms(NamedTuple):
     real: "torch.Tensor"  # minimised by the discriminator: raw images
     fake: "torch.Tensor"  # minimised by the discriminator: enhanced images
 
-
+# %% ../nbs/method/00_losses.ipynb #77bed4d3
 def _bce(logits, label):
     logits = _full(logits)
     return F.binary_cross_entropy_with_logits(logits, torch.full_like(logits, label))

@@ -234,7 +234,7 @@ def html_exporter() -> "HTMLExporter":
     nbconvert = require("nbconvert", "the report")
     return nbconvert.HTMLExporter(template_name="lab", mathjax_url="", require_js_url="")
 
-
+# %% ../nbs/tools/10_notebooks.ipynb #97688d2b
 def to_html(
     notebook: str | Path,  # executed notebook
     page: str | Path,  # HTML file to write

@@ -177,7 +177,7 @@ def of_a_training(
     stores = [p for p in above if p.name == "streams" and (p.parent / "manifest.json").is_file()]
     return bool(stores) or out.absolute() in above
 
-
+# %% ../nbs/tools/45_photos.ipynb #9406f76f
 def photographs(
     folder: str | Path,  # of photographs
     say: Callable = print,  # called with a line
@@ -220,7 +220,7 @@ def require_own_folder(
             f"{taken[0]} is there and was not written by a training: choose another folder with -o"
         )
 
-
+# %% ../nbs/tools/45_photos.ipynb #1e849e26
 def train(
     photos: str | Path,  # folder of photographs
     name: str,  # a method

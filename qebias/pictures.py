@@ -194,7 +194,7 @@ def _sixteen(path, image, kind):
         low = np.array(again)
     return _without_key(high << 8 | low, key)
 
-
+# %% ../nbs/data/08_pictures.ipynb #92ac55fc
 def _without_key(pixels, key):
     "Pixels with a channel that makes those of one value transparent, where a PNG names such a value"
     if key is None:
@@ -353,7 +353,7 @@ def _beside_bpg(data, notes):
             image.info[name] = found[kind]
     return image
 
-
+# %% ../nbs/data/08_pictures.ipynb #d8d6809c
 def _without_profile(rgb, icc, notes):
     "Pixels in sRGB, where their profile is longer than what a PNG carries"
     if rgb.dtype != np.uint8:
@@ -470,7 +470,7 @@ def _colours_said(path, image, kind):
                 how = name[-4:].decode()
     return [f"read as sRGB, though its {how} says that its colours are others"] if how else []
 
-
+# %% ../nbs/data/08_pictures.ipynb #ef38ee3b
 def _exif(image, kind):
     "A picture's EXIF, for pixels that are upright now; None where it has none"
     found = image.getexif()
@@ -591,7 +591,7 @@ class Found(NamedTuple):
     path: Path
     name: str
 
-
+# %% ../nbs/data/08_pictures.ipynb #7ce0a307
 def is_text(name: str) -> bool:
     "Whether a file's name is text, as tables and pages want it: Linux allows any bytes"
     try:

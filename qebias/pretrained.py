@@ -225,7 +225,7 @@ def bitstream_of(
     "The bitstream beside a picture from which it was decoded, by the list of `compress` or by the pixels"
     return listed_bitstream(path) or decoded_beside(path)
 
-
+# %% ../nbs/method/40_pretrained.ipynb #10369eda
 def decoded_beside(
     path: str | Path,  # a picture
 ) -> Path | None:
@@ -243,7 +243,7 @@ def decoded_beside(
             continue
     return None
 
-
+# %% ../nbs/method/40_pretrained.ipynb #dbd3092e
 def listed_bitstream(
     path: str | Path,  # a picture
 ) -> Path | None:
@@ -264,7 +264,7 @@ def listed_bitstream(
                 return folder / other
     return None
 
-
+# %% ../nbs/method/40_pretrained.ipynb #098d6561
 @functools.lru_cache(maxsize=8)
 def list_of_outputs(
     folder: Path,
@@ -375,7 +375,7 @@ def passed_through(model: Model) -> str:
     low, high = model.levels
     return f"which {model.name} (for {low} to {high}) would not help: it passes through"
 
-
+# %% ../nbs/method/40_pretrained.ipynb #a1a187e3
 def named_chooser(
     name: str,  # as `model_named` takes it
     load: Callable,  # of a path and a strength: a network
@@ -397,7 +397,7 @@ def named_chooser(
 
 STRENGTH_LEVELS = {"jpeg": (5, 10, 20, 30, 40, 50, 60, 70, 80, 90, 95), "bpg": (22, 27, 32, 37, 42, 47, 51)}
 
-
+# %% ../nbs/method/40_pretrained.ipynb #35f54e89
 def strength_at(
     card: dict,  # of a model
     level: float,  # of its codec
@@ -409,7 +409,7 @@ def strength_at(
     levels, strengths = zip(*known)
     return float(np.interp(level, levels, strengths))
 
-
+# %% ../nbs/method/40_pretrained.ipynb #cde59221
 def weakened(
     generator: "nn.Module",  # one that adds a correction to its input; changed in place
     strength: float,  # 0..1
@@ -869,7 +869,7 @@ def least_lpips(
         sums += [measure(rgb, raw) for rgb in made]
     return shares[int(sums.argmin())]
 
-
+# %% ../nbs/method/40_pretrained.ipynb #c5f8b6ba
 def fit_strength(
     model: str | Path,  # a file of `pretrain`, changed in place
     pictures: Sequence[np.ndarray],  # uint8 (H, W, 3) that it was trained on
@@ -950,7 +950,7 @@ def harms(
     "Whether a picture is worse after a model than before"
     return row["gain"] < -HARM if row["metric"] == "psnr" else row["gain"] > 0
 
-
+# %% ../nbs/method/40_pretrained.ipynb #69ecb8cb
 def helping(
     rows: list,  # of `gains`, of the metric that the model aims at
     levels: tuple,  # that the model was trained on
@@ -985,7 +985,7 @@ def means_text(
         means.append(f"{level}: {np.mean(found):+.2f} {unit}")
     return f"{METRICS[name].label}: " + ", ".join(means)
 
-
+# %% ../nbs/method/40_pretrained.ipynb #c93389e1
 def with_scores(
     model: str | Path,  # a file of `pretrain`, changed in place
     rows: list,  # of `gains`

@@ -41,7 +41,7 @@ def is_published(
     "Whether a profile's table is committed with the notebooks"
     return (project_root() / "nbs" / "study" / "results" / profile / "table.parquet").exists()
 
-
+# %% ../nbs/tools/50_readme.ipynb #aa8a48c1
 def findings(
     profile: str = "photos",  # whose published table is read
 ) -> str:  # Markdown
@@ -87,12 +87,12 @@ def strip(
     rows = sorted(rows, key=lambda crops: gradient_energy(crops[0]), reverse=True)[:count]
     return with_names(rows, STRIP_LABELS) if rows else None
 
-
+# %% ../nbs/tools/50_readme.ipynb #9564cfd4
 def last_set(page: "Page") -> "Page":
     "The same codec and level on the last set of pictures of a study"
     return page.at(dataset=list(page.results.profile.evaluate)[-1])
 
-
+# %% ../nbs/tools/50_readme.ipynb #b8e1af4e
 def with_names(
     rows: list,  # of lists of pictures, uint8 RGB of one size
     names: Sequence[str],  # of the columns
@@ -106,7 +106,7 @@ def with_names(
         draw.text((round(i * step), 3), name, fill="black", font=font)
     return np.concatenate([np.asarray(head), shown])
 
-
+# %% ../nbs/tools/50_readme.ipynb #37a784fd
 def beside(
     pictures: list,  # uint8 RGB, alike in the other direction
     axis: int,  # 1: from left to right, 0: from top to bottom
@@ -160,7 +160,7 @@ def index_notebook() -> Any:
             cell.outputs = [nbformat.v4.new_output("execute_result", shown)]
     return book
 
-
+# %% ../nbs/tools/50_readme.ipynb #7daffe95
 def readme() -> str:
     "The README's text, made from `nbs/index.ipynb`"
     exporter = require("nbconvert", "the README").MarkdownExporter(exclude_input=True)
@@ -169,7 +169,7 @@ def readme() -> str:
     text = re.sub(r"\n{3,}", "\n\n", absolute_links(body.strip()))
     return f"{HEAD}\n\n{text}\n"
 
-
+# %% ../nbs/tools/50_readme.ipynb #f2db61a9
 def absolute_links(
     text: str,  # Markdown whose links are relative to nbs/
 ) -> str:
@@ -206,7 +206,7 @@ def write_readme() -> list[Path]:  # what was written
                 Image.fromarray(rgb).save(tmp, format="PNG", optimize=True)
     return written
 
-
+# %% ../nbs/tools/50_readme.ipynb #ec697ae7
 def looks_like(
     path: Path,  # of a picture, which need not be there
     rgb: np.ndarray,  # uint8 (H, W, 3)

@@ -31,7 +31,7 @@ class Argument(NamedTuple):
     default: str  # as it is written, empty where there is none
     comment: str  # what it means
 
-
+# %% ../nbs/tools/05_site.ipynb #6e1ce4f8
 class Symbol(NamedTuple):
     "A public function or class of the package"
 
@@ -52,7 +52,7 @@ def type_of(
     written = ast.unparse(node) if node else ""
     return written if "Literal" in written else written.replace("'", "")
 
-
+# %% ../nbs/tools/05_site.ipynb #bc222a13
 def comment_of(
     lines: list,  # the module's lines
     number: int,  # of a line, counted from 1
@@ -107,7 +107,7 @@ def fields_of(
             found.append(Argument(item.target.id, type_of(item.annotation), default, words))
     return tuple(found)
 
-
+# %% ../nbs/tools/05_site.ipynb #a71e8099
 def symbol_of(
     node: ast.FunctionDef | ast.ClassDef,  # of the module's tree
     lines: list,  # the module's lines
@@ -139,7 +139,7 @@ class Module(NamedTuple):
     doc: str  # its first line
     symbols: tuple  # of `Symbol`
 
-
+# %% ../nbs/tools/05_site.ipynb #8e73f000
 def modules(
     root: str | Path | None = None,  # the checkout; found if left out
 ) -> dict:  # dotted name -> Module
@@ -171,7 +171,7 @@ class Item(NamedTuple):
     functions: tuple  # dotted names
     tests: tuple  # `tests/test_x.py::test_y`
 
-
+# %% ../nbs/tools/05_site.ipynb #f856a6ba
 def paper_map(
     root: str | Path | None = None,  # the checkout; found if left out
 ) -> list:  # of Item, in the order of the paper
@@ -219,7 +219,7 @@ def repository(
     settings.read(Path(root or project_root()) / "settings.ini", encoding="utf-8")
     return settings["DEFAULT"]["git_url"].rstrip("/")
 
-
+# %% ../nbs/tools/05_site.ipynb #24d534b3
 def label(
     dotted: str,  # a function's or a class's dotted name
 ) -> str:
@@ -228,14 +228,14 @@ def label(
     capital = next((i for i, word in enumerate(words) if word[:1].isupper()), None)
     return dotted if capital is None else ".".join([*words[: capital + 1], "class", *words[capital + 1 :]])
 
-
+# %% ../nbs/tools/05_site.ipynb #29985fcd
 def link(
     dotted: str,  # a function's dotted name
 ) -> str:  # Markdown
     "A link to a function's entry"
     return f"[`{dotted.removeprefix('qebias.')}`](#{label(dotted)})"
 
-
+# %% ../nbs/tools/05_site.ipynb #f72081ad
 def page_title(
     notebook: Path,  # a notebook or Markdown file
 ) -> str:
@@ -266,7 +266,7 @@ def map_page(
                 lines += item_lines(item, root)
     return "\n".join(lines)
 
-
+# %% ../nbs/tools/05_site.ipynb #fad5140c
 def item_lines(
     item: Item,  # of the map
     root: Path,  # the checkout
@@ -303,7 +303,7 @@ def inverse_page(
         lines.append(f"- [{title}](../{notebook}): {mentions(items, notebook)}")
     return "\n".join(lines) + "\n"
 
-
+# %% ../nbs/tools/05_site.ipynb #6b21fa80
 def mentions(
     items: list,  # of Item
     name: str,  # a function's dotted name or a notebook
@@ -319,7 +319,7 @@ def source_of(
     "Where the repository shows a function's or a class's code"
     return f"{repository()}/blob/main/{symbol.module.replace('.', '/')}.py#L{symbol.line}"
 
-
+# %% ../nbs/tools/05_site.ipynb #16833090
 def entry(
     symbol: Symbol,  # to show
     items: list,  # of Item
@@ -350,7 +350,7 @@ def entry(
     lines.append("")
     return "\n".join([*lines, *(entry(m, items, symbol.name) for m in symbol.methods)])
 
-
+# %% ../nbs/tools/05_site.ipynb #66ab5a91
 def module_page(
     module: Module,  # to show
     items: list,  # of Item
@@ -378,7 +378,7 @@ def cell_tags(
         return ["hide-input"]
     return []
 
-
+# %% ../nbs/tools/05_site.ipynb #8ffc3622
 def link_names(
     text: str,  # of a Markdown cell
     names: dict,  # name in prose -> dotted name
@@ -434,14 +434,14 @@ def only_heading(
     "Whether a cell is a heading whose matter was to come from the next one"
     return bool(re.fullmatch(r"#+ [^\n]*\s*", text))
 
-
+# %% ../nbs/tools/05_site.ipynb #d2c1e7ba
 def is_picture(
     output: dict,  # of a cell
 ) -> bool:
     "Whether an output is a picture"
     return any(kind.startswith("image/") for kind in output.get("data", {}))
 
-
+# %% ../nbs/tools/05_site.ipynb #0bd78f8a
 def in_reading_order(
     cells: list,  # of a study notebook
 ) -> list:
@@ -520,7 +520,7 @@ def published_crops(
         for key, rows in found.items()
     }
 
-
+# %% ../nbs/tools/05_site.ipynb #ed5622bd
 def slider(
     place: str,  # folder of the crops, such as `kodak-bpg-37`
     picture: str,  # its name
@@ -547,7 +547,7 @@ def slider(
     shown = f'<div class="compare">{images}{moved}</div><small>No. {picture} of the {named}</small>'
     return f'<div class="pair">{choice}{shown}</div>'
 
-
+# %% ../nbs/tools/05_site.ipynb #c04939a4
 def served(place: str, picture: str, row: str) -> str:
     "Where the site has a crop, seen from `pages/`"
     return f"../_static/crops/{place}/{picture}.{row.replace('+', '-')}.webp"
@@ -583,7 +583,7 @@ def put(
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
 
-
+# %% ../nbs/tools/05_site.ipynb #d5a2316b
 def chapters(
     root: Path,  # the checkout
 ) -> dict:  # caption -> pages, in the order of the contents
@@ -603,7 +603,7 @@ def chapters(
             found[caption] += [n for n in names or [page] if n not in found[caption]]
     return found
 
-
+# %% ../nbs/tools/05_site.ipynb #dba4c73b
 def contents(
     root: Path,  # the checkout
 ) -> str:  # MyST directives
@@ -628,7 +628,7 @@ def neighbours(
     functions = dict.fromkeys(f for i in there for f in i.functions)
     return f"---\n\nIn the paper: {mentions(items, notebook)}. In code: {', '.join(map(link, functions))}."
 
-
+# %% ../nbs/tools/05_site.ipynb #91a522b7
 def stage(
     source: Path,  # the staging folder
     root: Path,  # the checkout
@@ -710,7 +710,7 @@ def mathjax(
     put(static / "tex-svg.js", script.read_bytes())
     return True
 
-
+# %% ../nbs/tools/05_site.ipynb #6f766b62
 def build_site(
     output: str | Path | None = None,  # folder of the site; `_docs/html` of the checkout if left out
     root: str | Path | None = None,  # the checkout; found if left out

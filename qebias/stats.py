@@ -32,7 +32,7 @@ def resamples(
     generator = np.random.default_rng(seed_for("resamples", *names))
     return generator.integers(len(names), size=(draws, len(names)))
 
-
+# %% ../nbs/foundations/20_stats.ipynb #f59d3a9d
 def resample_name(k: int) -> str:
     "What resample `k` is called in the column `picture`"
     return f"~{k:03d}"
@@ -49,7 +49,7 @@ class Values:
     trained: bool = False  # whether its seeds are trainings
     missing: str = ""  # why there is no value
 
-
+# %% ../nbs/foundations/20_stats.ipynb #f1f4fd95
 def missing(why: str) -> Values:
     "A quantity that has no value, with the reason"
     return Values(missing=why)
@@ -64,7 +64,7 @@ def picture_counts(
     of_place = single.groupby(["dataset", "codec", "level"], observed=True)["picture"]
     return {(d, c, int(l)): n for (d, c, l), n in of_place.nunique().items()}
 
-
+# %% ../nbs/foundations/20_stats.ipynb #a3b560a9
 def with_means(
     values: np.ndarray,  # (seeds, pictures)
     names: Sequence[str],  # of the pictures, sorted

@@ -43,7 +43,7 @@ class WeightFile:
     package: str = ""  # an installable package that carries it, and where: `"lpips/weights/v0.1/alex.pth"`
     instead: str = ""  # what serves where it cannot be had
 
-
+# %% ../nbs/foundations/10_weights.ipynb #e5e26ff1
 class MissingWeights(QebiasError):
     "A weight file is not on this machine"
 
@@ -287,7 +287,7 @@ _LOCK = threading.Lock()
 def _sha256(path, size, mtime_ns):
     return file_digest(path)
 
-
+# %% ../nbs/foundations/10_weights.ipynb #4676ea7b
 def _fault(entry, path):
     "What is wrong with a file that should be `entry`, in words, or None"
     try:
@@ -441,7 +441,7 @@ def require_short(
                     with archive.open(member) as part:
                         count_steps(part, 1)
 
-
+# %% ../nbs/foundations/10_weights.ipynb #ad69e7c2
 def count_steps(file: IO[bytes], pickles: int) -> None:
     "Raise `ValueError` where the first pickles of a file have more than `MOST_STEPS`"
     steps = 0

@@ -167,7 +167,7 @@ def worker_count(asked: int | None) -> int:
         return whole_level(asked, 1, 1024, "workers")
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
-
+# %% ../../nbs/data/04_codecs.__init__.ipynb #9cc48558
 def _load(image):
     "An array from an array, a path or a function"
     if callable(image):

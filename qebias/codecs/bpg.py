@@ -421,7 +421,7 @@ def bpg_header(
         )
     return header
 
-
+# %% ../../nbs/data/02_codecs.bpg.ipynb #b1e172a0
 def bpg_extensions(
     data: bytes,  # a .bpg file whose header is right
 ) -> dict[int, bytes]:  # by the number of its kind: 1 is EXIF, 2 a colour profile

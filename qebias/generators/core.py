@@ -353,7 +353,7 @@ def check_float(
     if not x.is_floating_point():
         raise QebiasError(f"{who} takes floating point in [0, 1], not {x.dtype}: pass x.float() / 255")
 
-
+# %% ../../nbs/networks/00_generators.core.ipynb #06d049e6
 def extremes(
     x: torch.Tensor,
 ) -> tuple[float, float]:  # the least and the largest value; 0 and 0 where they cannot be looked at
@@ -367,7 +367,7 @@ def extremes(
     except (RuntimeError, NotImplementedError):  # without values, as on the device `meta` or under vmap
         return 0.0, 0.0
 
-
+# %% ../../nbs/networks/00_generators.core.ipynb #9a3c28d5
 def check_range(
     x: torch.Tensor,
     who: str,  # who takes it, for the message
@@ -378,7 +378,7 @@ def check_range(
         raise QebiasError(f"{who} takes pictures in [0, 1], these go up to {high:.4g}: divide them by 255")
     return low
 
-
+# %% ../../nbs/networks/00_generators.core.ipynb #65114f7f
 def check_input(
     x: torch.Tensor,  # the batch
     network: str,  # the network's name, for the message

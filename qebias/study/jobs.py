@@ -227,7 +227,7 @@ def warm() -> None:
     register_engine()
     begun()
 
-
+# %% ../../nbs/tools/24_study.jobs.ipynb #60d81847
 def begun() -> None:
     "Read the fonts, the grammar of formulas, the schema of notebooks, and what a shell sets up"
     import nbformat
@@ -326,7 +326,7 @@ def listens(
         time.sleep(0.05)
     return False
 
-
+# %% ../../nbs/tools/24_study.jobs.ipynb #462ff472
 def ask(path: str, argv: list[str]) -> int:
     "Hand a job to the warm process, and wait for its exit code"
     with socket.socket(socket.AF_UNIX) as connection:

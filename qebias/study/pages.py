@@ -158,7 +158,7 @@ def is_corrected(
         return False
     return row["low"] > row["threshold"] or row["high"] < row["threshold"]
 
-
+# %% ../../nbs/tools/30_study.pages.ipynb #b75cda53
 def folded(
     summary: str,  # which stays in sight
     text: str,
@@ -219,7 +219,7 @@ def across(
         return pictures
     return f"{row['seeds']} training{'s' if row['seeds'] > 1 else ''} and {pictures}"
 
-
+# %% ../../nbs/tools/30_study.pages.ipynb #cd44c57e
 def undecided(
     row: dict,  # an inconclusive verdict, as `judge` gives it
 ) -> str:
@@ -238,7 +238,7 @@ PASSES = {
 }  # controls in prose
 RESTORES_NOTHING = "enhancers that restore nothing pass as well"
 
-
+# %% ../../nbs/tools/30_study.pages.ipynb #61468cbc
 def controls_of(
     row: dict,  # a verdict, as `judge` gives it
 ) -> str:
@@ -246,7 +246,7 @@ def controls_of(
     found = dict.fromkeys(words for name, words in PASSES.items() if name in (row.get("control") or ""))
     return " and ".join(found)
 
-
+# %% ../../nbs/tools/30_study.pages.ipynb #b0bd0761
 def who_passes(
     row: dict,  # a verdict, as `judge` gives it
 ) -> str:
@@ -296,7 +296,7 @@ def with_controls(
     found = controls_of(row)
     return f"{verdict}: {found} too" if verdict == "not specific" and found else verdict
 
-
+# %% ../../nbs/tools/30_study.pages.ipynb #809e5d33
 def brief(
     row: dict,  # a verdict, as `judge` gives it
     named: bool = False,  # whether the sentence has named the controls already
@@ -468,7 +468,7 @@ def by_verdict(
     ordered = sorted(groups, key=lambda words: kinds.index(words.partition(":")[0]))
     return "; ".join(f"{', '.join(groups[words])} ({words})" for words in ordered)
 
-
+# %% ../../nbs/tools/30_study.pages.ipynb #a369b2e1
 def told_once(
     subjects: list,  # such as `Real-ESRGAN +div` and `Real-ESRGAN +div, block 1`
 ) -> list:  # such as `Real-ESRGAN +div` and `block 1`
@@ -571,7 +571,7 @@ def answer_steps(
     kinds = [verdict_of(row) for row in found]
     return f"**{lead_of(kinds)}.** PSNR changes {steps}; {who_leads(nearer)}."
 
-
+# %% ../../nbs/tools/30_study.pages.ipynb #a2bcd981
 def who_leads(
     nearer: list,  # verdicts on the distance to raw
 ) -> str:
@@ -602,7 +602,7 @@ def full_answer(
     said = tell(page, asked.of, *asked.words, told=asked.told)
     return said.removesuffix(".") + how_far(page) + "." if item == "sec42" else said
 
-
+# %% ../../nbs/tools/30_study.pages.ipynb #4e9ae723
 def how_far(
     page: Page,
 ) -> str:
@@ -685,7 +685,7 @@ def named_in_full(
         controls = re.sub(short, words, controls)
     return controls
 
-
+# %% ../../nbs/tools/30_study.pages.ipynb #56f9d465
 def full_verdict(
     row: dict,  # a verdict, as `judge` gives it
 ) -> str:
@@ -730,7 +730,7 @@ def papers(
     stands_in = row["grade"] == "stand-in" and re.search(r"\d", row["paper"])
     return f"{row['paper']}, FID" if stands_in else row["paper"]
 
-
+# %% ../../nbs/tools/30_study.pages.ipynb #535e3467
 def why_missing(
     row: dict,  # a verdict without a number
 ) -> str:
@@ -748,7 +748,7 @@ def why_missing(
         return "not trained at several levels"
     return told.partition(": ")[2] or told
 
-
+# %% ../../nbs/tools/30_study.pages.ipynb #efc9beb1
 def counted(
     reasons: Iterable[str],
 ) -> str:  # such as `no FID (4), no MUSIQ`
@@ -770,7 +770,7 @@ def tally_in_words(
     told += f" ({weak})" if weak else ""
     return ", ".join([told, *(f"{n} {kind}" for kind, n in kinds.most_common())]) + "."
 
-
+# %% ../../nbs/tools/30_study.pages.ipynb #6bc54efd
 def numbers_once(
     page: Page,
 ) -> list[dict]:  # verdicts

@@ -73,7 +73,7 @@ def absolute_notebooks(names: list[str]) -> list[str]:
     "Names, those of them that are paths of notebooks made independent of where one is"
     return [str(Path(n).expanduser().resolve()) if n.endswith(".ipynb") else n for n in names]
 
-
+# %% ../../nbs/tools/25_study.preflight.ipynb #e348361c
 def notebook_there(path: str) -> None:
     "A notebook of one's own takes what an item is told; nothing is executed. Raises `QebiasError`"
     book = read_json(path)
@@ -224,7 +224,7 @@ def psi_there(study: Study) -> None:
     if any(row.method.discriminator for row in study.rows.values()):
         psi_path(study.profile.psi)
 
-
+# %% ../../nbs/tools/25_study.preflight.ipynb #fa13a2ec
 def psi_loads(study: Study) -> None:
     "The file of psi holds a VGG-19"
     from qebias.features import Psi

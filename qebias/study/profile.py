@@ -47,7 +47,7 @@ def with_class(spec: dict) -> dict:
 
 Network = Annotated[dict[str, Any], AfterValidator(with_class)]
 
-
+# %% ../../nbs/tools/20_study.profile.ipynb #62ff9641
 def known_device(name: str) -> str:
     "A device as PyTorch calls it; raises `ValueError`"
     if not re.fullmatch(r"cpu|cuda(:\d{1,3})?", name):
@@ -57,7 +57,7 @@ def known_device(name: str) -> str:
 
 Device = Annotated[str, AfterValidator(known_device)]
 
-
+# %% ../../nbs/tools/20_study.profile.ipynb #00f68f60
 class Setting(BaseModel):
     "How a stage, a method or a row is trained"
 
@@ -162,7 +162,7 @@ def with_preset(networks: Any) -> Any:
         merged[name] = {**merged.get(name, {}), **own} if same_network else own
     return merged
 
-
+# %% ../../nbs/tools/20_study.profile.ipynb #33ff6b12
 def with_classes(networks: dict) -> dict:
     "The classes that take the place of others are texts; raises `ValueError`"
     for name, own in networks.items():
@@ -262,7 +262,7 @@ def check_bank(profile: Profile) -> None:
         if name == "lr" and not (type(value) in (int, float) and 0 < value < 1e9):
             raise ValueError(f"bank: lr is {str(value)[:80]}: it is a number above 0")
 
-
+# %% ../../nbs/tools/20_study.profile.ipynb #9f75efcd
 def check_items(profile: Profile) -> None:
     "Notebooks of one's own among the items; raises `ValueError`"
     names = []

@@ -84,7 +84,7 @@ def opening(
     words = [(name, study.known_items()[name].question, as_html(headline(place, name))) for name in asked]
     return picture, narrow, words
 
-
+# %% ../../nbs/tools/29_study.report.ipynb #0a1ae1fd
 def address(picture: "Picture") -> str:  # of a `qebias.figures.Picture`
     "A figure as an address that holds it, so that a page stays one file"
     import base64
@@ -92,7 +92,7 @@ def address(picture: "Picture") -> str:  # of a `qebias.figures.Picture`
     kind, stored = picture.image()
     return f"data:{kind};base64,{base64.b64encode(stored).decode()}"
 
-
+# %% ../../nbs/tools/29_study.report.ipynb #c97b2a44
 def as_html(text: str) -> str:  # Markdown of a headline
     "A sentence with its bold words, everything else as it stands"
     import html

@@ -50,7 +50,7 @@ def picture_names(table: "pd.DataFrame", dataset: str) -> set[str]:
     names = table[table.dataset == dataset].picture.unique() if len(table) else []
     return {name for name in names if name and not name.startswith("~")}
 
-
+# %% ../../nbs/tools/27_study.results.ipynb #6fdc3d7c
 def published_curves(place: Path) -> "pd.DataFrame":
     "Training records as they were published; empty where there are none"
     import pandas as pd
@@ -235,7 +235,7 @@ def lengths_in_words(
         told.append(f"{kind} ({labels[0]})" if alone else kind)
     return ", ".join(told)
 
-
+# %% ../../nbs/tools/27_study.results.ipynb #00e2cb32
 def phases(config: "TrainConfig") -> str:
     "The steps of a training: of the generator, or of both networks with those of one of them alone"
     if config.discriminator is None:
@@ -250,7 +250,7 @@ def phases(config: "TrainConfig") -> str:
         told += f"{' and' if first else ''} before {last:,}{'' if first else ' of the discriminator alone'}"
     return told
 
-
+# %% ../../nbs/tools/27_study.results.ipynb #7aabeec5
 def scale_line(profile: Profile, table: "pd.DataFrame") -> str:
     "Data, codecs, lengths of training, networks, psi, seeds and machine, in one line"
     from qebias.study.work import config_of

@@ -101,7 +101,7 @@ def kind_of(job: str) -> str:  # its kind, and of a training also what is traine
 
 PRIOR = 20.0  # seconds that went as was thought, before anything is known of this machine
 
-
+# %% ../../nbs/tools/26_study.runner.ipynb #f1945f88
 def paces(
     expected: dict,  # job -> seconds it was thought to take
     took: dict,  # job that has ended -> seconds it took
@@ -355,7 +355,7 @@ def warm_process(
             finally:
                 end_groups()
 
-
+# %% ../../nbs/tools/26_study.runner.ipynb #309c4d37
 def require_warm(folder: Path) -> None:
     "Raise `QebiasError` where the warm process of a study has ended before the study"
     for child in RUNNING:
@@ -380,7 +380,7 @@ def end_groups(
         child.wait()
     RUNNING.clear()
 
-
+# %% ../../nbs/tools/26_study.runner.ipynb #4ce01db5
 def signal_groups(number: int) -> None:
     "Send a signal to every process of `RUNNING` and to its group"
     for child in RUNNING:

@@ -32,7 +32,7 @@ def require_own_files(folder: Path) -> None:
             if path.is_symlink():
                 raise QebiasError(f"{path} is a link, and a study writes there: remove it")
 
-
+# %% ../../nbs/tools/21_study.store.ipynb #54e4af11
 def claim_folder(folder: Path) -> None:
     "Make a folder a study's own, or find that it is; raises `QebiasError` for one with somebody else's files"
     marker = Path(folder) / MARKER
@@ -82,7 +82,7 @@ def unsealed(result: dict) -> dict:
     "A result without the digest of itself"
     return {name: value for name, value in result.items() if name != "seal"}
 
-
+# %% ../../nbs/tools/21_study.store.ipynb #107f4fa5
 def seal(folder: str | Path, result: dict) -> dict:  # as `result.json` holds it
     "Write `result.json` with a digest of itself, so that a flipped bit in it is noticed"
     sealed = {**result, "seal": digest(result, 32)}
@@ -217,7 +217,7 @@ def prunable(
     "Results that no setting refers to any more"
     return {folder: size for folder, size in store.kept().items() if folder not in wanted}
 
-
+# %% ../../nbs/tools/21_study.store.ipynb #7ed1d1bb
 def prune(store: Store, folders: Iterable[str]) -> None:
     "Remove results; each disappears as a whole"
     for folder in folders:

@@ -497,7 +497,7 @@ def bank_identity(study: Study) -> dict:
 
     return bank_settings(study.profile.bank, study.profile)
 
-
+# %% ../../nbs/tools/23_study.work.ipynb #ca541f0d
 def bank_pictures(keys: Keys) -> dict:
     "The stores that the bank learns from, and those that it is scored on"
     codec, level = keys.study.main
