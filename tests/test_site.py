@@ -149,17 +149,20 @@ def test_a_build_that_was_cut_short_is_done_anew(tmp_path, monkeypatch):
     assert {"-E", "-a"} <= set(asked[0]) and not {"-E", "-a"} & set(asked[1])
 
 
+@pytest.mark.thorough
 def test_the_menu_has_one_button_which_the_theme_listens_to(built):
     "A second one, in a header that nobody sees, took the phone's way to the contents"
     text = (built / "index.html").read_text(encoding="utf-8")
     assert len(re.findall(r'<button class="[^"]*primary-toggle', text)) == 1
 
 
+@pytest.mark.thorough
 def test_it_builds_without_a_warning(pages):
     assert {"index.html", "search.html", "pages/map.html", "api/qebias.losses.html"} <= set(pages)
     assert len(pages) > 80
 
 
+@pytest.mark.thorough
 def test_every_link_of_the_site_leads_somewhere(built, pages):
     broken = []
     for name, page in pages.items():
@@ -176,12 +179,14 @@ def test_every_link_of_the_site_leads_somewhere(built, pages):
     assert broken == []
 
 
+@pytest.mark.thorough
 def test_it_asks_the_network_for_no_script_and_no_style(pages):
     pytest.importorskip("mathjax")
     asked = {s for page in pages.values() for s in page.loaded if re.match(r"https?:|//", s)}
     assert {s for s in asked if not s.startswith(("https://colab.", "https://mybinder.org/badge"))} == set()
 
 
+@pytest.mark.thorough
 def test_from_each_item_of_the_paper_to_its_code_and_back_by_links_alone(built, pages):
     "Item -> function -> item, and item -> notebook -> item"
     home = pages["pages/map.html"]
@@ -206,12 +211,14 @@ def test_from_each_item_of_the_paper_to_its_code_and_back_by_links_alone(built, 
     assert (kinds.count("eq"), kinds.count("tab"), kinds.count("fig")) == (9, 5, 10)
 
 
+@pytest.mark.thorough
 def test_hidden_cells_are_not_shown_and_names_are_linked(built, pages):
     text = (built / "measurement" / "30_figures.html").read_text(encoding="utf-8")
     assert "mkdtemp" in text and "rmtree" not in text  # it stands in a hidden cell
     assert any("api/qebias.figures.html#" in link for link in pages["measurement/30_figures.html"].links)
 
 
+@pytest.mark.thorough
 def test_code_of_the_study_is_folded(built):
     text = (built / "study" / "01_fig1_teaser.html").read_text(encoding="utf-8")
     assert "tag_hide-input" in text and "<details" in text
@@ -221,6 +228,7 @@ def published():
     return [p for p in (ROOT / "nbs" / "study").glob("0[1-9]*.ipynb") if "image/png" in p.read_text("utf-8")]
 
 
+@pytest.mark.thorough
 def test_outputs_hold_tables_and_no_raw_markdown(built):
     for path in published():
         text = (built / "study" / f"{path.stem}.html").read_text(encoding="utf-8")
@@ -228,6 +236,7 @@ def test_outputs_hold_tables_and_no_raw_markdown(built):
         assert "<table" in text, path.name
 
 
+@pytest.mark.thorough
 def test_code_and_parameters_stand_below_the_first_picture(built):
     style = (built / "_static" / "site.css").read_text(encoding="utf-8")
     assert "details.hide { order: 2;" in style  # below what its cell shows
@@ -256,6 +265,7 @@ def test_a_page_that_is_not_computed_says_so(tmp_path):
     assert all("## Numbers" not in cell["source"] for cell in shown)
 
 
+@pytest.mark.thorough
 def test_two_crops_lie_under_each_slider_and_work_without_a_network(built):
     text = (built / "pages" / "compare.html").read_text(encoding="utf-8")
     crops = site.published_crops(ROOT)
@@ -266,6 +276,7 @@ def test_two_crops_lie_under_each_slider_and_work_without_a_network(built):
     assert "http" not in (built / "_static" / "compare.js").read_text(encoding="utf-8")
 
 
+@pytest.mark.thorough
 def test_search_knows_the_words_of_notebooks_and_functions(built):
     index = (built / "searchindex.js").read_text(encoding="utf-8").lower()
     assert '"hing' in index and "qebias.losses" in index

@@ -349,6 +349,7 @@ class Gradients:
 '''
 
 
+@pytest.mark.thorough
 def test_a_sweep_over_lambda_and_a_loss_of_ones_own_from_one_profile(tmp_path):
     assert len(SWEEP.strip().splitlines()) < 25
     (tmp_path / "sweep.yaml").write_text(SWEEP)
