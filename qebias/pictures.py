@@ -434,9 +434,8 @@ def _carried(image, kind, notes):
         notes.append("EXIF that cannot be read was left out")
     with contextlib.suppress(TypeError, ValueError, OverflowError, ZeroDivisionError):
         x, y = (float(value) for value in image.info["dpi"][:2]) if "dpi" in image.info else (0, 0)
-        dpi = (
-            (x, y) if 1 < x <= 1e5 and 1 < y <= 1e5 else None
-        )  # 1 is Pillow's word for a TIFF that says none
+        said = 1 < x <= 1e5 and 1 < y <= 1e5  # 1 is Pillow's word for a TIFF that says none
+        dpi = (x, y) if said else None
     return {"icc": icc, "exif": exif, "dpi": dpi}
 
 # %% ../nbs/data/08_pictures.ipynb #6ec4e29d

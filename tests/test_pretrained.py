@@ -5,8 +5,10 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+from conftest import ROOT
 from PIL import Image
 from torch import nn
 from warm import qebias
@@ -381,3 +383,15 @@ def test_the_strength_of_a_perceptual_model_leaves_the_least_lpips(monkeypatch):
     assert pretrained.least_squares([(raw, compressed, correction)]) == pytest.approx(0.6)
     assert pretrained.least_squares([(compressed, compressed, correction)]) == 0
     assert pretrained.least_squares([(raw, compressed, 0.1 * correction)]) == 1
+
+
+def test_what_was_tried_and_not_taken_can_be_recomputed():
+    table = pd.read_csv(ROOT / "nbs" / "pages" / "models_tried.csv")
+    table["gain"] = table.enhanced - table.compressed
+    means = table.pivot_table(index=["model", "level"], columns="which", values="gain")
+    more = (means.tried - means.shipped).map("{:.3f}".format).str.replace("0.", ".")
+    page = (ROOT / "nbs" / "method" / "40_pretrained.ipynb").read_text(encoding="utf-8")
+    assert f"gained {more['jpeg', 40]} dB at quality 40" in page
+    bpg = more["bpg"]
+    assert f"{bpg[27]} dB at QP 27, {bpg[37]} at QP 37 and {bpg[47]} at QP 47" in page
+    assert len(table) == 2 * 12 * (4 + 5)
