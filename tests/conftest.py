@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 from pathlib import Path
 
 os.environ.setdefault(
@@ -12,6 +13,12 @@ signal.signal(
 )  # a shell's background job ignores it, and every process that a test starts and interrupts would too
 
 import pytest
+
+# A grammar of web addresses, which no test needs and which takes two seconds of nbformat's import
+sys.modules["rfc3987_syntax"] = None
+import nbformat  # noqa: F401
+
+del sys.modules["rfc3987_syntax"]
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -40,7 +40,7 @@ def outcomes(request, tmp_path_factory):
     ]
     logs = tmp_path_factory.mktemp("notebooks")
     settings = {"OMP_NUM_THREADS": "1", "IN_TEST": "1", "MPLBACKEND": "agg"}
-    warm = Warm(**settings)
+    warm = Warm("torch._dynamo", **settings)  # which torch imports where a network on no device is counted
 
     def run(notebook):
         log = logs / f"{notebook.stem}.txt"

@@ -441,7 +441,8 @@ def own_terms(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("stage", ["fidelity", "adversarial"])
-def test_a_term_of_ones_own_trains_in_one_process_and_in_two(pairs, tmp_path, own_terms, stage):
+def test_a_term_of_ones_own_trains_in_one_process_and_in_two(pairs, tmp_path, own_terms, stage, monkeypatch):
+    monkeypatch.setattr(training.subprocess, "Popen", Torchrun)
     plain = config(batch=4, iterations=3)
     if stage == "fidelity":
         plain = TrainConfig(
@@ -811,11 +812,13 @@ def test_a_graph_on_the_gpu_follows_the_step(pairs, precision):
 
 
 @pytest.mark.parametrize("gan, reduction", [("vanilla", "sample"), ("relativistic", "batch")])
-def test_two_processes_train_as_one_with_the_same_batch(pairs, tmp_path, gan, reduction):
+def test_two_processes_train_as_one_with_the_same_batch(pairs, tmp_path, gan, reduction, monkeypatch):
     """Spectral normalisation, both hinges and the relativistic mean; batch normalisation is the exception
     that the notebook tells of"""
     c = config(gan=gan, divergence=Divergence(blocks=(2,), reduction=reduction), batch=4, iterations=6)
     fit(c, pairs, tmp_path / "one", log_every=1)
+    if gan == "vanilla":
+        monkeypatch.setattr(training.subprocess, "Popen", Torchrun)
     said = []
     result = fit(
         c.model_copy(update={"processes": 2}),
@@ -872,13 +875,35 @@ os._exit(code)   # as `main` ends
 """
 
 
-def in_two_processes(source):
-    "Both ranks of a script, forked from one process that has imported torch; what it said, and its exit code"
+def command_of_two(source):
+    "Both ranks of a script, forked from one process that has imported torch"
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    command = [sys.executable, "-c", PAIR, port, source]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+    return [sys.executable, "-c", PAIR, port, source]
+
+
+def in_two_processes(source):
+    "What both ranks of a script said, and the exit code"
+    return subprocess.run(command_of_two(source), capture_output=True, text=True, timeout=120)
+
+
+TORCHRUN = "torch.distributed.run --standalone --nproc-per-node 2 -m qebias.training"
+
+
+class Torchrun(subprocess.Popen):
+    """In the place of torchrun, the two ranks of a training as forks of one process
+
+    torchrun imports torch in itself and once more in each rank. It starts the relativistic training, and the
+    ranks of which one fails or whose parent ends."""
+
+    def __init__(self, command, **more):
+        if "torch.distributed.run" in command:
+            *known, job = command[2:]
+            assert known == TORCHRUN.split()
+            source = f"from qebias.training import main\nmain([{job!r}])"
+            command = command_of_two(source)
+        super().__init__(command, **more)
 
 
 MEANS = """
