@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 import weakref
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -118,6 +119,28 @@ fit(TrainConfig(**json.loads(sys.argv[1])), Pairs(sys.argv[2]), sys.argv[3], log
 """
 
 
+RUNS = """
+import json, os, sys
+from qebias.config import TrainConfig
+from qebias.pairs import Pairs
+from qebias.training import fit
+for line in sys.stdin:   # a fork each, so torch is imported once for all
+    child = os.fork()
+    if child == 0:
+        try:
+            c, pairs = TrainConfig(**json.loads(sys.argv[1])), Pairs(sys.argv[2])
+            fit(c, pairs, sys.argv[3], log_every=1, save_every=0.)
+        finally:
+            os._exit(0)
+    print(child, flush=True)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+
+
+def under_way(pid):
+    return Path(f"/proc/{pid}").exists()
+
+
 @pytest.mark.parametrize(
     "gan, discriminator", [("vanilla", UNET), pytest.param("relativistic", VGG, marks=pytest.mark.slow)]
 )
@@ -129,21 +152,23 @@ def test_killed_at_random_moments_a_training_ends_in_the_same_bits(pairs, tmp_pa
     def mark():
         return stats.stat().st_mtime_ns if stats.exists() else 0
 
-    for _ in range(4):
-        before = mark()
-        child = subprocess.Popen(
-            [sys.executable, "-c", RUN, c.model_dump_json(), str(pairs.folder), str(tmp_path / "killed")]
-        )
-        while mark() == before and child.poll() is None:
-            time.sleep(0.02)  # until this run, too, has begun to train
-        try:
-            child.wait(random_moment.uniform(0.05, 0.5))
-        except subprocess.TimeoutExpired:
-            child.send_signal(signal.SIGKILL)
-            child.wait()
-            kills += 1
-        if (tmp_path / "killed" / "result.json").exists():
-            break
+    command = [sys.executable, "-c", RUNS, c.model_dump_json(), str(pairs.folder), str(tmp_path / "killed")]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, **pipes) as runs:
+        for _ in range(4):
+            before = mark()
+            print("once", file=runs.stdin, flush=True)
+            child = int(runs.stdout.readline())
+            while mark() == before and under_way(child):
+                time.sleep(0.02)  # until this run, too, has begun to train
+            end = time.monotonic() + random_moment.uniform(0.05, 0.5)
+            while time.monotonic() < end and under_way(child):
+                time.sleep(0.005)
+            if under_way(child):
+                os.kill(child, signal.SIGKILL)
+            kills += int(runs.stdout.readline()) == -signal.SIGKILL
+            if (tmp_path / "killed" / "result.json").exists():
+                break
     fit(c, pairs, tmp_path / "killed", log_every=1)
     assert kills >= 1
     assert same(tmp_path / "whole", tmp_path / "killed")
@@ -971,10 +996,8 @@ def test_what_goes_wrong_in_another_process_is_said_once(pairs, tmp_path):
     ]
     found = subprocess.run(command, capture_output=True, text=True)
     assert found.returncode and "torchrun started 1, and the configuration says processes=2" in found.stderr
-    found = subprocess.run(
-        [sys.executable, "-m", "qebias.training", str(job)], capture_output=True, text=True
-    )
-    assert found.returncode and found.stderr.startswith("usage: torchrun")
+    with pytest.raises(SystemExit, match="^usage: torchrun"):
+        training.main([str(job)])
 
 
 DIES = """
