@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['CROP', 'CURVES', 'picture_names', 'published_curves', 'Results', 'load', 'crop_of', 'training_curves',
-           'sets_in_words', 'generators_in_words', 'lengths_in_words', 'phases', 'scale_line', 'crop_path',
-           'cell_identities', 'publish_results', 'joined', 'published_profile', 'without_path', 'write_crops',
-           'controls_of']
+           'sets_in_words', 'weights_of', 'generators_in_words', 'lengths_in_words', 'phases', 'scale_line',
+           'crop_path', 'cell_identities', 'publish_results', 'joined', 'published_profile', 'without_path',
+           'write_crops', 'controls_of']
 
 # %% ../../nbs/tools/27_study.results.ipynb #c8dd0116
 import functools
 import itertools
+import json
 import re
 from collections import Counter
 from collections.abc import Iterable
@@ -195,14 +196,23 @@ def sets_in_words(
         return "", {}
     return learnt, evaluate
 
+# %% ../../nbs/tools/27_study.results.ipynb #67ac9302
+@functools.cache
+def weights_of(
+    spec: str,  # of a network, as JSON
+) -> int:
+    "How many weights it has, counted once for all pages of a process"
+    from qebias.generators.core import count
+    from qebias.networks import outline
+
+    return count(outline(json.loads(spec)))
+
 # %% ../../nbs/tools/27_study.results.ipynb #67ac9300
 def generators_in_words(
     profile: Profile,
     rows: Iterable[str] = (),  # whose; all, if left out
 ) -> str:  # such as "DnCNN of 57,251 weights in RRDBNet's place"
     "The generators of a profile's rows, and how large they are"
-    from qebias.generators.core import count
-    from qebias.networks import outline
     from qebias.study.work import config_of
 
     study = Study(profile, "unused")
@@ -217,7 +227,7 @@ def generators_in_words(
     for (meant, _), spec in found.items():
         name = spec["class"].partition(":")[2]
         place = "" if name == meant else f" in {meant}'s place"
-        words.append(f"{name} of {count(outline(spec)):,} weights{place}")
+        words.append(f"{name} of {weights_of(json.dumps(spec, sort_keys=True)):,} weights{place}")
     return ", ".join(words)
 
 # %% ../../nbs/tools/27_study.results.ipynb #67ac9301
