@@ -662,14 +662,20 @@ def _psi(names, download):
         users = [name.removeprefix("psi ") for name in row["used_by"] if name.startswith("psi ")]
         if not set(users) & set(names):
             continue
-        if row["state"] == "missing" and row["url"] and download:
+        if row["state"] in ("missing", weights.TO_CONVERT) and row["url"] and download:
             try:
                 weights.download(row["file"], progress=sys.stderr.isatty())
                 row = weights.state(row["file"])
             except QebiasError as error:
                 lacking.append(f"{error}: {_wanted(row)}")
                 continue
-        state = row["path"] if row["state"] == "present" else f"{row['state']}: {_wanted(row)}"
+        state = f"{row['state']}: {_wanted(row)}"
+        if row["state"] == "present":
+            state = row["path"]
+            if row["source"]:
+                state = f"{state}, its arrays, made of a file of sha256 {row['source']}"
+        elif row["state"] == weights.TO_CONVERT:
+            state = f"{row['state']}: run qebias metrics --convert"
         print(f"psi {', '.join(users)}: {row['file']}, {state}")
     if lacking:
         raise QebiasError("; ".join(lacking))
@@ -681,6 +687,16 @@ def _wanted(row):
     source = f"fetch {row['url']}" if row["url"] else row["note"]
     where = f"put it into {row['places'][0].parent} as {row['file']}"
     return f"{source} ({size}, sha256 {row['sha256']}{'' if len(row['sha256']) == 64 else '...'}), {where}"
+
+# %% ../nbs/tools/60_cli.ipynb #2efdd424
+def _convert(features, names):
+    "Convert the files of psi and of metrics, or all where none is named"
+    from qebias import weights
+    from qebias.layers import PSI_FILES
+
+    psi = PSI_FILES if "psi" in features else features
+    users = [f"psi {name}" for name in psi] + names
+    weights.convert_all(users or None)
 
 # %% ../nbs/tools/60_cli.ipynb #fc049fbe
 @app.command()
@@ -701,14 +717,33 @@ def metrics(
             "hash, size, address",
         ),
     ] = False,
-    download: Annotated[bool, Flag("--download", "Fetch what is missing, and verify it")] = False,
+    download: Annotated[
+        bool,
+        Flag(
+            "--download",
+            "Fetch what is missing, and verify it; a pickle of which no whole hash is known is "
+            "converted at once, and not kept",
+        ),
+    ] = False,
+    convert: Annotated[
+        bool,
+        Flag(
+            "--convert",
+            "Read each pickle of which no whole hash is known once, and write its arrays as safetensors "
+            "into QEBIAS_WEIGHTS, or beside it; only these are read by a metric, or as psi",
+        ),
+    ] = False,
 ) -> None:
-    "List the metrics; check or fetch the weight files that they need. Only --download goes to the network."
+    "List the metrics; check, convert or fetch their weight files. Only --download goes to the network."
     from qebias import metrics as m
     from qebias.layers import PSI_FILES
 
     asked = listed(names)
     features = [name for name in asked if name in ("psi", *PSI_FILES)]
+    if convert:
+        _convert(features, [m.metric_name(name) for name in asked if name not in features])
+        if not (download or check):
+            return
     if features:
         everything = list(PSI_FILES) if not download else ["vgg19"]  # the one that is taken if none is named
         named = [name for name in features if name != "psi"]

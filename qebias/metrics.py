@@ -46,7 +46,16 @@ from qebias.core import (
     threads,
 )
 from .later import later
-from .weights import download, find, find_any, identity, load_restricted, state, tensors
+from qebias.weights import (
+    TO_CONVERT,
+    as_stored,
+    download,
+    file_line,
+    find,
+    find_any,
+    identity,
+    state,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -303,10 +312,8 @@ def _arch(name):
 def state_of(file: str, purpose: str) -> dict:
     "The tensors of a checked file, of which nothing is executed"
     path = _find(file, purpose)
-    if path.suffix == ".safetensors":
-        return tensors(path)
     with reading(path, "weight file", "fetch it again"):
-        found = load_restricted(path)
+        found = as_stored(path)
     return {key.removeprefix("module."): value for key, value in found.items()}
 
 # %% ../nbs/measurement/00_metrics.ipynb #e076564f
@@ -1263,9 +1270,10 @@ def checklist(names: Iterable[str] | None = None) -> list:  # lines
 # %% ../nbs/measurement/00_metrics.ipynb #78f74183
 def _hash(row):
     stated = f"sha256 {row['sha256'][:8]}..." if row["sha256"] else "no hash is stated"
-    if 0 < len(row["sha256"]) < 64:
-        stated += ", of which no more is known: nothing in the file is executed"
+    if row["source"]:
+        stated = f"made of a file of sha256 {row['source']}"
     return {
+        TO_CONVERT: f"{stated}, of which no more is known: run qebias metrics --convert",
         "missing": stated,
         "wrong": f"{row['why']}",
         "present": f"hash right ({stated})" if row["checked"] else f"hash not checked ({stated})",
@@ -1290,7 +1298,7 @@ def fetch(
                 say(f"{there['file']}: there already")
                 continue
             try:
-                say(f"{rows[0]['file']}: {download(rows[0]['file'], progress)}")
+                say(file_line(rows[0]["file"], download(rows[0]["file"], progress)))
             except QebiasError as error:
                 failed.append(rows[0]["file"])
                 say(f"{rows[0]['file']}: {error}")

@@ -21,7 +21,7 @@ from PIL import Image
 from qebias import metrics, scorers
 from qebias.core import QebiasError, file_digest, read_rgb
 from qebias.metrics import METRICS, available, clean_resize, features, frechet_distance, metric, psnr, score
-from qebias.weights import FILES, MissingWeights
+from qebias.weights import FILES, MissingWeights, convert_weights, find
 
 pytestmark = pytest.mark.filterwarnings("ignore::qebias.metrics.FewImages")
 HEADS = "LPIPS_v0.1_alex-df73285e.pth"
@@ -628,6 +628,15 @@ def filled(monkeypatch, name):
     return value, caught[0]
 
 
+def converted(monkeypatch, path):
+    "Let a file be known by eight digits only, and convert it"
+    monkeypatch.setitem(
+        FILES, path.name, dataclasses.replace(FILES[path.name], bytes=None, sha256=file_digest(path, 8))
+    )
+    made = convert_weights(path.name)
+    assert find(path.name) == made != path
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "name,module,network,key,options",
@@ -658,7 +667,9 @@ def test_whole_networks_are_filled_from_their_file(
         else metrics.contextlib.nullcontext()
     ):
         state = random_like(getattr(arch, network)(pretrained=False, **options))
-    fake(METRICS[name].weights[0], {key: state} if key else state)
+    path = fake(METRICS[name].weights[0], {key: state} if key else state)
+    if key:
+        converted(monkeypatch, path)
     value, net = filled(monkeypatch, name)
     assert all(torch.equal(tensor, state[k]) for k, tensor in net.state_dict().items()) and not net.training
     arguments = (
@@ -740,7 +751,7 @@ def test_ahiq(fake, no_network, monkeypatch):
         "regressor_model_state_dict": random_like(arch.Pixel_Prediction()),
         "deform_net_model_state_dict": random_like(arch.DeformFusion()),
     }
-    fake(files[2], heads)
+    converted(monkeypatch, fake(files[2], {**heads, "epoch": 33}))
     _, net = filled(monkeypatch, "ahiq")
     assert all(torch.equal(t, states[files[0]][k]) for k, t in net.resnet50.state_dict().items())
     assert all(torch.equal(t, states[files[1]][k]) for k, t in net.vit.state_dict().items())

@@ -18,9 +18,22 @@ import pytest
 
 from qebias import datasets, weights
 from qebias.core import QebiasError
-from qebias.weights import FILES, MissingWeights, download, find, find_any, places, status
+from qebias.weights import (
+    FILES,
+    MissingWeights,
+    convert_weights,
+    download,
+    find,
+    find_any,
+    needs_conversion,
+    places,
+    state,
+    status,
+)
 
 NAMES = sorted(FILES)
+PICKLES = sorted(name for name in FILES if name.endswith((".pth", ".pt")))
+SHORT = sorted(name for name in FILES if needs_conversion(FILES[name]))
 
 
 @pytest.fixture
@@ -129,7 +142,12 @@ def test_every_file_is_checked(home, monkeypatch, name, digits, known_size):
     )
     assert next(r for r in status() if r["file"] == name)["state"] == "wrong"
     os.utime(put(path, content), (2, 2))
-    assert find(name) == path
+    if digits == 8 and name in PICKLES:
+        with pytest.raises(MissingWeights) as error:
+            find(name)
+        one_line(error, name, str(path), "8 digits of its hash", "run qebias metrics --convert")
+    else:
+        assert find(name) == path
 
 
 def test_torch_and_timm_agree_on_the_places(home, monkeypatch):
@@ -191,7 +209,7 @@ def test_empty_variables_count_as_unset(home, monkeypatch):
 
 def test_a_big_file_is_hashed_once(home, monkeypatch):
     name, calls = "vgg16-397923af.pth", []
-    content = small(monkeypatch, name, 8, False)
+    content = small(monkeypatch, name)
     monkeypatch.setenv("QEBIAS_WEIGHTS", str(home / "w"))
     path = put(home / "w" / name, content)
     real = weights.file_digest
@@ -252,8 +270,15 @@ def site(tmp_path, monkeypatch):
     server.shutdown(), server.server_close()
 
 
-@pytest.mark.parametrize("name", [n for n in NAMES if FILES[n].url and FILES[n].sha256])
-@pytest.mark.parametrize("digits", [8, 64])
+@pytest.mark.parametrize(
+    "name,digits",
+    [
+        (name, digits)
+        for name in NAMES
+        for digits in (8, 64)
+        if FILES[name].url and FILES[name].sha256 and (digits == 64 or name not in PICKLES)
+    ],
+)
 def test_download_brings_the_file_or_nothing(site, tmp_path, monkeypatch, name, digits):
     folder, url = site
     content = small(monkeypatch, name, digits, known_size=digits == 64)
@@ -498,18 +523,20 @@ def test_tensors_are_found_where_trainings_leave_them(tmp_path):
 
 # Nothing is executed by any of the loaders, not even by a file whose name and known digits are right
 
-PICKLES = sorted(name for name in FILES if name.endswith((".pth", ".pt")))
-
 
 def test_five_files_are_known_by_eight_digits_alone_which_a_stranger_can_match():
     short = {name for name in FILES if 0 < len(FILES[name].sha256) < 64}
-    assert short == {
-        "AHIQ_vit_p8_epoch33-da3ea303.pth",
-        "HyperIQA-resnet50-koniq10k-c96c41b1.pth",
-        "cfanet_fr_kadid_res50-2c4cc61d.pth",
-        "cfanet_nr_koniq_res50-9a73138b.pth",
-        "vgg19-d01eb7cb.pth",
-    }
+    assert (
+        set(SHORT)
+        == short
+        == {
+            "AHIQ_vit_p8_epoch33-da3ea303.pth",
+            "HyperIQA-resnet50-koniq10k-c96c41b1.pth",
+            "cfanet_fr_kadid_res50-2c4cc61d.pth",
+            "cfanet_nr_koniq_res50-9a73138b.pth",
+            "vgg19-d01eb7cb.pth",
+        }
+    )
 
 
 @pytest.fixture
@@ -527,7 +554,7 @@ def evil(home, monkeypatch):
         digits = len(FILES[name].sha256)
         found = hashlib.sha256(path.read_bytes()).hexdigest()[:digits]
         monkeypatch.setitem(FILES, name, dataclasses.replace(FILES[name], bytes=None, sha256=found))
-        assert find(name) == path
+        assert state(name)["state"] == ("to be converted" if digits == 8 else "present")
     return mark
 
 
@@ -542,11 +569,14 @@ def test_the_program_would_run_if_it_were_unpickled(evil, home):
 def test_no_reader_runs_a_weight_file(evil, name):
     from qebias import convert, metrics
 
+    path = state(name)["path"]
     for read in (
-        lambda: weights.tensors(find(name)),  # which psi is read with as well
+        lambda: weights.tensors(path),  # which psi is read with as well
         lambda: metrics.state_of(name, ""),
-        lambda: convert.read_pickle(find(name)),
-        lambda: convert.load_any(find(name)),
+        lambda: convert.read_pickle(path),
+        lambda: convert.load_any(path),
+        lambda: convert_weights(name),
+        lambda: weights.convert_all(say=str),
     ):
         with pytest.raises(QebiasError):
             read()
@@ -583,6 +613,280 @@ def test_no_metric_runs_a_weight_file(evil, home, name):
 def test_no_psi_runs_a_weight_file(evil):
     from qebias import features
 
-    with pytest.raises(QebiasError):
-        features.load_vgg("vgg19")
+    for psi in ("vgg19", "vgg19-original"):
+        with pytest.raises(QebiasError):
+            features.load_vgg(psi)
     assert not evil.exists()
+
+
+# --- pickles that are known by eight digits are read once, and what is made of them is what counts
+
+
+def stored(path, value, monkeypatch):
+    "Let a pickle take the place of a weight file that is known by eight digits; its whole hash"
+    import torch
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save(value, path)
+    whole = hashlib.sha256(path.read_bytes()).hexdigest()
+    monkeypatch.setitem(FILES, path.name, dataclasses.replace(FILES[path.name], sha256=whole[:8]))
+    return whole
+
+
+@pytest.fixture
+def short(home, monkeypatch):
+    "TOPIQ's file, of three numbers, in the user's folder: its path, its whole hash"
+    import torch
+
+    monkeypatch.setenv("QEBIAS_WEIGHTS", str(home / "w"))
+    path = home / "w" / "cfanet_fr_kadid_res50-2c4cc61d.pth"
+    return path, stored(path, {"params": {"module.w": torch.arange(3.0)}, "epoch": 7}, monkeypatch)
+
+
+def users(name):
+    "How what a file serves is built"
+    from qebias import features, metrics
+
+    for user in FILES[name].used_by:
+        if user.startswith("psi "):
+            yield lambda user=user: features.load_vgg(user.removeprefix("psi "))
+        elif user in metrics.METRICS:
+            yield lambda user=user: metrics.metric(user)
+
+
+@pytest.mark.parametrize("name", SHORT)
+def test_a_pickle_known_by_eight_digits_is_read_by_nobody_before_it_is_converted(home, monkeypatch, name):
+    import torch
+
+    from qebias import metrics
+
+    monkeypatch.setenv("QEBIAS_WEIGHTS", str(home / "w"))
+    for other in ("ahiq", "topiq_fr"):
+        for file in metrics.METRICS[other].weights:
+            if file.endswith(".safetensors"):
+                put(home / "w" / file, b"\2\0\0\0\0\0\0\0{}")
+    path = home / "w" / name
+    stored(path, {"params": {"w": torch.ones(2)}}, monkeypatch)
+    monkeypatch.setattr(weights, "load_restricted", lambda path: pytest.fail("it was read"))
+    row = state(name)
+    assert (row["state"], row["path"], row["source"], row["checked"]) == ("to be converted", path, "", True)
+    for use in (lambda: find(name), lambda: metrics.state_of(name, ""), *users(name)):
+        with pytest.raises(MissingWeights) as error:
+            use()
+        one_line(error, name, str(path), "run qebias metrics --convert")
+
+
+@pytest.mark.parametrize("name", SHORT)
+def test_a_converted_file_takes_its_place_with_the_same_arrays_and_the_same_identity(home, monkeypatch, name):
+    import torch
+
+    from qebias import metrics
+
+    monkeypatch.setenv("TORCH_HOME", str(home / "t"))
+    path = home / "t/hub" / FILES[name].folder / name
+    tied = torch.arange(6.0).reshape(2, 3)
+    value = {
+        "params": {"module.a.weight": tied.t(), "a.bias": torch.ones(2, dtype=torch.float16)},
+        "heads": {"deep": {"a.bias": tied[0], "count": torch.tensor(3)}},
+        "optimiser": {"state": {0: {"step": torch.tensor(1.0)}}, "groups": [1, 2]},
+        "epoch": 7,
+    }
+    whole = stored(path, value, monkeypatch)
+    made = convert_weights(name)
+    assert made == path.with_suffix(".safetensors") == find(name) == convert_weights(name)
+    row = state(name)
+    assert (row["state"], row["path"], row["source"], row["checked"]) == ("present", made, whole, True)
+    assert weights.identity(made) == whole == weights.identity(path)
+    found = metrics.state_of(name, "")
+    assert sorted(found) == ["heads", "params"] and sorted(found["heads"]["deep"]) == ["a.bias", "count"]
+    for key, tensor in found["params"].items():
+        assert torch.equal(tensor, value["params"][key]) and tensor.dtype == value["params"][key].dtype
+    assert sorted(weights.tensors(made)) == sorted(weights.tensors(path)) == ["a.bias", "a.weight"]
+    path.unlink()
+    assert find(name) == made
+    monkeypatch.setenv("QEBIAS_WEIGHTS", str(home / "w"))
+    assert find(name) == made
+    put(path, b"another")
+    assert find(name) == made  # what is not read is not looked at
+
+
+def test_a_flat_pickle_keeps_its_names(home, monkeypatch):
+    "As that of psi, whose layers are found after the conversion"
+    import torch
+
+    from qebias import features
+
+    monkeypatch.setenv("QEBIAS_WEIGHTS", str(home / "w"))
+    path = home / "w/vgg19-d01eb7cb.pth"
+    state = {"features.0.weight": torch.rand(64, 3, 3, 3), "features.0.bias": torch.rand(64)}
+    stored(path, state, monkeypatch)
+    convert_weights(path.name)
+    assert weights.tensors(find(path.name)).keys() == state.keys()
+    name, ((weight, bias),) = features.load_vgg("vgg19-original", depth=1)
+    assert name == "vgg19-d01eb7cb-normalised" and weight.shape == (64, 3, 3, 3)
+
+
+def relabelled(path, **new):
+    "The same arrays under another origin"
+    from safetensors.torch import load_file, save_file
+
+    metadata, _ = weights.tensors_header(path)
+    save_file(load_file(path), path, {**metadata, **new})
+
+
+def test_a_converted_file_is_checked(short):
+    from safetensors.torch import load_file, save_file
+
+    path, whole = short
+    good = convert_weights(path.name).read_bytes()
+    made = path.with_suffix(".safetensors")
+    for k, damage in enumerate(
+        (
+            lambda: made.write_bytes(good[:-1] + b"\1"),
+            lambda: made.write_bytes(good[:-4]),
+            lambda: made.write_bytes(path.read_bytes()),
+            lambda: save_file(load_file(made), made),
+            lambda: relabelled(made, source="HyperIQA-resnet50-koniq10k-c96c41b1.pth"),
+            lambda: relabelled(made, source_sha256="0" * 64),
+            lambda: relabelled(made, source_sha256=whole[:8]),
+            lambda: relabelled(made, content_sha256="0" * 64),
+        )
+    ):
+        made.write_bytes(good)
+        damage()
+        os.utime(made, (k, k))
+        damaged = made.read_bytes()
+        for use in (find, convert_weights, download):
+            with pytest.raises(QebiasError) as error:
+                use(path.name)
+            assert not isinstance(error.value, MissingWeights)
+            one_line(error, str(made), "is not what qebias metrics --convert makes of", "remove it and run")
+        assert state(path.name)["state"] == "wrong" and made.read_bytes() == damaged
+    made.write_bytes(good)
+    assert find(path.name) == made
+
+
+def test_where_the_whole_hash_is_known_the_file_itself_is_read(short, monkeypatch):
+    path, whole = short
+    convert_weights(path.name)
+    monkeypatch.setitem(FILES, path.name, dataclasses.replace(FILES[path.name], sha256=whole))
+    assert find(path.name) == path
+    with pytest.raises(QebiasError, match="read as it is"):
+        convert_weights(path.name)
+
+
+def test_nothing_is_written_over_what_stands_there_and_nothing_is_left(short, monkeypatch):
+    path, _ = short
+    made = path.with_suffix(".safetensors")
+    made.symlink_to(path.parent / "elsewhere")
+    with pytest.raises(QebiasError, match="is there and was not made of"):
+        convert_weights(path.name)
+    made.unlink()
+
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError):
+        convert_weights(path.name)
+    monkeypatch.undo()
+    assert [p.name for p in path.parent.iterdir()] == [path.name]
+
+
+def test_a_little_pickle_that_speaks_of_much_is_refused_at_once(home, monkeypatch):
+    import torch
+
+    monkeypatch.setenv("QEBIAS_WEIGHTS", str(home / "w"))
+    path = home / "w" / SHORT[0]
+    itself = {}
+    itself["again"] = itself
+    many = torch.ones(1000)
+    layer = {str(k): many for k in range(1000)}
+    for value, words in (
+        ({"w": torch.ones(1).expand(10**6, 10**6)}, "claim more than a file of its size"),
+        ({"a": {str(k): layer for k in range(90)}}, "claim more than a file of its size"),
+        (itself, "more than 100 tables"),
+        ({"a/b": torch.ones(1)}, "may hold no stroke"),
+        ({"epoch": 3}, "no named tensors"),
+        ([torch.ones(1)], "no table of tensors"),
+    ):
+        stored(path, value, monkeypatch)
+        start = time.perf_counter()
+        with pytest.raises(QebiasError) as error:
+            convert_weights(path.name)
+        one_line(error, str(path), "is no readable weight file", words)
+        assert time.perf_counter() - start < 10
+        assert [p.name for p in path.parent.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize("name", SHORT)
+def test_download_converts_at_once_and_keeps_no_pickle(site, tmp_path, monkeypatch, name):
+    import torch
+
+    folder, url = site
+    source = folder / name
+    whole = stored(source, {"params": {"w": torch.ones(3)}}, monkeypatch)
+    monkeypatch.setitem(FILES, name, dataclasses.replace(FILES[name], url=f"{url}/{name}"))
+    target = tmp_path / "torch/hub" / FILES[name].folder / Path(name).with_suffix(".safetensors")
+    right = source.read_bytes()
+    source.write_bytes(right[::-1])
+    with pytest.raises(QebiasError) as error:
+        download(name, progress=False)
+    one_line(error, name, "nothing was kept")
+    assert list(target.parent.iterdir()) == []
+    whole_of_evil = stored(source, {"w": Evil(tmp_path / "ran")}, monkeypatch)
+    with pytest.raises(QebiasError) as error:
+        download(name, progress=False)
+    one_line(error, f"{url}/{name} is no readable weight file (it asks for")
+    assert list(target.parent.iterdir()) == [] and not (tmp_path / "ran").exists()
+    assert whole != whole_of_evil
+    source.write_bytes(right)
+    monkeypatch.setitem(FILES, name, dataclasses.replace(FILES[name], sha256=whole[:8]))
+    assert download(name, progress=False) == target == find(name)
+    assert list(target.parent.iterdir()) == [target] and weights.identity(target) == whole
+    source.unlink()
+    assert download(name, progress=False) == target  # already right: no request
+
+
+def test_download_converts_a_pickle_that_is_here_without_a_request(short):
+    path, whole = short
+    assert download(path.name) == path.with_suffix(".safetensors") and path.exists()
+
+
+def test_the_command_converts_what_is_here_and_says_the_whole_hash(short, monkeypatch):
+    import torch
+    from typer.testing import CliRunner
+
+    from qebias.cli import app
+
+    def run(*arguments):
+        done = CliRunner().invoke(app, ["metrics", *arguments])
+        return done.exit_code, done.output, done.exception
+
+    path, whole = short
+    code, out, _ = run("topiq_fr", "--check")
+    assert code == 0 and f"{path.name}: to be converted" in out and "run qebias metrics --convert" in out
+    code, out, _ = run("hyperiqa", "--convert")
+    assert code == 0 and path.name not in out and "missing, there is nothing to convert" in out
+    code, out, _ = run("psnr", "--convert")
+    assert code == 0 and "each is read as it is" in out
+    code, out, _ = run("topiq_fr", "--convert")
+    made = path.with_suffix(".safetensors")
+    assert (code, out) == (0, f"{path.name}: {made}, its arrays, made of a file of sha256 {whole}\n")
+    code, out, _ = run("topiq_fr", "--check")
+    assert code == 0 and f"{path.name}: present" in out and whole in out and str(made) in out
+    code, out, _ = run("topiq_fr", "--download")
+    assert code == 0 and f"{path.name}: there already" in out
+    other = path.parent / "vgg19-d01eb7cb.pth"
+    psi = stored(other, {"features.0.bias": torch.ones(2)}, monkeypatch)
+    code, out, _ = run("psi", "--check")
+    assert code == 0 and f"psi vgg19-original: {other.name}, to be converted" in out
+    code, out, _ = run("psi", "--convert")
+    assert code == 0 and psi in out and path.name not in out
+    code, out, _ = run("vgg19-original")
+    assert code == 0 and str(other.with_suffix(".safetensors")) in out and psi in out
+    other.with_suffix(".safetensors").unlink()
+    stored(other, [1], monkeypatch)
+    code, out, error = run("--convert")
+    assert code == 1 and "1 of 5 files could not be converted, see above: vgg19-d01eb7cb.pth" in str(error)
+    assert whole in out and "no table of tensors" in out
