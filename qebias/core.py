@@ -879,6 +879,8 @@ def open_image(
                 require_size(image.width, image.height, path)
                 require_single(path, image, kind)
                 if kind == "PNG":
+                    if image.mode == "P" and image.palette is None:
+                        raise QebiasError(f"{path} lacks the palette of its colours (PLTE): {remedy}")
                     _scale_transparent(image)
                 yield image
 

@@ -13,6 +13,7 @@ __all__ = ['FEW', 'SIDES', 'SOME', 'OWN', 'VERSIONS', 'check_names', 'check_pict
 # %% ../nbs/measurement/25_measure.ipynb #d29cac7c
 import functools
 import math
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -50,15 +51,20 @@ else:
 def check_names(
     names: Sequence[str],  # of pictures
 ) -> None:
-    "Raise `QebiasError` where there are none, or where two are alike"
+    "Raise `QebiasError` where there are none, where two are alike, or one is called as a resample is"
+    from qebias.stats import RESAMPLE
+
     if not names:
         raise QebiasError("a cell without pictures: name at least one")
     if len(set(names)) < len(names):
         twice = next(name for name in names if list(names).count(name) > 1)
         raise QebiasError(f"two pictures are called {twice}: names must differ")
     for name in names:
-        if not name or name.startswith("~"):
-            raise QebiasError(f"{name!r}: a picture's name is not empty and does not begin with ~: rename it")
+        if not name or re.fullmatch(RESAMPLE, name):
+            raise QebiasError(
+                f"{name!r}: a picture's name is not empty, and not ~ and a number, as resamples are called: "
+                "rename it"
+            )
 
 # %% ../nbs/measurement/25_measure.ipynb #f49e1581
 def check_pictures(

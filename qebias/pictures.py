@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['MOST_METADATA', 'MOST_PROFILE', 'LOSSLESS', 'PICTURE_SUFFIXES', 'BESIDE', 'Picture', 'to_srgb', 'Look', 'look',
-           'read_picture', 'save_picture', 'write_picture', 'Notes', 'read_rgb8', 'Found', 'is_text', 'shown_name',
-           'walk', 'one_a_name', 'find_pictures']
+           'read_picture', 'has_clip', 'save_picture', 'write_picture', 'Notes', 'read_rgb8', 'Found', 'is_text',
+           'shown_name', 'walk', 'one_a_name', 'find_pictures']
 
 # %% ../nbs/data/08_pictures.ipynb #c8b816d0
 import contextlib
 import functools
 import io
+import mmap
 import os
 import re
 import struct
@@ -371,6 +372,21 @@ def _is_grey(rgb):
         return False
     return not (rgb[..., :1] != rgb[..., 1:]).any()
 
+# %% ../nbs/data/08_pictures.ipynb #289f6e7d
+_CLIP = re.compile(rb"\0\0\0[\x08-\xff]ftyp(mp4|isom|iso[2-9]|avc1|qt  |MSNV|3gp)")  # how an MP4 begins
+_MOVES = re.compile(rb"(MotionPhoto|MicroVideo)\s*(=\s*[\"']|>)\s*1\b")  # as XMP says it
+
+
+def has_clip(
+    path: str | Path,  # a JPEG
+    image: Image.Image,  # Pillow's of it
+) -> bool:
+    "Whether a phone's JPEG carries a film: its XMP says so, or an MP4 lies behind the picture"
+    if any(_MOVES.search(data) for name, data in getattr(image, "applist", []) if name == "APP1"):
+        return True
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        return _CLIP.search(data) is not None
+
 # %% ../nbs/data/08_pictures.ipynb #246e5186
 def _pixels(path, image, kind):
     "uint8 or uint16 (H, W, C) as they lie in the file, bits a channel, notes"
@@ -383,6 +399,8 @@ def _pixels(path, image, kind):
         return _sixteen(path, image, kind), max(depth, 16), notes
     if kind == "JPEG" and any(data.startswith(b"MPF\0") for _, data in image.applist):
         notes.append("holds further pictures behind the first, which is read")
+    if kind == "JPEG" and has_clip(path, image):
+        notes.append("is a motion photo, of which the picture is read: its clip is left out")
     if image.mode == "CMYK":
         image = _from_cmyk(image, notes)
     elif image.mode in ("P", "PA") or "transparency" in image.info:
@@ -439,6 +457,8 @@ def _carried(image, kind, notes):
     return {"icc": icc, "exif": exif, "dpi": dpi}
 
 # %% ../nbs/data/08_pictures.ipynb #6ec4e29d
+# what Pillow raises of EXIF that is damaged
+_DAMAGED = LookupError, OSError, OverflowError, SyntaxError, TypeError, ValueError, struct.error
 _SRGB = (0.3127, 0.329, 0.64, 0.33, 0.3, 0.6, 0.15, 0.06)  # its white, red, green and blue
 
 
@@ -453,10 +473,11 @@ def _colours_said(path, image, kind):
             how = "gAMA"
         elif any(abs(one - other) > 0.005 for one, other in red_and_more):
             how = "cHRM"
-    with contextlib.suppress(Exception):
+    with contextlib.suppress(*_DAMAGED):
         exif = image.getexif()
         shot = exif.get_ifd(0x8769) if 0x8769 in exif else {}
-        if shot.get(0xA001) == 2 or shot.get(0xA005, {}).get(1) == "R03":
+        more = shot.get(0xA005)  # a table, where the file is sound
+        if shot.get(0xA001) == 2 or isinstance(more, dict) and more.get(1) == "R03":
             how = "EXIF (Adobe RGB)"  # as cameras say it
     if kind in ("PNG", "AVIF"):
         with open(path, "rb") as file:

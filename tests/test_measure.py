@@ -320,7 +320,7 @@ def test_a_picture_without_a_value_says_why():
     [
         (dict(names=[], raw=[], compressed=[], enhanced=[], bpp=[]), "without pictures"),
         (dict(names=["a", "a", "b"]), "two pictures are called a"),
-        (dict(names=["a", "~1", "b"]), "does not begin with ~"),
+        (dict(names=["a", "~001", "b"]), "not ~ and a number, as resamples are called"),
         (dict(bpp=[1]), "3 names and 1 bpp"),
         (dict(enhanced=[RAW[0], RAW[1][1:], RAW[2]]), "a has the sizes 191x208, 192x208"),
     ],
@@ -328,6 +328,20 @@ def test_a_picture_without_a_value_says_why():
 def test_cells_that_are_none(changes, words):
     with pytest.raises(QebiasError, match=words):
         a_cell(**changes)
+
+
+def test_a_name_may_begin_with_a_tilde_if_it_is_no_resamples():
+    "As editors name their copies: such a picture counts as any other"
+    names = ["a", "~", "~1"]
+    cell, plain = a_cell(names=names), a_cell()
+    lines = measure("psnr", cell)
+    assert {picture for picture, *_ in lines} == set(names)
+    found = results(lines).values(quantity="psnr", **AT)
+    assert found.pictures == 3
+    assert found.array[0, 0] == pytest.approx(
+        results(measure("psnr", plain)).values(quantity="psnr", **AT).array[0, 0]
+    )
+    assert results(measure("distance:fd_nss", cell)).values(quantity="ce:fd_nss", **AT).array.shape[1] > 100
 
 
 def test_a_diverged_discriminator_and_too_large_patches_are_said():

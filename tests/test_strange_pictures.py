@@ -7,8 +7,10 @@ import zlib
 import numpy as np
 import pytest
 from PIL import Image, ImageCms
+from typer.testing import CliRunner
 
-from qebias import files
+from qebias import files, pictures
+from qebias.cli import app
 from qebias.codecs import Avif, Bpg
 from qebias.core import QebiasError, read_rgb
 from qebias.pictures import look, read_picture, read_rgb8, to_srgb, write_picture
@@ -226,6 +228,72 @@ def test_adobe_rgb_as_cameras_say_it_is_told(tmp_path):
     srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     Image.fromarray(COLOUR).save(tmp_path / "b.jpg", exif=exif, icc_profile=srgb)
     assert read_picture(tmp_path / "b.jpg").notes == ()
+
+
+def test_damage_to_exif_is_passed_over_and_what_is_no_damage_is_not(tmp_path, monkeypatch):
+    exif = Image.Exif()
+    exif.get_ifd(0x8769)[0xA005] = 7  # a number where a table should be
+    Image.fromarray(COLOUR).save(tmp_path / "a.jpg", exif=exif)
+    assert read_picture(tmp_path / "a.jpg").rgb.shape == COLOUR.shape
+    with Image.open(tmp_path / "a.jpg") as image:
+        for error in (SyntaxError, KeyError, IndexError, struct.error, OSError, ValueError):
+            monkeypatch.setattr(image, "getexif", lambda error=error: (_ for _ in ()).throw(error))
+            assert pictures._colours_said(tmp_path / "a.jpg", image, "JPEG") == []
+        for error in (MemoryError, AttributeError, NameError):
+            monkeypatch.setattr(image, "getexif", lambda error=error: (_ for _ in ()).throw(error))
+            with pytest.raises(error):
+                pictures._colours_said(tmp_path / "a.jpg", image, "JPEG")
+
+
+def with_xmp(data, text):
+    "A JPEG with XMP before its other parts"
+    part = b"http://ns.adobe.com/xap/1.0/\0" + text
+    return data[:2] + b"\xff\xe1" + struct.pack(">H", len(part) + 2) + part + data[2:]
+
+
+MP4 = (
+    struct.pack(">I", 24) + b"ftypmp42" + bytes(4) + b"isommp42" + struct.pack(">I", 16) + b"mdat" + bytes(8)
+)
+CLIPS = {
+    "behind it": lambda data: data + MP4,
+    "behind a trailer": lambda data: data + b"\0\0\x30\x0aMotionPhoto_Data" + MP4,
+    "XMP, MotionPhoto": lambda data: with_xmp(
+        data, b'<x GCamera:MotionPhoto="1" GCamera:MotionPhotoVersion="1"/>'
+    ),
+    "XMP, MicroVideo": lambda data: with_xmp(data, b"<GCamera:MicroVideo>1</GCamera:MicroVideo>"),
+}
+
+
+@pytest.mark.parametrize("how", CLIPS)
+def test_the_clip_of_a_motion_photo_is_told(tmp_path, how):
+    Image.fromarray(COLOUR).save(tmp_path / "a.jpg", quality=20)
+    data = (tmp_path / "a.jpg").read_bytes()
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/a.jpg").write_bytes(CLIPS[how](data))
+    picture = read_picture(tmp_path / "in/a.jpg")
+    assert picture.notes == ("is a motion photo, of which the picture is read: its clip is left out",)
+    assert np.array_equal(picture.rgb, read_picture(tmp_path / "a.jpg").rgb)
+
+
+def test_enhance_says_that_a_clip_is_left_out_and_nothing_of_a_photo_without_one(tmp_path):
+    Image.fromarray(COLOUR).save(tmp_path / "a.jpg", quality=20)
+    data = (tmp_path / "a.jpg").read_bytes()
+    still = with_xmp(data, b'<x GCamera:MotionPhoto="0" GCamera:MotionPhotoVersion="1"/>')
+    for name, content, times in (("still", still + b"\0ftypmp42", 0), ("moving", data + MP4, 1)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.jpg").write_bytes(content)
+        done = CliRunner().invoke(app, ["enhance", str(tmp_path / name), "-o", str(tmp_path / f"{name}-out")])
+        assert done.exit_code == 0 and done.output.count("its clip is left out") == times, done.output
+
+
+def test_a_paletted_png_without_its_palette_is_refused(tmp_path):
+    indices = [row.tobytes() for row in GREY]
+    png(tmp_path / "a.png", indices, 8, 3)
+    refused(tmp_path / "a.png", "lacks the palette of its colours", [*READERS, look])
+    colours = bytes(range(256)) * 3
+    png(tmp_path / "b.png", indices, 8, 3, [(b"PLTE", colours)])
+    table = np.frombuffer(colours, np.uint8).reshape(256, 3)
+    assert np.array_equal(read_picture(tmp_path / "b.png").rgb, table[GREY])
 
 
 def grey_profile():

@@ -35,7 +35,7 @@ from ..figures import deviations, intervals, label_of, number
 from ..methods import FIDELITY, PRETRAINING
 from ..metrics import METRICS, psnr
 from ..rates import bd_rate
-from ..stats import COLUMNS, Estimate, Values, deviation_of, difference, estimate, ratio
+from ..stats import COLUMNS, RESAMPLE, Estimate, Values, deviation_of, difference, estimate, ratio
 from ..stats import Results as Index
 from .keys import items
 from .profile import RowSpec, load_profile, profiles
@@ -923,7 +923,7 @@ def paired(
     "Disparities in psi picture by picture, mean over trainings (Fig. 6)"
     lines = page.lines()
     lines = lines[lines.row.isin(rows) & lines.quantity.isin(["psi:ce", "psi:cr"])]
-    lines = lines[~lines.picture.str.startswith("~") & (lines.picture != "")]
+    lines = lines[~lines.picture.str.fullmatch(RESAMPLE) & (lines.picture != "")]
     if lines.empty:
         return pd.DataFrame(columns=["picture", "row", "cr", "ce"])
     wide = lines.pivot_table(index=["picture", "row"], columns="quantity", values="value").reset_index()

@@ -34,7 +34,7 @@ from qebias.core import (
     read_yaml,
     write_json,
 )
-from ..stats import COLUMNS
+from ..stats import COLUMNS, RESAMPLE
 from .keys import Keys, Study, enhanced_name, pairs_name, rows_at
 from .profile import Profile, check_profile, source_name, stored_profile
 
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 def picture_names(table: "pd.DataFrame", dataset: str) -> set[str]:
     "The pictures of a data set in a table of results: not the whole set, and no resample of it"
     names = table[table.dataset == dataset].picture.unique() if len(table) else []
-    return {name for name in names if name and not name.startswith("~")}
+    return {name for name in names if name and not re.fullmatch(RESAMPLE, name)}
 
 # %% ../../nbs/tools/27_study.results.ipynb #6fdc3d7c
 def published_curves(place: Path) -> "pd.DataFrame":
