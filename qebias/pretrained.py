@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['HOME', 'LUMA', 'STRENGTH_LEVELS', 'FULL', 'RECIPES', 'PARTS', 'FIDELITY', 'DECIBELS', 'PERCEPTUAL',
-           'FIRST_CORRECTION', 'BLEND', 'HARM', 'AIMS', 'Model', 'read_card', 'models', 'list_models', 'card_markdown',
-           'jpeg_quality', 'bpg_qp', 'bitstream_of', 'decoded_beside', 'listed_bitstream', 'list_of_outputs',
-           'quality_of', 'model_for', 'helps', 'model_named', 'chooser', 'passed_through', 'named_chooser',
-           'strength_at', 'weakened', 'Recipe', 'recipe_config', 'draw_quality', 'JpegPatches', 'BpgPatches', 'turned',
-           'batch_of', 'training_pictures', 'pretrain', 'first_weights', 'deepened', 'blended', 'finish', 'corrections',
-           'least_squares', 'least_lpips', 'fit_strength', 'gains', 'gains_text', 'harms', 'helping', 'means_text',
-           'with_scores', 'main']
+           'FIRST_CORRECTION', 'BLEND', 'SAMPLINGS', 'KEYS', 'HARM', 'HARMED', 'AIMS', 'EVALUATED', 'HELD_OUT', 'Model',
+           'read_card', 'models', 'list_models', 'card_markdown', 'jpeg_quality', 'sampling_of', 'bpg_qp',
+           'bitstream_of', 'decoded_beside', 'listed_bitstream', 'list_of_outputs', 'codec_of', 'source_of',
+           'quality_of', 'coding_of', 'model_for', 'helps', 'levels_at', 'model_named', 'chooser', 'passed_through',
+           'named_chooser', 'strength_at', 'weakened', 'Recipe', 'recipe_config', 'draw_quality', 'JpegPatches',
+           'BpgPatches', 'turned', 'batch_of', 'training_pictures', 'pretrain', 'first_weights', 'deepened', 'blended',
+           'finish', 'compressed_at', 'corrections', 'least_squares', 'least_lpips', 'fit_strength', 'gains',
+           'gains_text', 'harms', 'helping', 'means_text', 'with_scores', 'evaluated', 'main']
 
 # %% ../nbs/method/40_pretrained.ipynb #1e2ec5a6
 import argparse
@@ -115,6 +116,8 @@ def card_markdown(
         f"{model.path.stat().st_size / 1e3:.0f} kB.",
         "",
     ]
+    if "levels_444" in card:
+        lines.append("- colours at full resolution (4:4:4): level {} to {}".format(*card["levels_444"]))
     for key in ("data", "licence", "training", "reaches", "least", "beside", "fails"):
         if card.get(key):
             lines.append(f"- {key}: {card[key]}")
@@ -154,6 +157,22 @@ def jpeg_quality(
         raise QebiasError(f"{path} is no JPEG file that can be read") from None
     gaps = {q: np.abs(np.log(scaled / table)).sum() for q, scaled in _scaled().items()}
     return min(gaps, key=lambda quality: gaps[quality])
+
+# %% ../nbs/method/40_pretrained.ipynb #7c1f20ab
+def sampling_of(
+    path: str | Path,  # a JPEG file, or an open one
+) -> str:  # "4:2:0", for a grey one too, or "4:4:4", for all others
+    "How finely a JPEG samples its colours; raises `QebiasError`"
+    from PIL import Image
+
+    try:
+        with Image.open(path, formats=["JPEG", "MPO"]) as image:
+            parts: Any = vars(image)
+            factors = [(across, down) for _, across, down, _ in parts["layer"]]
+    except (OSError, SyntaxError, ValueError, LookupError, AttributeError, Image.DecompressionBombError):
+        raise QebiasError(f"{path} is no JPEG file that can be read") from None
+    halved = factors[:1] == [(2, 2)] and set(factors[1:3]) == {(1, 1)}
+    return "4:2:0" if halved or len(factors) == 1 else "4:4:4"
 
 # %% ../nbs/method/40_pretrained.ipynb #e35568c6
 class _Bits:
@@ -274,10 +293,10 @@ def list_of_outputs(
     return outputs_of(folder)
 
 # %% ../nbs/method/40_pretrained.ipynb #e8008396
-def quality_of(
-    path: str | Path,  # a picture
-) -> tuple | None:  # ("jpeg", QF) or ("bpg", QP); None for one that does not say it, whatever its suffix
-    "Which codec a file comes from and how strongly it was compressed; raises `QebiasError` for a damaged one"
+def codec_of(
+    path: str | Path,  # a file
+) -> str | None:  # "jpeg", "bpg", or None for any other
+    "The codec of a file, whatever its suffix says; raises `QebiasError` for one that cannot be read"
     require_file(path, "picture")
     try:
         with open(path, "rb") as file:
@@ -285,11 +304,35 @@ def quality_of(
     except OSError as error:
         raise QebiasError(f"{path} cannot be read: {error.strerror or error}") from None
     if start[:3] == b"\xff\xd8\xff":
-        return "jpeg", jpeg_quality(path)
-    if start == b"BPG\xfb":
-        return "bpg", bpg_qp(path)
-    bitstream = bitstream_of(path)
-    return quality_of(bitstream) if bitstream else None
+        return "jpeg"
+    return "bpg" if start == b"BPG\xfb" else None
+
+
+def source_of(
+    path: str | Path,  # a picture
+) -> Path | None:  # itself, or the bitstream from which it was decoded
+    "The file that says how a picture was compressed; raises `QebiasError`"
+    return Path(path) if codec_of(path) else bitstream_of(path)
+
+
+def quality_of(
+    path: str | Path,  # a picture
+) -> tuple | None:  # ("jpeg", QF) or ("bpg", QP); None for one that does not say it, whatever its suffix
+    "Which codec a file comes from and how strongly it was compressed; raises `QebiasError` for a damaged one"
+    source = source_of(path)
+    if source is None:
+        return None
+    return ("jpeg", jpeg_quality(source)) if codec_of(source) == "jpeg" else ("bpg", bpg_qp(source))
+
+# %% ../nbs/method/40_pretrained.ipynb #7c1f20ac
+def coding_of(
+    path: str | Path,  # a picture
+) -> tuple:  # (what `quality_of` says, what `sampling_of` says)
+    "How a picture was compressed; raises `QebiasError` for a damaged file"
+    source = source_of(path)
+    if source is None:
+        return None, "4:2:0"
+    return quality_of(source), sampling_of(source) if codec_of(source) == "jpeg" else "4:2:0"
 
 # %% ../nbs/method/40_pretrained.ipynb #0d4939fe
 def model_for(
@@ -297,6 +340,7 @@ def model_for(
     perceptual: bool = False,  # the perceptual one instead of the one of the highest PSNR
     folder: str | Path | None = None,  # as for `models`
     found: tuple | None = None,  # as `quality_of` gives it, where it is known already
+    sampling: str = "4:2:0",  # as `sampling_of` gives it
 ) -> tuple:  # (`Model`, what the file is in words, whether the model helps there)
     "The model that comes with the package and fits a file; raises `QebiasError` where none does"
     found = found or quality_of(path)
@@ -310,15 +354,28 @@ def model_for(
     if not fits:
         raise QebiasError(f"no {aim} model for {found[0]} comes with the package: name a file with --model")
     unit = {"jpeg": "JPEG of quality", "bpg": "BPG of QP"}[found[0]]
-    return fits[0], f"{unit} {found[1]}", helps(fits[0], found[1])
+    what = f"{unit} {found[1]}" + (f" ({sampling})" if sampling != "4:2:0" else "")
+    return fits[0], what, helps(fits[0], found[1], sampling)
 
 # %% ../nbs/method/40_pretrained.ipynb #a9b6b4f7
 def helps(
     model: Model,
     level: int,
+    sampling: str = "4:2:0",  # of its colours
 ) -> bool:
     "Whether a file of this level is to be touched; a better one than the model knows passes through as it is"
-    return level <= model.levels[1] if model.codec == "jpeg" else level >= model.levels[0]
+    low, high = levels_at(model, sampling)
+    return level <= high if model.codec == "jpeg" else level >= low
+
+
+def levels_at(
+    model: Model,
+    sampling: str,
+) -> tuple:  # the lowest and the highest level
+    "The levels at which a model helps every picture that was tried, by how finely the colours are sampled"
+    if sampling == "4:4:4":
+        return tuple(model.card.get("levels_444", model.levels))
+    return model.levels
 
 # %% ../nbs/method/40_pretrained.ipynb #eb488e5e
 def model_named(
@@ -357,22 +414,22 @@ def chooser(
         return named_chooser(str(model), load)
 
     def choose(path):
-        quality = quality_of(path)
-        found, what, helping = model_for(path, perceptual, found=quality)
+        quality, sampling = coding_of(path)
+        found, what, helping = model_for(path, perceptual, found=quality, sampling=sampling)
         if say and path not in said:
             said.add(path)
-            say(f"{path}: {what}, " + (f"model {found.name}" if helping else passed_through(found)))
+            say(f"{path}: {what}, " + (f"model {found.name}" if helping else passed_through(found, sampling)))
         if not helping:
             return load(None)
         level = quality[1] if quality else 0  # which `model_for` has refused
-        return load(found.path, strength_at(found.card, level))
+        return load(found.path, strength_at(found.card, level, sampling))
 
     return choose
 
 # %% ../nbs/method/40_pretrained.ipynb #5a11c0d1
-def passed_through(model: Model) -> str:
+def passed_through(model: Model, sampling: str = "4:2:0") -> str:
     "Why a file is left as it is, in words"
-    low, high = model.levels
+    low, high = levels_at(model, sampling)
     return f"which {model.name} (for {low} to {high}) would not help: it passes through"
 
 # %% ../nbs/method/40_pretrained.ipynb #a1a187e3
@@ -388,8 +445,9 @@ def named_chooser(
         return lambda path: load(path_of_model)
 
     def choose(path):
-        codec, level = quality_of(path) or ("", 0)
-        strength = strength_at(mine.card, level) if codec == mine.codec else 1.0
+        quality, sampling = coding_of(path)
+        codec, level = quality or ("", 0)
+        strength = strength_at(mine.card, level, sampling) if codec == mine.codec else 1.0
         return load(path_of_model, strength)
 
     return choose
@@ -401,9 +459,12 @@ STRENGTH_LEVELS = {"jpeg": (5, 10, 20, 30, 40, 50, 60, 70, 80, 90, 95), "bpg": (
 def strength_at(
     card: dict,  # of a model
     level: float,  # of its codec
+    sampling: str = "4:2:0",  # of a JPEG's colours
 ) -> float:  # 0..1
     "The share of its correction that a model applies at a level; 1 where its card says nothing"
     known = card.get("strength", [])
+    if sampling == "4:4:4":
+        known = card.get("strength_444", known)
     if not known:
         return 1.0
     levels, strengths = zip(*known)
@@ -825,22 +886,45 @@ def finish(
     save_network(path, generator, config.generator, {"card": card, "config": config, **provenance()})
     return path
 
+# %% ../nbs/method/40_pretrained.ipynb #7c1f20ad
+SAMPLINGS = {"jpeg": ("4:2:0", "4:4:4"), "bpg": ("4:2:0",)}  # of the colours, which a model knows apart
+KEYS = {"4:2:0": "", "4:4:4": "_444"}  # how a card's entries for them end
+
+
+def compressed_at(
+    raw: np.ndarray,  # uint8 (H, W, 3)
+    codec: str,
+    level: int,
+    sampling: str = "4:2:0",  # of a JPEG's colours
+) -> np.ndarray:  # uint8 (H, W, 3)
+    "A picture after a codec"
+    from PIL import Image
+
+    from qebias.codecs import code
+    from qebias.codecs import codec as make_codec
+
+    if (codec, sampling) != ("jpeg", "4:4:4"):
+        return code(raw, make_codec(codec, level)).decoded
+    file = io.BytesIO()
+    Image.fromarray(raw).save(file, "JPEG", quality=level, subsampling=0)
+    with Image.open(file) as image:
+        return np.asarray(image)
+
 # %% ../nbs/method/40_pretrained.ipynb #5a11c0d2
 def corrections(
     model: str | Path,  # a file
     pictures: Iterable[np.ndarray],  # uint8 (H, W, 3)
     codec: str,
     level: int,
+    sampling: str = "4:2:0",  # of a JPEG's colours
 ) -> Iterator[tuple]:  # of raw, compressed and correction, (H, W, 3) each, grey levels
     "What a model adds to pictures that were compressed at a level"
-    from qebias.codecs import code
-    from qebias.codecs import codec as make_codec
     from qebias.inference import enhance, tile_for
     from qebias.networks import load_network
 
     generator = load_network(model)
     for raw in pictures:
-        compressed = code(raw, make_codec(codec, level)).decoded
+        compressed = compressed_at(raw, codec, level, sampling)
         enhanced = enhance(generator, compressed, tile_for(*raw.shape[:2]))
         yield raw, compressed, enhanced.astype(float) - compressed
 
@@ -872,7 +956,7 @@ def least_lpips(
 # %% ../nbs/method/40_pretrained.ipynb #c5f8b6ba
 def fit_strength(
     model: str | Path,  # a file of `pretrain`, changed in place
-    pictures: Sequence[np.ndarray],  # uint8 (H, W, 3) that it was trained on
+    pictures: Sequence[np.ndarray],  # uint8 (H, W, 3), best such that it was not trained on
     codec: str = "jpeg",
     levels: Iterable[int] = (),  # all of `STRENGTH_LEVELS` if left out
 ) -> list:  # (level, strength)
@@ -881,12 +965,13 @@ def fit_strength(
 
     header = read_header(model)
     choose = least_lpips if header["provenance"]["card"]["aim"] == "perceptual" else least_squares
-    found = []
-    for level in levels or STRENGTH_LEVELS[codec]:
-        found.append((level, round(choose(corrections(model, pictures, codec, level)), 3)))
-    header["provenance"]["card"]["strength"] = found
+    for sampling in SAMPLINGS[codec]:
+        found = []
+        for level in levels or STRENGTH_LEVELS[codec]:
+            found.append((level, round(choose(corrections(model, pictures, codec, level, sampling)), 3)))
+        header["provenance"]["card"]["strength" + KEYS[sampling]] = found
     save_network(model, load_network(model), header["spec"], header["provenance"])
-    return found
+    return header["provenance"]["card"]["strength"]
 
 # %% ../nbs/method/40_pretrained.ipynb #1b3a29ec
 def gains(
@@ -895,10 +980,9 @@ def gains(
     levels: Iterable[int],  # of the model's codec
     codec: str = "jpeg",
     metrics: Iterable[str] = ("psnr",),  # names in `qebias.metrics.METRICS`
-) -> list:  # of dicts: picture, level, metric, compressed, enhanced, gain
+    sampling: str = "4:2:0",  # of a JPEG's colours
+) -> list:  # of dicts: picture, level, sampling, metric, compressed, enhanced, gain
     "Metrics of each picture before and after; gains in dB, or in per cent of the compressed picture's value"
-    from qebias.codecs import code
-    from qebias.codecs import codec as make_codec
     from qebias.inference import enhance, tile_for
     from qebias.metrics import metric
     from qebias.networks import load_network, read_header
@@ -906,9 +990,9 @@ def gains(
     card, rows = read_header(model)["provenance"].get("card", {}), []
     measures = {name: metric(name) for name in metrics}
     for level in levels:
-        generator = weakened(load_network(model), strength_at(card, level))
+        generator = weakened(load_network(model), strength_at(card, level, sampling))
         for picture, raw in pictures.items():
-            compressed = code(raw, make_codec(codec, level)).decoded
+            compressed = compressed_at(raw, codec, level, sampling)
             enhanced = enhance(generator, compressed, tile_for(*raw.shape[:2]))
             for name, measure in measures.items():
                 before, after = measure(compressed, raw), measure(enhanced, raw)
@@ -917,6 +1001,7 @@ def gains(
                     {
                         "picture": picture,
                         "level": level,
+                        "sampling": sampling,
                         "metric": name,
                         "compressed": before,
                         "enhanced": after,
@@ -942,6 +1027,7 @@ def gains_text(rows: list) -> list:  # lines, one a level
 
 # %% ../nbs/method/40_pretrained.ipynb #134bb19e
 HARM = 0.05  # dB that a picture may lose; by other metrics it may lose nothing
+HARMED = 0.05  # the share of pictures that may be worse by such a metric, which is noisier on single ones
 
 
 def harms(
@@ -956,11 +1042,13 @@ def helping(
     levels: tuple,  # that the model was trained on
     codec: str,
 ) -> tuple:  # lowest and highest level
-    "The levels up to the best quality that was tried and harmed no picture"
+    "The levels up to the best quality that was tried and harmed no picture; by LPIPS, one in twenty at most"
     tried = sorted({row["level"] for row in rows}, reverse=codec == "bpg")
     good = []
     for level in tried:
-        if any(harms(row) for row in rows if row["level"] == level):
+        at_level = [row for row in rows if row["level"] == level]
+        allowed = 0.0 if at_level[0]["metric"] == "psnr" else HARMED
+        if np.mean([harms(row) for row in at_level]) > allowed:
             break
         good.append(level)
     if not good:
@@ -969,6 +1057,8 @@ def helping(
 
 # %% ../nbs/method/40_pretrained.ipynb #71b1d6e5
 AIMS = {"fidelity": "psnr", "perceptual": "lpips-alex"}  # what a model is judged by
+EVALUATED = {"jpeg": (10, 20, 40, 60, 80, 95), "bpg": (27, 32, 37, 42, 47)}  # levels, where none are named
+HELD_OUT = 8  # every eighth picture is not trained on: there the strength is found
 
 
 def means_text(
@@ -988,8 +1078,8 @@ def means_text(
 # %% ../nbs/method/40_pretrained.ipynb #c93389e1
 def with_scores(
     model: str | Path,  # a file of `pretrain`, changed in place
-    rows: list,  # of `gains`
-    where: str,  # what the pictures are
+    rows: list,  # of `gains`; those of several sets have its `set` each
+    where: str,  # the set whose means are told; all of them decide which levels are served
 ) -> None:
     "Write into a model's card what it reaches; raises `QebiasError` for a model that does nothing"
     from qebias.networks import load_network, read_header, save_network
@@ -1000,18 +1090,50 @@ def with_scores(
     aimed = [row for row in rows if row["metric"] == own]
     if not aimed:
         raise QebiasError(f"{model}: a {card['aim']} model is judged by {own}, which was not measured")
-    card["reaches"] = f"{means_text(aimed)}, on {where}"
+    told = [row for row in rows if row.get("set", where) == where and row["sampling"] == "4:2:0"]
+    card["reaches"] = f"{means_text([row for row in told if row['metric'] == own])}, on {where}"
     if all(abs(row["gain"]) < 1e-4 for row in rows):
         raise QebiasError(f"{model} leaves every picture as it was: train it again, with another --seed")
-    rest = [row for row in rows if row["metric"] != own]
+    rest = [row for row in told if row["metric"] != own]
     card["beside"] = means_text(rest) if rest else ""
-    low, high = helping(aimed, RECIPES[Path(model).stem].levels, card["codec"])
-    card["levels"] = [low, high]
-    served = [row for row in aimed if low <= row["level"] <= high] or aimed
-    worst = max(served, key=lambda row: -row["gain"] if own == "psnr" else row["gain"])
+    served = []
+    for sampling in SAMPLINGS[card["codec"]]:
+        tried = [row for row in aimed if row["sampling"] == sampling]
+        if not tried:
+            continue
+        low, high = helping(tried, RECIPES[Path(model).stem].levels, card["codec"])
+        card["levels" + KEYS[sampling]] = [low, high]
+        served += [row for row in tried if low <= row["level"] <= high]
+    worst = max(served or aimed, key=lambda row: -row["gain"] if own == "psnr" else row["gain"])
     unit = "dB" if own == "psnr" else "%"
-    card["least"] = f"{worst['gain']:+.2f} {unit} ({worst['picture']} at {worst['level']})"
+    card["least"] = (
+        f"{worst['gain']:+.2f} {unit} ({worst.get('set', where)}, {worst['picture']} at {worst['level']})"
+    )
     save_network(model, load_network(model), header["spec"], header["provenance"])
+
+# %% ../nbs/method/40_pretrained.ipynb #7c1f20ae
+def evaluated(
+    model: str | Path,  # a file
+    folders: Iterable[Path],  # of pictures, none of them trained on
+    codec: str,
+    levels: Iterable[int] | None = None,
+    metrics: Iterable[str] = ("psnr",),
+    say: Callable = print,  # called with a line a level
+) -> list:  # of dicts, as `with_scores` takes them
+    "What a model gains on each set, with each sampling of the colours"
+    from qebias.datasets import load_dataset
+
+    rows = []
+    for folder in folders:
+        images = load_dataset(f"folder:{folder}")  # nosec B615: a folder, nothing of Hugging Face
+        pictures = {image.name: image() for image in images}
+        for sampling in SAMPLINGS[codec]:
+            found = gains(model, pictures, levels or EVALUATED[codec], codec, metrics, sampling)
+            say(f"{folder.name}, {sampling}")
+            for line in gains_text(found):
+                say(line)
+            rows += [{"set": folder.name, **row} for row in found]
+    return rows
 
 # %% ../nbs/method/40_pretrained.ipynb #17f5fdcc
 def main(argv: list[str] | None = None) -> None:
@@ -1031,7 +1153,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument("--psi", default="vgg19")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--evaluate", type=Path, help="folder of pictures to evaluate on")
+    parser.add_argument("--evaluate", type=Path, nargs="+", help="folders of pictures to evaluate on")
     parser.add_argument("--levels", type=int, nargs="+", help="to evaluate at")
     parser.add_argument("--lpips", action="store_true", help="beside PSNR; a perceptual model always")
     options = parser.parse_args(argv)
@@ -1048,6 +1170,8 @@ def _command(options):
     model = options.folder / f"{options.name}.safetensors"
     if options.photos or options.minutes:
         pictures = training_pictures(options.photos, recipe.patch + 32)
+        held_out = [picture[:256, :256] for picture in pictures[::HELD_OUT]]
+        pictures = [picture for i, picture in enumerate(pictures) if i % HELD_OUT]
     if options.minutes:
         model = pretrain(
             options.name,
@@ -1062,22 +1186,14 @@ def _command(options):
         )
         print(model)
     if options.photos:
-        fit_strength(model, pictures[:: 12 if recipe.start else 4], recipe.codec)
+        fit_strength(model, held_out[:: 4 if recipe.start else 1], recipe.codec)
     if options.evaluate:
-        from qebias.datasets import load_dataset
-
-        found = load_dataset(f"folder:{options.evaluate}")  # nosec B615: a folder, nothing of Hugging Face
-        pictures = {image.name: image() for image in found}
-        levels = options.levels or (
-            (10, 20, 40, 60, 80, 95) if recipe.codec == "jpeg" else (27, 32, 37, 42, 47)
-        )
         metrics = ["psnr"]
         if options.lpips or recipe.start:
             metrics.append("lpips-alex")
-        rows = gains(model, pictures, levels, recipe.codec, metrics)
-        with_scores(model, rows, options.evaluate.name)
+        rows = evaluated(model, options.evaluate, recipe.codec, options.levels, metrics)
+        with_scores(model, rows, options.evaluate[0].name)
         write_json(options.folder / "gains.json", rows)
-        print(*gains_text(rows), sep="\n")
 
 # %% ../nbs/method/40_pretrained.ipynb #5a0fcaf7
 if __name__ == "__main__" and "__file__" in globals():

@@ -16,8 +16,10 @@ from warm import qebias
 from qebias import pretrained
 from qebias.codecs import Bpg, Jpeg, code
 from qebias.core import QebiasError
+from qebias.datasets import load_dataset
 from qebias.generators.dncnn import DnCNN
 from qebias.inference import enhance
+from qebias.metrics import metric
 from qebias.networks import build, load_network, network_spec, read_header, save_network
 
 
@@ -42,6 +44,66 @@ def test_the_quality_of_a_jpeg_is_in_its_tables(tmp_path, scene, quality):
     assert pretrained.quality_of(tmp_path / "b.jpg") == ("jpeg", quality)
     Image.fromarray(scene[..., 0]).save(tmp_path / "grey.jpg", quality=quality)
     assert pretrained.quality_of(tmp_path / "grey.jpg") == ("jpeg", quality)
+
+
+@pytest.mark.parametrize(
+    "how, sampling", [(2, "4:2:0"), ("4:2:0", "4:2:0"), (1, "4:4:4"), ("4:1:1", "4:4:4"), (0, "4:4:4")]
+)
+def test_the_sampling_of_a_jpeg_is_in_its_frame(tmp_path, scene, how, sampling):
+    Image.fromarray(scene).save(tmp_path / "a.dat", "JPEG", quality=80, subsampling=how)
+    expected = "4:2:0" if how == "4:1:1" else sampling  # which Pillow knows by the name of another
+    assert pretrained.coding_of(tmp_path / "a.dat") == (("jpeg", 80), expected)
+
+
+def test_a_grey_jpeg_and_a_bpg_count_as_the_coarser_sampling(tmp_path, scene):
+    Image.fromarray(scene[..., 0]).save(tmp_path / "grey.jpg", quality=80)
+    assert pretrained.coding_of(tmp_path / "grey.jpg") == (("jpeg", 80), "4:2:0")
+    (tmp_path / "a.bpg").write_bytes(Bpg(37).encode(scene))
+    assert pretrained.coding_of(tmp_path / "a.bpg") == (("bpg", 37), "4:2:0")
+
+
+def test_fine_colours_ask_for_less_of_a_correction(tmp_path, scene):
+    chosen = []
+    choose = pretrained.chooser()
+    for name, how in (("coarse.jpg", 2), ("fine.jpg", 0)):
+        Image.fromarray(scene).save(tmp_path / name, quality=60, subsampling=how)
+        chosen.append(choose(tmp_path / name).state_dict())
+    last = list(chosen[0])[-2]
+    card = pretrained.models()["jpeg"].card
+    shares = [pretrained.strength_at(card, 60, sampling) for sampling in ("4:2:0", "4:4:4")]
+    assert shares[1] < shares[0] - 0.02
+    assert torch.allclose(chosen[1][last] / shares[1], chosen[0][last] / shares[0], rtol=1e-4)
+
+
+def test_each_sampling_has_its_own_levels(tmp_path, scene):
+    card = {"codec": "jpeg", "levels": [8, 90], "levels_444": [8, 60], "aim": "fidelity"}
+    (tmp_path / "m").mkdir()
+    save_network(
+        tmp_path / "m" / "jpeg.safetensors",
+        DnCNN(4, 3),
+        network_spec(DnCNN, width=4, depth=3),
+        {"card": card},
+    )
+    model = pretrained.models(tmp_path / "m")["jpeg"]
+    assert pretrained.helps(model, 75) and not pretrained.helps(model, 75, "4:4:4")
+    assert pretrained.helps(model, 60, "4:4:4") and not pretrained.helps(model, 91)
+    assert "(4:4:4): level 8 to 60" in pretrained.card_markdown(model)
+    found = pretrained.model_for("a.jpg", folder=tmp_path / "m", found=("jpeg", 75), sampling="4:4:4")
+    assert found[1:] == ("JPEG of quality 75 (4:4:4)", False)
+    assert "for 8 to 60" in pretrained.passed_through(model, "4:4:4")
+
+
+@pytest.mark.parametrize("how", [0, 2])
+def test_no_sample_picture_is_harmed_by_the_model_for_fidelity(tmp_path, how):
+    choose, measure = pretrained.chooser(), metric("psnr")
+    for image in load_dataset("sample"):
+        raw = image()[:256, :256]
+        for quality in (70, 75, 80, 85, 90):
+            path = tmp_path / f"{image.name}-{quality}.jpg"
+            Image.fromarray(raw).save(path, quality=quality, subsampling=how)
+            compressed = np.asarray(Image.open(path))
+            enhanced = enhance(choose(path), compressed)
+            assert measure(enhanced, raw) > measure(compressed, raw) - pretrained.HARM, path
 
 
 @pytest.mark.parametrize("qp", [0, 22, 27, 32, 37, 42, 47, 51])
@@ -395,3 +457,30 @@ def test_what_was_tried_and_not_taken_can_be_recomputed():
     bpg = more["bpg"]
     assert f"{bpg[27]} dB at QP 27, {bpg[37]} at QP 37 and {bpg[47]} at QP 47" in page
     assert len(table) == 2 * 12 * (4 + 5)
+
+
+def test_what_other_photographs_brought_can_be_recomputed():
+    table = pd.read_csv(ROOT / "nbs" / "pages" / "models_data.csv")
+    table["gain"] = table.enhanced - table.compressed
+    assert (table.groupby(["model", "weights"]).picture.nunique() == 24).all()
+    means = table.groupby(["model", "weights"]).gain.mean().map("{:+.2f}".format)
+    bpg = means["bpg"].str.replace("0.", ".")
+    page = (ROOT / "nbs" / "method" / "40_pretrained.ipynb").read_text(encoding="utf-8")
+    jpeg = means["jpeg"]
+    assert f"from {jpeg['before']} to {jpeg['today']} dB at quality 40 on Kodak" in page
+    assert f"had brought {jpeg['before, held-out strength']}; " in page
+    assert f"from {bpg['before']} to {bpg['today']} dB at QP 37" in page
+
+
+@pytest.mark.parametrize("name", list(pretrained.models()))
+def test_the_cards_say_what_the_table_of_pictures_says(name):
+    model = pretrained.models()[name]
+    table = pd.read_csv(ROOT / "nbs" / "pages" / "models.csv", dtype={"picture": str})
+    aim = pretrained.AIMS[model.aim]
+    rows = table[(table.model == name) & (table.metric == aim)]
+    trained = pretrained.RECIPES[name].levels
+    for sampling, part in rows.groupby("sampling"):
+        helped = pretrained.helping(part.to_dict("records"), trained, model.codec)
+        assert helped == pretrained.levels_at(model, sampling)
+    told = rows[(rows.set == "kodak24") & (rows.sampling == "4:2:0")]
+    assert pretrained.means_text(told.to_dict("records")) + ", on kodak24" == model.card["reaches"]
