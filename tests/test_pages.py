@@ -485,3 +485,12 @@ def test_what_was_tried_beside_the_study_can_be_recomputed():
     page = (study / "24_jpeg.ipynb").read_text(encoding="utf-8")
     assert f"[lowered it by {longer:.1f} %](tried/jpeg_20.csv) (DIV2K), not {usual:.0f}." in page
     assert means["compressed"] == pytest.approx(tried["compressed"], rel=1e-4)  # the same pictures
+    less = {row: f"{100 * (1 - value / tried['compressed']):.1f} %" for row, value in tried.items()}
+    told = (study / "tried" / "jpeg_20.yaml").read_text(encoding="utf-8").replace("\n# ", " ")
+    assert (
+        f"as heavy it fell by {less['percept-weight-3']}, ten times by {less['percept-weight-10']}." in told
+    )
+    told = (study / "tried" / "jpeg_20_wide.yaml").read_text(encoding="utf-8").replace("\n# ", " ")
+    assert (
+        f"fell by {less['wide-percept']} after the perceptual pretraining, and by {less['wide-both']}" in told
+    )

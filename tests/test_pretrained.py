@@ -88,7 +88,8 @@ def test_each_sampling_has_its_own_levels(tmp_path, scene):
     assert pretrained.helps(model, 75) and not pretrained.helps(model, 75, "4:4:4")
     assert pretrained.helps(model, 60, "4:4:4") and not pretrained.helps(model, 91)
     assert "(4:4:4): level 8 to 60" in pretrained.card_markdown(model)
-    found = pretrained.model_for("a.jpg", folder=tmp_path / "m", found=("jpeg", 75), sampling="4:4:4")
+    Image.fromarray(scene).save(tmp_path / "a.jpg", quality=75, subsampling=0)
+    found = pretrained.model_for(tmp_path / "a.jpg", folder=tmp_path / "m")
     assert found[1:] == ("JPEG of quality 75 (4:4:4)", False)
     assert "for 8 to 60" in pretrained.passed_through(model, "4:4:4")
 
