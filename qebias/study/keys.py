@@ -26,6 +26,7 @@ from qebias.study.profile import (
     Row,
     check_profile,
     load_profile,
+    model_of,
     own_classes,
     own_notebooks,
     rows_of,
@@ -464,6 +465,9 @@ def key_train(keys: Keys, job: Job) -> str:
     pairs = [keys.content(need) for need in job.needs if need.startswith("compress/")]
     first = [need for need in job.needs if need.startswith("train/")]
     init = part_digest(keys, first[0], "generator.safetensors") if first else ""
+    model = model_of(keys.study.profile, row)
+    if model:
+        init = file_digest(model)
     config = keys.identities.training(row, job.cell["seed"])
     joined = digest(pairs) if job.cell["level"] == "all" else pairs[0]
     return digest({"config": config, "pairs": joined, "init": init})

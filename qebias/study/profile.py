@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['Number', 'Counted', 'Positive', 'Rate', 'Network', 'Device', 'MERGED', 'Once', 'Names', 'Seeds', 'Levels', 'Networks',
-           'ROW_NAME', 'MOST_ROWS', 'MOST_STEPS', 'with_class', 'known_device', 'Setting', 'merged', 'RowSpec', 'Row',
-           'as_list', 'named_once', 'with_preset', 'with_classes', 'Profile', 'code_of_ones_own', 'check_trust',
+           'ROW_NAME', 'MOST_ROWS', 'MOST_STEPS', 'MODEL', 'with_class', 'known_device', 'Setting', 'merged', 'RowSpec',
+           'Row', 'as_list', 'named_once', 'with_preset', 'with_classes', 'Profile', 'code_of_ones_own', 'check_trust',
            'check_bank', 'check_items', 'own_notebooks', 'check_sets', 'check_precision', 'check_codecs', 'classes_of',
            'check_rows', 'check_row', 'source_name', 'near', 'rows_of', 'derived_row', 'settings_of', 'start_of',
-           'own_classes', 'profiles', 'load_profile', 'set_value', 'steps_of', 'check_profile', 'row_specs',
+           'model_of', 'own_classes', 'profiles', 'load_profile', 'set_value', 'steps_of', 'check_profile', 'row_specs',
            'complaint', 'stored_profile']
 
 # %% ../../nbs/tools/20_study.profile.ipynb #4a362a55
@@ -28,7 +28,7 @@ from pydantic import (
 )
 
 from ..codecs import codec as make_codec
-from ..core import MOST_SIDE, QebiasError, closest, one_line, project_root, read_yaml
+from ..core import MOST_SIDE, QebiasError, closest, one_line, project_root, read_yaml, require_file
 from ..methods import METHODS, Method, method, preset
 
 # %% ../../nbs/tools/20_study.profile.ipynb #6c3ad38c
@@ -88,7 +88,9 @@ class Setting(BaseModel):
     usm: bool | None = None  # pixels and features of the sharpened raw picture are aimed at
     symmetries: Literal["all", "flips", "none"] | None = None  # which a patch is turned by
     precision: Literal["fp32", "tf32", "bf16"] | None = None
-    start: str | None = None  # the row whose generator it starts from; `none` for fresh weights
+    start: str | None = (
+        None  # the row whose generator it starts from, or `model:NAME`; `none` for fresh weights
+    )
     generator: Network = {}  # another network in this row's place: {class: "module:Class", ...}
     discriminator: Network = {}
     threads: Positive | None = None  # CPU threads, instead of the profile's; no part of the identity
@@ -362,6 +364,10 @@ def check_row(profile: Profile, row: Row, rows: Mapping) -> None:
         raise ValueError(f"{row.name}: a row cannot start from itself")
     if first and first not in rows:
         raise ValueError(f"methods: {row.name} starts from {first}, which must be listed too")
+    try:
+        model_of(p, row)
+    except QebiasError as error:
+        raise ValueError(f"start: {row.name}: {error}") from None
     places = set(p.codecs) | {f"{codec}-{level}" for codec, levels in p.codecs.items() for level in levels}
     for where in row.at:
         if where not in places:
@@ -443,10 +449,28 @@ def settings_of(profile: Profile, row: Row) -> dict:
     return merged([*found, *row.differs])
 
 # %% ../../nbs/tools/20_study.profile.ipynb #f5573ae1
+MODEL = "model:"  # what a `start` begins with that names a model of the package, or a file
+
+
 def start_of(profile: Profile, row: Row) -> str:
-    "The row whose generator a row starts from: the method's own, or what is set; empty for fresh weights"
+    "The row whose generator a row starts from: the method's own, or what is set; empty for none"
     found = settings_of(profile, row).get("start", row.method.starts_from) or ""
-    return "" if found == "none" else found
+    return "" if found == "none" or found.startswith(MODEL) else found
+
+# %% ../../nbs/tools/20_study.profile.ipynb #f5573ae3
+def model_of(
+    profile: Profile,
+    row: Row,
+) -> Path | None:
+    "The file of the model that a row starts from, if from one; raises `QebiasError` if it is not there"
+    from qebias.pretrained import model_named
+
+    found = settings_of(profile, row).get("start") or ""
+    if not found.startswith(MODEL):
+        return None
+    path = model_named(found.removeprefix(MODEL))
+    require_file(path, "model to start from")
+    return path
 
 # %% ../../nbs/tools/20_study.profile.ipynb #69c41ffc
 def own_classes(profile: Profile, row: Row) -> list[str]:

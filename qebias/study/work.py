@@ -39,7 +39,7 @@ from qebias.study.keys import (
     raw_key,
     trained_levels,
 )
-from .profile import Row, complaint, settings_of
+from .profile import Row, complaint, model_of, settings_of
 from .store import content_of, finish, parts_of, read_result, require_whole, seal, unsealed
 
 TABLE = ["dataset", "picture", "codec", "level", "row", "trained_on", "seed", "quantity", "value", "unit"]
@@ -222,7 +222,7 @@ def train(keys: Keys, job: Job, progress: Callable | None = None) -> Path:
         never_evaluated(keys, store, cell["codec"], level)
     pairs = JoinedPairs(stores) if cell["level"] == "all" else stores[0]
     first = [need for need in job.needs if need.startswith("train/")]
-    init = keys.folder(first[0]) / "generator.safetensors" if first else None
+    init = keys.folder(first[0]) / "generator.safetensors" if first else model_of(study.profile, row)
     fit(
         config_of(study, row, cell["seed"]),
         pairs,
