@@ -171,6 +171,57 @@ def test_another_seed_or_precision_is_another_training(finished, profile):
     assert planned(profile, finished, "precision=bf16")["train"] == 4
 
 
+def generator_of(folder, name="train/bpg-37/rrdb/seed-0"):
+    found = json.loads((folder / "names" / f"{name}.json").read_text())
+    return folder / found["result"] / "generator.safetensors"
+
+
+MODEL_AS_START = [
+    "training.rrdb.start=model:jpeg",
+    "networks.RRDBNet={class: 'qebias.generators.dncnn:DnCNN', width: 64, depth: 15, unshuffle: 2}",
+    "methods=[rrdb]",
+    "training.fidelity={iterations: 1, batch: 1, lr: 1.0e-9}",
+]
+
+
+def test_a_training_starts_from_a_model_whose_content_decides(profile, tmp_path, again, monkeypatch):
+    from safetensors.torch import load_file
+
+    from qebias import pretrained
+    from qebias.study.results import cell_identities
+
+    study = resolve(str(profile), MODEL_AS_START, out=tmp_path / "s")
+    again(study)
+    assert not plan(study)
+    before = load_file(pretrained.HOME / "jpeg.safetensors")
+    after = load_file(generator_of(tmp_path / "s"))
+    assert max(float((before[name] - after[name]).abs().max()) for name in before) < 1e-6
+    fresh = resolve(str(profile), MODEL_AS_START[1:], out=tmp_path / "s")
+    assert dict(plan(fresh))["train"] == 1
+    told = cell_identities(study)
+    content = bytearray((pretrained.HOME / "jpeg.safetensors").read_bytes())
+    content[-1] ^= 1
+    (tmp_path / "jpeg.safetensors").write_bytes(content)
+    monkeypatch.setattr(pretrained, "HOME", tmp_path)
+    pretrained.models.cache_clear()
+    study = resolve(str(profile), MODEL_AS_START, out=tmp_path / "s")
+    assert dict(plan(study))["train"] == 1 and cell_identities(study) != told
+    monkeypatch.undo()
+    pretrained.models.cache_clear()
+
+
+def test_a_model_that_is_not_there_or_does_not_fit_is_told(profile, tmp_path, again):
+    for change, words in {
+        "model:jpg": "model:jpg is no model.*did you mean jpeg",
+        "model:a/b.safetensors": "no model",
+    }.items():
+        with pytest.raises(QebiasError, match=words):
+            resolve(str(profile), [f"training.rrdb.start={change}"], out=tmp_path / "s")
+    study = resolve(str(profile), MODEL_AS_START[::2], out=tmp_path / "s")
+    with pytest.raises(QebiasError, match=r"1 job failed.*RRDBNet: "):
+        again(study)
+
+
 def test_packages_that_differ_are_told(copy, profile, again):
     study = resolve(str(profile), out=copy)
     path = study.store.named("train/bpg-37/rrdb/seed-0") / "result.json"

@@ -28,7 +28,7 @@ from pydantic import (
 )
 
 from ..codecs import codec as make_codec
-from ..core import MOST_SIDE, QebiasError, closest, one_line, project_root, read_yaml, require_file
+from ..core import MOST_SIDE, QebiasError, closest, one_line, project_root, read_yaml
 from ..methods import METHODS, Method, method, preset
 
 # %% ../../nbs/tools/20_study.profile.ipynb #6c3ad38c
@@ -449,7 +449,7 @@ def settings_of(profile: Profile, row: Row) -> dict:
     return merged([*found, *row.differs])
 
 # %% ../../nbs/tools/20_study.profile.ipynb #f5573ae1
-MODEL = "model:"  # what a `start` begins with that names a model of the package, or a file
+MODEL = "model:"  # what a `start` begins with that names a model of the package
 
 
 def start_of(profile: Profile, row: Row) -> str:
@@ -462,15 +462,16 @@ def model_of(
     profile: Profile,
     row: Row,
 ) -> Path | None:
-    "The file of the model that a row starts from, if from one; raises `QebiasError` if it is not there"
-    from qebias.pretrained import model_named
+    "The file of the package's model that a row starts from, if any; raises `QebiasError` if there is none"
+    from qebias.pretrained import models
 
     found = settings_of(profile, row).get("start") or ""
     if not found.startswith(MODEL):
         return None
-    path = model_named(found.removeprefix(MODEL))
-    require_file(path, "model to start from")
-    return path
+    name = found.removeprefix(MODEL)
+    if name not in models():
+        raise QebiasError(f"{found} is no model of the package{near(name, models())}")
+    return models()[name].path
 
 # %% ../../nbs/tools/20_study.profile.ipynb #69c41ffc
 def own_classes(profile: Profile, row: Row) -> list[str]:

@@ -25,6 +25,7 @@ from qebias.core import (
     QebiasError,
     atomic,
     digest,
+    file_digest,
     middle,
     project_root,
     provenance,
@@ -36,7 +37,7 @@ from qebias.core import (
 )
 from ..stats import COLUMNS, RESAMPLE
 from .keys import Keys, Study, enhanced_name, pairs_name, rows_at
-from .profile import Profile, check_profile, source_name, stored_profile
+from .profile import Profile, check_profile, model_of, source_name, stored_profile
 
 CROP = 128  # side of a published crop in px
 
@@ -283,9 +284,11 @@ def scale_line(profile: Profile, table: "pd.DataFrame") -> str:
     noun = "training" if many == "1" else "trainings"
     patches = f"{' or '.join(map(str, batches))} patches of {profile.patch} px"
     learnt = learnt or source_name(profile.train)
+    models = {model.stem for row in study.rows.values() if (model := model_of(profile, row))}
+    start = f"; the first stage starts from the package's model {', '.join(sorted(models))}" if models else ""
     return (
         f"Profile {profile.name}: trained on {learnt}, evaluated on {evaluated}; "
-        f"{levels}; {generators_in_words(profile)}; {trained}, of {patches}; "
+        f"{levels}; {generators_in_words(profile)}; {trained}, of {patches}{start}; "
         f"psi {profile.psi}; {many} {noun} a row; "
         f"{profile.precision} on the {'CPU' if profile.device == 'cpu' else profile.device}."
     )
@@ -306,7 +309,9 @@ def cell_identities(study: Study) -> dict[str, str]:
     found = {}
     for row in study.rows.values():
         for seed in row.seeds:
-            found[f"{row.name} {seed}"] = digest(config_of(study, row, seed).identity())
+            identity = config_of(study, row, seed).identity()
+            model = model_of(study.profile, row)
+            found[f"{row.name} {seed}"] = digest([identity, file_digest(model)] if model else identity)
     for codec, levels in study.profile.codecs.items():
         for level in levels:
             for name, seed in rows_at(study, codec, level):
