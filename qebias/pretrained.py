@@ -538,14 +538,15 @@ DECIBELS: dict[str, Any] = FIDELITY | {
 }  # what is measured in the end, so that JPEG 60 counts as much as JPEG 10
 PERCEPTUAL: dict[str, Any] = {
     "perceptual": {"conv1_2": 0.1, "conv2_2": 0.1, "conv3_4": 1},
-    "weights": {"recon": 1, "percept": 1, "discrim": 0.05, "divergence": 0.05},
+    "weights": {"recon": 1, "percept": 1, "discrim": 0.03, "divergence": 0.05},
     "divergence": {"blocks": [3], "reduction": "sample"},
     "projection": "edges",
+    "g_init_iterations": PARTS // 2,  # of the perceptual loss without a discriminator
     "d_init_iterations": PARTS // 10,
     "schedule": {"kind": "cosine", "lr": 5e-4, "warmup": PARTS // 20},
     "d_schedule": {"kind": "constant", "lr": 1e-3},
     "ema": 0.99,
-}  # as in the profile `photos`, with half its weights of the GAN and of the divergence
+}  # as in the profile `photos`, with less weight of the GAN and half of the divergence
 
 # %% ../nbs/method/40_pretrained.ipynb #10b7b809
 def recipe_config(
@@ -837,7 +838,7 @@ def _restored(folder, key, trainer) -> dict:
     return {k: found[k] for k in ("step", "seconds", "average")}
 
 # %% ../nbs/method/40_pretrained.ipynb #5a11c0e1
-BLEND = 0.75  # how far a perceptual model goes from the fidelity model towards its GAN
+BLEND = 0.85  # how far a perceptual model goes from the fidelity model towards its GAN
 
 
 def blended(
