@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import stats as _scipy
+from scipy import special as _special  # scipy.stats has the same, and takes much longer to import
 
 from .core import QebiasError, seed_for
 
@@ -315,7 +315,7 @@ class Estimate:
         off = abs(self.value - threshold)
         if self.error == 0:
             return 1.0 if off == 0 else 0.0
-        return float(2 * _scipy.t.sf(off / self.error, self.df))
+        return float(2 * _special.stdtr(self.df, -off / self.error))
 
     def text(self, digits: int = 3) -> str:
         "The number, its interval and its unit, or why there is none"
@@ -349,7 +349,7 @@ def estimate(
     if variance > 0 and of_trainings > 0:
         df = variance**2 / (of_pictures**2 / (n - 1) + of_trainings**2 / (k - 1))
     error = float(np.sqrt(variance))
-    half = float(_scipy.t.ppf((1 + level) / 2, df)) * error
+    half = float(_special.stdtrit(df, (1 + level) / 2)) * error
     return replace(found, low=value - half, high=value + half, error=error, df=float(df))
 
 # %% ../nbs/foundations/20_stats.ipynb #0412046b

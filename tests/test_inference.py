@@ -705,8 +705,9 @@ def test_peak_memory_is_bounded_by_the_tile():
     "Twice the picture, the same tiles: not twice the memory"
     if not os.path.exists("/proc/self/status"):
         pytest.skip("peak memory is read from /proc")
-    small, large = (peak_memory("arcnn", 128, size) for size in ((512, 512), (1024, 1024)))
-    assert large - small < 24 and large < peak_memory("arcnn", None, (512, 512)) / 3
+    cases = [("arcnn", 128, (512, 512)), ("arcnn", 128, (1024, 1024)), ("arcnn", None, (512, 512))]
+    small, large, whole = peaks(*cases)
+    assert large - small < 24 and large < whole / 3
 
 
 @pytest.mark.slow
@@ -714,26 +715,19 @@ def test_peak_memory_is_bounded_by_the_tile():
 def test_peak_memory_at_2040_by_1356(name):
     if not os.path.exists("/proc/self/status"):
         pytest.skip("peak memory is read from /proc")
-    found = {tile: peak_memory(name, tile, (1356, 2040)) for tile in (256, 512, None)}
+    tiles = (256, 512, None)
+    found = dict(zip(tiles, peaks(*((name, tile, (1356, 2040)) for tile in tiles))))
     print(name, {tile: f"{mb:.0f} MiB" for tile, mb in found.items()})
     assert found[256] < found[None] / 5 and found[512] < found[None] / 2
 
 
-def peak_memory(name, tile, size):
-    "MiB above the start, in a process of its own"
-    done = subprocess.run(
-        [
-            sys.executable,
-            str(Path(__file__).parent / "benchmarks" / "memory.py"),
-            name,
-            str(tile),
-            *map(str, size),
-        ],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return float(json.loads(done.stdout)["peak"])
+def peaks(*cases):
+    "MiB above the start, of each (network, tile, size) in a process of its own"
+    command = [sys.executable, str(Path(__file__).parent / "benchmarks" / "memory.py")]
+    for name, tile, size in cases:
+        command += [name, str(tile), *map(str, size), "--"]
+    done = subprocess.run(command[:-1], capture_output=True, text=True, check=True)
+    return [float(json.loads(line)["peak"]) for line in done.stdout.splitlines()]
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

@@ -38,6 +38,35 @@ def test_a_command_that_computes_nothing_imports_no_torch(words, tmp_path):
     assert found.stdout
 
 
+CHECKED = """
+import sys
+from qebias.study import preflight, report
+study = preflight.resolve("smoke", out=sys.argv[1])
+preflight.preflight(study)
+print(study.profile.name, sorted({"torch", "scipy.stats"} & set(sys.modules)))
+"""
+
+
+def test_what_is_looked_at_before_a_study_of_counted_networks_needs_no_torch(tmp_path):
+    found = subprocess.run([sys.executable, "-c", CHECKED, tmp_path], capture_output=True, text=True)
+    assert found.returncode == 0, found.stderr[-600:]
+    assert found.stdout == "smoke []\n"
+
+
+def test_a_network_that_was_not_counted_is_built_before_a_study(tmp_path, monkeypatch):
+    from qebias.study import preflight
+
+    seen = []
+    monkeypatch.setattr(preflight, "shown", lambda name, spec, patch: seen.append(name) or patch)
+    preflight.networks_fit(preflight.resolve("smoke", out=tmp_path))
+    assert seen == []
+    preflight.networks_fit(preflight.resolve("smoke", ["networks.RRDBNet.width=5"], out=tmp_path))
+    assert "rrdb" in seen
+    monkeypatch.setattr(preflight, "known_costs", dict)
+    preflight.networks_fit(preflight.resolve("smoke", out=tmp_path))
+    assert len(seen) > 3
+
+
 MEASURED = """
 import sys
 import numpy as np

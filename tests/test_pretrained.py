@@ -356,16 +356,32 @@ def test_a_file_gets_its_model_as_weak_as_its_level_asks_for(tmp_path, scene):
     assert pretrained.strength_at(model.card, 10) > pretrained.strength_at(model.card, 55)
 
 
-def test_a_training_keeps_its_last_features_alive(tmp_path):
+def test_a_training_keeps_its_last_features_alive(tmp_path, monkeypatch):
     "From zeros at the end, the last ReLU closed within some hundred steps, and the model stayed the identity"
+    small = pretrained.RECIPES["jpeg"]._replace(batch=1, patch=32)  # of which two seconds hold some hundred
+    monkeypatch.setitem(pretrained.RECIPES, "jpeg", small)
     scene = np.random.default_rng(0).integers(40, 216, (40, 40, 3), np.uint8)
     scene = np.asarray(Image.fromarray(scene).resize((320, 320), Image.Resampling.BICUBIC))
-    path = pretrained.pretrain("jpeg", tmp_path, 0.15, [scene], progress=lambda line: None)
+    path = pretrained.pretrain("jpeg", tmp_path, 0.03, [scene], progress=lambda line: None)
     generator = load_network(path)
     pixels = nn.functional.pixel_unshuffle(torch.rand(1, 3, 32, 32), generator.multiple)
     with torch.no_grad():
         alive = (generator.layers[:-1](pixels) > 0).float().mean()
     assert alive > 0.01
+
+
+@pytest.mark.parametrize("name", ["jpeg", "bpg"])
+def test_at_its_first_step_every_layer_of_a_fresh_model_learns(name):
+    "With zeros at the end nothing but the last one would, at Adam's full rate, until the last ReLU closed"
+    spec = pretrained.recipe_config(pretrained.RECIPES[name], "random-w4-s0").generator
+    generator = build(spec)
+    generator.load_state_dict(pretrained.first_weights(spec))
+    x = torch.rand(1, 3, 32, 32)
+    (generator(x) - x.flip(-1)).square().mean().backward()
+    layers = [layer for layer in generator.modules() if isinstance(layer, nn.Conv2d)]
+    assert len(layers) == pretrained.RECIPES[name].depth
+    for layer in layers:
+        assert layer.weight.grad.norm() > 1e-3 * layers[-1].weight.grad.norm()
 
 
 @pytest.mark.parametrize("name", ["jpeg-perceptual", "bpg-perceptual"])

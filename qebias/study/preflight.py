@@ -5,12 +5,13 @@
 # %% auto #0
 __all__ = ['resolve', 'absolute', 'absolute_notebooks', 'notebook_there', 'folder_spec', 'folder_name', 'require_folder',
            'Cluster', 'cluster', 'preflight', 'problems', 'light_checks', 'heavy_checks', 'codec_works',
-           'measures_there', 'psi_there', 'psi_loads', 'pictures_there', 'device_there', 'networks_fit', 'shown',
-           'images_fit']
+           'measures_there', 'psi_there', 'psi_loads', 'pictures_there', 'device_there', 'costs_path', 'known_costs',
+           'specs_of', 'counted_before', 'networks_fit', 'shown', 'images_fit']
 
 # %% ../../nbs/tools/25_study.preflight.ipynb #db06f137
 import functools
 import importlib.util
+import json
 import os
 import re
 import shutil
@@ -18,12 +19,14 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from ..core import QebiasError, project_root, read_json
+from ..core import QebiasError, digest, project_root, read_json
 from .keys import Study, codec_of, images
 from .profile import check_profile, load_profile, near, own_notebooks, stored_profile
 
 if TYPE_CHECKING:
     import torch
+
+    from qebias.config import TrainConfig
 
 # %% ../../nbs/tools/25_study.preflight.ipynb #49e2e1de
 def resolve(
@@ -226,7 +229,11 @@ def psi_there(study: Study) -> None:
 
 # %% ../../nbs/tools/25_study.preflight.ipynb #fa13a2ec
 def psi_loads(study: Study) -> None:
-    "The file of psi holds a VGG-19"
+    "The file of psi holds a VGG-19; a stand-in reads none"
+    from qebias.layers import random_psi
+
+    if random_psi(study.profile.psi):
+        return
     from qebias.features import Psi
 
     if any(row.method.discriminator for row in study.rows.values()):
@@ -241,36 +248,68 @@ def pictures_there(study: Study, dataset: str) -> None:
 # %% ../../nbs/tools/25_study.preflight.ipynb #5b40700d
 def device_there(study: Study) -> None:
     "The device exists on this machine"
+    if study.profile.device == "cpu":
+        return
     from qebias.generators.core import as_device
 
     as_device(study.profile.device)
 
+# %% ../../nbs/tools/25_study.preflight.ipynb #804c89e3
+def costs_path() -> Path:
+    "Where counted operations are kept"
+    return project_root() / "nbs" / "study" / "costs.json"
+
+
+@functools.cache
+def known_costs() -> dict:
+    "Operations and parameters of networks that were counted before"
+    return read_json(costs_path()) if costs_path().exists() else {}
+
+# %% ../../nbs/tools/25_study.preflight.ipynb #91e72096
+def specs_of(config: "TrainConfig") -> list[tuple]:
+    "(spec as JSON, patch, channels) of a configuration's networks"
+    from qebias.config import discriminator_spec
+
+    found = [(json.dumps(config.generator, sort_keys=True), config.patch, 3)]
+    if config.discriminator:
+        spec = discriminator_spec(config)
+        channels = spec["kwargs"]["in_channels"]
+        found.append((json.dumps(spec, sort_keys=True), config.patch, channels))
+    return found
+
+# %% ../../nbs/tools/25_study.preflight.ipynb #c4d90b57
+def counted_before(config: "TrainConfig") -> bool:
+    "Whether every network of a configuration is one of ours that took a patch of this size before"
+    ours = all(json.loads(spec)["class"].startswith("qebias.") for spec, _, _ in specs_of(config))
+    return ours and all(digest(list(spec)) in known_costs() for spec in specs_of(config))
+
 # %% ../../nbs/tools/25_study.preflight.ipynb #ab03e9da
 def networks_fit(study: Study) -> None:
-    "Build each combination of networks on no device, and show it a patch's shape; raises `QebiasError`"
-    import json
-
-    import torch
-
+    """Build each combination of networks on no device, and show it a patch's shape; raises `QebiasError`.
+    What was counted before is not built again"""
     from qebias.study.work import config_of
 
-    seen = set()
+    combinations: dict = {}
     for row in study.rows.values():
         config = config_of(study, row, row.seeds[0])
-        combination = json.dumps([config.generator, config.discriminator], sort_keys=True)
-        if combination in seen:
-            continue
-        seen.add(combination)
+        if not counted_before(config):
+            combination = json.dumps([config.generator, config.discriminator], sort_keys=True)
+            combinations.setdefault(combination, (row.name, config))
+    if not combinations:
+        return
+    import torch
+
+    for name, config in combinations.values():
         patch = torch.zeros(1, 3, config.patch, config.patch, device="meta")
-        enhanced = shown(row.name, config.generator, patch)
+        enhanced = shown(name, config.generator, patch)
         if enhanced.shape != patch.shape:
-            name = config.generator["class"]
+            generator = config.generator["class"]
             raise QebiasError(
-                f"{row.name}: {name} turns {tuple(patch.shape)} into another shape: a generator keeps it"
+                f"{name}: {generator} turns {tuple(patch.shape)} into another shape: a generator keeps it"
             )
         if config.discriminator:
             kwargs = {**config.discriminator.get("kwargs", {}), "in_channels": 3}
-            shown(row.name, {**config.discriminator, "kwargs": kwargs}, patch)
+            shown(name, {**config.discriminator, "kwargs": kwargs}, patch)
 
 # %% ../../nbs/tools/25_study.preflight.ipynb #51c75a65
 def shown(name: str, spec: dict, patch: "torch.Tensor") -> "torch.Tensor":

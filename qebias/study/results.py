@@ -37,6 +37,7 @@ from qebias.core import (
 )
 from ..stats import COLUMNS, RESAMPLE
 from .keys import Keys, Study, enhanced_name, pairs_name, rows_at
+from .preflight import known_costs
 from .profile import Profile, check_profile, model_of, source_name, stored_profile
 
 CROP = 128  # side of a published crop in px
@@ -201,8 +202,12 @@ def sets_in_words(
 @functools.cache
 def weights_of(
     spec: str,  # of a network, as JSON
+    patch: int,  # side in px that it was counted with
 ) -> int:
-    "How many weights it has, counted once for all pages of a process"
+    "How many weights it has: as was counted before, or counted once for all pages of a process"
+    known = known_costs().get(digest([spec, patch, 3]))
+    if known:
+        return known[1]
     from qebias.generators.core import count
     from qebias.networks import outline
 
@@ -221,14 +226,15 @@ def generators_in_words(
     for row in study.rows.values():
         if rows and row.name not in rows:
             continue
-        spec = config_of(study, row, row.seeds[0]).generator
+        config = config_of(study, row, row.seeds[0])
         meant = row.method.network.partition(":")[2]
-        found.setdefault((meant, str(spec)), spec)
+        found.setdefault((meant, str(config.generator)), config)
     words = []
-    for (meant, _), spec in found.items():
-        name = spec["class"].partition(":")[2]
+    for (meant, _), config in found.items():
+        name = config.generator["class"].partition(":")[2]
         place = "" if name == meant else f" in {meant}'s place"
-        words.append(f"{name} of {weights_of(json.dumps(spec, sort_keys=True)):,} weights{place}")
+        weights = weights_of(json.dumps(config.generator, sort_keys=True), config.patch)
+        words.append(f"{name} of {weights:,} weights{place}")
     return ", ".join(words)
 
 # %% ../../nbs/tools/27_study.results.ipynb #67ac9301

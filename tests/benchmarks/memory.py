@@ -1,7 +1,7 @@
 """Peak resident memory and time of large pictures and of many
 
     python tests/benchmarks/memory.py commands [MEGAPIXELS] [SMALL] [FOLDER]
-    python tests/benchmarks/memory.py NET TILE HEIGHT WIDTH [THREADS]
+    python tests/benchmarks/memory.py NET TILE HEIGHT WIDTH [THREADS] [-- NET TILE HEIGHT WIDTH [THREADS] ...]
 
 `commands` makes SMALL pictures of 96 x 64 pixels (3,000) and one of MEGAPIXELS (100), and sends both through
 `qebias compress`, `enhance` and `score`, and the large one through `audit`: for each command the seconds that
@@ -9,7 +9,8 @@ it took, those of a processor, and the peak of its memory, children included. FO
 
 The other enhances one picture, and gives the peak above what the process held before. NET is `arcnn`, `rrdb`
 (64 channels, 23 blocks, growth 32: the size of ESRGAN) or WIDTH/BLOCKS/GROWTH; TILE is a number of pixels or
-`None` for the whole picture. The weights are fresh. Needs /proc, so Linux; lines of JSON are printed.
+`None` for the whole picture. The weights are fresh. Several stand after one another with -- between them, and
+each runs in a fork of its own. Needs /proc, so Linux; lines of JSON are printed.
 """
 
 import json
@@ -134,8 +135,26 @@ def network(name, tile, height, width, threads=1):
     print(json.dumps(found))
 
 
+def networks(words):
+    "One after the other, each in a fork: the peak of a process is of all that it has done"
+    import qebias.generators.arcnn
+    import qebias.generators.rrdb
+    import qebias.inference  # noqa: F401
+
+    while words:
+        end = words.index("--") if "--" in words else len(words)
+        child = os.fork()
+        if child == 0:
+            network(*words[:end])
+            sys.stdout.flush()
+            os._exit(0)
+        if os.waitpid(child, 0)[1]:
+            sys.exit(f"{' '.join(words[:end])}: it ended before its time")
+        words = words[end + 1 :]
+
+
 if __name__ == "__main__":
     if sys.argv[1] == "commands":
         commands(*sys.argv[2:])
     else:
-        network(*sys.argv[1:])
+        networks(sys.argv[1:])
