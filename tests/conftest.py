@@ -47,18 +47,10 @@ def root():
     return ROOT
 
 
-LONG = (  # as `tests/benchmarks/suite.py` finds them
+LONG = (
     "test_study.py",
     "test_notebooks.py",
-    "test_inference.py",
-    "test_training.py",
-    "test_cli.py",
-    "test_export.py",
-    "test_pretrained.py",
-    "test_pages.py",
-    "test_audit.py",
-    "test_faults.py",
-)  # the longest come first: a long one at the end would keep one process while the other has nothing to do
+)  # each half of the time: one process takes the first, the other the second, and both share the rest
 
 
 def demonstrated_twice(items):
