@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['POINTS', 'OVERLAP', 'Curve', 'breaks', 'flaw_of', 'BDRate', 'three_digits', 'bd_br', 'integrated', 'swings', 'curves',
-           'cubic_fits', 'polynomials', 'cubic_rates', 'bd_rates', 'bd_rate']
+           'bd_rates', 'bd_rate']
 
 # %% ../nbs/measurement/20_rates.ipynb #a024610a
 import math
@@ -217,67 +217,6 @@ def curves(
             found[row] = Curve(np.array(bpp), np.array(values), at_levels, row)
     return found
 
-# %% ../nbs/measurement/20_rates.ipynb #5c0e9d12
-def cubic_fits(
-    quality: np.ndarray,  # (n, levels) of n curves
-    rates: np.ndarray,  # (n, levels) log10 of theirs
-) -> tuple:  # (n, 4) coefficients, the highest power first; (n,) whether the points determine them
-    "What `np.polyfit` finds for each curve"
-    powers = quality[..., None] ** np.arange(3, -1, -1)
-    scale = np.sqrt((powers**2).sum(1, keepdims=True))
-    left, singular, right = np.linalg.svd(powers / scale, full_matrices=False)
-    told = singular > singular[:, :1] * quality.shape[1] * np.finfo(np.float64).eps
-    parts = np.einsum("nlk,nl->nk", left, rates) / singular
-    return np.einsum("nkj,nk->nj", right, parts) / scale[:, 0], told.all(1)
-
-# %% ../nbs/measurement/20_rates.ipynb #5c0e9d13
-def polynomials(
-    coefficients: np.ndarray,  # (n, k), the highest power first
-    x: np.ndarray,  # (n,) or (n, m)
-) -> np.ndarray:  # of the shape of x
-    "The values of n polynomials, each at its own places"
-    found = np.zeros_like(x)
-    for factor in coefficients.T:
-        found = found * x + factor.reshape(-1, *[1] * (x.ndim - 1))
-    return found
-
-# %% ../nbs/measurement/20_rates.ipynb #5c0e9d14
-def cubic_rates(
-    bpp: np.ndarray,  # (n, levels) rates of the compressed pictures
-    anchor: np.ndarray,  # (n, levels) the metric of what is compared with
-    test: np.ndarray,  # (n, levels) the metric of what is looked at
-    better: str = "higher",  # or `lower`: which values of the metric are good
-) -> np.ndarray:  # (n,) per cent, NaN where there is none
-    "The cubic BD-BR of n pairs of curves, as `bd_br` finds it for one"
-    found = np.full(len(bpp), np.nan)
-    if bpp.shape[1] < POINTS["cubic"]:
-        return found
-    order = np.argsort(bpp, 1, kind="stable")
-    bpp, anchor, test = (np.take_along_axis(x, order, 1) for x in (bpp, anchor, test))
-    a, t = _SIGN[better] * anchor, _SIGN[better] * test
-    sound = np.all(bpp > 0, 1)
-    for rising in (bpp, a, t):
-        sound &= np.all(np.isfinite(rising), 1) & np.all(rising[:, 1:] > rising[:, :-1], 1)
-    sound[sound] = np.maximum(a[sound, 0], t[sound, 0]) < np.minimum(a[sound, -1], t[sound, -1])
-    rates, a, t = np.log10(bpp[sound]), a[sound], t[sound]
-    bottom = np.minimum(a[:, :1], t[:, :1])
-    span = np.maximum(a[:, -1:], t[:, -1:]) - bottom
-    low, high = np.maximum(a[:, :1], t[:, :1]), np.minimum(a[:, -1:], t[:, -1:])
-    low, high = ((x - bottom)[:, 0] / span[:, 0] for x in (low, high))
-    areas, fine = [], np.ones(len(rates), bool)
-    for quality in ((a - bottom) / span, (t - bottom) / span):
-        fit, whole = cubic_fits(quality, rates)
-        between = polynomials(fit, np.linspace(quality[:, 0], quality[:, -1], 201, axis=1))
-        margin = 0.25 * (rates[:, -1] - rates[:, 0])
-        leaves = (between.min(1) < rates[:, 0] - margin) | (between.max(1) > rates[:, -1] + margin)
-        fine &= whole & ~leaves & (np.diff(between) > 0).all(1)
-        integral = np.pad(fit / [4, 3, 2, 1], [(0, 0), (0, 1)])
-        areas.append(polynomials(integral, high) - polynomials(integral, low))
-    with np.errstate(over="ignore"):
-        value = (10 ** ((areas[1] - areas[0]) / (high - low)) - 1) * 100
-    found[sound] = np.where(fine & np.isfinite(value), value, np.nan)
-    return found
-
 # %% ../nbs/measurement/20_rates.ipynb #4fe7661c
 def bd_rates(
     bpp: np.ndarray,  # (..., levels) rates of the compressed pictures
@@ -286,12 +225,9 @@ def bd_rates(
     better: str = "higher",  # or `lower`: which values of the metric are good
     method: str = "cubic",  # interpolation: `cubic` or `pchip`
 ) -> np.ndarray:  # (...,) per cent, NaN where there is none
-    "The BD-BR of many pairs of curves; cubic ones are fitted all at once"
+    "The BD-BR of many pairs of curves"
     bpp, anchor, test = np.broadcast_arrays(bpp, anchor, test)
     found = np.full(bpp.shape[:-1], np.nan)
-    if method == "cubic" and better in _SIGN:
-        rates, a, t = (np.asarray(x, np.float64).reshape(found.size, -1) for x in (bpp, anchor, test))
-        return cubic_rates(rates, a, t, better).reshape(found.shape)
     for place in np.ndindex(found.shape):
         rates = bpp[place]
         cell = bd_br(Curve(rates, anchor[place]), Curve(rates, test[place]), better, method)

@@ -294,34 +294,7 @@ def test_a_broken_majority_of_resamples_has_no_interval():
     assert told.value == pytest.approx(found[0]) and told.low is None and "resamples" in told.missing
 
 
-@pytest.mark.parametrize("better", ["higher", "lower"])
-@pytest.mark.parametrize("levels", [3, 4, 7])
-def test_many_cubic_fits_at_once_are_those_of_each_pair(levels, better):
-    "The same numbers, and none where `bd_br` has a reason: broken, equal, not finite, apart, swinging"
-    rng, sign = np.random.default_rng(levels), {"higher": 1, "lower": -1}[better]
-    bpp = rng.uniform(0.05, 2, (300, levels))
-    bpp[:200] = np.geomspace(0.1, 1.5, levels)[rng.permutation(levels)] * rng.uniform(0.95, 1.05, (200, 1))
-    anchor = 30 + 6 * np.log10(bpp) + rng.normal(0, 0.1, bpp.shape)
-    test = anchor + 0.3 + rng.normal(0, 0.2, bpp.shape)
-    test[10:20] += 40
-    anchor[20, 0], test[21, 1], bpp[22, 2], bpp[23, 0] = np.nan, np.inf, 0, bpp[23, 1]
-    anchor[25] = np.sort(anchor[25])[np.argsort(np.argsort(bpp[25]))]
-    anchor[25, bpp[25].argmax()] = np.nextafter(np.sort(anchor[25])[-2], np.inf)
-    test[25] = anchor[25] + 0.1
-    anchor, test = sign * anchor, sign * test
-    cells = [bd_br(Curve(r, a), Curve(r, t), better) for r, a, t in zip(bpp, anchor, test)]
-    expected = np.array([np.nan if cell.value is None else cell.value for cell in cells])
-    found = bd_rates(bpp, anchor, test, better)
-    assert np.array_equal(np.isnan(found), np.isnan(expected))
-    assert np.nan_to_num(found) == pytest.approx(np.nan_to_num(expected), rel=1e-8, abs=1e-9)
-    words = {cell.reason.partition(" fit ")[2][:6] or cell.reason[-20:] for cell in cells}
-    assert levels == 3 or (np.isfinite(expected).sum() > 50 and "swings" in words and len(words) > 4)
-    assert levels != 4 or "points too near" in cells[25].reason
-
-
 def test_words_that_are_none():
     for words in (dict(better="up"), dict(better="higher", method="spline")):
         with pytest.raises(QebiasError, match="is called"):
             bd_br(ANCHOR, BETTER, **words)
-        with pytest.raises(QebiasError, match="is called"):
-            bd_rates(BPP, ANCHOR.value, BETTER.value, **words)
