@@ -88,9 +88,7 @@ class Setting(BaseModel):
     usm: bool | None = None  # pixels and features of the sharpened raw picture are aimed at
     symmetries: Literal["all", "flips", "none"] | None = None  # which a patch is turned by
     precision: Literal["fp32", "tf32", "bf16"] | None = None
-    start: str | None = (
-        None  # the row whose generator it starts from, or `model:NAME`; `none` for fresh weights
-    )
+    start: str | None = None  # a row whose generator it starts from, `model:NAME`, or `none`: fresh weights
     generator: Network = {}  # another network in this row's place: {class: "module:Class", ...}
     discriminator: Network = {}
     threads: Positive | None = None  # CPU threads, instead of the profile's; no part of the identity
@@ -463,11 +461,11 @@ def model_of(
     row: Row,
 ) -> Path | None:
     "The file of the package's model that a row starts from, if any; raises `QebiasError` if there is none"
-    from qebias.pretrained import models
-
     found = settings_of(profile, row).get("start") or ""
     if not found.startswith(MODEL):
         return None
+    from qebias.pretrained import models
+
     name = found.removeprefix(MODEL)
     if name not in models():
         raise QebiasError(f"{found} is no model of the package{near(name, models())}")
