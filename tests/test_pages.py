@@ -485,7 +485,7 @@ def test_what_was_tried_beside_the_study_can_be_recomputed():
     page = (study / "24_jpeg.ipynb").read_text(encoding="utf-8")
     better = 100 * (1 - tried["model-gan-slow"] / tried["compressed"])
     first = f"[lowered it by {longer:.1f} %](tried/jpeg_20.csv) (DIV2K)"
-    assert f"{first}, one from the package's model by {better:.1f}, not {usual:.0f}." in page
+    assert f"{first}, one from the package's deeper model by {better:.1f}, not {usual:.0f}." in page
     assert means["compressed"] == pytest.approx(tried["compressed"], rel=1e-4)  # the same pictures
     less = {row: f"{100 * (1 - value / tried['compressed']):.1f} %" for row, value in tried.items()}
     told = (study / "tried" / "jpeg_20.yaml").read_text(encoding="utf-8").replace("\n# ", " ")
@@ -498,6 +498,6 @@ def test_what_was_tried_beside_the_study_can_be_recomputed():
     )
     told = (study / "tried" / "jpeg_20_model.yaml").read_text(encoding="utf-8").replace("\n# ", " ")
     fell = {name: less[f"model-{name}"] for name in ("percept", "gan", "gan-slow", "both-slow", "both-light")}
-    assert f"LPIPS fell by {fell['percept']}," in told and f"LPIPS fell by {fell['gan']} in the end" in told
+    assert f"LPIPS fell by {fell['percept']}." in told and f"LPIPS fell by {fell['gan']} in the end" in told
     assert f"by {fell['gan-slow']} (plain) and {fell['both-slow']} (with both changes)" in told
     assert f"besides by {fell['both-light']} (with both)" in told
