@@ -497,7 +497,11 @@ def test_what_was_tried_beside_the_study_can_be_recomputed():
         f"fell by {less['wide-percept']} after the perceptual pretraining, and by {less['wide-both']}" in told
     )
     told = (study / "tried" / "jpeg_20_model.yaml").read_text(encoding="utf-8").replace("\n# ", " ")
-    fell = {name: less[f"model-{name}"] for name in ("percept", "gan", "gan-slow", "both-slow", "both-light")}
+    kinds = ("percept", "gan", "gan-slow", "both-slow", "both-light", "fresh-percept")
+    fell = {name: less[f"model-{name}"] for name in kinds}
     assert f"LPIPS fell by {fell['percept']}." in told and f"LPIPS fell by {fell['gan']} in the end" in told
+    assert f"LPIPS fell by {fell['fresh-percept']} after its" in told
+    dB = pd.read_csv(study / "tried" / "jpeg_20.csv").groupby("row")["psnr"].mean()
+    assert f"learnt nothing (PSNR {dB['model-fresh'] - dB['compressed']:+.2f} dB)" in told
     assert f"by {fell['gan-slow']} (plain) and {fell['both-slow']} (with both changes)" in told
     assert f"besides by {fell['both-light']} (with both)" in told
