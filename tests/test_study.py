@@ -619,6 +619,42 @@ def test_a_longer_bank_alone_takes_the_place_of_the_old_one_and_of_nothing_else(
     assert not nothing["row"].str.startswith("bank:").any() and len(nothing) == len(old) - len(banks)
 
 
+def test_a_row_that_leaves_a_codec_leaves_only_that():
+    "As the GANs of JPEG 20 did, which have a profile of their own now"
+    import pandas as pd
+
+    from qebias.study.keys import rows_at
+    from qebias.study.preflight import resolve
+    from qebias.study.results import still_asked
+
+    both = ["codecs={bpg: [37], jpeg: [20]}", "controls_after=[realesrgan]"]
+    before = resolve("smoke", both)
+    now = resolve("smoke", [*both, "cells={realesrgan: [bpg-37]}"])
+    cells = [
+        (codec, level, row, seed, "score:raw", 0.5)
+        for codec, level in before.levels
+        for row, seed in rows_at(before, codec, level)
+    ]
+    cells.append(("bpg", 37, "bank:cond:blur", 0, "score:raw", 0.5))
+    columns = ["codec", "level", "row", "seed", "quantity", "value"]
+    table = pd.DataFrame(cells, columns=columns)
+    curves = table[table.row.isin(["realesrgan", "esrgan"])].astype({"level": str})
+    kept, drawn = still_asked(before, table, curves)
+    assert len(kept) == len(table) and len(drawn) == len(curves) == 4
+    kept, drawn = still_asked(now, table, curves)
+    gone = table.drop(kept.index)
+    assert set(zip(gone.codec, gone.row, strict=True)) == {
+        ("jpeg", "realesrgan"),
+        ("jpeg", "control:noise2:realesrgan"),
+        ("jpeg", "control:sharper:realesrgan"),
+    }
+    assert {*zip(drawn.codec, drawn.row, strict=True)} == {
+        ("bpg", "esrgan"),
+        ("bpg", "realesrgan"),
+        ("jpeg", "esrgan"),
+    }
+
+
 def test_a_training_that_is_set_otherwise_and_its_controls_leave_what_is_published():
     from qebias.study.preflight import resolve
     from qebias.study.results import cell_identities, joined

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['CROP', 'CURVES', 'picture_names', 'published_curves', 'Results', 'load', 'crop_of', 'training_curves',
            'sets_in_words', 'weights_of', 'generators_in_words', 'lengths_in_words', 'phases', 'scale_line',
-           'crop_path', 'cell_identities', 'publish_results', 'joined', 'published_profile', 'without_path',
-           'write_crops', 'controls_of']
+           'crop_path', 'cell_identities', 'publish_results', 'joined', 'still_asked', 'published_profile',
+           'without_path', 'write_crops', 'controls_of']
 
 # %% ../../nbs/tools/27_study.results.ipynb #c8dd0116
 import functools
@@ -36,7 +36,7 @@ from qebias.core import (
     write_json,
 )
 from ..stats import COLUMNS, RESAMPLE
-from .keys import Keys, Study, enhanced_name, pairs_name, rows_at
+from .keys import Keys, Study, enhanced_name, pairs_name, rows_at, train_jobs, train_name
 from .preflight import known_costs
 from .profile import Profile, check_profile, model_of, source_name, stored_profile
 
@@ -342,6 +342,7 @@ def publish_results(study: Study, keep: bool = True) -> Path:
         old = read_json(target / "made.json")
         table = joined(read_table(target / "table.parquet"), table, old["cells"], identities)
         curves = joined(read_table(target / "curves.parquet"), curves, old["cells"], identities)
+    table, curves = still_asked(study, table, curves)
     target.mkdir(parents=True, exist_ok=True)
     for name, frame in (("table", table), ("curves", curves)):
         with atomic(target / f"{name}.parquet") as tmp:
@@ -366,6 +367,20 @@ def joined(
     still_meant = {name for name, made in old_identities.items() if identities.get(name) == made}
     kept = old[[name in still_meant and name not in there for name in cell(old)]]
     return pd.concat([kept, new], ignore_index=True) if len(kept) else new
+
+# %% ../../nbs/tools/27_study.results.ipynb #5a11ab3d
+def still_asked(
+    study: Study, table: "pd.DataFrame", curves: "pd.DataFrame"
+) -> tuple["pd.DataFrame", "pd.DataFrame"]:
+    "Values and curves of places where the profile has the row; it may have left one codec of several"
+    places = {(codec, level, row) for codec, level in study.levels for row, _ in rows_at(study, codec, level)}
+    trained = {job.name for job in train_jobs(study)}
+    cells = zip(table.codec, table.level, table.row, strict=True)
+    asked = [cell in places or cell[2].startswith("bank:") for cell in cells]
+    names = itertools.starmap(
+        train_name, zip(curves.row, curves.codec, curves.level, curves.seed, strict=True)
+    )
+    return table[asked], curves[[name in trained for name in names]]
 
 # %% ../../nbs/tools/27_study.results.ipynb #abd3639e
 def published_profile(profile: Profile) -> dict:
