@@ -248,10 +248,11 @@ class Picture(Figure):
 
     def image(self) -> tuple:  # (MIME type, bytes)
         "The figure as a notebook stores it"
-        drawn, stored = io.BytesIO(), io.BytesIO()
+        stored = io.BytesIO()
         with mpl.rc_context(style()):
-            self.savefig(drawn, format="png")
-        rgb = Image.open(drawn).convert("RGB")
+            canvas = FigureCanvasAgg(self)
+            canvas.draw()  # once; `savefig` draws twice where a layout is found while it draws
+        rgb = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
         if self.photo:
             rgb.save(stored, format="jpeg", quality=82, optimize=True)
             return "image/jpeg", stored.getvalue()

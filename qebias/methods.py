@@ -376,10 +376,8 @@ def train_config(
 # %% ../nbs/method/30_methods.ipynb #2758bceb
 def networks_markdown() -> str:
     "The generators of all methods as a Markdown table: parameters, operations for a patch, tiles"
-    import torch
-
     from qebias.generators.core import count, macs
-    from qebias.networks import build
+    from qebias.networks import outline
 
     lines = [
         "| network | notebook | parameters | GMAC, 128 x 128 | sizes | reach |",
@@ -387,8 +385,7 @@ def networks_markdown() -> str:
     ]
     for path in dict.fromkeys(m.network for m in METHODS.values()):
         module, name = path.split(":")
-        with torch.random.fork_rng(devices=[]):
-            net = build({"class": path})
+        net = outline({"class": path})
         book = next((project_root() / "nbs").rglob(f"*_{module.removeprefix('qebias.')}.ipynb"))
         sizes = "any" if net.multiple == 1 else f"padded to multiples of {net.multiple}"
         looks = "everywhere: no tiles" if net.reach is None else f"{net.reach} px"

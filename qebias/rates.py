@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['POINTS', 'OVERLAP', 'Curve', 'breaks', 'flaw_of', 'BDRate', 'three_digits', 'bd_br', 'integrated', 'swings', 'curves',
-           'bd_rates', 'bd_rate']
+           'bd_rates', 'rate_between', 'bd_rate']
 
 # %% ../nbs/measurement/20_rates.ipynb #a024610a
 import math
@@ -236,17 +236,17 @@ def bd_rates(
     return found
 
 # %% ../nbs/measurement/20_rates.ipynb #98b57005
-def bd_rate(
+def rate_between(
     results: Results,
     row: str,
-    quantity: str,  # `psnr`, `re:fid`, ...
+    quantity: str,
     dataset: str,
     codec: str,
-    better: str,  # `higher` or `lower`
-    anchor: str = "compressed",  # the row that is compared with
-    method: str = "cubic",  # interpolation
+    better: str,
+    anchor: str,
+    method: str,
 ) -> Values:
-    "The BD-BR of a row over all levels of a codec, in per cent, or the reason why there is none"
+    "What `bd_rate` keeps"
     levels = results.levels(row, quantity, dataset, codec)
     if len(levels) < POINTS[method]:
         return missing(f"{method} needs {POINTS[method]} levels, and {row} has {len(levels)} of {quantity}")
@@ -267,6 +267,23 @@ def bd_rate(
         return combine(of, *parts, unit="%")
     except _NoRate as reason:
         return missing(str(reason))
+
+# %% ../nbs/measurement/20_rates.ipynb #4fe77973
+def bd_rate(
+    results: Results,
+    row: str,
+    quantity: str,  # `psnr`, `re:fid`, ...
+    dataset: str,
+    codec: str,
+    better: str,  # `higher` or `lower`
+    anchor: str = "compressed",  # the row that is compared with
+    method: str = "cubic",  # interpolation
+) -> Values:
+    "The BD-BR of a row over all levels of a codec, in per cent, or the reason why there is none"
+    asked = (row, quantity, dataset, codec, better, anchor, method)  # by several claims, and by figures
+    if asked not in results.rates:
+        results.rates[asked] = rate_between(results, *asked)
+    return results.rates[asked]
 
 # %% ../nbs/measurement/20_rates.ipynb #ae9b71ef
 class _NoRate(Exception):

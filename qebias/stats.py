@@ -161,6 +161,7 @@ class Results:
         self.rows_at = {place: set(found) for place, found in trained.unique().items()}
         self.known = {key: set(self.table[key].unique()) for key in self.keys}
         self.found: dict = {}
+        self.rates: dict = {}  # what `qebias.rates` has made of it
         self.counts = picture_counts(self.table)
         self.holes = pictures_without(self.table)
 

@@ -691,7 +691,7 @@ def scene(split, name):
 
 @pytest.mark.parametrize("tile", [64, 100, 200])
 def test_the_tolerance_is_kept_on_a_real_photograph(weighted, tile):
-    x = to_tensor(scene("eval", "coffee"))  # 400 x 600, not trained on
+    x = to_tensor(scene("eval", "coffee"))[..., :320, 100:500]  # not trained on
     plan = tiling(weighted, tile, x=x)
     assert plan.how in ("measured", "global") and plan.how == "global" or plan.difference <= 5e-4
     with warnings.catch_warnings():
@@ -702,10 +702,10 @@ def test_the_tolerance_is_kept_on_a_real_photograph(weighted, tile):
 
 
 def test_peak_memory_is_bounded_by_the_tile():
-    "Twice the picture, the same tiles: not twice the memory"
+    "Three times as high and as wide, the same tiles: not more memory"
     if not os.path.exists("/proc/self/status"):
         pytest.skip("peak memory is read from /proc")
-    cases = [("arcnn", 128, (512, 512)), ("arcnn", 128, (1024, 1024)), ("arcnn", None, (512, 512))]
+    cases = [("arcnn", 128, (256, 256)), ("arcnn", 128, (768, 768)), ("arcnn", None, (512, 512))]
     small, large, whole = peaks(*cases)
     assert large - small < 24 and large < whole / 3
 

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from qebias import rates
 from qebias.core import QebiasError
 from qebias.rates import POINTS, BDRate, Curve, bd_br, bd_rate, bd_rates, breaks, curves
 from qebias.stats import COLUMNS, Results, difference, estimate
@@ -262,6 +263,17 @@ def test_the_difference_of_two_rows_is_sharper_than_either():
     a, b = (bd_rate(results, row, "psnr", **AT) for row in ("esrgan", "arcnn"))
     gap = estimate(difference(a, b))
     assert gap.high < 0 and gap.error < min(estimate(a).error, estimate(b).error)
+
+
+def test_one_rate_is_computed_once_and_another_direction_or_anchor_is_another(monkeypatch):
+    results, made = Results(table()), []
+    monkeypatch.setattr(rates, "rate_between", lambda _, *asked: made.append(asked) or asked)
+    for row, better, anchor in [("arcnn", "higher", "compressed"), ("arcnn", "lower", "compressed")] * 2:
+        assert rates.bd_rate(results, row, "psnr", "set", "bpg", better, anchor)[4:6] == (better, anchor)
+    assert rates.bd_rate(results, "arcnn", "psnr", "set", "bpg", "higher", "dncnn")[5] == "dncnn"
+    assert len(made) == 3
+    rates.bd_rate(Results(table()), "arcnn", "psnr", "set", "bpg", "higher")
+    assert len(made) == 4  # of other results
 
 
 def test_what_is_missing_is_said():

@@ -33,8 +33,9 @@ QEBIAS = [sys.executable, "-c", "from qebias.cli import main; main()"]
 PROFILE = """
 summary: A few rows, a few iterations; its numbers mean nothing
 items: []
-methods: [arcnn, rrdb, realesrgan, realesrgan+both]
+methods: [dncnn, rrdb, realesrgan, realesrgan+both]
 networks:
+  DnCNN: {width: 16, depth: 6}  # ARCNN has one size, and takes ten times as long
   RRDBNet: {width: 8, blocks: 1, growth: 4}  # counted before, as all of these: `nbs/study/costs.json`
   UNetSN: {width: 4}
 patch: 64
@@ -241,7 +242,7 @@ def test_a_users_files_in_the_run_folder_stay(copy, profile, again):
     for name, text in own.items():
         (copy / name).parent.mkdir(exist_ok=True)
         (copy / name).write_text(text)
-    again(resolve(str(profile), ["training.arcnn.lr=5e-4"], out=copy))
+    again(resolve(str(profile), ["training.dncnn.lr=5e-4"], out=copy))
     assert {name: (copy / name).read_text() for name in own} == own
 
 
@@ -262,8 +263,8 @@ def test_a_dry_run_leaves_nothing_behind(profile, tmp_path):
 
 
 def test_pruning_lists_first_and_removes_what_no_setting_means(copy, profile, again):
-    again(resolve(str(profile), ["training.arcnn.lr=5e-4"], out=copy))
-    old, new = resolve(str(profile), out=copy), resolve(str(profile), ["training.arcnn.lr=5e-4"], out=copy)
+    again(resolve(str(profile), ["training.dncnn.lr=5e-4"], out=copy))
+    old, new = resolve(str(profile), out=copy), resolve(str(profile), ["training.dncnn.lr=5e-4"], out=copy)
     assert dict(plan(old)) == {} and dict(plan(new)) == {}
     said = []
     prune_study(new, show=said.append)
@@ -361,7 +362,7 @@ def test_a_broken_result_file_is_no_result(copy, profile):
         '{"key": 1}',
         '{"key": "x", "parts": {"../../a": {"bytes": 1, "sha256": "0"}}}',
     ):
-        (study.store.named("train/bpg-37/arcnn/seed-0") / "result.json").write_text(text)
+        (study.store.named("train/bpg-37/dncnn/seed-0") / "result.json").write_text(text)
         assert plan(study)["train"] == 1
 
 
@@ -447,7 +448,7 @@ def test_modules_in_a_run_folder_are_never_imported(copy, profile, tmp_path):
         (copy / f"{name}.py").write_text(f"open({str(told)!r}, 'w').close()\nraise SystemExit(3)\n")
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONSAFEPATH"}
     command = [QEBIAS[0], "-P", *QEBIAS[1:], "study", str(profile), "--out", str(copy)]
-    for more in (["--dry-run"], ["--set", "training.arcnn.lr=5e-4"]):  # trains, enhances, measures, tables
+    for more in (["--dry-run"], ["--set", "training.dncnn.lr=5e-4"]):  # trains, enhances, measures, tables
         done = subprocess.run(
             [*command, *more], capture_output=True, text=True, timeout=900, cwd=copy, env=environment
         )
@@ -547,12 +548,12 @@ def test_a_training_that_is_killed_is_told_in_one_line_counted_once_and_goes_on(
 
 
 def test_a_failed_job_is_named_and_the_rest_is_kept(profile, tmp_path, again):
-    changes = ["methods=[arcnn, rrdb]", "training.arcnn.lr=1.0e30"]
+    changes = ["methods=[dncnn, rrdb]", "training.dncnn.lr=1.0e30"]
     study = resolve(str(profile), changes, out=tmp_path / "s")
-    with pytest.raises(QebiasError, match=r"1 job failed.*train/bpg-37/arcnn/seed-0.*not finite"):
+    with pytest.raises(QebiasError, match=r"1 job failed.*train/bpg-37/dncnn/seed-0.*not finite"):
         again(study, keep_going=True)
     waiting = todo(Keys(study))
-    assert "train/bpg-37/arcnn/seed-0" in waiting
+    assert "train/bpg-37/dncnn/seed-0" in waiting
     assert not {"train/bpg-37/rrdb/seed-0", "measure/sample/bpg-37/rrdb/seed-0"} & waiting.keys()
 
 

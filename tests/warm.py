@@ -1,9 +1,9 @@
 """Notebooks and commands, each in a fork of one process that has imported what most of them import
 
 A request is a line of JSON on standard input; the line back is the exit code and the processor seconds.
-Nothing of qebias is imported before the fork, unless the process is told to: a notebook or a command
-imports the package as a fresh process would. What is about imports or signals is tested in fresh
-processes, not here.
+Nothing of qebias is imported before the fork, unless the process is told to: a notebook imports the
+package as a fresh process would. That of the commands is told to import what most of them need. What is
+about imports or signals is tested in fresh processes, not here.
 """
 
 import atexit
@@ -58,13 +58,14 @@ class Warm:
         self.process.wait()
 
 
+COMMANDS = ("cli", "codecs", "files", "inference", "methods", "networks", "pretrained", "study.profile")
 STARTED = []  # at most one, which all tests of this process share
 
 
 def qebias(*words, cwd=None, env=None) -> tuple[int, str, str]:
     "`qebias` with these words, in a fork of a process that this one keeps to its end"
     if not STARTED:
-        STARTED.append(Warm())
+        STARTED.append(Warm("typer._adapters", *(f"qebias.{name}" for name in COMMANDS)))
         atexit.register(STARTED[0].end)
     return STARTED[0].command(*words, cwd=cwd, env=env)
 

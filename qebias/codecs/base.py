@@ -46,6 +46,8 @@ def checked_picture(
     shortest: int = 1,  # shortest side in pixels
 ) -> np.ndarray:  # uint8 (H, W, 3)
     "A picture that a codec can take; raises `CodecError`"
+    if isinstance(rgb, np.ndarray) and rgb.ndim in (2, 3):
+        require_size(rgb.shape[1], rgb.shape[0], "image", CodecError)  # before anything is copied
     try:
         rgb = as_rgb(rgb)
     except QebiasError as error:
@@ -53,7 +55,6 @@ def checked_picture(
     height, width = rgb.shape[:2]
     if min(height, width) < shortest:
         raise CodecError(f"image is {width}x{height}: this codec takes sides from {shortest} pixels")
-    require_size(width, height, "image", CodecError)
     return rgb
 
 # %% ../../nbs/data/00_codecs.base.ipynb #d9ac6541
