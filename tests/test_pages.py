@@ -508,3 +508,15 @@ def test_what_was_tried_beside_the_study_can_be_recomputed():
     assert f"learnt nothing (PSNR {dB['model-fresh'] - dB['compressed']:+.2f} dB)" in told
     assert f"by {fell['gan-slow']} (plain) and {fell['both-slow']} (with both changes)" in told
     assert f"besides by {fell['both-light']} (with both)" in told
+
+
+def test_what_was_tried_for_multi_level_gans_can_be_recomputed():
+    "Each per cent in the profile's header, from the pictures' own values"
+    tried = ROOT / "nbs" / "study" / "tried"
+    told = (tried / "bpg_all.yaml").read_text(encoding="utf-8")
+    means = pd.read_csv(tried / "bpg_all.csv").groupby(["row", "level"])["lpips-alex"].mean()
+    fell = 100 * (1 - means / means["compressed"])
+    said = re.findall(r"^#   ([\w-]+) +([\d.]+), ([\d.]+), ([\d.]+), ([\d.]+) %", told, re.M)
+    assert {row for row, *_ in said} == set(fell.index.get_level_values("row")) - {"compressed", "rrdb"}
+    for row, *numbers in said:
+        assert numbers == [f"{value:.1f}" for value in fell[row]], row
