@@ -734,8 +734,12 @@ def textbook_step(trainer: Trainer, iteration: int, raw: torch.Tensor, compresse
     memory = [b.clone() for b in discriminator.buffers()]
     discriminator.requires_grad_(False)
     enhanced = trainer.generator(compressed)
-    images = {"enhanced": enhanced, "raw": raw, "target": raw, "compressed": compressed}
-    psi = {domain: look(image) for domain, image in images.items()}
+    asked = {domain for _, compute in trainer.terms for domain in getattr(compute, "domains", ())}
+    psi: dict = {"enhanced": look(enhanced)}
+    if asked & {"raw", "target"}:
+        psi["raw"] = psi["target"] = look(raw)
+    if "compressed" in asked:
+        psi["compressed"] = look(compressed)
     terms = losses(enhanced, discriminator(raw, compressed), discriminator(enhanced, compressed), psi)
     sum(w * getattr(term, "generator", term) for w, term in terms.values()).backward()
     g.step()
