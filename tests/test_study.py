@@ -656,6 +656,24 @@ def test_a_row_that_leaves_a_codec_leaves_only_that():
     }
 
 
+def test_crops_are_those_of_the_table_and_leave_with_their_row(tmp_path):
+    from qebias.study.results import load, shown_crops, write_crops
+
+    published = ROOT / "nbs" / "study" / "results"
+    for place in sorted(p.parent for p in published.glob("*/table.parquet")):
+        there = set((place / "crops").rglob("*.webp"))
+        assert there == set(shown_crops(load(place.name), place)), place.name
+    found = load("jpeg")
+    shutil.copytree(published / "jpeg" / "crops", tmp_path / "crops")
+    before = {p: p.read_bytes() for p in (tmp_path / "crops").rglob("*.webp")}
+    found.table = found.table[found.table.row == "rrdb"]
+    write_crops(found, tmp_path)
+    after = {p: p.read_bytes() for p in (tmp_path / "crops").rglob("*.webp")}
+    left = (".raw.webp", ".compressed.webp", ".rrdb.webp")
+    assert after == {p: data for p, data in before.items() if p.name.endswith(left)}
+    assert len(after) < len(before)
+
+
 def test_a_training_that_is_set_otherwise_and_its_controls_leave_what_is_published():
     from qebias.study.preflight import resolve
     from qebias.study.results import cell_identities, joined

@@ -6,7 +6,7 @@
 __all__ = ['CROP', 'CURVES', 'picture_names', 'published_curves', 'Results', 'load', 'crop_of', 'training_curves',
            'sets_in_words', 'weights_of', 'generators_in_words', 'lengths_in_words', 'phases', 'scale_line',
            'crop_path', 'cell_identities', 'publish_results', 'joined', 'still_asked', 'published_profile',
-           'without_path', 'write_crops', 'controls_of']
+           'without_path', 'shown_crops', 'write_crops']
 
 # %% ../../nbs/tools/27_study.results.ipynb #c8dd0116
 import functools
@@ -399,25 +399,30 @@ def without_path(spec: str) -> str:
     kind, _, path = spec.partition(":")
     return f"folder:{Path(path).name}" if kind == "folder" else spec
 
+# %% ../../nbs/tools/27_study.results.ipynb #c5d1e0a7
+def shown_crops(found: Results, target: Path) -> dict[Path, tuple]:
+    "Where the crops of a table lie: at the main codec and level and at the first level of every other codec"
+    main, table = found.main, found.table
+    others = [(other, levels[0]) for other, levels in found.profile.codecs.items() if other != main[0]]
+    crops = {}
+    for dataset, (codec, level) in itertools.product(found.profile.evaluate, [main, *others]):
+        here = table[(table.dataset == dataset) & (table.codec == codec) & (table.level == level)]
+        rows = {row for row in here.row.unique() if not row.startswith("bank:")} | {"raw", "compressed"}
+        for picture, row in itertools.product(found.crop_names(dataset), sorted(rows)):
+            path = crop_path(target, dataset, codec, level, row, picture)
+            crops[path] = (row, picture, dataset, codec, level)
+    return crops
+
 # %% ../../nbs/tools/27_study.results.ipynb #40b5e300
 def write_crops(found: Results, target: Path) -> None:
-    "The crops that pages show, at the main codec and level and at the first level of every other codec"
-    codec, level = found.main
-    places = [
-        (codec, level),
-        *((other, levels[0]) for other, levels in found.profile.codecs.items() if other != codec),
-    ]
-    rows = ["raw", "compressed", *(name for name in found.labels), *controls_of(found.table)]
-    shown = [(name, picture) for name in found.profile.evaluate for picture in found.crop_names(name)]
-    for (dataset, picture), (codec, level), row in itertools.product(shown, places, rows):
-        rgb = found.picture(row, picture, dataset, codec, level)
+    "Write the crops that pages show, and remove those that no page shows any longer"
+    crops = shown_crops(found, target)
+    for path, place in crops.items():
+        rgb = found.picture(*place)
         if rgb is None:
             continue
-        path = crop_path(target, dataset, codec, level, row, picture)
         with atomic(path) as tmp:
             Image.fromarray(rgb).save(tmp, format="WEBP", lossless=True, method=6)
-
-# %% ../../nbs/tools/27_study.results.ipynb #bd51d6d5
-def controls_of(table: "pd.DataFrame") -> list[str]:
-    "The controls that a table has"
-    return sorted(row for row in table.row.unique() if row.startswith("control:")) if len(table) else []
+    for path in (target / "crops").rglob("*.webp"):
+        if path not in crops:
+            path.unlink()
