@@ -611,7 +611,8 @@ def how_far(
     share = estimate(ratio(page.values(after, "psi:ce"), page.values(after, "psi:cr")))
     if share.value is None or towards.value is None:
         return ""
-    return f"; it ends at {shown(share, 2)} of it, and moves towards raw with a cosine of {shown(towards, 2)}"
+    cosine = f"In pixels, its change has a cosine of {shown(towards, 2)} with raw's"
+    return f"; it ends at {shown(share, 2)} of it. {cosine}"
 
 # %% ../../nbs/tools/30_study.pages.ipynb #d6dae926
 def headline(

@@ -13,7 +13,6 @@ import functools
 import itertools
 import json
 import re
-from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -241,15 +240,15 @@ def generators_in_words(
 def lengths_in_words(
     configs: "dict[str, TrainConfig]",  # label of a row -> its training
 ) -> str:  # such as "fidelity 4,000 steps, GANs 1,000 after 800 of the discriminator alone"
-    "How long the trainings are, phase by phase; what one row alone does bears its name"
+    "How long the trainings are, phase by phase; of two lengths of one kind, the rows of the rarer are named"
     kinds: dict[str, list[str]] = {}
     for label, config in configs.items():
         kinds.setdefault(phases(config), []).append(label)
-    names = Counter(kind.partition(" ")[0] for kind in kinds)
     told = []
     for kind, labels in kinds.items():
-        alone = len(labels) == 1 and names[kind.partition(" ")[0]] > 1
-        told.append(f"{kind} ({labels[0]})" if alone else kind)
+        others = [kinds[k] for k in kinds if k != kind and k.partition(" ")[0] == kind.partition(" ")[0]]
+        rarer = any(len(labels) <= len(found) for found in others)
+        told.append(f"{kind} ({' and '.join(labels)})" if rarer else kind)
     return ", ".join(told)
 
 # %% ../../nbs/tools/27_study.results.ipynb #00e2cb32
@@ -290,8 +289,10 @@ def scale_line(profile: Profile, table: "pd.DataFrame") -> str:
     noun = "training" if many == "1" else "trainings"
     patches = f"{' or '.join(map(str, batches))} patches of {profile.patch} px"
     learnt = learnt or source_name(profile.train)
-    models = {model.stem for row in study.rows.values() if (model := model_of(profile, row))}
-    start = f"; the first stage starts from the package's model {', '.join(sorted(models))}" if models else ""
+    starts = {row.label: model_of(profile, row) for row in study.rows.values()}
+    start = "".join(
+        f"; {label} starts from the package's model {model.stem}" for label, model in starts.items() if model
+    )
     return (
         f"Profile {profile.name}: trained on {learnt}, evaluated on {evaluated}; "
         f"{levels}; {generators_in_words(profile)}; {trained}, of {patches}{start}; "
