@@ -7,8 +7,8 @@ __all__ = ['DOMAINS', 'TURNS', 'SHOWN_CONTROLS', 'AT', 'MOST_TOGETHER', 'SHORT',
            'TEMPLATE', 'Pictures', 'Found', 'match', 'pixels_of', 'short_names', 'given', 'Look', 'differences',
            'detail', 'blocks', 'look', 'thumbnail', 'shift', 'turned', 'exchanged', 'pattern', 'some', 'swapped',
            'count_of', 'remarks', 'Set', 'gather', 'look_all', 'give_back', 'choose', 'large_enough', 'wanted',
-           'side_needed', 'Cells', 'Lines', 'measure_all', 'numbers', 'listed', 'whole_percent', 'from_raw', 'side_of',
-           'leaning', 'few_words', 'outside_words', 'quality_words', 'realism_words', 'control_words', 'verdict',
+           'side_needed', 'Cells', 'Lines', 'measure_all', 'numbers', 'listed', 'compared', 'whole_percent', 'from_raw',
+           'side_of', 'leaning', 'outside_words', 'quality_words', 'realism_words', 'control_words', 'verdict',
            'AuditReport', 'audit', 'single_scores', 'pixel_deviations', 'telling', 'bars', 'audit_target', 'Shown',
            'embedded', 'drawn', 'triangle_of', 'telling_square', 'along_row', 'marked', 'telling_pictures', 'Table',
            'interval_text', 'distance_table', 'quality_table', 'signed', 'realism_part', 'image_table', 'origin_table',
@@ -35,7 +35,7 @@ import torch
 from PIL import Image, ImageDraw
 from scipy.signal import correlate
 
-from .controls import CONTROLS, PREFIX, control
+from .controls import CONTROLS, PREFIX, bands, control
 from qebias.core import (
     Outputs,
     QebiasError,
@@ -201,9 +201,8 @@ class Look(NamedTuple):
 def differences(a: np.ndarray, b: np.ndarray) -> tuple:  # (mean squared, mean absolute)
     "Means of the differences of two pictures, in bands"
     squared, absolute = 0, 0
-    rows = max(2**20 // a.shape[1], 1)
-    for top in range(0, len(a), rows):
-        apart = np.abs(a[top : top + rows].astype(np.int32) - b[top : top + rows])
+    for rows in bands(a.shape):
+        apart = np.abs(a[rows].astype(np.int32) - b[rows])
         squared += int((apart * apart).sum())
         absolute += int(apart.sum())
     return squared / a.size, absolute / a.size
@@ -211,11 +210,8 @@ def differences(a: np.ndarray, b: np.ndarray) -> tuple:  # (mean squared, mean a
 # %% ../nbs/measurement/40_audit.ipynb #8aee6163
 def detail(rgb: np.ndarray) -> float:
     "Mean squared difference of neighbours in the green of a picture's middle"
-    return (
-        float((np.diff(middle(rgb, 256)[..., 1].astype(float), axis=1) ** 2).mean())
-        if rgb.shape[1] > 1
-        else 0.0
-    )
+    green = middle(rgb, 256)[..., 1].astype(float)
+    return float((np.diff(green, axis=1) ** 2).mean()) if rgb.shape[1] > 1 else 0.0
 
 # %% ../nbs/measurement/40_audit.ipynb #aa7d5c31
 def blocks(rgb: np.ndarray) -> float:
@@ -384,7 +380,8 @@ def remarks(looks: dict) -> list:
             lines.append(
                 f"{len(off)} {domain} pictures are shifted against raw: {moved} would bring them back"
             )
-    lines += [swapped(looks)] if swapped(looks) else []
+    if words := swapped(looks):
+        lines.append(words)
     first: dict[str, str] = {}
     same = []
     for name, one in looks.items():
@@ -454,15 +451,18 @@ def look_all(
     loads: dict, pixels: dict, progress: Callable | None
 ) -> tuple:  # (name -> Look, name -> what is wrong)
     "Look at all of them, a few at a time, large ones alone"
-    found = {}
+    found: dict[str, Look] = {}
+    wrong: dict[str, str] = {}
     with threads(min(4, os.cpu_count() or 1)) as pool:
         looks = in_order(pool, lambda name: look(loads[name]), loads, 8, lambda name: 4 * pixels[name])
-        for k, (name, one) in enumerate(zip(loads, looks)):
-            found[name] = one
+        for k, (name, one) in enumerate(zip(loads, looks), 1):
+            if isinstance(one, str):
+                wrong[name] = one
+            else:
+                found[name] = one
             if progress:
-                progress("reading", k + 1, len(loads))
-    wrong = {name: one for name, one in found.items() if isinstance(one, str)}
-    return {name: one for name, one in found.items() if name not in wrong}, wrong
+                progress("reading", k, len(loads))
+    return found, wrong
 
 # %% ../nbs/measurement/40_audit.ipynb #34a22802
 def give_back() -> None:
@@ -486,7 +486,6 @@ def choose(
             find_metric(name)
         elif name not in known:
             raise QebiasError(f"{name!r} is no {what}: there are {', '.join(known)}")
-        available([name])
         weight_files(name)
     return list(dict.fromkeys(asked)), {}
 
@@ -532,23 +531,18 @@ class Cells:
         self.pictures, self.patch, self.device = pictures, patch, device
         self.known: dict = {}  # of raw and compressed, which every row has
 
-    def cell(self, row: str, discriminator: Any = None, **more: Any) -> Cell:
+    def cell(self, row: str, **more: Any) -> Cell:
         "The cell of a row"
-        domains, names = self.pictures.domains, self.pictures.names
-        enhanced = self.enhanced(row)
+        names, domains = self.pictures.names, self.pictures.domains
+        own: dict[str, Any] = {"patch": self.patch, "device": self.device, "known": self.known, "row": row}
         nothing = [np.nan] * len(names)
-        told: dict[str, Any] = {"patch": self.patch, "known": self.known, "row": row, **more}
-        raw, compressed = domains["raw"], domains["compressed"]
-        return Cell(names, raw, compressed, enhanced, nothing, discriminator, device=self.device, **told)
+        return Cell(names, domains["raw"], domains["compressed"], self.enhanced(row), nothing, **own | more)
 
     def enhanced(self, row: str) -> Pictures:
-        "The pictures of a row"
-        domains = self.pictures.domains
-        return domains[row] if row in domains else self.control(row)
-
-    def control(self, row: str) -> Pictures:
-        "The pictures of a control, made when they are asked for"
-        domains, names = self.pictures.domains, self.pictures.names
+        "The pictures of a row; a control's are made when they are asked for"
+        names, domains = self.pictures.names, self.pictures.domains
+        if row in domains:
+            return domains[row]
 
         def make(i):
             return control(row, [names[i]], [domains["raw"][i]], [domains["compressed"][i]])[0]
@@ -682,9 +676,8 @@ def numbers(results: Results, looks: dict, distances: list, metrics: list, level
         for domain in DOMAINS:
             if not of(domain, name).missing:
                 enter("quality", name, domain, of(domain, name))
-        enter(
-            "quality", name, "enhanced - compressed", difference(of("enhanced", name), of("compressed", name))
-        )
+        change = difference(of("enhanced", name), of("compressed", name))
+        enter("quality", name, "enhanced - compressed", change)
     scores = {domain: of("enhanced", f"score:{domain}") for domain in DOMAINS}
     if not scores["raw"].missing:
         enter("realism", "discriminator", "raw", scores["raw"])
@@ -721,6 +714,13 @@ def listed(words: list) -> str:
     "Words with commas and a last `and`"
     return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
+
+def compared(change: Any) -> str:
+    "What the difference of a metric to compressed images says of the enhanced ones"
+    if not (change.low > 0 or change.high < 0):
+        return "not told apart"
+    return "better" if (change.value > 0) == (METRICS[change.name].better == "higher") else "worse"
+
 # %% ../nbs/measurement/40_audit.ipynb #cc4be8a0
 def whole_percent(value: float) -> str:
     "A percentage without decimals"
@@ -746,42 +746,32 @@ def side_of(row: Any, ratio: float) -> str:
 def leaning(frame: pd.DataFrame, images: int) -> str:
     "The first sentence: to which side"
     rows = frame[frame["what"] == "deviation"]
+    if not len(rows):
+        return "No distance between the domains could be measured, so nothing can be said about a bias."
     sides: dict[str, list] = {side: [] for side in ("compressed", "raw", "open", "outside")}
     ratios = from_raw(frame)
     for row in rows.itertuples():
-        sides[side_of(row, ratios.get(row.name, 1))].append(
-            f"{SHORT.get(row.name, row.name)} ({whole_percent(row.value)})"
-        )
-    if not len(rows):
-        return "No distance between the domains could be measured, so nothing can be said about a bias."
-    words = {side: listed(found) if found else "" for side, found in sides.items()}
+        told = f"{SHORT.get(row.name, row.name)} ({whole_percent(row.value)})"
+        sides[side_of(row, ratios.get(row.name, 1))].append(told)
+    words = {side: listed(found) for side, found in sides.items()}
+    cannot = "To which side the enhanced images lean cannot be told"
     aside = f", while by {words['open']} the interval includes 0 %" if words["open"] else ""
+    text = ""
     if words["compressed"] and words["raw"]:
-        nearer = (
-            f"by {words['compressed']} the enhanced images are nearer to the compressed than to the raw ones"
-        )
-        text = f"The distances disagree: {nearer}, by {words['raw']} nearer to the raw ones{aside}"
+        nearer = f"by {words['compressed']} the enhanced images are nearer to the compressed than to the raw"
+        text = f"The distances disagree: {nearer} ones, by {words['raw']} nearer to the raw ones{aside}"
     elif words["compressed"] or words["raw"]:
         one, other = ("compressed", "raw") if words["compressed"] else ("raw", "compressed")
         nearer = f"nearer to the {one} than to the {other} by {words[one]}, 0 % being midway"
         text = f"The enhanced images lean towards the {one} ones: {nearer}{aside}"
     elif words["open"] and rows[["low", "high"]].isna().all(axis=None):
-        cannot = "To which side the enhanced images lean cannot be told from one image"
-        text = f"{cannot}: {words['open']}, no interval"
+        text = f"{cannot} from one image: {words['open']}, no interval"
     elif words["open"]:
-        cannot = "To which side the enhanced images lean cannot be told"
         text = f"{cannot}: by {words['open']} the interval includes 0 %"
-    else:
-        text = ""
-    return (f"{text}{few_words(images)}. " if text else "") + outside_words(frame, words["outside"])
-
-# %% ../nbs/measurement/40_audit.ipynb #2ff255ba
-def few_words(images: int) -> str:
-    "That a set is too small, where it is"
-    if images >= FEW:
-        return ""
-    some = "a single image" if images == 1 else f"only {images} images"
-    return f", all this on {some}, which says little about other pictures"
+    if text and images < FEW:
+        few = "a single image" if images == 1 else f"only {images} images"
+        text += f", all this on {few}, which says little about other pictures"
+    return (f"{text}. " if text else "") + outside_words(frame, words["outside"])
 
 # %% ../nbs/measurement/40_audit.ipynb #f339e092
 def outside_words(frame: pd.DataFrame, names: str) -> str:
@@ -801,10 +791,7 @@ def quality_words(frame: pd.DataFrame, images: int) -> str:
     found: dict[str, list] = {"better": [], "worse": [], "not told apart": []}
     changes = frame[(frame["what"] == "quality") & (frame["domain"] == "enhanced - compressed")]
     for row in changes.itertuples():
-        sign = 1 if METRICS[row.name].better == "higher" else -1
-        low, high = sorted((sign * row.low, sign * row.high))
-        word = "better" if low > 0 else "worse" if high < 0 else "not told apart"
-        found[word].append(SHORT.get(row.name, row.name))
+        found[compared(row)].append(SHORT.get(row.name, row.name))
     told = [f"{how} by {listed(found[how])}" for how in ("better", "worse") if found[how]]
     if found["not told apart"]:
         told.append(f"{'and ' if told else ''}not told apart by {listed(found['not told apart'])}")
@@ -818,17 +805,15 @@ def realism_words(frame: pd.DataFrame) -> str:
     rows = frame[frame["what"] == "realism"].set_index("domain")
     if not len(rows):
         return ""
-    if rows.loc["AUC raw, enhanced", "value"] < 0.7:
-        auc = rows.loc["AUC raw, enhanced", "value"]
+    auc = rows.loc["AUC raw, enhanced", "value"]
+    if auc < 0.7:
         return f"; the discriminator is at chance (AUC {auc:.2f}), so its scores say nothing"
     gap = rows.loc["enhanced - raw"]
     side = "does not tell enhanced from raw beyond the noise"
     if gap.high < 0 or gap.low > 0:
         side = f"takes the enhanced images for {'less' if gap.high < 0 else 'more'} real than the raw ones"
-    scores = ", ".join(
-        f"{domain} {rows.loc[domain, 'value']:.2f}" for domain in ("raw", "enhanced", "compressed")
-    )
-    return f"; the discriminator {side} (scores: {scores})"
+    scores = [f"{domain} {rows.loc[domain, 'value']:.2f}" for domain in ("raw", "enhanced", "compressed")]
+    return f"; the discriminator {side} (scores: {', '.join(scores)})"
 
 # %% ../nbs/measurement/40_audit.ipynb #aa37acf7
 def control_words(frame: pd.DataFrame) -> str:
@@ -836,10 +821,8 @@ def control_words(frame: pd.DataFrame) -> str:
     rows = frame[(frame["what"] == "control") & (frame["domain"] == f"{PREFIX}noise8")]
     if not len(rows):
         return ""
-    noise = listed(
-        [f"{whole_percent(row.value)} by {SHORT.get(row.name, row.name)}" for row in rows.itertuples()]
-    )
-    return f" For scale: grey noise of 8 levels, which restores nothing, has {noise}."
+    noise = [f"{whole_percent(row.value)} by {SHORT.get(row.name, row.name)}" for row in rows.itertuples()]
+    return f" For scale: grey noise of 8 levels, which restores nothing, has {listed(noise)}."
 
 # %% ../nbs/measurement/40_audit.ipynb #aefb938f
 def verdict(frame: pd.DataFrame, images: int) -> str:
@@ -896,8 +879,6 @@ def audit(
     title: str | None = None,  # of the page; the name of the enhanced folder, if left out
     patch: int = 128,  # side in px: of features of whole pictures below ten images, and of what `judge` sees
     level: float = 0.95,  # of intervals
-    n: int | None = None,  # no longer used: resamples are a function of the pictures' names
-    seed: int | None = None,  # no longer used
     device: str = "cpu",  # where networks run
     cache: dict | None = None,  # kept from one audit to the next of another method on these pictures
     progress: Callable | None = None,  # called with (stage, done, total)
@@ -916,8 +897,9 @@ def audit(
     lines.add("residual", "enhanced")
     measure_all(lines, chosen, scored, (distances is not None, metrics is not None), controls, reasons)
     if judge is not None:
-        more = dict(gan=judging["gan"], patch=judging["patch"], conditional=bool(judging["conditional"]))
-        lines.add("realism", "enhanced", lines.cell("enhanced", judge, **more))
+        told = dict(discriminator=judge, gan=judging["gan"], patch=judging["patch"])
+        cell = lines.cell("enhanced", conditional=bool(judging["conditional"]), **told)
+        lines.add("realism", "enhanced", cell)
     chosen, scored = ([name for name in part if name not in reasons] for part in (chosen, scored))
     results = lines.results()
     frame = numbers(results, pictures.looks, chosen, scored, level)
@@ -970,9 +952,8 @@ def _discriminator(file, judge, gan, patch):
         return None, None
     if gan not in ("vanilla", "relativistic"):
         raise QebiasError(f"gan is {gan!r}: vanilla or relativistic")
-    network = getattr(judge, "network", judge)
-    known = {"class": type(network).__name__, "conditional": getattr(judge, "conditional", None)}
-    return judge, known | {"gan": gan, "patch": patch}
+    kind, conditional = type(getattr(judge, "network", judge)).__name__, getattr(judge, "conditional", None)
+    return judge, {"class": kind, "conditional": conditional, "gan": gan, "patch": patch}
 
 # %% ../nbs/measurement/40_audit.ipynb #11313d9e
 def single_scores(results: Results, metrics: list) -> pd.DataFrame:
@@ -1153,13 +1134,9 @@ def telling_pictures(report: AuditReport, side: int = 160) -> list:  # dicts: wo
         figure = residuals(raw, compressed, {"enhanced": enhanced}, boxes[role], gain=gain, size=1.9)
         alt = f"{name}: crops of raw, compressed and enhanced, and maps of their differences"
         data, width = marked(raw, boxes[role])
-        small = embedded(
-            "image/jpeg",
-            data,
-            width,
-            f"{name}, the raw image, with the place of the crops",
-            "Raw, whole. The square is where compression changed most.",
-        )
+        place = f"{name}, the raw image, with the place of the crops"
+        told = "Raw, whole. The square is where compression changed most."
+        small = embedded("image/jpeg", data, width, place, told)
         row = report.pixels.set_index("image").loc[name]
         title = words[role] if len(report.pictures) > 1 else "The image"
         found.append(dict(words=title, name=name, row=row, figures=[small, drawn(figure, alt)]))
@@ -1205,13 +1182,10 @@ def quality_table(report: AuditReport) -> Table:
     rows = []
     for name in dict.fromkeys(frame["name"]):
         of = {row.domain: row for row in frame[frame["name"] == name].itertuples()}
-        change, higher = of["enhanced - compressed"], METRICS[name].better == "higher"
-        word = "not told apart"
-        if change.low > 0 or change.high < 0:
-            word = "better" if (change.value > 0) == higher else "worse"
-        label = f"{METRICS[name].label} {'↑' if higher else '↓'}"
+        change = of["enhanced - compressed"]
+        label = f"{METRICS[name].label} {'↑' if METRICS[name].better == 'higher' else '↓'}"
         means = [number(of[d].value, 4) if d in of else "" for d in DOMAINS]
-        rows.append([label, *means, signed(change.value), interval_text(change, signed), word])
+        rows.append([label, *means, signed(change.value), interval_text(change, signed), compared(change)])
     return Table(["metric", *DOMAINS, "enhanced − compressed", "interval", "enhanced is"], rows, (6,))
 
 # %% ../nbs/measurement/40_audit.ipynb #c937ac4c

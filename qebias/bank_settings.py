@@ -44,8 +44,7 @@ def bank_settings(
         if name not in DEFAULTS:
             raise QebiasError(f"bank: unknown key {name}: there are {', '.join(DEFAULTS)}")
     found = {**DEFAULTS, **settings}
-    names: dict[str, tuple] = {"kinds": KINDS, "fakes": FAKE_NAMES}
-    for name, known in names.items():
+    for name, known in (("kinds", KINDS), ("fakes", FAKE_NAMES)):
         for one in found[name]:
             if one not in known:
                 raise QebiasError(f"bank: {name} has {one!r}: there are {', '.join(known)}")

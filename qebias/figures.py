@@ -7,15 +7,15 @@ __all__ = ['DOMAINS', 'INK', 'FAINT', 'LABELS', 'MARKS', 'VARIANTS', 'SHADES', '
            'APART', 'TERMS', 'UNITS', 'OF_TWO', 'Look', 'parts_of', 'control_label', 'label_of', 'in_order',
            'method_looks', 'style', 'theme', 'styled', 'Picture', 'panels', 'save', 'caption', 'in_lines', 'number',
            'decimals', 'percent', 'with_interval', 'checked', 'intervals', 'interval_panel', 'realism_differences',
-           'deviations', 'Apex', 'apex', 'base', 'triangle', 'lines_below', 'peak', 'words_of', 'free_height',
-           'one_apex', 'heights_of', 'triangles', 'causal_graph', 'cloud', 'paired_changes', 'apart', 'rate_panel',
-           'rate_curves', 'same_size', 'cut', 'show', 'crops', 'signed_residual', 'residuals', 'score_maps',
-           'curve_panel', 'training_curves']
+           'deviations', 'Apex', 'apex', 'base', 'triangle', 'list_height', 'peak', 'words_of', 'free_height',
+           'one_apex', 'triangles', 'causal_graph', 'cloud', 'paired_changes', 'apart', 'rate_panel', 'rate_curves',
+           'same_size', 'cut', 'show', 'crops', 'signed_residual', 'residuals', 'score_maps', 'curve_panel',
+           'training_curves']
 
 # %% ../nbs/measurement/30_figures.ipynb #54810be6
 from typing import TYPE_CHECKING, Any
 
-from .controls import AFTER, CONTROLS, PREFIX, control_of, find_control
+from .controls import AFTER, CONTROLS, PREFIX, control_of, eight_bit, find_control
 from .core import QebiasError, as_rgb, require
 from .methods import FIDELITY
 
@@ -151,15 +151,15 @@ def in_order(
     rows: Iterable[str],  # names of rows, repeats allowed
 ) -> list[str]:
     "Rows in the order of Table 3, each once; unknown names and controls last"
-    names, known, variants = list(dict.fromkeys(rows)), list(LABELS), list(VARIANTS)
+    known, variants = list(LABELS), list(VARIANTS)
 
     def place(name):
         base, variant, more = parts_of(name)
         at = known.index(base) if base in known else len(known)
         within = variants.index(variant) if variant in variants else len(variants)
-        return name.startswith("control:"), at, within, more, names.index(name)
+        return name.startswith(PREFIX), at, within, more
 
-    return sorted(names, key=place)
+    return sorted(dict.fromkeys(rows), key=place)
 
 # %% ../nbs/measurement/30_figures.ipynb #f2f9162c
 def method_looks(
@@ -174,9 +174,9 @@ def method_looks(
         base, variant, more = parts_of(name)
         if kinds[base, variant] == 1:
             more = ""  # nothing to be told apart from: it looks as its plain row does
-        if name.startswith("control:"):
-            mark = MARKS.get(name.removeprefix("control:"))
-            marker, colour = mark or ("+", "x", "1", "2", "3", "4")[len(looks) % 6], "#666666"
+        if name.startswith(PREFIX):
+            mark = MARKS.get(name.removeprefix(PREFIX))
+            marker, colour = mark or "+x1234"[len(looks) % 6], "#666666"
         elif base in SHADES and variant in VARIANTS and not more:
             marker, colour = SHADES[base][0], SHADES[base][1][list(VARIANTS).index(variant)]
         elif base in SINGLE and not variant and not more:
@@ -265,9 +265,8 @@ class Picture(Figure):
             there = len(list(Path(folder).glob("*.png")))
             save(self, Path(folder) / f"{there + 1:02d}")
         kind, stored = self.image()
-        require("IPython.display", "showing figures").display(
-            {kind: stored, "text/plain": repr(self)}, raw=True
-        )
+        display = require("IPython.display", "showing figures").display
+        display({kind: stored, "text/plain": repr(self)}, raw=True)
 
 # %% ../nbs/measurement/30_figures.ipynb #9cd8f2ed
 def panels(
@@ -278,7 +277,7 @@ def panels(
     photo: bool = False,  # True: the notebook stores a JPEG
     **options: Any,  # for `Figure.subplots`: sharex, sharey, width_ratios ...
 ) -> tuple:  # (Picture, array of axes (nrows, ncols))
-    "An empty figure in the study's style; pass its axes as `ax=` to the functions below"
+    "An empty figure in the study's style"
     with mpl.rc_context(style()):
         figure = Picture(figsize=(width * ncols, height * nrows), layout="constrained")
         FigureCanvasAgg(figure)
@@ -395,7 +394,7 @@ def checked(
             raise QebiasError(f"{what}: {column} is no finite number in row {at}: leave the row out")
     for column in ("low", "high"):
         frame[column] = pd.to_numeric(frame[column], errors="coerce") if column in frame else np.nan
-    return frame
+    return frame if "panel" in frame else frame.assign(panel="")
 
 # %% ../nbs/measurement/30_figures.ipynb #82ff1408
 @styled
@@ -411,8 +410,6 @@ def intervals(
 ) -> Picture:
     "Numbers with their intervals beside the line where nothing would have happened, a panel each `panel`"
     frame = checked(table, ["row", "value"], ["value"], "intervals")
-    if "panel" not in frame:
-        frame["panel"] = ""
     kinds = list(dict.fromkeys(frame["panel"]))
     looks = method_looks(frame["row"])
     if "like" in frame:
@@ -536,7 +533,7 @@ def triangle(
     looks = method_looks(frame["row"])
     figure = None
     if ax is None:
-        heights = [2.1, 0.3 + 0.19 * lines_below(frame)]
+        heights = [2.1, list_height(frame)]
         figure, axes = panels(2, 1, 4.4, sum(heights) / 2, height_ratios=heights)
         ax = tuple(axes[:, 0])
     upper, below = ax
@@ -558,12 +555,12 @@ BELOW = 0.3  # room above and below a triangle, in bases
 OUTSIDE = 1.25  # times the base: a control further out would make the triangles small; it is listed only
 
 
-def lines_below(
+def list_height(
     frame: pd.DataFrame,  # row, ce, re, cr
-) -> int:
-    "Lines of the list below a triangle: one a row, and one more where its sides do not close"
+) -> float:  # in inches
+    "Room for the list below a triangle: a line a row, and one more where its sides do not close"
     open_ones = [not apex(line.ce, line.re, line.cr).triangle for line in frame.itertuples()]
-    return len(frame) + sum(open_ones)
+    return 0.3 + 0.19 * (len(frame) + sum(open_ones))
 
 # %% ../nbs/measurement/30_figures.ipynb #5a2daf1d
 def peak(
@@ -629,34 +626,21 @@ def one_apex(
     if not control and not ideal:
         ax.plot([-0.5, x, 0.5], [0, y, 0], color=look.colour, linestyle=look.line, linewidth=1.1, zorder=2)
         if np.isfinite([line.low, line.high]).all():
-            ax.plot(
-                [line.low / 200, line.high / 200], [y, y], color=look.colour, linewidth=5, alpha=0.3, zorder=3
-            )
+            ends = [line.low / 200, line.high / 200]
+            ax.plot(ends, [y, y], color=look.colour, linewidth=5, alpha=0.3, zorder=3)
     fill = "white" if ideal or not (where.triangle or control) else look.colour
     drawn: dict[str, Any] = dict(marker=marker, markerfacecolor=fill, color=look.colour, linestyle="")
     drawn["markeredgewidth"] = 0 if marker.startswith("$") else 1
     outside = control and max(abs(x), y) > OUTSIDE
     on_c = control and line.ce < 1e-6 * line.cr  # what changes nothing
+    words = words_of(line, where, look, outside)
     if not (outside or on_c):
         height = free_height(x, y, taken) if control else y
         ax.plot(x, height, zorder=5, **drawn)
         taken.append((x, height))
-    words = words_of(line, where, look, outside)
-    if not (outside or on_c) and height > y + APART / 2:
-        words += ", drawn higher"
+        if height > y + APART / 2:
+            words += ", drawn higher"
     return mpl.lines.Line2D([], [], **drawn, label=words)
-
-# %% ../nbs/measurement/30_figures.ipynb #d9f471ac
-def heights_of(
-    rows: list,  # of panels: tables of triangles
-    peaks: list,  # the highest vertex of each row, in bases
-) -> list[float]:  # in inches: of the triangles and of the list below them, row by row
-    "Room for triangles of one scale"
-    heights = []
-    for row, top in zip(rows, peaks):
-        heights.append(1.75 * (top + BELOW) / (max(peaks) + BELOW))
-        heights.append(0.3 + 0.19 * max(map(lines_below, row)))
-    return heights
 
 # %% ../nbs/measurement/30_figures.ipynb #8c3d8391
 @styled
@@ -667,13 +651,13 @@ def triangles(
 ) -> Picture:
     "A triangle a panel, all bases of one length"
     frame = checked(table, ["row", "ce", "re", "cr"], ["ce", "re", "cr"], "triangles")
-    if "panel" not in frame:
-        frame["panel"] = ""
     parts = dict(list(frame.groupby("panel", sort=False)))
     ncols = min(ncols or (3 if len(parts) == 3 else 2), len(parts))
     rows = [list(parts.values())[k : k + ncols] for k in range(0, len(parts), ncols)]
     peaks = [max(map(peak, row)) for row in rows]
-    heights = heights_of(rows, peaks)
+    heights = []
+    for row, top in zip(rows, peaks):
+        heights += [1.75 * (top + BELOW) / (max(peaks) + BELOW), max(map(list_height, row))]
     tall = sum(heights) / len(heights) + 0.2  # a title a row
     figure, axes = panels(len(heights), ncols, 4.0, tall, height_ratios=heights)
     places = list(zip(axes[0::2].flat, axes[1::2].flat))
@@ -701,12 +685,9 @@ def causal_graph(
         ax.plot(x, 0, "o", markersize=30, markerfacecolor="white", color=look.colour, markeredgewidth=2)
         ax.text(x, 0, f"$I_{letter}$", ha="center", va="center", fontsize=12)
         ax.text(x, -0.62, name, ha="center", va="center", fontsize=8)
+    shape: dict[str, Any] = dict(arrowstyle="-|>", mutation_scale=14, shrinkA=17, shrinkB=17)
     for x, words in ((0, "$f_c$"), (1, "$f_e$")):
-        arrow = FancyArrowPatch(
-            (x, 0), (x + 1, 0), arrowstyle="-|>", mutation_scale=14, shrinkA=17, shrinkB=17
-        )
-        arrow.set(color=INK, linewidth=1.3)
-        ax.add_patch(arrow)
+        ax.add_patch(FancyArrowPatch((x, 0), (x + 1, 0), color=INK, linewidth=1.3, **shape))
         ax.text(x + 0.5, 0.22, words, ha="center", va="center", fontsize=11)
     ax.set(xlim=(-0.35, 2.35), ylim=(-0.85, 0.6))
     ax.set_axis_off()
@@ -813,8 +794,6 @@ def rate_curves(
 ) -> Picture:
     "Figure 7: bits per pixel against quality, a panel each `panel`"
     frame = checked(table, ["row", "bpp", "value"], ["bpp", "value"], "rate_curves")
-    if "panel" not in frame:
-        frame["panel"] = ""
     kinds = list(dict.fromkeys(frame["panel"]))
     looks = method_looks(frame["row"])
     figure, axes = panels(1, len(kinds), 5.0, 3.4)
@@ -833,13 +812,12 @@ def same_size(
     images = {name: as_rgb(image, f"{what}: {name}") for name, image in images.items()}
     if not images:
         raise QebiasError(f"{what}: no picture was given")
-    first, size = next(iter(images)), next(iter(images.values())).shape
-    for name, image in images.items():
-        if image.shape != size:
-            raise QebiasError(
-                f"{what}: {name} is {image.shape[1]}x{image.shape[0]}, but {first} is {size[1]}x{size[0]}:"
-                " pass pictures of one size"
-            )
+    sizes = {name: f"{image.shape[1]}x{image.shape[0]}" for name, image in images.items()}
+    first = next(iter(sizes))
+    for name, size in sizes.items():
+        if size != sizes[first]:
+            told = f"{name} is {size}, but {first} is {sizes[first]}"
+            raise QebiasError(f"{what}: {told}: pass pictures of one size")
     return images
 
 # %% ../nbs/measurement/30_figures.ipynb #416e45ad
@@ -852,14 +830,10 @@ def cut(
     if box is None:
         return image
     top, left, height, width = (int(v) for v in box)
-    inside = (
-        top >= 0 and left >= 0 and 0 < height <= image.shape[0] - top and 0 < width <= image.shape[1] - left
-    )
-    if not inside:
-        raise QebiasError(
-            f"{what}: the crop (top, left, height, width) = {tuple(box)} leaves the picture"
-            f" of {image.shape[1]}x{image.shape[0]}"
-        )
+    tall, wide = image.shape[:2]
+    if not (0 <= top < top + height <= tall and 0 <= left < left + width <= wide):
+        where = f"(top, left, height, width) = {tuple(box)}"
+        raise QebiasError(f"{what}: the crop {where} leaves the picture of {wide}x{tall}")
     return image[top : top + height, left : left + width]
 
 # %% ../nbs/measurement/30_figures.ipynb #e572ecc3
@@ -903,7 +877,7 @@ def signed_residual(
     gain: float,  # magnification
 ) -> np.ndarray:  # uint8 RGB, 128 where the two agree
     "The difference of two pictures around middle grey"
-    return np.clip(128 + gain * (a.astype(float) - b), 0, 255).round().astype(np.uint8)
+    return eight_bit(128 + gain * (a.astype(float) - b))
 
 # %% ../nbs/measurement/30_figures.ipynb #7ee8972a
 @styled

@@ -61,15 +61,11 @@ def check_names(
         raise QebiasError(f"two pictures are called {twice}: names must differ")
     for name in names:
         if not name or re.fullmatch(RESAMPLE, name):
-            raise QebiasError(
-                f"{name!r}: a picture's name is not empty, and not ~ and a number, as resamples are called: "
-                "rename it"
-            )
+            rule = "a picture's name is not empty, and not ~ and a number, as resamples are called"
+            raise QebiasError(f"{name!r}: {rule}: rename it")
 
 # %% ../nbs/measurement/25_measure.ipynb #f49e1581
-def check_pictures(
-    cell: "Cell",
-) -> None:
+def check_pictures(cell: "Cell") -> None:
     "Raise `QebiasError` where a picture is missing, or has another size in another domain"
     for part in ("raw", "compressed", "enhanced", "bpp"):
         count = len(getattr(cell, part))
@@ -114,8 +110,7 @@ class Cell:
         "How often each picture is drawn, (1 + draws, pictures) in `order`: once in row 0, then by resample"
         from qebias.stats import resamples
 
-        drawn = resamples(self.names)
-        counts = [np.bincount(draw, minlength=len(self.names)) for draw in drawn]
+        counts = [np.bincount(draw, minlength=len(self.names)) for draw in resamples(self.names)]
         return np.stack([np.ones(len(self.names), int), *counts])
 
     def once(self, of: tuple | None, compute: Callable, *pictures: Any) -> Any:
@@ -223,8 +218,7 @@ FEW = 10  # below this many pictures, features are taken of patches
 
 def measure_distance(cell: Cell, name: str) -> list:
     "The three sides of the triangle by one distance (Eq. 1)"
-    kind = METRICS[name].distance
-    if kind == "set":
+    if METRICS[name].distance == "set":
         return measure_sides(cell, name)
     compute = metric(name, cell.device)
     lines = []
@@ -331,13 +325,10 @@ def logits_of(
     network: "ConditionalDiscriminator",
     images: "torch.Tensor",  # (N, 3, H, W) in [0, 1]
     compressed: "torch.Tensor",  # the same places, for a condition
-    batch: int = 16,  # patches at once
 ) -> np.ndarray:  # (N, outputs)
     "The logits of patches; raises `QebiasError` where they are not finite"
-    found = []
-    for start in range(0, len(images), batch):
-        logits = network(images[start : start + batch], compressed[start : start + batch])
-        found.append(logits.float().flatten(1).double().cpu())
+    parts = zip(images.split(16), compressed.split(16))
+    found = [network(*part).float().flatten(1).double().cpu() for part in parts]
     logits = torch.cat(found).numpy()
     if not np.isfinite(logits).all():
         raise QebiasError("the discriminator's logits are not finite: its training has diverged")
@@ -534,11 +525,10 @@ def identity(name: str) -> dict:
         found["weights"] = [digest_of_weights(path) for path in chosen.weights]
     if name.startswith("psi:"):
         weights = name.split(":")[1]
+        found["weights"] = [weights]
         if weights in PSI_FILES:
             path = find(PSI_FILES[weights][1], f"psi {weights!r}")
             found["weights"] = [digest_of_weights(path)]
-        else:
-            found["weights"] = [weights]
     return found
 
 # %% ../nbs/measurement/25_measure.ipynb #433048be

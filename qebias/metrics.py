@@ -18,7 +18,6 @@ import io
 import itertools
 import json
 import math
-import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -46,16 +45,7 @@ from qebias.core import (
     threads,
 )
 from .later import later
-from qebias.weights import (
-    TO_CONVERT,
-    as_stored,
-    download,
-    file_line,
-    find,
-    find_any,
-    identity,
-    state,
-)
+from .weights import TO_CONVERT, as_stored, download, file_line, find, find_any, identity, state
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -188,7 +178,8 @@ def metric_name(
     if ":" in str(name):
         return find_metric(str(name).strip()).name
     wanted = str(name).strip().lower()
-    return ALIASES.get(wanted, wanted) if ALIASES.get(wanted, wanted) in METRICS else _unknown(name)
+    wanted = ALIASES.get(wanted, wanted)
+    return wanted if wanted in METRICS else _unknown(name)
 
 # %% ../nbs/measurement/00_metrics.ipynb #6c0801d2
 def find_metric(
@@ -217,11 +208,8 @@ def elsewhere(
 def _unknown(name) -> NoReturn:
     wanted = str(name).lower()
     near = closest(wanted, [*METRICS, *ALIASES], 0.5)
-    raise QebiasError(
-        f"no metric is called {str(name)!r}: "
-        + (f"did you mean {ALIASES.get(near, near)}? There" if near else "there")
-        + f" are {', '.join(METRICS)}"
-    )
+    there = f"did you mean {ALIASES.get(near, near)}? There" if near else "there"
+    raise QebiasError(f"no metric is called {str(name)!r}: {there} are {', '.join(METRICS)}")
 
 # %% ../nbs/measurement/00_metrics.ipynb #e51985da
 def _find(file, purpose):
@@ -232,8 +220,7 @@ def _find(file, purpose):
 def _ready(name):
     "A metric's row, once its name, its packages and its weight files have been checked"
     entry = find_metric(name)
-    for file in entry.weights:
-        _find(file, f"metric '{name}'")
+    weight_files(name)
     if entry.needs and is_absent(entry.needs):
         require(entry.needs, f"metric '{name}'")
     return entry
@@ -630,8 +617,8 @@ def _built(name, device):
     if entry.function:
         function = _named(entry.function)
         return lambda *views: float(function(*(view.rgb for view in views)))
-    found = _loaded(name, lambda: _named(entry.build)(f"metric '{name}'", device))
-    return _network(found, device) if isinstance(found, torch.nn.Module) else _quietly(found)
+    found = _loaded(entry, device)
+    return _network(found, device) if isinstance(found, torch.nn.Module) else _exactly()(found)
 
 # %% ../nbs/measurement/00_metrics.ipynb #eba1982f
 def _named(place):
@@ -643,20 +630,13 @@ def _network(net, device):
     "A function of views from a network"
     net = net.to(device).eval().requires_grad_(False)
 
+    @_exactly()
     def value(*views):
         if views[0].deep and hasattr(net, "in_strips"):
             return net.in_strips(views)
         return float(net(*(view.tensor for view in views)).squeeze())
 
-    return _quietly(value)
-
-# %% ../nbs/measurement/00_metrics.ipynb #9094b2a9
-def _quietly(compute):
-    def run(*views):
-        with _exactly():
-            return compute(*views)
-
-    return run
+    return value
 
 # %% ../nbs/measurement/00_metrics.ipynb #7d1c0bf3
 def around(
@@ -667,33 +647,33 @@ def around(
     entry = _ready(name)
     if entry.kind != "full-reference" or entry.function:
         return None
-    net = _loaded(name, lambda: _named(entry.build)(f"metric '{name}'", device))
+    net = _loaded(entry, device)
     if not hasattr(net, "around"):
         return None
     net = net.to(device).eval().requires_grad_(False)
-    run = _quietly(net.around)
 
+    @_exactly()
     def values(raw, compressed, others):
         for rgb in (compressed, *others):
             _checked(entry, rgb, raw)
-        return run(*(_View(as_rgb(rgb), device) for rgb in (raw, compressed, *others)))
+        return net.around(*(_View(as_rgb(rgb), device) for rgb in (raw, compressed, *others)))
 
     return values
 
 # %% ../nbs/measurement/00_metrics.ipynb #57105a12
-def _loaded(name, build):
-    "What `build` makes; whatever a file's content does to it becomes one line"
+def _loaded(entry, device):
+    "What a metric's `build` makes; whatever a file's content does to it becomes one line"
+    what = f"metric '{entry.name}'"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            return build()
+            return _named(entry.build)(what, device)
         except (QebiasError, MemoryError, ImportError):
             raise
         except Exception as error:
-            raise QebiasError(
-                f"metric '{name}' cannot load {' or '.join(METRICS[name].weights)} "
-                f"({type(error).__name__}: {' '.join(str(error).split())[:150]}): fetch the file again"
-            ) from None
+            files, words = " or ".join(entry.weights), " ".join(str(error).split())[:150]
+            told = f"{files} ({type(error).__name__}: {words})"
+            raise QebiasError(f"{what} cannot load {told}: fetch the file again") from None
 
 # %% ../nbs/measurement/00_metrics.ipynb #7adca6c7
 def _checked(entry, enhanced, raw):
@@ -703,11 +683,9 @@ def _checked(entry, enhanced, raw):
         if raw is None:
             raise QebiasError(f"{entry.name} compares with the raw image: pass it")
         images.append(as_rgb(raw, "the raw image"))
-        if images[0].shape != images[1].shape:
-            raise QebiasError(
-                f"{entry.name} compares images of one size, "
-                f"not {images[0].shape[:2]} and {images[1].shape[:2]}"
-            )
+        a, b = (image.shape[:2] for image in images)
+        if a != b:
+            raise QebiasError(f"{entry.name} compares images of one size, not {a} and {b}")
     _big_enough(entry.name, images[0], entry.min_side)
     return images
 
@@ -731,38 +709,29 @@ def frechet_distance(
     "Fréchet distance of two sets of features, exact also for n << d; refuses other than two finite sets"
     a, b = (_rows(x, name) for x, name in ((a, "the first set"), (b, "the second set")))
     if a.shape[1] != b.shape[1]:
-        raise QebiasError(
-            f"the sets have {a.shape[1]} and {b.shape[1]} features: compare features of one extractor"
-        )
-    return _frechet(*_moments(a), *_moments(b))
+        counts = f"{a.shape[1]} and {b.shape[1]}"
+        raise QebiasError(f"the sets have {counts} features: compare features of one extractor")
+    (mean_a, a), (mean_b, b) = _moments(a), _moments(b)
+    cross = np.linalg.svd(a @ b.T, compute_uv=False).sum()
+    return float(max(((mean_a - mean_b) ** 2).sum() + (a**2).sum() + (b**2).sum() - 2 * cross, 0))
 
 # %% ../nbs/measurement/00_metrics.ipynb #1dc0111e
 def _rows(x, name):
     x = np.asarray(x, np.float64)
     if x.ndim != 2 or len(x) < 2:
-        raise QebiasError(
-            f"{name} has shape {x.shape}: a Fréchet distance takes features (n, d) "
-            "of at least 2 images, patches or blocks"
-        )
-    if not np.isfinite(x).all():
-        raise QebiasError(
-            f"{name} has {(~np.isfinite(x)).any(1).sum()} of {len(x)} rows "
-            "with NaN or infinity: leave them out on purpose"
-        )
+        needed = "a Fréchet distance takes features (n, d) of at least 2 images, patches or blocks"
+        raise QebiasError(f"{name} has shape {x.shape}: {needed}")
+    if bad := (~np.isfinite(x)).any(1).sum():
+        told = f"{bad} of {len(x)} rows with NaN or infinity"
+        raise QebiasError(f"{name} has {told}: leave them out on purpose")
     return x
 
 # %% ../nbs/measurement/00_metrics.ipynb #58aa7ef6
 def _moments(x):
     "Mean, and a factor F of the covariance F'F with few rows"
-    ones = np.ones(len(x))
-    mean = ones @ x / len(x)
-    factor = (x - mean) * np.sqrt(ones / (len(x) - 1))[:, None]
+    mean = np.ones(len(x)) @ x / len(x)
+    factor = (x - mean) * np.sqrt(1 / (len(x) - 1))
     return mean, np.linalg.qr(factor, mode="r") if len(x) > x.shape[1] else factor
-
-
-def _frechet(mean_a, a, mean_b, b):
-    cross = np.linalg.svd(a @ b.T, compute_uv=False).sum()
-    return float(max(((mean_a - mean_b) ** 2).sum() + (a**2).sum() + (b**2).sum() - 2 * cross, 0))
 
 # %% ../nbs/measurement/00_metrics.ipynb #3e55c6e5
 def frechet_resampled(
@@ -814,10 +783,10 @@ def _from_products(ab, aa, bb, weight):
 def _nss(purpose, device="cpu"):
     "The features of NIQE, block by block"
 
+    @_exactly()
     def extract(view):
-        with _exactly():
-            flat = _by_blocks(view, _flat, 0)
-            return view.statistics.masked_fill(flat[:, None], torch.nan).cpu().numpy()
+        flat = _by_blocks(view, _flat, 0)
+        return view.statistics.masked_fill(flat[:, None], torch.nan).cpu().numpy()
 
     return extract
 
@@ -863,15 +832,15 @@ def _alex(purpose, device="cpu"):
         torch.tensor(x, device=device).view(3, 1, 1) for x in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     )
 
+    @_exactly()
     def extract(view):
-        with _exactly():
-            if not view.deep:
-                return net((view.tensor - mean) / std).mean((2, 3)).double().cpu().numpy()
-            total, count = 0.0, 0
-            for part, own in alex_tiles(view.rgb.shape):
-                rows = net((view.part(*part).tensor - mean) / std)[:, :, *own(16)].double()
-                total, count = total + rows.sum((2, 3)), count + rows.shape[2] * rows.shape[3]
-            return (total / count).cpu().numpy()
+        if not view.deep:
+            return net((view.tensor - mean) / std).mean((2, 3)).double().cpu().numpy()
+        total, count = 0.0, 0
+        for part, own in alex_tiles(view.rgb.shape):
+            rows = net((view.part(*part).tensor - mean) / std)[:, :, *own(16)].double()
+            total, count = total + rows.sum((2, 3)), count + rows.shape[2] * rows.shape[3]
+        return (total / count).cpu().numpy()
 
     return extract
 
@@ -891,10 +860,10 @@ def _inception(purpose, device="cpu", patch=None):
     with _swapped(arch, load_pretrained_network=lambda net, url: fill(net, tensors, _INCEPTION)):
         net = arch.InceptionV3([3]).eval().to(device)
 
+    @_exactly()
     def row(rgb):
         x = torch.tensor(clean_resize(rgb), device=device).permute(2, 0, 1)[None]
-        with _exactly():
-            return net((x - 128) / 128, False, False)[0].flatten(1).double().cpu().numpy()
+        return net((x - 128) / 128, False, False)[0].flatten(1).double().cpu().numpy()
 
     if not patch:
         return lambda view: row(view.rgb)
@@ -928,7 +897,7 @@ def _extractor(name, device):
     entry = _ready(name)
     if entry.kind != "set":
         raise QebiasError(f"{name} is a value of one image: use metric")
-    extract = _loaded(name, lambda: _named(entry.build)(f"metric '{name}'", device))
+    extract = _loaded(entry, device)
 
     def rows(view):
         _big_enough(name, view.rgb, entry.min_side)
@@ -978,6 +947,11 @@ def _few(name, n, d):
         )
 
 # %% ../nbs/measurement/00_metrics.ipynb #0cb8cc16
+def _cost(item):
+    "The pixels that an item says it holds"
+    return getattr(item, "cost", 0)
+
+
 def _load(image):
     return image() if callable(image) else read_rgb(image) if isinstance(image, (str, Path)) else image
 
@@ -1012,27 +986,6 @@ def _pool(workers, names, device):
             yield pool, workers + 1
     finally:
         torch.set_num_threads(before)
-
-# %% ../nbs/measurement/00_metrics.ipynb #33829a22
-class _Room:
-    "So many pixels may be under way at once; what is larger than that goes alone"
-
-    def __init__(self, budget):
-        self.budget, self.used, self.changed = budget, 0, threading.Condition()
-
-    @contextlib.contextmanager
-    def taken(self, cost):
-        "Wait for room, and hold it while the block runs"
-        cost = min(cost, self.budget)
-        with self.changed:
-            self.changed.wait_for(lambda: self.used + cost <= self.budget)
-            self.used += cost
-        try:
-            yield
-        finally:
-            with self.changed:
-                self.used -= cost
-                self.changed.notify_all()
 
 # %% ../nbs/measurement/00_metrics.ipynb #c81137ae
 def _version(name, device):
@@ -1069,7 +1022,7 @@ def score(
         rows.append((image, name, math.nan if reason else value))
 
     with _pool(workers, names, device) as (pool, ahead):
-        for image, found in in_order(pool, evaluator, images, ahead):
+        for image, found in in_order(pool, evaluator, images, ahead, _cost, MOST_UNDER_WAY):
             for name in evaluator.single:
                 enter(image, name, *found[name])
             for name in evaluator.sets:
@@ -1094,16 +1047,13 @@ class _Evaluator:
     def __init__(self, names, device, journal):
         for name in names:
             _ready(name)
-        self.device, self.journal, self.room = device, _Journal(journal), _Room(MOST_UNDER_WAY)
+        self.device, self.journal = device, _Journal(journal)
         self.single = {name: _built(name, device) for name in names if METRICS[name].kind != "set"}
         self.sets = {name: _extractor(name, device) for name in names if METRICS[name].kind == "set"}
         self.versions = {name: _version(name, device) if journal else None for name in names}
 
     def __call__(self, item):
-        with self.room.taken(getattr(item, "cost", 0)):
-            return self.scored(*item)
-
-    def scored(self, image, *pair):
+        image, *pair = item
         try:
             views = [
                 None if x is None else _View(_eight_bit(_load(x), f"the {what} image"), self.device)
@@ -1147,21 +1097,15 @@ def _tried(name, call):
 
 # %% ../nbs/measurement/00_metrics.ipynb #e8d441d6
 def _of_set(name, found, notes):
-    "Distance of a set; notes whether the set is small"
+    "Fréchet distance of a set over the rows that are finite in both domains; notes whether the set is small"
     if bad := [(image, reason) for image, _, reason in found if reason]:
         raise QebiasError(f"{name} lacks {len(bad)} of {len(found)} images, first {bad[0][0]}: {bad[0][1]}")
     enhanced, raw = (np.concatenate(x) for x in zip(*(both for _, both, _ in found)))
     if few := _few(name, len(enhanced), enhanced.shape[1]):
         notes.append(few)
-    return _set_value(enhanced, raw)
-
-# %% ../nbs/measurement/00_metrics.ipynb #479587b1
-def _set_value(enhanced, raw):
-    "Fréchet distance over the rows that are finite in both sets"
     if len(enhanced) != len(raw):
-        raise QebiasError(
-            f"{len(enhanced)} and {len(raw)} rows of features: enhanced and raw images differ in size"
-        )
+        counts = f"{len(enhanced)} and {len(raw)} rows of features"
+        raise QebiasError(f"{counts}: enhanced and raw images differ in size")
     whole = np.isfinite(enhanced).all(1) & np.isfinite(raw).all(1)
     return frechet_distance(enhanced[whole], raw[whole])
 
@@ -1250,8 +1194,7 @@ def checklist(names: Iterable[str] | None = None) -> list:  # lines
     "Of each metric: its files, where they are looked for, whether they are right, size and address"
     lines = []
     for name in names or METRICS:
-        if name not in METRICS:
-            _unknown(name)
+        find_metric(name)
         needed = _files(name)
         possible = "cannot be computed" if lacking(name) else "can be computed"
         lines.append(f"{name}: {possible}" + ("" if needed else ", needs no file"))
@@ -1288,21 +1231,20 @@ def fetch(
     "Download what metrics lack and verify it; raises `QebiasError` at the end, naming what could not be had"
     failed, seen = [], set()
     for name in names or METRICS:
-        if name not in METRICS:
-            _unknown(name)
+        find_metric(name)
         for rows in _files(name):
-            if rows[0]["file"] in seen:
+            file = rows[0]["file"]
+            if file in seen:
                 continue
-            seen.add(rows[0]["file"])
+            seen.add(file)
             if there := next((row for row in rows if row["state"] == "present"), None):
                 say(f"{there['file']}: there already")
                 continue
             try:
-                say(file_line(rows[0]["file"], download(rows[0]["file"], progress)))
+                say(file_line(file, download(file, progress)))
             except QebiasError as error:
-                failed.append(rows[0]["file"])
-                say(f"{rows[0]['file']}: {error}")
+                failed.append(file)
+                say(f"{file}: {error}")
     if failed:
-        raise QebiasError(
-            f"{len(failed)} of {len(seen)} files could not be had, see above: {', '.join(failed)}"
-        )
+        count = f"{len(failed)} of {len(seen)} files could not be had"
+        raise QebiasError(f"{count}, see above: {', '.join(failed)}")

@@ -156,19 +156,11 @@ def integrated(
 ) -> BDRate:
     "The BD-BR of two sound curves on qualities scaled to [0, 1], by the package `bjontegaard`"
     bjontegaard = require("bjontegaard", "BD-BR")
+    options = dict(require_matching_points=False, interpolators=True, min_overlap=0)
     with warnings.catch_warnings(), np.errstate(over="ignore"):
         warnings.simplefilter("error", np.exceptions.RankWarning)
         try:
-            value, *fits = bjontegaard.bd_rate(
-                rates_a,
-                a,
-                rates_t,
-                t,
-                method,
-                require_matching_points=False,
-                interpolators=True,
-                min_overlap=0,
-            )
+            value, *fits = bjontegaard.bd_rate(rates_a, a, rates_t, t, method, **options)
         except np.exceptions.RankWarning:
             return BDRate(None, f"points too near to one another for a {method} fit", method=method)
     if not np.isfinite(value):
@@ -208,13 +200,13 @@ def curves(
         levels = results.levels(row, quantity, dataset, codec)
         points = []
         for level in levels:
-            at = dict(dataset=dataset, codec=codec, level=level)
-            pair = results.values("compressed", "bpp", **at), results.values(row, quantity, **at)
-            if not any(part.missing for part in pair):
-                points.append((level, *(part.array[:, 0].mean() for part in pair)))
+            bpp = results.values("compressed", "bpp", dataset, codec, level)
+            value = results.values(row, quantity, dataset, codec, level)
+            if not bpp.missing and not value.missing:
+                points.append((level, bpp.array[:, 0].mean(), value.array[:, 0].mean()))
         if points:
-            at_levels, bpp, values = zip(*points)
-            found[row] = Curve(np.array(bpp), np.array(values), at_levels, row)
+            at_levels, rates, values = zip(*points)
+            found[row] = Curve(np.array(rates), np.array(values), at_levels, row)
     return found
 
 # %% ../nbs/measurement/20_rates.ipynb #4fe7661c
@@ -237,23 +229,15 @@ def bd_rates(
 
 # %% ../nbs/measurement/20_rates.ipynb #98b57005
 def rate_between(
-    results: Results,
-    row: str,
-    quantity: str,
-    dataset: str,
-    codec: str,
-    better: str,
-    anchor: str,
-    method: str,
+    results: Results, row: str, quantity: str, dataset: str, codec: str, better: str, anchor: str, method: str
 ) -> Values:
     "What `bd_rate` keeps"
     levels = results.levels(row, quantity, dataset, codec)
     if len(levels) < POINTS[method]:
         return missing(f"{method} needs {POINTS[method]} levels, and {row} has {len(levels)} of {quantity}")
-    at = [dict(dataset=dataset, codec=codec, level=level) for level in levels]
-    parts = [results.values("compressed", "bpp", **place) for place in at]
-    for name in (anchor, row):
-        parts += [results.values(name, quantity, **place) for place in at]
+    parts = []
+    for name, what in (("compressed", "bpp"), (anchor, quantity), (row, quantity)):
+        parts += [results.values(name, what, dataset, codec, level) for level in levels]
 
     def of(*arrays):
         bpp, a, b = (np.stack(arrays[i : i + len(levels)], -1) for i in range(0, len(arrays), len(levels)))

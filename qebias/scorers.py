@@ -125,7 +125,7 @@ class Nlpd(torch.nn.Module):
     spread: torch.Tensor
     around: torch.Tensor
 
-    def __init__(self, purpose: str = "", device: str = "cpu"):
+    def __init__(self) -> None:
         super().__init__()
         spread = torch.tensor(_SPREAD, dtype=torch.float32)[None, None]
         around = torch.zeros(6, 1, 1, 3, 3)
