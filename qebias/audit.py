@@ -120,10 +120,8 @@ def match(
         notes += [f"{domain}: {line}" for line in left_out]
     if not set.intersection(*map(set, listed.values())):
         first = ", ".join(f"{domain} has {next(iter(found))}" for domain, found in listed.items())
-        raise QebiasError(
-            f"no name occurs in all three folders: {first}: name the files alike "
-            "(a suffix that a method adds is given by --suffix)"
-        )
+        remedy = "name the files alike (a suffix that a method adds is given by --suffix)"
+        raise QebiasError(f"no name occurs in all three folders: {first}: {remedy}")
     loads, problems = {}, {}
     for name in sorted(set().union(*listed.values())):
         absent = [domain for domain in DOMAINS if name not in listed[domain]]
@@ -334,24 +332,19 @@ def swapped(looks: dict) -> str:
     least = max(0.8 * len(looks), 5)
     raw, compressed, enhanced = np.array([one.detail for one in looks.values()]).T
     if (compressed > np.maximum(raw, enhanced)).sum() >= least:
-        return (
-            "the compressed pictures hold more detail than the raw ones, which no codec does: "
-            "are the folders of raw and compressed exchanged?"
-        )
+        words = "the compressed pictures hold more detail than the raw ones, which no codec does"
+        return f"{words}: are the folders of raw and compressed exchanged?"
     ce, re, cr = np.array([one.mse for one in looks.values()]).T
     right = cr + re - ce < 0.3 * 2 * np.sqrt(cr * re)  # an angle of more than 72 degrees
     if ((enhanced > raw) & ((compressed > raw) | right)).sum() >= least:
-        return (
-            "the enhanced pictures hold more detail than the raw ones, which seem to be made of the "
-            "compressed ones: are the folders of raw and enhanced exchanged?"
-        )
+        words = "hold more detail than the raw ones, which seem to be made of the compressed ones"
+        return f"the enhanced pictures {words}: are the folders of raw and enhanced exchanged?"
     grid_raw, grid_compressed, grid_enhanced = np.array([one.blocks for one in looks.values()]).T
     clear = grid_enhanced - grid_raw > 0.1
     if (clear & (grid_enhanced - grid_raw > 2.5 * (grid_compressed - grid_raw))).sum() >= least:
-        return (
-            "the enhanced pictures show the 8 x 8 blocks of a JPEG, and the compressed ones hardly do: are "
-            "the folders of compressed and enhanced exchanged, or were the enhanced ones saved as JPEG?"
-        )
+        words = "the enhanced pictures show the 8 x 8 blocks of a JPEG, and the compressed ones hardly do"
+        asked = "are the folders of compressed and enhanced exchanged"
+        return f"{words}: {asked}, or were the enhanced ones saved as JPEG?"
     return ""
 
 # %% ../nbs/measurement/40_audit.ipynb #d3c17e9f
@@ -377,9 +370,8 @@ def remarks(looks: dict) -> list:
         off = {name: one.shifts[k - 1] for name, one in upright.items() if any(one.shifts[k - 1])}
         if off:
             moved = some(f"{name} by {y:+d} rows and {x:+d} columns" for name, (y, x) in off.items())
-            lines.append(
-                f"{len(off)} {domain} pictures are shifted against raw: {moved} would bring them back"
-            )
+            words = f"pictures are shifted against raw: {moved} would bring them back"
+            lines.append(f"{len(off)} {domain} {words}")
     if words := swapped(looks):
         lines.append(words)
     first: dict[str, str] = {}
@@ -396,10 +388,8 @@ def remarks(looks: dict) -> list:
         if count := sum(one.mse[k] == 0 for one in looks.values()):
             lines.append(f"{count} {a} pictures are the {b} ones, pixel by pixel")
     if len(looks) < FEW:
-        lines.append(
-            f"{len(looks)} picture{'s say' if len(looks) > 1 else ' says'} little about others: "
-            f"take {FEW} or more"
-        )
+        who = "1 picture says" if len(looks) == 1 else f"{len(looks)} pictures say"
+        lines.append(f"{who} little about others: take {FEW} or more")
     return lines
 
 # %% ../nbs/measurement/40_audit.ipynb #44d86949
@@ -854,9 +844,8 @@ class AuditReport:
             told = with_interval(row.value, row.low, row.high, percent)
             lines.append(f"{row.name:12} {told}, {row.n} image{'s' * (row.n != 1)}")
         for row in self.frame[self.frame["what"] == "control"].itertuples():
-            lines.append(
-                f"  {CONTROLS[row.domain.removeprefix(PREFIX)].label:18} {row.name}: {percent(row.value)}"
-            )
+            label = CONTROLS[row.domain.removeprefix(PREFIX)].label
+            lines.append(f"  {label:18} {row.name}: {percent(row.value)}")
         if self.reasons:
             lines.append(f"not measured: {', '.join(self.reasons)} (the page says why)")
         lines += [f"skipped: {name}: {why}" for name, why in list(self.skipped.items())[:10]]
@@ -1022,10 +1011,8 @@ def audit_target(
     if page.is_dir():
         raise QebiasError(f"{page} is a folder: name another page with -o")
     if page.exists() and not overwrite and not Outputs(page.parent).is_ours(page):
-        raise QebiasError(
-            f"{page} is there already and is no earlier audit as it was written: "
-            "name another page with -o, or replace it with --overwrite"
-        )
+        words = f"{page} is there already and is no earlier audit as it was written"
+        raise QebiasError(f"{words}: name another page with -o, or replace it with --overwrite")
     ground = next(folder for folder in page.absolute().parents if folder.exists())
     if not ground.is_dir():
         raise QebiasError(f"{ground} is a file, no folder: name another page with -o")
@@ -1198,12 +1185,10 @@ def signed(value: float) -> str:
 def realism_part(report: AuditReport) -> tuple:  # (words, figures, Table)
     "What the discriminator says"
     judge = report.facts["judge"]
-    rows = list(report.frame[report.frame["what"] == "realism"].itertuples())
-    gaps = []
-    for row in rows:
-        if row.domain.endswith(" - raw"):
-            domain = row.domain.removesuffix(" - raw")
-            gaps.append(dict(row="discriminator", domain=domain, value=row.value, low=row.low, high=row.high))
+    frame = report.frame[report.frame["what"] == "realism"]
+    gaps = frame[frame["domain"].str.endswith(" - raw")]
+    gaps = gaps.assign(row="discriminator", domain=gaps["domain"].str.removesuffix(" - raw"))
+    rows = list(frame.itertuples())
     beside = "with" if judge["conditional"] else "without"
     words = (
         f"A {judge['class']}, trained on patches of {judge['patch']} px as a {judge['gan']} discriminator, "
@@ -1213,7 +1198,7 @@ def realism_part(report: AuditReport) -> tuple:  # (words, figures, Table)
         twins = "is an extrapolation: training never showed it twins"
         words += f" The score of compressed images, beside themselves, {twins}."
     told = ", ".join(f"{row.domain} {row.value:.2f}" for row in rows)
-    figure = drawn(realism_differences(pd.DataFrame(gaps)), f"Mean realism scores: {told}")
+    figure = drawn(realism_differences(gaps), f"Mean realism scores: {told}")
     table = [[row.domain.replace(" - ", f" {MINUS} "), number(row.value), interval_text(row)] for row in rows]
     return words, [figure], Table(["domain", "score", "interval"], table)
 

@@ -111,9 +111,8 @@ def with_fakes(
     elif fake in enhancers:
         made = [enhancers[fake](rgb) for rgb in pictures.second]
     else:
-        raise QebiasError(
-            f"bank: nothing makes the fakes {fake!r}: there are {', '.join([*FAKES, *enhancers])}"
-        )
+        known = ", ".join([*FAKES, *enhancers])
+        raise QebiasError(f"bank: nothing makes the fakes {fake!r}: there are {known}")
     return Pictures(pictures.names, made, pictures.second)
 
 # %% ../nbs/measurement/50_bank.ipynb #b3ff07e5

@@ -571,9 +571,8 @@ def _block_statistics(luma):
     for side in (96, 48):
         mean, square = _window(luma, 7, 7 / 6), _window(luma * luma, 7, 7 / 6)
         normal = (luma - mean) / (((square - mean * mean).abs() + torch.finfo(torch.float64).eps).sqrt() + 1)
-        scales.append(
-            _describe(normal.reshape(rows, side, columns, side).transpose(1, 2).reshape(-1, side, side))
-        )
+        blocks = normal.reshape(rows, side, columns, side).transpose(1, 2).reshape(-1, side, side)
+        scales.append(_describe(blocks))
         if side == 96:
             luma = _half(luma / 255) * 255
     return torch.cat(scales, 1)
@@ -959,11 +958,9 @@ def _load(image):
 def _eight_bit(image, name="the image"):
     "uint8 (H, W, 3); floating values in [0, 1], and what overshoots them, are clamped and rounded"
     if isinstance(image, torch.Tensor):
-        image = (
-            image.detach().cpu().float().reshape(image.shape[-3:]).permute(1, 2, 0).numpy()
-            if image.is_floating_point() and image.ndim in (3, 4) and image.shape[:-3] in ((), (1,))
-            else image.numpy()
-        )
+        if image.is_floating_point() and image.ndim in (3, 4) and image.shape[:-3] in ((), (1,)):
+            image = image.detach().cpu().float().reshape(image.shape[-3:]).permute(1, 2, 0)
+        image = image.numpy()
     if isinstance(image, np.ndarray) and image.dtype.kind == "f":
         if not np.isfinite(image).all():
             raise QebiasError(f"{name} holds NaN or infinity: fix what made it")
@@ -1068,9 +1065,8 @@ class _Evaluator:
     def _value(self, name, views, keys):
         _checked(METRICS[name], *(view and view.rgb for view in views))
         used = 2 if METRICS[name].kind == "full-reference" else 1
-        return self.journal.get(
-            [self.versions[name], *keys[:used]], lambda: _finite(name, self.single[name](*views[:used]))
-        )
+        key = [self.versions[name], *keys[:used]]
+        return self.journal.get(key, lambda: _finite(name, self.single[name](*views[:used])))
 
     def _features(self, name, views, keys):
         if views[1] is None:

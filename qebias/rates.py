@@ -30,10 +30,8 @@ class Curve:
     def __post_init__(self):
         bpp, value = (np.asarray(x, np.float64) for x in (self.bpp, self.value))
         if bpp.ndim != 1 or bpp.shape != value.shape or len(self.levels) not in (0, len(bpp)):
-            raise QebiasError(
-                f"a curve needs as many rates as values (and levels): {self.name or 'this one'} has "
-                f"{bpp.shape}, {value.shape} and {len(self.levels)}"
-            )
+            has = f"{self.name or 'this one'} has {bpp.shape}, {value.shape} and {len(self.levels)}"
+            raise QebiasError(f"a curve needs as many rates as values (and levels): {has}")
         order = np.argsort(bpp, kind="stable")
         levels = tuple(self.levels[i] for i in order) if len(self.levels) else ()
         for name, rising in (("bpp", bpp[order]), ("value", value[order]), ("levels", levels)):

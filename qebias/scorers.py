@@ -29,9 +29,8 @@ class LpipsNet(torch.nn.Module):
         super().__init__()
         self.trunk = metrics.trunk_of("alexnet", metrics.ALEXNET[0], purpose)
         heads = metrics.state_of("LPIPS_v0.1_alex-df73285e.pth", purpose)
-        self.heads = torch.nn.ModuleList(
-            torch.nn.Conv2d(c, 1, 1, bias=False) for c in (64, 192, 384, 256, 256)
-        )
+        widths = 64, 192, 384, 256, 256
+        self.heads = torch.nn.ModuleList(torch.nn.Conv2d(c, 1, 1, bias=False) for c in widths)
         renamed = {f"{name[3]}.weight": value for name, value in heads.items()}
         metrics.fill(self.heads, renamed, "LPIPS_v0.1_alex-df73285e.pth")
 
