@@ -5,12 +5,11 @@
 # %% auto #0
 __all__ = ['CONTRASTS', 'PLACES', 'STAND_INS', 'WHERE_KNOWN', 'PRINTED', 'OURS', 'CURVES', 'SUPPLEMENT', 'DECIMALS', 'GROUPS',
            'CONTROLS', 'CHANCE', 'LEVEL', 'COLUMNS', 'paper_numbers', 'paper_number', 'Claim', 'Claims', 'read_claims',
-           'Statement', 'label', 'fill', 'replaced', 'replacements', 'meanings', 'matching', 'statements',
-           'multi_level', 'filled_rows', 'statement_at', 'side_of', 'printed', 'is_of_codec', 'places_of',
-           'is_trained_where', 'number', 'lacks_controls', 'row_number', 'better', 'group_number', 'highest_gap',
-           'controls_for', 'controls', 'beyond', 'further_from_raw', 'verdict', 'smallest_effect', 'at_chance', 'judge',
-           'main_place', 'evaluated', 'count_once', 'correct', 'verdict_row', 'unit_of', 'decimals', 'claim_row',
-           'folded', 'claims_markdown', 'claims_text', 'tally']
+           'Statement', 'label', 'fill', 'replaced', 'replacements', 'meanings', 'statements', 'filled_rows',
+           'statement_at', 'printed', 'places_of', 'is_trained_where', 'number', 'lacks_controls', 'row_number',
+           'better', 'group_number', 'highest_gap', 'controls_for', 'controls', 'beyond', 'further_from_raw', 'verdict',
+           'smallest_effect', 'at_chance', 'judge', 'main_place', 'evaluated', 'correct', 'verdict_row', 'unit_of',
+           'decimals', 'claim_row', 'folded', 'claims_markdown', 'claims_text', 'tally']
 
 # %% ../nbs/tools/00_claims.ipynb #9843f990
 import csv
@@ -217,17 +216,12 @@ def meanings(
     values = value if isinstance(value, list) else [value]
     found = []
     for x in values:
-        if "*" in x:
-            found += matching(x, results) or [x]
+        if "*" in x:  # models that were trained elsewhere only where it says so
+            rows = fnmatch.filter(results.table["row"].unique(), x)
+            found += [row for row in rows if "@" in x or "@" not in row] or [x]
         else:
             found += groups.get(x, [x])
     return list(dict.fromkeys(found))
-
-# %% ../nbs/tools/00_claims.ipynb #2c8d3f79
-def matching(pattern: str, results: Results) -> list[str]:
-    "The rows that a pattern means; models that were trained elsewhere only where it says so"
-    rows = fnmatch.filter(results.table["row"].unique(), pattern)
-    return [row for row in rows if "@" in pattern or "@" not in row]
 
 # %% ../nbs/tools/00_claims.ipynb #8abb6ff7
 def statements(
@@ -247,19 +241,10 @@ def statements(
                     found.append(statement_at(claim, names | {"distance": distance}, place, claims, results))
     return found
 
-# %% ../nbs/tools/00_claims.ipynb #99b493fa
+# %% ../nbs/tools/00_claims.ipynb #f27e12b7
 CURVES = ("BD-rate", "highest gap")  # contrasts over all levels of a codec
 
 
-def multi_level(
-    row: str,
-    results: Results,
-) -> str:
-    "The row's multi-level model, where the study has one: its curve stands for that of a model a level"
-    name = f"{row}@all"
-    return name if name in results.known["row"] else row
-
-# %% ../nbs/tools/00_claims.ipynb #f27e12b7
 def filled_rows(
     claim: Claim,
     names: dict,  # of the replacements
@@ -273,8 +258,9 @@ def filled_rows(
         for name in row if isinstance(row, list) else [row]:
             filled = fill(name, names)
             members += groups.get(filled, [filled])
-        if claim.contrast in CURVES:
-            members = [multi_level(member, results) for member in members]
+        if claim.contrast in CURVES:  # the curve of a multi-level model stands for that of a model a level
+            known = results.known["row"]
+            members = [f"{member}@all" if f"{member}@all" in known else member for member in members]
         found.append(members[0] if len(members) == 1 else tuple(members))
     return tuple(found)
 
@@ -289,27 +275,25 @@ def statement_at(
     "One statement of a record at one place; without a data set it says why it cannot be looked at"
     dataset, codec, level = place
     names = names | {"set": "Flickr2K" if "flickr" in dataset.lower() else "DIV2K"}
-    grade = "stand-in" if names["distance"] in STAND_INS and claim.grade == "paper" else claim.grade
+    distance = names["distance"]
     quantity = [claim.quantity] if isinstance(claim.quantity, str) else claim.quantity or []
-    rows = filled_rows(claim, names, claims.groups, results)
-    here = Statement(claim, fill(claim.statement, names), rows, place=place, grade=grade)
-    here = replace(here, distance=names["distance"], quantities=tuple(fill(q, names) for q in quantity))
+    quantities = tuple(fill(q, names) for q in quantity)
+    side = fill(claim.side, names)
+    if side == "better":
+        side = "above" if better(quantities[0]) == "higher" else "below"
     paper = fill(fill(claim.paper, names), names)  # a replacement may hold another, as <set>
-    paper = printed(paper, claims.printed, codec, level)
-    here = replace(here, paper=paper, side=side_of(fill(claim.side, names), here.quantities))
-    if not dataset:
-        return replace(here, missing=f"no such row or codec in this study ({claim.codec or claim.where})")
-    return here
-
-# %% ../nbs/tools/00_claims.ipynb #ee1fb9aa
-def side_of(
-    side: str,  # above, below, or better
-    quantities: tuple,
-) -> str:  # above or below
-    "On which side of the threshold a statement's number should lie"
-    if side != "better":
-        return side
-    return "above" if METRICS[quantities[0]].better == "higher" else "below"
+    return Statement(
+        claim,
+        text=fill(claim.statement, names),
+        rows=filled_rows(claim, names, claims.groups, results),
+        quantities=quantities,
+        distance=distance,
+        side=side,
+        place=place,
+        paper=printed(paper, claims.printed, codec, level),
+        grade="stand-in" if distance in STAND_INS and claim.grade == "paper" else claim.grade,
+        missing="" if dataset else f"no such row or codec in this study ({claim.codec or claim.where})",
+    )
 
 # %% ../nbs/tools/00_claims.ipynb #d0f0f51a
 SUPPLEMENT = "in the supplement"
@@ -336,16 +320,6 @@ def printed(
     told = f"{value:+.{DECIMALS[table]}f}" if table in DECIMALS else f"{value:+.3g}"
     return f"{told}, {'Flickr2K' if 'Flickr2K' in text else 'DIV2K'}"
 
-# %% ../nbs/tools/00_claims.ipynb #ac429762
-def is_of_codec(
-    place: tuple,  # (dataset, codec, level)
-    wanted: str,  # a codec's name, "modern", or nothing
-) -> bool:
-    "Whether a place is one of the codec that a record names"
-    if wanted == "modern":
-        return place[1] not in ("bpg", "jpeg")
-    return not wanted or place[1] == wanted
-
 # %% ../nbs/tools/00_claims.ipynb #0fffd88b
 def places_of(
     claim: Claim,
@@ -356,16 +330,18 @@ def places_of(
 ) -> list[tuple]:  # of (dataset, codec, level)
     "The places of a statement; one without a data set where there is none"
     _, codec, level = main
-    everywhere = [place for place in results.places() if place[0] in sets and is_of_codec(place, claim.codec)]
     if claim.where == "main":
         return [main]
     if claim.where == "every set":
-        found = [(dataset, codec, level) for dataset in sets]
-    elif claim.where == "every place":
-        found = everywhere
-    else:
+        return [(dataset, codec, level) for dataset in sets]
+    found = results.places()
+    if claim.codec == "modern":
+        found = [place for place in found if place[1] not in ("bpg", "jpeg")]
+    elif claim.codec:
+        found = [place for place in found if place[1] == claim.codec]
+    if claim.where != "every place":
         row = fill(claim.rows[0], names)
-        found = [place for place in everywhere if is_trained_where(results, row, place, claim.where)]
+        found = [place for place in found if is_trained_where(results, row, place, claim.where)]
     return found or [("", codec, level)]
 
 # %% ../nbs/tools/00_claims.ipynb #705079e1
@@ -476,22 +452,19 @@ def group_number(
 def highest_gap(statement: Statement, results: Results) -> Values:
     "The gap to the other rows that have the same levels, at the level where it is highest"
     dataset, codec, _ = statement.place
-    levels = results.levels(statement.rows[0], statement.quantities[0], dataset, codec)
-    if len(levels) < 2:
-        return missing(f"needs several levels of one codec, {statement.rows[0]} has {len(levels)}")
     first, others = statement.rows
-    drawn = [
-        row
-        for row in ([others] if isinstance(others, str) else others)
-        if set(levels) <= set(results.levels(row, statement.quantities[0], dataset, codec))
-    ]
+    quantity = statement.quantities[0]
+    levels = results.levels(first, quantity, dataset, codec)
+    if len(levels) < 2:
+        return missing(f"needs several levels of one codec, {first} has {len(levels)}")
+    others = [others] if isinstance(others, str) else others
+    drawn = [row for row in others if set(levels) <= set(results.levels(row, quantity, dataset, codec))]
     if not drawn:
         return missing("no other row was measured at all of its levels")
     gaps = []
     for level in levels:
-        here = replace(statement, place=(dataset, codec, level), rows=(first, tuple(drawn)))
-        own, other = row_number(here, here.rows[0], results), group_number(here, here.rows[1], results)
-        gaps.append(difference(own, other))
+        here = replace(statement, place=(dataset, codec, level))
+        gaps.append(difference(row_number(here, first, results), group_number(here, tuple(drawn), results)))
     return combine(lambda *arrays: np.max(arrays, axis=0), *gaps)
 
 # %% ../nbs/tools/00_claims.ipynb #bd9ad0b7
@@ -624,7 +597,10 @@ def judge(
         claims = claims.model_copy(update={"claims": [c for c in claims.claims if c.item in items]})
     effects = claims.effects | (effects or {})
     rows = [evaluated(statement, results, effects) for statement in statements(claims, results, main, sets)]
-    count_once(rows)
+    seen = set()
+    for row in rows:  # the first statement of a number counts, the others repeat it
+        row["counted"] = row["statement"].number not in seen and row["estimate"].low is not None
+        seen.add(row["statement"].number)
     for item in dict.fromkeys(row["item"] for row in rows):
         correct([row for row in rows if row["item"] == item])
     return [verdict_row(row, main) for row in rows]
@@ -670,21 +646,13 @@ def evaluated(
         "p": found.p_value(statement.claim.threshold),
     }
 
-# %% ../nbs/tools/00_claims.ipynb #39e2e7a1
-def count_once(rows: list[dict]) -> None:
-    "Mark the first statement of every number; the others repeat it"
-    seen = set()
-    for row in rows:
-        row["counted"] = row["statement"].number not in seen and row["estimate"].low is not None
-        seen.add(row["statement"].number)
-
 # %% ../nbs/tools/00_claims.ipynb #e012ab53
 def correct(rows: list[dict]) -> None:
     "Holm's correction over the decidable, distinct numbers of an item; a repeated one takes its first's"
-    able = [row for row in rows if not row["chance"] and not row["estimate"].few_seeds]
     numbers: dict[tuple, list] = {}
-    for row in able:
-        if row["estimate"].low is not None:
+    for row in rows:
+        found = row["estimate"]
+        if found.low is not None and not found.few_seeds and not row["chance"]:
             key = row["statement"].number, row["statement"].claim.threshold
             numbers.setdefault(key, []).append(row)
     corrected = holm([group[0]["p"] for group in numbers.values()])
@@ -783,7 +751,7 @@ def folded(rows: list) -> list:
     alike = Counter(map(reason, unmeasured))
     lines, told = [], set()
     for row in rows:
-        if not row["verdict"].startswith("not measured") or alike[reason(row)] < 3:
+        if alike[reason(row)] < 3:
             lines.append(row)
         elif reason(row) not in told:
             told.add(reason(row))
