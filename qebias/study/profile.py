@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['Number', 'Counted', 'Positive', 'Rate', 'Network', 'Device', 'MERGED', 'Once', 'Names', 'Seeds', 'Levels', 'Networks',
            'ROW_NAME', 'MOST_ROWS', 'MOST_STEPS', 'MODEL', 'with_class', 'known_device', 'Setting', 'merged', 'RowSpec',
-           'Row', 'as_list', 'named_once', 'with_preset', 'with_classes', 'Profile', 'code_of_ones_own', 'check_trust',
-           'check_bank', 'check_items', 'own_notebooks', 'check_sets', 'check_precision', 'check_codecs', 'classes_of',
-           'check_rows', 'check_row', 'source_name', 'near', 'rows_of', 'derived_row', 'settings_of', 'start_of',
-           'model_of', 'own_classes', 'profiles', 'load_profile', 'set_value', 'steps_of', 'check_profile', 'row_specs',
+           'Row', 'as_list', 'named_once', 'with_preset', 'with_classes', 'Profile', 'check_trust', 'check_bank',
+           'check_items', 'own_notebooks', 'check_sets', 'check_precision', 'check_codecs', 'classes_of', 'check_rows',
+           'check_row', 'source_name', 'near', 'rows_of', 'method_row', 'derived_row', 'settings_of', 'start_of',
+           'model_of', 'own_classes', 'profiles', 'load_profile', 'set_value', 'check_profile', 'row_specs',
            'complaint', 'stored_profile']
 
 # %% ../../nbs/tools/20_study.profile.ipynb #4a362a55
@@ -230,20 +230,16 @@ class Profile(BaseModel):
             check(self)
         return self
 
-# %% ../../nbs/tools/20_study.profile.ipynb #01a0ced2
-def code_of_ones_own(profile: Profile) -> list[str]:
-    "What a profile would import (`module:name`) or execute (a notebook) that is none of the package"
+# %% ../../nbs/tools/20_study.profile.ipynb #a2a984d7
+def check_trust(profile: Profile) -> None:
+    """Raise `ValueError` where code that is none of the package would be imported (`module:name`) or executed
+    (a notebook) and is not asked for under `trust`; names all of it"""
     p = profile
     named = [name for name in (*p.codecs, *p.metrics, *p.distances) if ":" in name]
     for row in rows_of(p):
         named += own_classes(p, row)
-    own = [name for name in named if not name.startswith("qebias.")]
-    return list(dict.fromkeys([*own_notebooks(p), *own]))
-
-# %% ../../nbs/tools/20_study.profile.ipynb #a2a984d7
-def check_trust(profile: Profile) -> None:
-    "Raise `ValueError` where code of one's own is not asked for under `trust`; names all of it"
-    wanted = [name for name in code_of_ones_own(profile) if name not in profile.trust]
+    own = [*own_notebooks(p), *(name for name in named if not name.startswith("qebias."))]
+    wanted = [name for name in dict.fromkeys(own) if name not in p.trust]
     if wanted:
         raise ValueError(
             f"{', '.join(wanted)} would be imported or executed: say trust: {wanted} if you know that code"
@@ -387,22 +383,13 @@ def near(name: str, known: Iterable[str]) -> str:
     "The end of a message about an unknown name: the neighbour, or all there are"
     known = sorted(known)
     close = closest(name, known)
-    if close:
-        return f": did you mean {close}? There are {', '.join(known)}"
-    return f": there are {', '.join(known)}"
+    start = f": did you mean {close}? There are" if close else ": there are"
+    return f"{start} {', '.join(known)}"
 
 # %% ../../nbs/tools/20_study.profile.ipynb #1cfda17e
 def rows_of(profile: Profile) -> list[Row]:
     "The rows of a profile: methods as they are, then derived ones; raises `ValueError`, `QebiasError`"
-    found = {}
-    for name in profile.methods:
-        found[name] = Row(
-            name=name,
-            label=method(name).label,
-            method=method(name),
-            at=tuple(profile.cells.get(name, ())),
-            seeds=tuple(profile.row_seeds.get(name, profile.seeds)),
-        )
+    found = {name: method_row(profile, name) for name in profile.methods}
     for name, spec in profile.rows.items():
         if not re.fullmatch(ROW_NAME, name):
             raise ValueError(
@@ -413,19 +400,24 @@ def rows_of(profile: Profile) -> list[Row]:
         found[name] = derived_row(profile, name, spec, found)
     return list(found.values())
 
+# %% ../../nbs/tools/20_study.profile.ipynb #bbc5d9a8
+def method_row(profile: Profile, name: str) -> Row:
+    "A row that is a method as it is; raises `QebiasError`"
+    return Row(
+        name=name,
+        label=method(name).label,
+        method=method(name),
+        at=tuple(profile.cells.get(name, ())),
+        seeds=tuple(profile.row_seeds.get(name, profile.seeds)),
+    )
+
 # %% ../../nbs/tools/20_study.profile.ipynb #e1b7aed0
 def derived_row(profile: Profile, name: str, spec: RowSpec, known: dict) -> Row:
     "A row from the one that it is `of`; raises `ValueError` where there is none"
-    parent = known.get(spec.of)
-    if parent is None:
-        try:
-            parent = Row(
-                name=spec.of, label=method(spec.of).label, method=method(spec.of), seeds=tuple(profile.seeds)
-            )
-        except QebiasError:
-            raise ValueError(
-                f"rows: {name} is of {spec.of}, which is no method and no row before it"
-            ) from None
+    try:
+        parent = known.get(spec.of) or method_row(profile, spec.of)
+    except QebiasError:
+        raise ValueError(f"rows: {name} is of {spec.of}, which is no method and no row before it") from None
     if len(parent.differs) >= MOST_STEPS:
         raise ValueError(
             f"rows: {name} comes from {MOST_STEPS} rows, one of the other: say `of` an earlier one"
@@ -512,32 +504,21 @@ def load_profile(
 # %% ../../nbs/tools/20_study.profile.ipynb #ba576195
 def set_value(
     values: dict,  # changed in place
-    change: str,  # `key=value`
+    change: str,  # `key=value`; the names that a dotted key goes through may hold dots of their own
 ) -> None:
     "Change a nested value, as `--set` does; raises `QebiasError`"
     key, equals, text = change.partition("=")
-    if not equals or not key.strip():
+    rest = key.strip()
+    if not equals or not rest:
         raise QebiasError(f"--set {change!r}: write key=value, for instance --set patch=64")
-    path, last = steps_of(values, key.strip())
-    for step in path:
+    while "." in rest:
+        known = [name for name in values if rest.startswith(f"{name}.")]
+        step = max(known, key=len, default=rest.partition(".")[0])
+        rest = rest[len(step) + 1 :]
         values = values.setdefault(step, {})
         if not isinstance(values, dict):
             raise QebiasError(f"--set {change!r}: {step} holds no keys")
-    values[last] = read_yaml(text, f"--set {key.strip()}")
-
-# %% ../../nbs/tools/20_study.profile.ipynb #f3d4414e
-def steps_of(values: Any, key: str) -> tuple[list, str]:
-    "The steps of a dotted key, where a name that is there may hold dots of its own"
-    steps = []
-    rest = key
-    while "." in rest:
-        inside = isinstance(values, dict)
-        known = [name for name in values if rest.startswith(f"{name}.")] if inside else []
-        step = max(known, key=len) if known else rest.partition(".")[0]
-        steps.append(step)
-        rest = rest[len(step) + 1 :]
-        values = values.get(step) if inside else None
-    return steps, rest
+    values[rest] = read_yaml(text, f"--set {key.strip()}")
 
 # %% ../../nbs/tools/20_study.profile.ipynb #45ebd1a0
 def check_profile(values: dict, where: str = "profile") -> Profile:
