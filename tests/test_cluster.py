@@ -144,7 +144,7 @@ def test_a_submission_that_slurm_refuses_is_named_with_its_reason(stub, profile,
     done = start(study, preflight.cluster("slurm", 40, profile), True, STUB_REFUSES="train")
     assert done.returncode and "train" not in submissions(stub)
     (study.folder / "logs.txt").write_text(done.stdout + done.stderr)
-    text = runner.what_failed(study, [], runner.Progress(tmp_path / "none", 14))
+    text = runner.what_failed(study, runner.Progress(tmp_path / "none", 14))
     assert "Requested node configuration is not available" in text and "\n" not in text
 
 
@@ -156,7 +156,7 @@ def test_a_node_that_fails_is_named_with_its_job_counted_once_and_what_to_do(stu
     (study.folder / "logs.txt").write_text(done.stdout + done.stderr)
     progress = runner.Progress(tmp_path / "none", 16)
     progress.take({"job": "measure/sample/bpg-37/rrdb/seed-0", "state": "start", "time": 1.0})
-    text = runner.what_failed(study, [], progress)
+    text = runner.what_failed(study, progress)
     assert text.startswith("5 jobs failed, 0 of 16 are done and kept: ") and "\n" not in text
     assert text.count("measure/sample/bpg-37/rrdb/seed-0: ") == 1
     assert text.count("NODE_FAIL") == 5 and text.endswith("run the same command to go on")

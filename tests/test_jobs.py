@@ -146,13 +146,11 @@ def test_a_killed_kernel_is_one_line_and_nobody_elses_stands_beside_it(tmp_path)
 def test_a_full_disk_and_a_killed_snakemake_are_told(monkeypatch, tmp_path):
     study = SimpleNamespace(folder=tmp_path)
     progress = runner.Progress(tmp_path / "events", 9, lambda line: None)
-    text = runner.what_failed(study, [], progress, -9)
+    text = runner.what_failed(study, progress, -9)
     assert text == "Snakemake was killed (SIGKILL), 0 of 9 are done and kept: run the same command to go on"
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=0))
-    text = runner.what_failed(study, [], progress)
+    text = runner.what_failed(study, progress)
     assert f"{tmp_path}: No space left on device" in text and text.endswith("run the same command to go on")
     failed = {"job": "train/x", "state": "failed", "text": "last.pt: No space left on device", "time": 1.0}
     progress.take(failed)
-    assert runner.what_failed(study, [], progress).startswith(
-        "1 job failed, 0 of 9 are done and kept: train/x: "
-    )
+    assert runner.what_failed(study, progress).startswith("1 job failed, 0 of 9 are done and kept: train/x: ")

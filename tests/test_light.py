@@ -11,7 +11,7 @@ from conftest import ROOT
 from qebias.core import digest
 from qebias.later import written
 from qebias.study.estimate import counted_cost, known_costs, specs_of
-from qebias.study.keys import Keys, Study, todo
+from qebias.study.keys import Keys, Study, todo, training_identity
 from qebias.study.profile import load_profile, profiles
 from qebias.study.work import config_of
 
@@ -125,7 +125,7 @@ def test_a_training_is_called_by_its_own_configuration(tmp_path):
         keys = Keys(study, imports=False)
         for row in study.rows.values():
             for seed in (0, *row.seeds, 7):
-                assert keys.identities.training(row, seed) == config_of(study, row, seed).identity()
+                assert training_identity(keys, row, seed) == config_of(study, row, seed).identity()
 
 
 def test_a_plan_makes_each_configuration_once(tmp_path, monkeypatch):
@@ -138,7 +138,7 @@ def test_a_plan_makes_each_configuration_once(tmp_path, monkeypatch):
     keys = Keys(study)
     for row in study.rows.values():
         for seed in range(20):
-            keys.identities.training(row, seed)
+            training_identity(keys, row, seed)
     assert made == list(study.rows)
 
 
@@ -183,14 +183,13 @@ def test_how_often_a_training_is_kept_and_whether_it_is_recorded_stand_in_the_pr
         raise Asked(more["save_every"], more["graph"])
 
     monkeypatch.setattr(training, "fit", fit)
-    monkeypatch.setattr(work, "place_of", lambda keys, job: ("key", tmp_path))
     monkeypatch.setattr(work, "pairs_at", lambda *args: None)
     monkeypatch.setattr(work, "never_evaluated", lambda *args: None)
     for changes, want in (({}, (30.0, False)), ({"save_every": 600, "graph": True}, (600.0, True))):
         keys = Keys(Study(load_profile("smoke").model_copy(update=changes), tmp_path / "run"))
         job = next(job for job in keys.jobs.values() if job.kind == "train" and job.cell["row"] == "rrdb")
         with pytest.raises(Asked) as asked:
-            work.train(keys, job)
+            work.train(keys, job, tmp_path)
         assert asked.value.args == want
 
 

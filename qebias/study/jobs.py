@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SERVER', 'EVENTS', 'PARENT', 'tell', 'follow_parent', 'register_engine', 'frugal_shell', 'engine_here', 'set_threads',
-           'run_job', 'parsed', 'serve', 'warm', 'begun', 'attend', 'exit_code', 'killed_words', 'end_with', 'become',
-           'listens', 'ask', 'main']
+           'run_job', 'parsed', 'serve', 'warm', 'begun', 'attend', 'killed_words', 'end_with', 'become', 'listens',
+           'ask', 'main']
 
 # %% ../../nbs/tools/24_study.jobs.ipynb #ef7a4e4d
 import argparse
@@ -40,10 +40,8 @@ def tell(
     if not path:
         return
     line = json.dumps({"job": job, "state": state, "text": text, "time": time.time()}) + "\n"
-    with (
-        contextlib.suppress(OSError),
-        open(path, "a", encoding="utf-8") as events,
-    ):  # a full disk tells itself
+    # a full disk tells itself
+    with contextlib.suppress(OSError), open(path, "a", encoding="utf-8") as events:
         events.write(line)
 
 # %% ../../nbs/tools/24_study.jobs.ipynb #349d43e3
@@ -257,16 +255,11 @@ def attend(connection: socket.socket) -> None:
         for stream in streams:
             os.close(stream)
         threading.Thread(target=end_with, args=(connection, pid), daemon=True).start()
-        code = exit_code(os.waitpid(pid, 0)[1])
+        code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        code = code if code >= 0 else 128 - code  # as a shell would see it: 128 and the signal
         with contextlib.suppress(OSError):
             connection.sendall(json.dumps(code).encode())
             connection.shutdown(socket.SHUT_RDWR)  # another fork may hold the connection open
-
-# %% ../../nbs/tools/24_study.jobs.ipynb #5abde14e
-def exit_code(status: int) -> int:
-    "As a shell would see it: 128 and the signal for a process that was killed"
-    code = os.waitstatus_to_exitcode(status)
-    return code if code >= 0 else 128 - code
 
 # %% ../../nbs/tools/24_study.jobs.ipynb #5abde14f
 def killed_words(

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['resolve', 'absolute', 'absolute_notebooks', 'notebook_there', 'folder_spec', 'folder_name', 'require_folder',
            'Cluster', 'cluster', 'preflight', 'problems', 'light_checks', 'heavy_checks', 'codec_works',
-           'measures_there', 'psi_there', 'psi_loads', 'pictures_there', 'device_there', 'costs_path', 'known_costs',
-           'specs_of', 'counted_before', 'networks_fit', 'shown', 'images_fit']
+           'measures_there', 'reads_psi', 'psi_there', 'psi_loads', 'pictures_there', 'device_there', 'costs_path',
+           'known_costs', 'specs_of', 'counted_before', 'networks_fit', 'shown', 'images_fit']
 
 # %% ../../nbs/tools/25_study.preflight.ipynb #db06f137
 import functools
@@ -49,19 +49,13 @@ def resolve(
     values["evaluate"] = {name: absolute(spec) for name, spec in p.evaluate.items()}
     if p.items is not None:
         values["items"], values["trust"] = absolute_notebooks(p.items), absolute_notebooks(p.trust)
-    if raw:
-        values["train"] = folder_spec(raw)
-        values["evaluate"] = {folder_name(raw): folder_spec(raw)}
-        values["holdout"] = p.holdout or 0.2
-    if raw_train and raw_eval:
-        values["train"] = folder_spec(raw_train)
-        values["evaluate"] = {folder_name(raw_eval): folder_spec(raw_eval)}
-        values["holdout"] = None
-    shown_to = raw or raw_eval
-    data = f"-{folder_name(shown_to)}" if shown_to else ""
-    study = Study(
-        check_profile(values, f"profile {p.name}"), out or project_root() / "runs" / (p.name + data)
-    )
+    train, held_out, name = raw or raw_train, raw or raw_eval, p.name
+    if train and held_out:
+        values["train"] = folder_spec(train)
+        values["evaluate"] = {folder_name(held_out): folder_spec(held_out)}
+        values["holdout"] = (p.holdout or 0.2) if raw else None
+        name = f"{p.name}-{folder_name(held_out)}"
+    study = Study(check_profile(values, f"profile {p.name}"), out or project_root() / "runs" / name)
     require_folder(study)
     return study
 
@@ -193,12 +187,10 @@ def light_checks(study: Study, only: Iterable[str] = ()) -> list:
 # %% ../../nbs/tools/25_study.preflight.ipynb #5c1f6c02
 def heavy_checks(study: Study, on: Cluster | None) -> list:
     "What looks at pictures and networks; a login node need not have what the nodes have"
-    here = [] if on else [functools.partial(device_there, study)]
-    if not on:
-        here.append(functools.partial(psi_loads, study))
-    return [*here, functools.partial(networks_fit, study), functools.partial(images_fit, study)]
+    checks = [networks_fit, images_fit] if on else [device_there, psi_loads, networks_fit, images_fit]
+    return [functools.partial(check, study) for check in checks]
 
-
+# %% ../../nbs/tools/25_study.preflight.ipynb #8c561f64
 def codec_works(study: Study, codec: str, level: int) -> None:
     "The codec's library is there"
     codec_of(study, codec, level).describe()
@@ -220,11 +212,16 @@ def measures_there(study: Study) -> None:
             )
 
 # %% ../../nbs/tools/25_study.preflight.ipynb #2327d06f
+def reads_psi(study: Study) -> bool:
+    "Whether a row's losses read psi"
+    return any(row.method.discriminator for row in study.rows.values())
+
+# %% ../../nbs/tools/25_study.preflight.ipynb #deff4217
 def psi_there(study: Study) -> None:
-    "The weights of psi are there, where a row's losses read them"
+    "The weights of psi are there, where they are read"
     from qebias.layers import psi_path
 
-    if any(row.method.discriminator for row in study.rows.values()):
+    if reads_psi(study):
         psi_path(study.profile.psi)
 
 # %% ../../nbs/tools/25_study.preflight.ipynb #fa13a2ec
@@ -232,14 +229,12 @@ def psi_loads(study: Study) -> None:
     "The file of psi holds a VGG-19; a stand-in reads none"
     from qebias.layers import random_psi
 
-    if random_psi(study.profile.psi):
-        return
-    from qebias.features import Psi
+    if reads_psi(study) and not random_psi(study.profile.psi):
+        from qebias.features import Psi
 
-    if any(row.method.discriminator for row in study.rows.values()):
         Psi(("conv1_1",), study.profile.psi)
 
-
+# %% ../../nbs/tools/25_study.preflight.ipynb #ba470815
 def pictures_there(study: Study, dataset: str) -> None:
     "A data set's pictures are there"
     if study.profile.holdout is None:
@@ -270,18 +265,18 @@ def specs_of(config: "TrainConfig") -> list[tuple]:
     "(spec as JSON, patch, channels) of a configuration's networks"
     from qebias.config import discriminator_spec
 
-    found = [(json.dumps(config.generator, sort_keys=True), config.patch, 3)]
+    found = [(config.generator, 3)]
     if config.discriminator:
         spec = discriminator_spec(config)
-        channels = spec["kwargs"]["in_channels"]
-        found.append((json.dumps(spec, sort_keys=True), config.patch, channels))
-    return found
+        found.append((spec, spec["kwargs"]["in_channels"]))
+    return [(json.dumps(spec, sort_keys=True), config.patch, channels) for spec, channels in found]
 
 # %% ../../nbs/tools/25_study.preflight.ipynb #c4d90b57
 def counted_before(config: "TrainConfig") -> bool:
     "Whether every network of a configuration is one of ours that took a patch of this size before"
-    ours = all(json.loads(spec)["class"].startswith("qebias.") for spec, _, _ in specs_of(config))
-    return ours and all(digest(list(spec)) in known_costs() for spec in specs_of(config))
+    specs = specs_of(config)
+    ours = all(json.loads(spec)["class"].startswith("qebias.") for spec, _, _ in specs)
+    return ours and all(digest(list(spec)) in known_costs() for spec in specs)
 
 # %% ../../nbs/tools/25_study.preflight.ipynb #ab03e9da
 def networks_fit(study: Study) -> None:

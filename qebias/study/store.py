@@ -4,8 +4,7 @@
 
 # %% auto #0
 __all__ = ['MARKER', 'FORMAT', 'WRITTEN', 'LARGE', 'require_own_files', 'claim_folder', 'parts_of', 'finish', 'unsealed', 'seal',
-           'content_of', 'read_result', 'faults', 'damaged_records', 'require_whole', 'Store', 'folder_bytes',
-           'prunable', 'prune']
+           'content_of', 'read_result', 'faults', 'require_whole', 'Store', 'prunable', 'prune']
 
 # %% ../../nbs/tools/21_study.store.ipynb #4bc3efe5
 import os
@@ -85,7 +84,8 @@ def unsealed(result: dict) -> dict:
 # %% ../../nbs/tools/21_study.store.ipynb #107f4fa5
 def seal(folder: str | Path, result: dict) -> dict:  # as `result.json` holds it
     "Write `result.json` with a digest of itself, so that a flipped bit in it is noticed"
-    sealed = {**result, "seal": digest(result, 32)}
+    bare = unsealed(result)
+    sealed = {**bare, "seal": digest(bare, 32)}
     write_json(Path(folder) / "result.json", sealed)
     return sealed
 
@@ -143,11 +143,6 @@ def faults(
     return wrong
 
 # %% ../../nbs/tools/21_study.store.ipynb #d6d2b47e
-def damaged_records(folder: str | Path, result: dict) -> list[str]:
-    "Records beside a result, such as a training's curve, that are not what was written; nothing needs them"
-    return faults(folder, {"parts": result.get("records", {})}, deep=True)
-
-
 def require_whole(folder: str | Path, result: dict) -> None:
     "Hash all parts before they are used; raises `QebiasError` that names the first that has changed"
     wrong = faults(folder, result, deep=True)
@@ -201,13 +196,10 @@ class Store(NamedTuple):
         for path in sorted((self.root / "results").glob("*/*")):
             named_by_key = re.fullmatch("[0-9a-f]{16,64}", path.name)  # all else is not ours: a link led here
             if named_by_key and path.is_dir() and not path.is_symlink():
-                found[path.relative_to(self.root).as_posix()] = folder_bytes(path)
+                files = [file for file in path.rglob("*") if file.is_file()]
+                size = sum(file.stat().st_size for file in files)
+                found[path.relative_to(self.root).as_posix()] = size
         return found
-
-# %% ../../nbs/tools/21_study.store.ipynb #78f661e6
-def folder_bytes(folder: Path) -> int:
-    "The size of all files below a folder"
-    return sum(p.stat().st_size for p in Path(folder).rglob("*") if p.is_file())
 
 # %% ../../nbs/tools/21_study.store.ipynb #60e16cf8
 def prunable(
