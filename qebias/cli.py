@@ -95,10 +95,8 @@ def Where(what: str) -> Any:
     return Option(parser=_place, metavar="PATH", help=what)
 
 
-def In(what: str, *names: str) -> Any:
-    "What a command reads: an argument, or an option where it has a name"
-    if names:
-        return Option(*names, parser=_place, metavar="PATH", help=what)
+def In(what: str) -> Any:
+    "An argument that names a place"
     return Argument(parser=_place, help=what)
 
 # %% ../nbs/tools/60_cli.ipynb #289595c2
@@ -193,14 +191,6 @@ PATIENCE = 1.0  # seconds between the signal and the end
 LAST = 0.3  # seconds more until the process beside the command ends it
 _SIGNALS: list[int] = []  # that came
 
-
-def _end(number):
-    "The end of a command that did not end by itself, and of what it started"
-    if runner := sys.modules.get("qebias.study.runner"):
-        runner.signal_groups(signal.SIGKILL)
-    print(_line(STOPPED), file=sys.stderr, flush=True)
-    os._exit(128 + number)
-
 # %% ../nbs/tools/60_cli.ipynb #113f2f53
 def _stop(number, frame):
     "Answer a signal by the error that it means"
@@ -209,11 +199,14 @@ def _stop(number, frame):
 
 # %% ../nbs/tools/60_cli.ipynb #ea4dfcca
 def _watch(signals):
-    "Wait for a signal, and end the command where it does not end by itself"
+    "Wait for a signal, and end the command, and what it started, where it does not end by itself"
     while (number := os.read(signals, 1)[0]) not in SIGNALS:
         pass
     time.sleep(PATIENCE)
-    _end(number)
+    if runner := sys.modules.get("qebias.study.runner"):
+        runner.signal_groups(signal.SIGKILL)
+    print(_line(STOPPED), file=sys.stderr, flush=True)
+    os._exit(128 + number)
 
 # %% ../nbs/tools/60_cli.ipynb #fc6af9e1
 def _beside(signals, told):
@@ -267,11 +260,6 @@ def _misused(error) -> str:
         what = f"No such option: {error.option_name}. Did you mean {near}?"
     return what if what.endswith("?") else f"{what}."
 
-
-def _commands():
-    "The names of all commands"
-    return [command.callback.__name__ for command in app.registered_commands if command.callback]
-
 # %% ../nbs/tools/60_cli.ipynb #4bdb5f0d
 _TOLD: set[str] = set()  # lines
 
@@ -314,7 +302,8 @@ def main() -> None:
         elif type(error).__name__ == "NoArgsIsHelpError":
             sys.exit(str(error))
         else:
-            command = "".join(f" {a}" for a in sys.argv[1:2] if a in _commands())
+            commands = [one.callback.__name__ for one in app.registered_commands if one.callback]
+            command = "".join(f" {a}" for a in sys.argv[1:2] if a in commands)
             print(_line(f"{_misused(error)} See qebias{command} --help"), file=sys.stderr)
             sys.exit(2)
     if _SIGNALS or code == 130:
@@ -336,7 +325,7 @@ def _run(study, items, cores, keep_going, publish, on):
     preflight.preflight(study, items, on)
     say = functools.partial(print, flush=True)
     runner.run(study, items, cores, keep_going, say, on, expect=estimate.expected_seconds)
-    print(*report.closing_lines(study, items), sep="\n")
+    print(*report.closing_lines(study), sep="\n")
     for path in report.publish_study(study) if publish else ():
         print(f"published: {path}")
 
@@ -449,15 +438,6 @@ def compress(
     _finished(rows)
 
 # %% ../nbs/tools/60_cli.ipynb #490ad16f
-def _device(name):
-    "auto: a GPU where there is one"
-    if name != "auto":
-        return name
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
 def _say(line):
     print(_plain(line), flush=True)
 
@@ -484,7 +464,7 @@ class Bar:
             self.width = len(text)
 
     def clear(self) -> None:
-        if self.on and self.width:
+        if self.width:
             print("\r" + " " * self.width, end="\r", file=sys.stderr, flush=True)
             self.width = 0
 
@@ -526,10 +506,12 @@ def enhance(
     from qebias import files, pretrained
     from qebias.generators.core import as_device
 
-    bar, used = Bar(), _device(device)
-    if backend != "torch":
-        used = "cpu" if device == "auto" else used
-    as_device(used)
+    if device == "auto":
+        import torch
+
+        device = "cuda" if backend == "torch" and torch.cuda.is_available() else "cpu"
+    as_device(device)
+    bar = Bar()
 
     def done(i, n, path, plan):
         bar.clear()
@@ -540,7 +522,7 @@ def enhance(
     )
     more = {"precision": precision} if backend == "torch" else {}
     found = files.enhance_files(
-        images, choose, out, tile, used, done, halo, skip=skip, overwrite=overwrite, report=bar, **more
+        images, choose, out, tile, device, done, halo, skip=skip, overwrite=overwrite, report=bar, **more
     )
     bar.clear()
     _finished(found)
@@ -548,15 +530,15 @@ def enhance(
 # %% ../nbs/tools/60_cli.ipynb #67e47357
 def _finished(done):
     "The summary of a command over files, and exit 1 where some were left out"
-    for line in getattr(done, "lines", list)():
+    for line in done.lines():
         _say(line)
-    if getattr(done, "failed", None):
+    if done.failed:
         raise typer.Exit(1)
 
 # %% ../nbs/tools/60_cli.ipynb #0ed9637f
 @app.command()
 def score(
-    images: Annotated[Path, In("Folder of pictures", "--images")],
+    images: Annotated[Path, Where("Folder of pictures")],
     out: Annotated[Path, Out("Table to write, a .csv file: image, metric, value")],
     raw: Annotated[Path | None, Where("Folder of raw pictures of the same names and sizes")] = None,
     metric: Annotated[
@@ -598,17 +580,17 @@ def score(
     print(*map(_plain, files.summary(table)), "", f"{out}: {len(table)} rows", sep="\n")
     if metric and (empty := table.attrs["empty"]):
         raise QebiasError(f"{out} has {len(empty)} empty cells, first: {empty[0]['reason']}")
-    if table.attrs.get("failed"):
+    if table.attrs["failed"]:
         raise typer.Exit(1)
 
 # %% ../nbs/tools/60_cli.ipynb #419fbf69
 @app.command()
 def audit(
-    raw: Annotated[Path, In("Folder of raw pictures", "--raw")],
+    raw: Annotated[Path, Where("Folder of raw pictures")],
     compressed: Annotated[
-        Path, In("Folder of the same pictures compressed: decoded, or JPEG or BPG files", "--compressed")
+        Path, Where("Folder of the same pictures compressed: decoded, or JPEG or BPG files")
     ],
-    enhanced: Annotated[Path, In("Folder of what the method made of them", "--enhanced")],
+    enhanced: Annotated[Path, Where("Folder of what the method made of them")],
     discriminator: Annotated[
         Path | None,
         Where("discriminator.safetensors of a training, or of qebias convert, for realism scores"),
@@ -688,16 +670,6 @@ def _wanted(row):
     where = f"put it into {row['places'][0].parent} as {row['file']}"
     return f"{source} ({size}, sha256 {row['sha256']}{'' if len(row['sha256']) == 64 else '...'}), {where}"
 
-# %% ../nbs/tools/60_cli.ipynb #2efdd424
-def _convert(features, names):
-    "Convert the files of psi and of metrics, or all where none is named"
-    from qebias import weights
-    from qebias.layers import PSI_FILES
-
-    psi = PSI_FILES if "psi" in features else features
-    users = [f"psi {name}" for name in psi] + names
-    weights.convert_all(users or None)
-
 # %% ../nbs/tools/60_cli.ipynb #fc049fbe
 @app.command()
 def metrics(
@@ -736,39 +708,31 @@ def metrics(
 ) -> None:
     "List the metrics; check, convert or fetch their weight files. Only --download goes to the network."
     from qebias import metrics as m
+    from qebias import weights
     from qebias.layers import PSI_FILES
 
     asked = listed(names)
     features = [name for name in asked if name in ("psi", *PSI_FILES)]
+    others = [name for name in asked if name not in features]
     if convert:
-        _convert(features, [m.metric_name(name) for name in asked if name not in features])
+        psi = PSI_FILES if "psi" in features else features
+        users = [f"psi {name}" for name in psi] + [m.metric_name(name) for name in others]
+        weights.convert_all(users or None)
         if not (download or check):
             return
     if features:
         everything = list(PSI_FILES) if not download else ["vgg19"]  # the one that is taken if none is named
         named = [name for name in features if name != "psi"]
         _psi(named + everything if "psi" in features else named, download)
-        asked = [name for name in asked if name not in features]
-        if not asked:
+        if not others:
             return
-    names = [m.metric_name(name) for name in asked]
+    names = [m.metric_name(name) for name in others]
     if download:
         m.fetch(names, progress=sys.stderr.isatty())
     if check:
         print(*m.checklist(names), sep="\n")
     if not (check or download):
         print(*m.listing(names), sep="\n")
-
-# %% ../nbs/tools/60_cli.ipynb #d57b0acf
-def _data_table(parts):
-    "The state of data sets as lines"
-    rows = [("data set", "part", "images", "download", "state", "checked", "where")]
-    for r in parts:
-        size = f"{r['bytes'] / 1e9:.2f} GB" if r["bytes"] else r["about"] or "-"
-        where = f"{r['where'] or r['url'] or '-'} {r['why']}".rstrip()
-        images = str(r["images"])
-        rows.append((r["name"], r["part"] or "-", images, size, r["state"], r["checked"] or "-", where))
-    return aligned(rows)
 
 # %% ../nbs/tools/60_cli.ipynb #79bb4b78
 @app.command()
@@ -809,7 +773,13 @@ def data(
         if folder and folder.expanduser() not in datasets.data_folders():
             print(f"a study finds it when QEBIAS_DATA names {folder}")
         return
-    print(*_data_table(datasets.data_status(name, folder)), sep="\n")
+    rows = [("data set", "part", "images", "download", "state", "checked", "where")]
+    for r in datasets.data_status(name, folder):
+        size = f"{r['bytes'] / 1e9:.2f} GB" if r["bytes"] else r["about"] or "-"
+        place = f"{r['where'] or r['url'] or '-'} {r['why']}".rstrip()
+        images = str(r["images"])
+        rows.append((r["name"], r["part"] or "-", images, size, r["state"], r["checked"] or "-", place))
+    print(*aligned(rows), sep="\n")
     looked = ", ".join(map(str, [folder] if folder else datasets.data_folders()))
     print(f"looked in: {looked}; fetch one with qebias data NAME --download")
 

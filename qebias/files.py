@@ -10,7 +10,6 @@ __all__ = ['LONGEST', 'PIXELS_COST', 'Done', 'Progress', 'Meter', 'Picked', 'pic
 # %% ../nbs/tools/40_files.ipynb #6cf9f9e1
 import functools
 import glob
-import inspect
 import math
 import os
 import time
@@ -26,6 +25,7 @@ import numpy as np
 from qebias.core import (
     Outputs,
     QebiasError,
+    aligned,
     array_digest,
     digest,
     duration,
@@ -60,19 +60,28 @@ if TYPE_CHECKING:
 class Done(list):
     "What a command made, an entry a picture, and what there is to say about it"
 
-    def __init__(self):
+    def __init__(
+        self,
+        skip: bool = False,  # go on past a picture that cannot be worked on
+    ):
         super().__init__()
-        self.failed = []  # (name, why) of pictures that were skipped
-        self.kept = []  # names of those that were complete
-        self.notes = []  # lines
+        self.skip = skip
+        self.failed: list[tuple] = []  # (name, why) of pictures that were skipped
+        self.kept: list[str] = []  # names of those that were complete
+        self.notes: list[str] = []  # lines
+
+    def leave_out(self, name: str, error: QebiasError) -> None:
+        "Go on past a picture, or raise its error"
+        if not self.skip:
+            raise error
+        self.failed.append((name, str(error)))
 
     def lines(self) -> list:
         "The summary: what was kept, done to pictures on the way, and left out"
         lines = list(self.notes)
         if self.kept:
             lines.append(f"{len(self.kept)} of {len(self) + len(self.failed)} were complete and are kept")
-        lines += [f"left out {name}: {why}" for name, why in self.failed]
-        return lines
+        return lines + [f"left out {name}: {why}" for name, why in self.failed]
 
 # %% ../nbs/tools/40_files.ipynb #aec5e713
 @dataclass(frozen=True)
@@ -109,18 +118,17 @@ class Meter:
         name: str,
         part: float | None = None,  # of the picture that is under way; left out: it is done
     ) -> None:
-        before: float = sum(self.pixels[: self.done])
         if part is None:
             self.done += 1
-            before = sum(self.pixels[: self.done])
-        else:
+        before: float = sum(self.pixels[: self.done])
+        if part:
             before += part * self.pixels[self.done]
         if self.report:
             spent, rest = time.monotonic() - self.start, sum(self.pixels) - before
             left = spent * rest / before if before else None
             self.report(Progress(self.done, len(self.pixels), name, left, part or 0.0))
 
-# %% ../nbs/tools/40_files.ipynb #b95e6225
+# %% ../nbs/tools/40_files.ipynb #5b58169c
 class Picked(NamedTuple):
     "A picture that is to be worked on"
 
@@ -130,7 +138,7 @@ class Picked(NamedTuple):
     width: int
     height: int
 
-# %% ../nbs/tools/40_files.ipynb #5b58169c
+
 def pick(
     paths: Iterable[str | Path],  # files, or folders of which every picture is taken
     but: str | Path | None = None,  # a folder left out: the output's, where it lies in an input's
@@ -138,17 +146,14 @@ def pick(
 ) -> tuple:  # (list of `Picked`, `Done` with what was left out)
     "The pictures that a command line names, once their headers are known to be sane; raises `QebiasError`"
     found, said = find_pictures(paths, but)
-    picked, done = [], Done()
+    picked, done = [], Done(skip)
     done.notes += said
     for path, name in found:
         try:
             seen = look(path)
+            picked.append(Picked(path, name, seen.pixels, seen.width, seen.height))
         except QebiasError as error:
-            if not skip:
-                raise
-            done.failed.append((name, str(error)))
-            continue
-        picked.append(Picked(path, name, seen.pixels, seen.width, seen.height))
+            done.leave_out(name, error)
     if not picked:
         raise QebiasError(f"none of {len(found)} pictures can be read, first: {done.failed[0][1]}")
     return picked, done
@@ -205,7 +210,7 @@ def compress_files(
     from qebias.codecs import code_many
 
     picked, done = pick(paths, folder, skip)
-    picked = _large_enough(picked, codec, skip, done)
+    picked = _large_enough(picked, codec, done)
     targets(picked, folder, codec.suffix, overwrite), targets(picked, folder, ".png", overwrite)
     about = {k: v for k, v in codec.describe().items() if k != "versions"}
     with locked(folder, "work"):
@@ -265,16 +270,16 @@ def decoded_like(
     return Picture(rgb, grey, 1 if grey else 3, icc=icc, exif=picture.exif, dpi=picture.dpi)
 
 # %% ../nbs/tools/40_files.ipynb #6deddf48
-def _large_enough(picked, codec, skip, done):
+def _large_enough(picked, codec, done):
     "The pictures that a codec can code"
-    smallest = getattr(codec, "smallest", 1)
-    small = [p for p in picked if min(p.width, p.height) < smallest]
-    if small and not skip:
+    small = [p for p in picked if min(p.width, p.height) < codec.smallest]
+    what = f"has a side below {codec.smallest} pixels"
+    if small and not done.skip:
         raise QebiasError(
-            f"{small[0].path} has a side below {smallest} pixels, which {codec.name.upper()} cannot code: "
+            f"{small[0].path} {what}, which {codec.name.upper()} cannot code: "
             "leave it out, or use --codec jpeg"
         )
-    done.failed += [(p.name, f"{p.path} has a side below {smallest} pixels") for p in small]
+    done.failed += [(p.name, f"{p.path} {what}") for p in small]
     return [p for p in picked if p not in small]
 
 # %% ../nbs/tools/40_files.ipynb #6cd4842e
@@ -327,15 +332,12 @@ def enhance_files(
             try:
                 picture = read_picture(p.path)
             except QebiasError as error:
-                if not skip:
-                    raise
-                done.failed.append((p.name, str(error)))
+                done.leave_out(p.name, error)
                 meter(p.name)
                 continue
             notes.add(p.path, picture.notes)
-            enhanced, plan = _enhanced(
-                p.path, choose(p.path), picture, tile, halo, device, options, meter, p.name
-            )
+            how = options | {"device": device}
+            enhanced, plan = _enhanced(p, picture, choose(p.path), tile, halo, how, meter)
             with ledger.write(outputs[p], keys[p]) as tmp:
                 save_picture(tmp, enhanced)
             meter(p.name)
@@ -378,7 +380,7 @@ def with_network(
         try:
             choose(picture.path)
         except QebiasError as error:
-            done.failed.append((picture.name, str(error)))
+            done.leave_out(picture.name, error)
         else:
             found.append(picture)
     if not found:
@@ -392,16 +394,16 @@ def _chooser(model):
 
     from qebias.networks import load_network
 
-    if callable(model) and not isinstance(model, nn.Module):
+    if isinstance(model, nn.Module):
+        return lambda path: model
+    if callable(model):
         return model
-    generator = model
-    if not isinstance(model, nn.Module):
-        generator = load_network(model)
-        if type(generator).__module__ == "qebias.discriminators":
-            raise QebiasError(
-                f"{model} holds a {type(generator).__name__}, which is no generator: "
-                "give the generator.safetensors of a training"
-            )
+    generator = load_network(model)
+    if type(generator).__module__ == "qebias.discriminators":
+        raise QebiasError(
+            f"{model} holds a {type(generator).__name__}, which is no generator: "
+            "give the generator.safetensors of a training"
+        )
     return lambda path: generator
 
 # %% ../nbs/tools/40_files.ipynb #b0bdf4da
@@ -409,9 +411,8 @@ def _enhance_key(picture, generator, tile, halo, options):
     "What decides an enhanced picture"
     from qebias import inference
 
-    arithmetic = getattr(inference, "VERSION", 1)
     made_of = [weights_digest(generator), tile, halo, options, file_digest(picture.path)]
-    return digest(["enhance", arithmetic, made_of])
+    return digest(["enhance", inference.VERSION, made_of])
 
 # %% ../nbs/tools/40_files.ipynb #7c67a4e7
 def weights_digest(
@@ -425,34 +426,30 @@ def weights_digest(
         known = generator.__dict__["_weights_digest"] = digest([type(generator).__qualname__, arrays])
     return known
 
-# %% ../nbs/tools/40_files.ipynb #4123bfd0
-def _enhanced(path, *more):
-    "What `_tiled` gives; an error names the picture"
-    try:
-        return _tiled(*more)
-    except QebiasError as error:
-        raise QebiasError(f"{path}: {error}") from None
-
 # %% ../nbs/tools/40_files.ipynb #ea0785d9
-def _tiled(generator, picture, tile, halo, device, options, meter, name):
-    "(the enhanced picture, how it was tiled)"
+def _enhanced(picked, picture, generator, tile, halo, options, meter):
+    "(the enhanced picture, how it was tiled); an error names the picture"
     import torch
 
     from qebias import inference
 
-    height, width = picture.rgb.shape[:2]
-    if tile is None and hasattr(inference, "tile_for"):
-        tile = inference.tile_for(height, width)
-    more = dict(options, device=device)
-    if "progress" in inspect.signature(inference.enhance).parameters:
-        more["progress"] = lambda done, count: done < count and meter(name, done / count)
-    if picture.rgb.dtype == np.uint8:
-        plan = inference.tiling(generator, tile, halo, x=picture.rgb, device=device)
-        return picture.like(inference.enhance(generator, picture.rgb, plan, **more)), plan
-    x = torch.from_numpy(picture.floats()).permute(2, 0, 1)[None]
-    plan = inference.tiling(generator, tile, halo, x=x, device=device)
-    y = inference.enhance_tensor(generator, x, plan, **more).clamp(0, 1)
-    return picture.like(y[0].permute(1, 2, 0).numpy()), plan
+    def within(done, count):
+        if done < count:
+            meter(picked.name, done / count)
+
+    rgb, device = picture.rgb, options["device"]
+    if tile is None:
+        tile = inference.tile_for(*rgb.shape[:2])
+    try:
+        if rgb.dtype == np.uint8:
+            plan = inference.tiling(generator, tile, halo, x=rgb, device=device)
+            return picture.like(inference.enhance(generator, rgb, plan, progress=within, **options)), plan
+        x = torch.from_numpy(picture.floats()).permute(2, 0, 1)[None]
+        plan = inference.tiling(generator, tile, halo, x=x, device=device)
+        y = inference.enhance_tensor(generator, x, plan, progress=within, **options).clamp(0, 1)
+        return picture.like(y[0].permute(1, 2, 0).numpy()), plan
+    except QebiasError as error:
+        raise QebiasError(f"{picked.path}: {error}") from None
 
 # %% ../nbs/tools/40_files.ipynb #69438b87
 PIXELS_COST = 4  # a metric works in floats and keeps several of them a pixel: scores count so much more
@@ -553,7 +550,7 @@ def _with_empty(table, reasons, images):
 class Pair(tuple):
     "(name, path, path of the raw picture or None), and how much memory it takes to score"
 
-    cost: float  # of its pixels
+    cost: int  # of its pixels
 
     def __new__(cls, name: str, image: Any, raw: Any, pixels: int) -> "Pair":
         made = super().__new__(cls, (name, image, raw))
@@ -562,13 +559,11 @@ class Pair(tuple):
 
     name = property(lambda self: self[0])
 
-    def loaders(self, notes: Notes) -> tuple:
+    def loaders(self, notes: Notes) -> "Pair":
         "The same with functions that read the pictures, as `qebias.metrics.score` takes it"
         name, *paths = self
-        load = [path and functools.partial(read_rgb8, path, notes) for path in paths]
-        made = Pair(name, load[0], load[1], 0)
-        made.cost = self.cost
-        return made
+        image, raw = (path and functools.partial(read_rgb8, path, notes) for path in paths)
+        return Pair(name, image, raw, self.cost // PIXELS_COST)
 
 # %% ../nbs/tools/40_files.ipynb #0e539364
 def scored_pairs(
@@ -578,24 +573,20 @@ def scored_pairs(
     skip: bool = False,  # leave out what does not fit
 ) -> tuple:  # (list of `Pair`, `Done` with what was left out)
     "The pictures of two folders under their names, once they are known to fit; raises `QebiasError`"
-    done = Done()
-    ours = _by_name(images, "--images", skip, done, suffix)
-    theirs = _by_name(raw, "--raw", skip, done) if raw is not None else {}
+    done = Done(skip)
+    ours = _by_name(images, "--images", done, suffix)
+    theirs: dict = {}
     if raw is not None:
-        _match(ours, theirs, images, raw, skip, done)
+        theirs = _by_name(raw, "--raw", done)
+        _match(ours, theirs, images, raw, done)
     pairs = []
     for name, p in ours.items():
         other = theirs.get(name)
         if other and (p.width, p.height) != (other.width, other.height):
-            why = (
-                f"{p.path} is {p.width}x{p.height} px and {other.path} {other.width}x{other.height}: "
-                "pairs must have one size"
-            )
-            if not skip:
-                raise QebiasError(why)
-            done.failed.append((name, why))
-            continue
-        pairs.append(Pair(name, p.path, other and other.path, p.pixels))
+            sizes = f"{p.path} is {p.width}x{p.height} px and {other.path} {other.width}x{other.height}"
+            done.leave_out(name, QebiasError(f"{sizes}: pairs must have one size"))
+        else:
+            pairs.append(Pair(name, p.path, other and other.path, p.pixels))
     if skip:
         pairs = _readable_pairs(pairs, done)
     if not pairs:
@@ -603,11 +594,11 @@ def scored_pairs(
     return pairs, done
 
 # %% ../nbs/tools/40_files.ipynb #6f237f9f
-def _match(ours, theirs, images, raw, skip, done):
+def _match(ours, theirs, images, raw, done):
     "Leave out, or refuse, what has no counterpart"
     for here, there, one, other in ((ours, theirs, images, raw), (theirs, ours, raw, images)):
         lone = [name for name in here if name not in there]
-        if lone and not skip:
+        if lone and not done.skip:
             first = here[lone[0]].path
             more = f" and {len(lone) - 1} more of {one} have" if len(lone) > 1 else " has"
             raise QebiasError(
@@ -618,22 +609,20 @@ def _match(ours, theirs, images, raw, skip, done):
             done.failed.append((name, f"{here.pop(name).path} has no counterpart in {other}"))
 
 # %% ../nbs/tools/40_files.ipynb #1648148d
-def _by_name(folder, option, skip, done, suffix=""):
+def _by_name(folder, option, done, suffix=""):
     "Pictures of a folder under their names without suffix"
     if not Path(folder).is_dir():
         raise QebiasError(f"{folder} is no folder: {option} takes a folder of pictures")
-    picked, said = pick([folder], skip=skip)
+    picked, said = pick([folder], skip=done.skip)
     done.notes += said.notes
     done.failed += said.failed
     found = {}
     for p in picked:
-        if not is_text(p.name):
+        if is_text(p.name):
+            found[p.name.removesuffix(suffix)] = p
+        else:
             why = f"{os.fsencode(p.path)!r} has a name that is no text, and tables cannot hold it: rename it"
-            if not skip:
-                raise QebiasError(why)
-            done.failed.append((p.name, why))
-            continue
-        found[p.name.removesuffix(suffix)] = p
+            done.leave_out(p.name, QebiasError(why))
     return found
 
 # %% ../nbs/tools/40_files.ipynb #b252ba38
@@ -676,7 +665,7 @@ def summary(
         mean = f"{values.mean():.4f}" if len(values) else ""
         count = "the set" if m.kind == "set" else f"{len(values)}/{len(part)}"
         rows.append((name, m.better, mean, count, m.label))
-    lines = _columns(rows)
+    lines = aligned(rows, right=[2])
     lines += [f"note: {note}" for note in table.attrs["notes"]]
     empty = table.attrs["empty"]
     for reason, n in Counter(cell["reason"] for cell in empty).items():
@@ -684,14 +673,4 @@ def summary(
         where = f"{n} images: " if n > 1 else f"{images[0]}: " if images[0] else ""
         lines.append(f"empty: {where}{reason}")
     lines += [f"left out {name}: {why}" for name, why in table.attrs.get("failed", ())]
-    return lines
-
-# %% ../nbs/tools/40_files.ipynb #af6d3b95
-def _columns(rows):
-    "Rows of words as lines, the third column to the right"
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = []
-    for row in rows:
-        cells = [cell.rjust(w) if i == 2 else cell.ljust(w) for i, (cell, w) in enumerate(zip(row, widths))]
-        lines.append("  ".join(cells).rstrip())
     return lines

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['HEAVY', 'TYPES', 'THREADS', 'LARGEST', 'lean_papermill', 'parameters', 'check_parameters', 'first_line',
-           'failure_words', 'execute', 'require_publishable', 'publish', 'clean', 'mathml', 'html_exporter', 'to_html']
+           'failure_words', 'execute', 'publish', 'clean', 'mathml', 'html_exporter', 'to_html']
 
 # %% ../nbs/tools/10_notebooks.ipynb #adb67d51
 import contextlib
@@ -13,7 +13,6 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -44,9 +43,7 @@ def lean_papermill() -> ModuleType:
             sys.modules.pop(name, None)
 
 # %% ../nbs/tools/10_notebooks.ipynb #0e88ccf7
-def parameters(
-    notebook: str | Path,
-) -> dict:  # name -> {"type", "default", "help"}
+def parameters(notebook: str | Path) -> dict:  # name -> {"type", "default", "help"}
     "The parameters that a notebook declares; raises `QebiasError` where there is no such notebook"
     pm = lean_papermill()
     if not Path(notebook).is_file():
@@ -158,25 +155,10 @@ def execute(
     why = f"{died}: its process was killed, or could not start; see how much memory is free, and run it again"
     raise QebiasError(f"{name} failed: {why}") from None
 
-# %% ../nbs/tools/10_notebooks.ipynb #631f3770
+# %% ../nbs/tools/10_notebooks.ipynb #d8b9e831
 LARGEST = 500_000  # bytes of a committed study notebook
 
 
-def require_publishable(
-    text: str,  # a notebook as its file holds it
-    name: str,  # of the file, for messages
-    private: Iterable[str],  # folders of this machine that must not be shown
-    largest: int = LARGEST,  # bytes
-) -> None:
-    "Raise `QebiasError` where a notebook is too large, or shows a path of this machine"
-    for folder in set(private) - {"/", "~"}:
-        if folder in text:
-            raise QebiasError(f"{name} shows a path of this machine ({folder}): print names, not paths")
-    if len(text.encode()) > largest:
-        size = f"{len(text) // 1000} kB, more than {largest // 1000}"
-        raise QebiasError(f"{name} would be {size}: draw smaller pictures")
-
-# %% ../nbs/tools/10_notebooks.ipynb #d8b9e831
 def publish(
     executed: str | Path,  # the executed notebook
     target: str | Path,  # the committed notebook that it replaces
@@ -195,9 +177,14 @@ def publish(
             old.outputs = new.outputs
             for output in old.outputs:
                 output.get("metadata", {}).pop("papermill", None)  # how long it took
-    text = nbformat.writes(committed) + "\n"
-    private = (os.path.expanduser("~"), str(project_root()), str(Path(executed).resolve().parent))
-    require_publishable(text, Path(target).name, private, largest)
+    text, name = nbformat.writes(committed) + "\n", Path(target).name
+    private = {os.path.expanduser("~"), str(project_root()), str(Path(executed).resolve().parent)}
+    for folder in private - {"/", "~"}:
+        if folder in text:
+            raise QebiasError(f"{name} shows a path of this machine ({folder}): print names, not paths")
+    if len(text.encode()) > largest:
+        size = f"{len(text) // 1000} kB, more than {largest // 1000}"
+        raise QebiasError(f"{name} would be {size}: draw smaller pictures")
     with atomic(target) as tmp:
         tmp.write_text(text, encoding="utf-8")
     clean(Path(target).resolve())

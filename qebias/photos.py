@@ -7,6 +7,7 @@ __all__ = ['NARROW', 'SETTINGS', 'MOST_SKIPPED', 'parsed', 'psi_here', 'configs'
            'require_own_folder', 'train', 'look']
 
 # %% ../nbs/tools/45_photos.ipynb #1e97524f
+import contextlib
 import json
 import math
 import time
@@ -78,15 +79,11 @@ def parsed(
 # %% ../nbs/tools/45_photos.ipynb #8b9e2108
 def psi_here() -> str:
     "The best psi on this machine: VGG-19 of torchvision, the same normalised, or a random one"
-    for name, file in (
-        ("vgg19", "vgg19-dcbb9e9d.pth"),
-        ("vgg19-normalised", "vgg19_features_normalised.safetensors"),
-    ):
-        try:
+    files = {"vgg19": "vgg19-dcbb9e9d.pth", "vgg19-normalised": "vgg19_features_normalised.safetensors"}
+    for name, file in files.items():
+        with contextlib.suppress(MissingWeights):
             find(file)
             return name
-        except MissingWeights:
-            pass
     return "random-w16-s0"
 
 # %% ../nbs/tools/45_photos.ipynb #aabc59d3
@@ -129,15 +126,6 @@ def _config(m, networks, iterations, run):
         what = ".".join(map(str, first.get("loc", ()))) or "a setting"
         raise QebiasError(f"{what}: {first.get('msg', error)}") from None
 
-# %% ../nbs/tools/45_photos.ipynb #5038cc4b
-def _board(folder):
-    "A writer of TensorBoard's, or None where it is not installed"
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        return None
-    return SummaryWriter(str(folder / "tensorboard"))
-
 # %% ../nbs/tools/45_photos.ipynb #b3230788
 def live(
     config: "TrainConfig",  # `TrainConfig`
@@ -145,22 +133,26 @@ def live(
     say: Callable,  # called with a line
     every: float = 5.0,  # seconds between two lines
 ) -> Callable:  # a function for `fit`'s progress
-    "Losses and the time to go, as lines and for TensorBoard"
-    board, last = _board(Path(folder)), [0.0]
+    "Losses and the time to go, as lines and for TensorBoard, where that is installed"
+    board, last = None, 0.0
+    with contextlib.suppress(ImportError):
+        from torch.utils.tensorboard import SummaryWriter
+
+        board = SummaryWriter(str(Path(folder) / "tensorboard"))
 
     def progress(iteration, record):
+        nonlocal last
         losses = {k: v for k, v in record.items() if k not in ("iteration", "seconds") and math.isfinite(v)}
         if board:
             for name, value in losses.items():
                 board.add_scalar(name, value, iteration)
-        done = iteration + 1 == config.iterations
-        if done or time.monotonic() - last[0] > every:
-            last[0] = time.monotonic()
-            left = (config.iterations - iteration - 1) * record["seconds"]
-            shown = ", ".join(
-                f"{k} {losses[k]:.4g}" for k in ("recon", "percept", "discrim", "divergence") if k in losses
-            )
-            say(f"{config.method} {iteration + 1}/{config.iterations}: {shown}; {duration(left)} to go")
+        left = config.iterations - iteration - 1
+        if not left or time.monotonic() - last > every:
+            last = time.monotonic()
+            told = [name for name in ("recon", "percept", "discrim", "divergence") if name in losses]
+            shown = ", ".join(f"{name} {losses[name]:.4g}" for name in told)
+            to_go = duration(left * record["seconds"])
+            say(f"{config.method} {iteration + 1}/{config.iterations}: {shown}; {to_go} to go")
 
     return progress
 
@@ -194,13 +186,11 @@ def photographs(
             raise QebiasError(f"{error}; --skip leaves a few out") from None
         everything = load_dataset(f"folder:{folder}", on_error="later") if skip else found  # nosec B615
     if out is not None:
-        found, everything = (
-            [image for image in images if not of_a_training(image.path, Path(out))]
-            for images in (found, everything)
-        )
-    there = len(everything)
+        found = [image for image in found if not of_a_training(image.path, Path(out))]
+        everything = [image for image in everything if not of_a_training(image.path, Path(out))]
     for line in dict.fromkeys(str(warning.message) for warning in said):
         say(line)
+    there = len(everything)
     if there - len(found) > max(1, MOST_SKIPPED * there):
         raise QebiasError(
             f"{there - len(found)} of {there} photographs in {folder} cannot be read, and --skip leaves out "

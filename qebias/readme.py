@@ -35,9 +35,7 @@ PENDING = (
 )
 
 
-def is_published(
-    profile: str = "photos",
-) -> bool:
+def is_published(profile: str = "photos") -> bool:
     "Whether a profile's table is committed with the notebooks"
     return (project_root() / "nbs" / "study" / "results" / profile / "table.parquet").exists()
 

@@ -1067,6 +1067,6 @@ def test_bpgenc_is_offered_pictures_of_any_size(programs, tmp_path):
     for height, width in ((1, 1), (7, 300)):
         write_png(tmp_path / "small" / f"{height}.png", picture(height, width))
     picked, _ = files.pick([tmp_path / "small"])
-    assert files._large_enough(picked, BpgEnc(37, "jctvc"), False, files.Done()) == picked
+    assert files._large_enough(picked, BpgEnc(37, "jctvc"), files.Done()) == picked
     with pytest.raises(QebiasError, match="has a side below 9 pixels, which BPG cannot code"):
-        files._large_enough(picked, Bpg(37), False, files.Done())
+        files._large_enough(picked, Bpg(37), files.Done())

@@ -7,12 +7,15 @@ __all__ = ['HEAD', 'TEMPLATE', 'OWN', 'closing_lines', 'weight_lines', 'write_re
            'require_publishable', 'publish_study']
 
 # %% ../../nbs/tools/29_study.report.ipynb #b13e6109
-from collections.abc import Iterable
+import base64
+import html
+import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..core import QebiasError, atomic
-from .keys import Study
+from .keys import Study, train_name
 from .profile import load_profile, profiles, stored_profile
 from .results import Results, load, publish_results
 
@@ -20,7 +23,7 @@ if TYPE_CHECKING:
     from qebias.figures import Picture
 
 # %% ../../nbs/tools/29_study.report.ipynb #366f1bc7
-def closing_lines(study: Study, only: Iterable[str] = ()) -> list[str]:
+def closing_lines(study: Study) -> list[str]:
     "What is printed when a study has ended: verdicts, scale, and where everything lies"
     from qebias.claims import claims_text, tally
 
@@ -34,8 +37,6 @@ def closing_lines(study: Study, only: Iterable[str] = ()) -> list[str]:
 # %% ../../nbs/tools/29_study.report.ipynb #5f65afe6
 def weight_lines(study: Study) -> list[str]:
     "Where the trained generators lie, one line a row at the main codec and level"
-    from qebias.study.keys import train_name
-
     codec, level = study.main
     lines = []
     for row in study.rows.values():
@@ -87,17 +88,12 @@ def opening(
 # %% ../../nbs/tools/29_study.report.ipynb #0a1ae1fd
 def address(picture: "Picture") -> str:  # of a `qebias.figures.Picture`
     "A figure as an address that holds it, so that a page stays one file"
-    import base64
-
     kind, stored = picture.image()
     return f"data:{kind};base64,{base64.b64encode(stored).decode()}"
 
 # %% ../../nbs/tools/29_study.report.ipynb #c97b2a44
 def as_html(text: str) -> str:  # Markdown of a headline
     "A sentence with its bold words, everything else as it stands"
-    import html
-    import re
-
     return re.sub(r"\*\*(.+?)\*\*", r"<strong>\1</strong>", html.escape(text, quote=False))
 
 # %% ../../nbs/tools/29_study.report.ipynb #28fb93bf
@@ -232,8 +228,6 @@ def require_publishable(study: Study) -> None:
 # %% ../../nbs/tools/29_study.report.ipynb #ca899bde
 def publish_study(study: Study) -> list[Path]:
     "Publish the results, and the executed notebooks that show this profile; returns what was written"
-    import json
-
     from qebias.claims import claim_row
     from qebias.notebooks import publish
 
