@@ -65,7 +65,7 @@ app = typer.Typer(
     help="Enhancement bias in the quality enhancement of compressed images: the study, and its tools.",
 )
 
-
+# %% ../nbs/tools/60_cli.ipynb #b573e859
 def _place(text) -> Path:
     "A place to write to; an empty name, as an unset variable gives it, would be the current folder"
     if not str(text):
@@ -94,7 +94,7 @@ def Where(what: str) -> Any:
     "An option that names a place"
     return Option(parser=_place, metavar="PATH", help=what)
 
-
+# %% ../nbs/tools/60_cli.ipynb #bca02ecf
 def In(what: str) -> Any:
     "An argument that names a place"
     return Argument(parser=_place, help=what)
@@ -122,7 +122,7 @@ def offered(
 
     return complete
 
-
+# %% ../nbs/tools/60_cli.ipynb #868fe506
 Profile = Annotated[
     str,
     Argument(
@@ -635,10 +635,14 @@ def audit(
     print(f"{report.text()}\n\npage: {pages.audit_page(report, page, overwrite)}")
 
 # %% ../nbs/tools/60_cli.ipynb #b0d48598
-def _psi(names, download):
+def _psi(features, download):
     "What is here of psi, a line a file; fetched where that is asked for"
     from qebias import weights
+    from qebias.layers import PSI_FILES
 
+    names = [name for name in features if name != "psi"]
+    if "psi" in features:
+        names += ["vgg19"] if download else PSI_FILES  # the one that is taken if none is named
     lacking = []
     for row in weights.status():
         users = [name.removeprefix("psi ") for name in row["used_by"] if name.startswith("psi ")]
@@ -721,9 +725,7 @@ def metrics(
         if not (download or check):
             return
     if features:
-        everything = list(PSI_FILES) if not download else ["vgg19"]  # the one that is taken if none is named
-        named = [name for name in features if name != "psi"]
-        _psi(named + everything if "psi" in features else named, download)
+        _psi(features, download)
         if not others:
             return
     names = [m.metric_name(name) for name in others]

@@ -138,7 +138,7 @@ class Picked(NamedTuple):
     width: int
     height: int
 
-
+# %% ../nbs/tools/40_files.ipynb #234f5ad8
 def pick(
     paths: Iterable[str | Path],  # files, or folders of which every picture is taken
     but: str | Path | None = None,  # a folder left out: the output's, where it lies in an input's

@@ -64,7 +64,7 @@ TYPES: dict[str, type | tuple] = {
     "dict": dict,
 }
 
-
+# %% ../nbs/tools/10_notebooks.ipynb #ea247826
 def check_parameters(
     notebook: str | Path,
     values: dict,  # what is to be passed

@@ -46,6 +46,8 @@ NARROW = {  # what two cores can train within half an hour
     "DnCNN": {"width": 32, "depth": 8},
     "DCAD": {"width": 32},
 }
+
+# %% ../nbs/tools/45_photos.ipynb #42bf0626
 SETTINGS = {  # key -> what it is
     "iterations": "of the training; a pretraining that goes before it has twice as many",
     "pretraining": "iterations of the pretraining alone",

@@ -34,7 +34,7 @@ PENDING = (
     "*The study on photographs is being computed. What it finds will stand here, from its published table.*"
 )
 
-
+# %% ../nbs/tools/50_readme.ipynb #e404e093
 def is_published(profile: str = "photos") -> bool:
     "Whether a profile's table is committed with the notebooks"
     return (project_root() / "nbs" / "study" / "results" / profile / "table.parquet").exists()
@@ -147,7 +147,7 @@ def enhanced_strip(
 COMMAND = "python -c 'from qebias.readme import write_readme; write_readme()'"
 HEAD = f"<!-- made from nbs/index.ipynb, do not edit: {COMMAND} -->"
 
-
+# %% ../nbs/tools/50_readme.ipynb #05a7fbb6
 def index_notebook() -> Any:
     "The index notebook, with the output of its cell of findings made anew"
     nbformat = require("nbformat", "the README")

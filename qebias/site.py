@@ -638,7 +638,7 @@ def stage(
 MAP = ("docs/map.yaml", "docs/map.md")  # the files that `pages/map.md` shows
 BESIDE = ("CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md")  # pages from outside nbs/
 
-
+# %% ../nbs/tools/05_site.ipynb #89f46e73
 def repository_links(
     text: str,  # of a page
     name: str,  # where it lies in the site

@@ -148,7 +148,7 @@ def minus(text: str) -> str:
     "Negative numbers with a minus sign instead of a hyphen"
     return re.sub(r"(?<![\w.])-(?=\d)", "\N{MINUS SIGN}", text)
 
-
+# %% ../../nbs/tools/30_study.pages.ipynb #5a3fbacb
 def verdict_of(
     row: dict,  # a verdict, as `judge` gives it
 ) -> str:
@@ -197,7 +197,7 @@ LEADS = {
 }  # the first words of an answer
 RESTORES_NOTHING = "enhancers that restore nothing pass as well"
 
-
+# %% ../../nbs/tools/30_study.pages.ipynb #beda2976
 def lead(
     row: dict,  # a verdict, as `judge` gives it
 ) -> str:
@@ -226,7 +226,7 @@ PASSES = {
     "identity": "doing nothing",
 }  # controls in prose
 
-
+# %% ../../nbs/tools/30_study.pages.ipynb #8a5220c7
 def controls_of(
     row: dict,  # a verdict, as `judge` gives it
 ) -> str:
@@ -248,7 +248,7 @@ SAID_TWICE = {
     ", multi-level, one model for all levels": ", multi-level",
 }  # what a row's label and its statement both say
 
-
+# %% ../../nbs/tools/30_study.pages.ipynb #0767dde2
 def plain(
     statement: str,  # of claims.yaml
 ) -> str:
@@ -275,7 +275,7 @@ def with_controls(
     verdict, found = verdict_of(row), controls_of(row)
     return f"{verdict}: {found} too" if verdict == "not specific" and found else verdict
 
-
+# %% ../../nbs/tools/30_study.pages.ipynb #2d5ab019
 def brief(
     row: dict,  # a verdict, as `judge` gives it
     named: bool = False,  # whether the sentence has named the controls already
@@ -615,7 +615,7 @@ KINDS = {
     "Some numbers say yes": "control",
 }  # first words -> kind
 
-
+# %% ../../nbs/tools/30_study.pages.ipynb #82f7d8fc
 def kind_of(
     answered: str,  # as `full_answer` gives it
 ) -> str:  # holds, opposite, part, control, open; empty where nothing was measured
@@ -648,7 +648,7 @@ IN_FULL = {
     r"\bother-residual\b": "another picture's residual",
 }  # controls in a table
 
-
+# %% ../../nbs/tools/30_study.pages.ipynb #478354e5
 def full_verdict(
     row: dict,  # a verdict, as `judge` gives it
 ) -> str:
@@ -758,7 +758,7 @@ PRINTED_GAPS = {
     "realesrgan+both": ("tab2", "[44], ours DIV2K"),
 }  # table and column of the paper, for BPG at QP 37
 
-
+# %% ../../nbs/tools/30_study.pages.ipynb #4f5e7892
 def score_gaps(
     page: Page,
     rows: list,  # with a discriminator
@@ -818,7 +818,7 @@ QUANTITIES = {
     "cosine": "direction of the change",
 }  # as figures call them
 
-
+# %% ../../nbs/tools/30_study.pages.ipynb #ddd1ae78
 def quantity_label(
     quantity: str,  # of the results
 ) -> str:
