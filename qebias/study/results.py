@@ -75,22 +75,15 @@ class Results:
         self.table = table  # the long table
         self.place = Path(place)  # where it was read: a run folder, or the published one
         self.study = study  # where there is a run folder
+        self.main = Study(profile, place).main  # codec and level that a page looks at if nothing else is said
 
     def __repr__(self):
-        rows = self.table.row.nunique() if len(self.table) else 0
-        return f"Results({self.profile.name}: {len(self.table):,} values of {rows} rows)"
+        return f"Results({self.profile.name}: {len(self.table):,} values of {self.table.row.nunique()} rows)"
 
     @functools.cached_property
     def keys(self) -> Keys:
-        "What decides each result of the run folder, and so which of the results that lie there are meant"
-        if self.study is None:
-            raise QebiasError(f"{self.place} is what was published, and no run folder")
-        return Keys(self.study)
-
-    @property
-    def main(self) -> tuple:
-        "The codec and level that a page looks at if nothing else is said"
-        return Study(self.profile, self.place).main
+        "What decides each result of the run folder, and so which of those that lie there are meant"
+        return Keys(self.study or Study(self.profile, self.place))
 
     @functools.cached_property
     def labels(self) -> dict[str, str]:
@@ -109,11 +102,10 @@ class Results:
         dataset: str,
         codec: str = "bpg",
         level: int = 37,
-        seed: int | None = None,  # the row's first if left out
     ) -> np.ndarray | None:  # uint8 (128, 128, 3), the middle of the picture; None where it is not there
-        "The middle of a picture as a row made it"
+        "The middle of a picture as the first training of a row made it"
         if self.study is not None:
-            return crop_of(self.keys, row, picture, dataset, codec, level, seed)
+            return crop_of(self.keys, row, picture, dataset, codec, level)
         path = crop_path(self.place, dataset, codec, level, row, picture)
         return read_rgb(path) if path.exists() else None
 
@@ -127,8 +119,8 @@ class Results:
         from qebias.claims import judge, read_claims
 
         codec, level = self.main
-        wanted = list(items) or None
-        return judge(read_claims(), self.table, dataset, codec, level, dict(self.profile.smallest), wanted)
+        effects, wanted = dict(self.profile.smallest), list(items) or None
+        return judge(read_claims(), self.table, dataset, codec, level, effects, wanted)
 
     def scale(self) -> str:
         "What a result was made with, in one line"
@@ -162,9 +154,7 @@ def is_made(keys: Keys, name: str) -> bool:
     return name in keys.jobs and keys.result(name) is not None
 
 
-def crop_of(
-    keys: Keys, row: str, picture: str, dataset: str, codec: str, level: int, seed: int | None
-) -> np.ndarray | None:
+def crop_of(keys: Keys, row: str, picture: str, dataset: str, codec: str, level: int) -> np.ndarray | None:
     "The middle of one picture of a run folder; None where it is not there"
     from qebias.study.work import pairs_at
 
@@ -174,9 +164,8 @@ def crop_of(
         pairs = pairs_at(keys, dataset, codec, level)
         at = pairs.names.index(picture)
         return middle(pairs.raw(at) if row == "raw" else pairs.compressed(at), CROP)
-    if seed is None:
-        rows = keys.study.rows
-        seed = rows[row].seeds[0] if row in rows else 0
+    rows = keys.study.rows
+    seed = rows[row].seeds[0] if row in rows else 0
     name = enhanced_name(row, codec, level, seed, dataset)
     path = keys.folder(name) / f"{picture}.png" if is_made(keys, name) else None
     return middle(read_rgb(path), CROP) if path and path.exists() else None

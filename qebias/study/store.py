@@ -46,7 +46,7 @@ def claim_folder(folder: Path) -> None:
         require_own_files(folder)
         return
     taken = [p.name for p in Path(folder).iterdir() if p.name != ".lock"] if Path(folder).is_dir() else []
-    ours = {"results", "names", "logs", "events", "report", ".snakemake", "profile.json"} & set(taken)
+    ours = {"results", *WRITTEN} & set(taken)
     if ours:
         raise QebiasError(
             f"{folder} already holds {', '.join(sorted(ours))}, which is not a study's of this version: "
