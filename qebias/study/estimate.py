@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['RATES', 'SECONDS', 'BYTES', 'PICTURE', 'VGG_BLOCKS', 'psi_macs', 'network_cost', 'counted_cost', 'Cost', 'cost_of',
-           'write_costs', 'published_count', 'pixels', 'Load', 'job_loads', 'estimate', 'load_of', 'expected_seconds',
-           'dry_run', 'load_table', 'hours', 'room', 'assumptions']
+           'bank_specs', 'bank_operations', 'write_costs', 'published_count', 'pixels', 'Load', 'job_loads', 'estimate',
+           'load_of', 'expected_seconds', 'dry_run', 'load_table', 'hours', 'room', 'assumptions']
 
 # %% ../../nbs/tools/28_study.estimate.ipynb #d449c2a0
 import functools
@@ -15,6 +15,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
+from ..bank_settings import bank_settings
 from ..core import QebiasError, aligned, digest, write_json
 from ..datasets import COLLECTIONS
 from ..layers import random_psi
@@ -100,6 +101,31 @@ def cost_of(study: Study, row: str) -> Cost:
     training = config.iterations * config.batch * (3 * generator + 7 * discriminator + psi)
     return Cost(training, generator, sum(weights for _, weights in networks))
 
+# %% ../../nbs/tools/28_study.estimate.ipynb #41d8488c
+def bank_specs(study: Study) -> dict[str, tuple]:  # kind -> (spec as JSON, patch, channels)
+    "The networks of a profile's discriminator bank"
+    p = study.profile
+    if not p.bank:
+        return {}
+    settings = bank_settings(p.bank, p)
+    found = {}
+    for kind in settings["kinds"]:
+        channels = 6 if kind == "cond" else 3
+        kwargs = {"in_channels": channels, "width": settings["width"]}
+        spec = {"class": "qebias.discriminators:UNetSN", "kwargs": kwargs}
+        found[kind] = (json.dumps(spec, sort_keys=True), p.patch, channels)
+    return found
+
+# %% ../../nbs/tools/28_study.estimate.ipynb #68350f9e
+def bank_operations(study: Study) -> int:
+    "Multiply-accumulate operations of all trainings of a profile's bank"
+    settings = bank_settings(study.profile.bank, study.profile)
+    places = 0
+    for kind, spec in bank_specs(study).items():
+        places += 3 * (3 if kind == "second" else 2) * network_cost(*spec)[0]
+    trainings = len([*settings["fakes"], *settings["rows"]]) * len(settings["seeds"])
+    return trainings * settings["iterations"] * settings["batch"] * places
+
 # %% ../../nbs/tools/28_study.estimate.ipynb #dd8a7812
 def write_costs(studies: list) -> None:
     "Count the networks of these studies and keep the numbers"
@@ -110,6 +136,8 @@ def write_costs(studies: list) -> None:
         for row in study.rows.values():
             for spec in specs_of(config_of(study, row, row.seeds[0])):
                 found[digest(list(spec))] = counted_cost(*spec)
+        for spec in bank_specs(study).values():
+            found[digest(list(spec))] = counted_cost(*spec)
     write_json(costs_path(), dict(sorted(found.items())))
 
 # %% ../../nbs/tools/28_study.estimate.ipynb #cf5aedbe
@@ -180,8 +208,10 @@ def load_of(study: Study, job: Job, n: float) -> Load:
     if job.kind == "compress":
         raw = BYTES["raw"] / len(study.levels)  # which the levels of a data set share
         return Load(1, cpu=start + SECONDS["codec"] * n / 1e6, bytes=(BYTES["compressed"] + raw) * n)
-    if job.kind in ("table", "bank"):
+    if job.kind == "table":
         return Load(1, cpu=start, bytes=1e6)
+    if job.kind == "bank":
+        return Load(1, cpu=start + bank_operations(study) / RATES["cpu", "fp32"], bytes=1e6)
     if job.kind == "item":
         return Load(1, cpu=start + SECONDS["item"], bytes=2e6)
     if job.kind == "measure":
