@@ -224,10 +224,8 @@ def as_plain(value: Any) -> Any:
     "What JSON does not know: paths, numpy scalars and arrays, sets, pydantic models"
     if isinstance(value, Path):
         return value.as_posix()
-    if isinstance(value, np.ndarray):
+    if isinstance(value, (np.ndarray, np.generic)):
         return value.tolist()
-    if isinstance(value, np.generic):
-        return value.item()
     if isinstance(value, (set, frozenset)):
         return sorted(value)
     if hasattr(value, "model_dump"):
@@ -597,7 +595,7 @@ def read_table(
         if suffix == ".csv":
             if data.getvalue().lstrip().partition(b"\n")[0].count(b",") > MOST_COLUMNS:
                 raise ValueError(f"it has more than {MOST_COLUMNS:,} columns")
-            table = pandas.read_csv(data, keep_default_na=True, encoding="utf-8")
+            table = pandas.read_csv(data)
         else:
             table = parquet_table(data)
     if columns is not None:
@@ -889,11 +887,11 @@ def require_size(
     width: int,
     height: int,
     name: object,  # what messages call the picture
-    error: type[Exception] | None = None,  # class of the error; `QebiasError` if left out
+    error: type[Exception] = QebiasError,  # class of the error
 ) -> None:
     "Raise where a picture is larger than what is read, coded and enhanced here"
     if max(width, height) > MOST_SIDE or width * height > MOST_PIXELS:
-        raise (error or QebiasError)(
+        raise error(
             f"{name} is {width}x{height}: the limits are {MOST_SIDE} pixels a side and {MOST_PIXELS:,} in all"
         )
 
@@ -986,23 +984,16 @@ def require_rows(
             raise ValueError("it holds fewer rows than it says")
 
 # %% ../nbs/foundations/00_core.ipynb #256f27f4
+# of an interlaced PNG's passes: first column and row, and how many on to the next
+_PASSES = [(0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)]
+
+
 def _unpacked_size(head):
     "Bytes of a PNG's rows, each with the number of its filter, from the first 29 bytes of the file"
     width, height, depth, colour, _, _, interlaced = struct.unpack(">IIBBBBB", head[16:29])
     bits = depth * {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[colour]
-    passes = [(0, 0, 1, 1)]  # first column and row, and how many on to the next
-    if interlaced:
-        passes = [
-            (0, 0, 8, 8),
-            (4, 0, 8, 8),
-            (0, 4, 4, 8),
-            (2, 0, 4, 4),
-            (0, 2, 2, 4),
-            (1, 0, 2, 2),
-            (0, 1, 1, 2),
-        ]
     size = 0
-    for left, top, right, down in passes:
+    for left, top, right, down in _PASSES if interlaced else [(0, 0, 1, 1)]:
         columns = -(-(width - left) // right)
         rows = -(-(height - top) // down)
         if columns > 0 and rows > 0:
@@ -1223,20 +1214,14 @@ def in_order(
     budget: int = MOST_UNDER_WAY,  # what those under way may cost together; a dearer item goes alone
 ) -> Iterator:  # iterator over the results
     "`work(item)` of each item, in the order of the items; the first that fails raises its error"
-    waiting: collections.deque = collections.deque()
-    used = 0
+    waiting: collections.deque = collections.deque()  # of (price, result)
     for item in items:
         price = min(cost(item), budget) if cost else 0
-        while waiting and used + price > budget:
-            paid, result = waiting.popleft()
-            yield result.result()
-            used -= paid
+        while waiting and sum(paid for paid, _ in waiting) + price > budget:
+            yield waiting.popleft()[1].result()
         waiting.append((price, pool.submit(work, item)))
-        used += price
         if len(waiting) >= ahead:
-            paid, result = waiting.popleft()
-            yield result.result()
-            used -= paid
+            yield waiting.popleft()[1].result()
     for _, result in waiting:
         yield result.result()
 
@@ -1246,14 +1231,11 @@ PACKAGES = ["torch", "torchvision", "numpy", "pillow", "av", "pyiqa", "timm", "s
 
 def package_versions(names: Iterable[str] = PACKAGES) -> dict:
     "Installed versions of the packages that numbers depend on; `None` where one is missing"
-
-    def version(name):
-        try:
-            return importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            return None
-
-    return {name: version(name) for name in names}
+    found: dict = dict.fromkeys(names)
+    for name in found:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
 
 # %% ../nbs/foundations/00_core.ipynb #8e5c0143
 def code_version() -> dict:

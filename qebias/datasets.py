@@ -130,17 +130,13 @@ def files_below(root: Path) -> list:  # paths relative to root, sorted
     "Every picture below a folder, one a name; what is left out is said in a warning"
     taken, others = walk(root)
     kept, doubled = one_a_name(taken)
-    if doubled:
-        told = f"{root}: of files of one name the lossless one counts: left out {_few(doubled)}"
-        warnings.warn(told, stacklevel=5)
-    if others:
-        told = f"{root}: left out what is no picture that is read here: {_few(others)}"
-        warnings.warn(told, stacklevel=5)
+    for files, why in (
+        (doubled, "of files of one name the lossless one counts: left out"),
+        (others, "left out what is no picture that is read here:"),
+    ):
+        if files:
+            warnings.warn(f"{root}: {why} {_listed(list(map(str, files)), 3)}", stacklevel=5)
     return kept
-
-# %% ../nbs/data/10_datasets.ipynb #ba625cfc
-def _few(files):
-    return _listed([str(f) for f in files], 3)
 
 # %% ../nbs/data/10_datasets.ipynb #2df6cc53
 def _names(files: list) -> list:  # as many different names, also for a file system that ignores case
@@ -238,6 +234,11 @@ class Part:
     unpacked: int  # bytes of the pictures, about
     mirror: Archive | None = None  # where else it is
 
+    @property
+    def numbers(self) -> range:
+        "Of its pictures"
+        return range(self.first, self.last + 1)
+
 # %% ../nbs/data/10_datasets.ipynb #b9a82fd9
 @dataclass(frozen=True)
 class Collection:
@@ -255,10 +256,6 @@ class Collection:
     def file(self, number: int) -> str:
         "The name of a picture's file"
         return f"{number:0{self.digits}d}.png"
-
-# %% ../nbs/data/10_datasets.ipynb #6417dfc8
-def _numbers(part):
-    return range(part.first, part.last + 1)
 
 # %% ../nbs/data/10_datasets.ipynb #edd0ca04
 _ETH, _TFDS = "https://data.vision.ee.ethz.ch/cvl/DIV2K/", "TensorFlow Datasets"
@@ -380,7 +377,7 @@ def _collection(name, rest, split, on_error) -> list:
     c, images = COLLECTIONS[name], []
     first, last = _range(c, rest)
     for part in c.parts:
-        numbers = [n for n in _numbers(part) if split is None or (split == "eval") == (first <= n <= last)]
+        numbers = [n for n in part.numbers if split is None or (split == "eval") == (first <= n <= last)]
         folder, fault = _locate(c, part, numbers) if numbers else (None, "")
         if numbers and not folder:
             raise QebiasError(f"{name} is not in {' or '.join(map(str, data_folders()))}: {_get_it(c)}")
@@ -398,16 +395,13 @@ def _range(c, rest):
         raise QebiasError(f"{c.name} takes nothing after it, found {rest!r}: write {c.name}")
     least, most = c.parts[0].first, c.parts[-1].last
     found = re.fullmatch(r"(\d{1,9})-(\d{1,9})", rest)
-    if (
-        not found
-        or not least <= int(found[1]) <= int(found[2]) <= most
-        or (int(found[1]), int(found[2])) == (least, most)
-    ):
+    first, last = map(int, found.groups()) if found else (least, most)
+    if not least <= first <= last <= most or (first, last) == (least, most):
         raise QebiasError(
             f"{c.name}:{rest[:80]}: write {c.name}:FIRST-LAST, numbers within {least}-{most} that leave some "
             f"to train on; {c.name} alone holds out {c.held_out[0]}-{c.held_out[1]}"
         )
-    return int(found[1]), int(found[2])
+    return first, last
 
 # %% ../nbs/data/10_datasets.ipynb #2558330f
 @dataclass(frozen=True)
@@ -577,15 +571,10 @@ def _remember(mark, headers):
 # %% ../nbs/data/10_datasets.ipynb #6b2b1722
 def _checked_hash(text: str) -> str:  # "algorithm:digits"
     "A hash that a user gives"
-    digits = text.strip().lower().rpartition(":")[2]
-    algorithm = {64: "sha256", 32: "md5"}.get(len(digits), "")
-    if (
-        not algorithm
-        or not re.fullmatch(r"[0-9a-f]+", digits)
-        or text.strip().lower() not in (digits, f"{algorithm}:{digits}")
-    ):
-        raise QebiasError(f"{text!r} is no hash: give the 64 digits of a sha256, or the 32 of an md5")
-    return f"{algorithm}:{digits}"
+    for algorithm, length in (("sha256", 64), ("md5", 32)):
+        if found := re.fullmatch(f"(?:{algorithm}:)?([0-9a-f]{{{length}}})", text.strip().lower()):
+            return f"{algorithm}:{found[1]}"
+    raise QebiasError(f"{text!r} is no hash: give the 64 digits of a sha256, or the 32 of an md5")
 
 # %% ../nbs/data/10_datasets.ipynb #fcb0464e
 def _hash_of(path, algorithm, progress) -> str:
@@ -610,7 +599,7 @@ _BROKEN = (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, NotImplem
 
 def _unpack(c, part, archive, target, record, progress):
     "The pictures of a part out of its archive, whole or not at all"
-    wanted = {c.file(n) for n in _numbers(part)}
+    wanted = {c.file(n) for n in part.numbers}
     try:
         with zipfile.ZipFile(archive) if zipfile.is_zipfile(archive) else tarfile.open(archive, "r:") as box:
             members = _members(box, wanted, archive.name)
@@ -679,7 +668,7 @@ def download(
         listed = f"there are {', '.join(COLLECTIONS)}{nearest(name, COLLECTIONS)}"
         raise QebiasError(f"no data set {str(name)!r} to download: {listed}")
     root = Path(folder).expanduser() if folder else data_folders()[0]
-    places = [_locate(c, part, _numbers(part), [root] if folder else None) for part in c.parts]
+    places = [_locate(c, part, part.numbers, [root] if folder else None) for part in c.parts]
     missing = [part for part, (place, fault) in zip(c.parts, places) if fault or not place]
     if not missing:
         return places[0][0].parent
@@ -708,7 +697,7 @@ def download(
 def _require_ours(target, c, part):
     if target.exists() and not (target / "origin.json").is_file() and any(target.iterdir()):
         raise QebiasError(
-            f"{target} {_lacks(target, [c.file(n) for n in _numbers(part)])} and is not ours to replace: "
+            f"{target} {_lacks(target, [c.file(n) for n in part.numbers])} and is not ours to replace: "
             "move it away, or choose another folder with --folder"
         )
 
@@ -788,13 +777,13 @@ def _sample_row():
 
 # %% ../nbs/data/10_datasets.ipynb #b4e830e6
 def _row(c, part, roots):
-    folder, fault = _locate(c, part, _numbers(part), roots)
+    folder, fault = _locate(c, part, part.numbers, roots)
     origin = _origin(folder) if folder else {}
     checked = ""
     if origin and not fault:
         checked = f"{origin['hash'].partition(':')[0]} by {origin['hash_from']}"
     state = "missing" if not folder else "incomplete" if fault else "present"
-    row = dict(name=c.name, part=part.folder, images=len(_numbers(part)), state=state, where=folder)
+    row = dict(name=c.name, part=part.folder, images=len(part.numbers), state=state, where=folder)
     row |= dict(why=fault, checked=checked, bytes=part.archive.bytes, about=part.archive.about)
     return row | dict(url=part.archive.url, terms=c.terms)
 
@@ -807,7 +796,9 @@ def split_by_content(
     "Divide pictures by the hash of their pixels: duplicates stay together, whatever names and order"
     if not 0 < fraction < 1:
         raise QebiasError(f"fraction is {fraction}: give a share between 0 and 1")
-    _require_readable(images)
+    if wrong := _examine(images):
+        listed = _listed(list(wrong.values()))
+        raise QebiasError(f"{len(wrong)} of {len(images)} pictures cannot be read: {listed}")
     ranked = sorted({image.digest for image in images}, key=lambda d: (seed_for("split", seed, d), d))
     if len(ranked) < 2:
         raise QebiasError(
@@ -816,11 +807,3 @@ def split_by_content(
         )
     held_out = set(ranked[: min(max(1, round(fraction * len(ranked))), len(ranked) - 1)])
     return [i for i in images if i.digest not in held_out], [i for i in images if i.digest in held_out]
-
-# %% ../nbs/data/10_datasets.ipynb #948516a8
-def _require_readable(images):
-    wrong = _examine(images)
-    if wrong:
-        raise QebiasError(
-            f"{len(wrong)} of {len(images)} pictures cannot be read: {_listed(list(wrong.values()))}"
-        )

@@ -9,6 +9,7 @@ __all__ = ['FORMAT', 'PATCHES_VERSION', 'SYMMETRIES', 'Pixels', 'Bitstreams', 'P
 # %% ../nbs/data/20_pairs.ipynb #f70870a6
 import contextlib
 import functools
+import itertools
 import os
 import sys
 import time
@@ -101,30 +102,25 @@ class Pixels:
         return len(self.views)
 
     def __getitem__(self, i):
-        if i not in self.checked:
-            self._check(i)
-            self.checked.add(i)
-        return self.views[i]
-
-    def _check(self, i):
-        "Hash a picture before it is used for the first time"
         name, expected = self.digests[i]
-        if array_digest(self.views[i]) != expected:
+        if i not in self.checked and array_digest(self.views[i]) != expected:
             raise QebiasError(
                 f"{name} in {self.folder} is not what was written: remove {self.folder} and build it again"
             )
+        self.checked.add(i)
+        return self.views[i]
 
     def wrong(self) -> list:  # names of the pictures whose pixels are not what was written
         "Hash every picture again"
-        pictures = zip(self.manifest["images"], self.views)
-        return [entry["name"] for entry, view in pictures if array_digest(view) != entry["digest"]]
+        pictures = zip(self.digests, self.views)
+        return [name for (name, expected), view in pictures if array_digest(view) != expected]
 
 # %% ../nbs/data/20_pairs.ipynb #e4be4280
 @contextlib.contextmanager
 def _turn(folder: Path):
     "Wait until no other process builds `folder`, own it, and clear what a dead builder left"
     with contextlib.ExitStack() as held:
-        for attempt in range(sys.maxsize):
+        for attempt in itertools.count():
             try:
                 held.enter_context(locked(folder.parent / f".{folder.name}.lock", "a build"))
                 break
@@ -147,11 +143,11 @@ def _disk(folder):
         ) from None
 
 # %% ../nbs/data/20_pairs.ipynb #c29267a6
-def _ask(opening, fits):
-    "What `opening` gives if it opens and fits, else `None`"
+def _opened(made_of, kind, *folders):
+    "The store in a folder, if it opens and its manifest says that it is made of this; else `None`"
     with contextlib.suppress(QebiasError, OSError, KeyError, TypeError):
-        found = opening()
-        if fits(found):
+        found = kind(*folders)
+        if digest([found.manifest[name] for name in made_of]) == digest(list(made_of.values())):
             return found
 
 # %% ../nbs/data/20_pairs.ipynb #74bedc42
@@ -163,15 +159,12 @@ def _digested(image):
 def _raw_store(images: list, folder: Path, workers: int, progress: bool) -> Pixels:
     "The raw pictures' store: taken up where it holds exactly these, else written"
     key = digest([FORMAT, [[image.name, image.digest] for image in images]])
-
-    def opened():
-        return _ask(lambda: Pixels(folder), lambda found: found.manifest["key"] == key)
-
-    if found := opened():
-        return found
+    opened = functools.partial(_opened, {"key": key}, Pixels, folder)
+    if store := opened():
+        return store
     with _disk(folder), _turn(folder):
-        if found := opened():
-            return found
+        if store := opened():
+            return store
         with atomic_dir(folder) as tmp, _Writer(tmp) as writer, threads(workers) as pool:
             bar = dict(unit="image", delay=2, leave=False, disable=None if progress else True)
             loaded = tqdm(in_order(pool, _digested, images, workers + 1), "raw", len(images), **bar)
@@ -285,11 +278,6 @@ class Pairs(Bitstreams):
         for i in range(len(self)):
             self.stream(i)
 
-# %% ../nbs/data/20_pairs.ipynb #15fd0171
-def _is_made_of(manifest, made_of) -> bool:
-    "Whether a manifest says so of what it was made of"
-    return digest([manifest[name] for name in made_of]) == digest(list(made_of.values()))
-
 # %% ../nbs/data/20_pairs.ipynb #dcde0508
 def build_pairs(
     images: list,  # of `RawImage`, names all different
@@ -307,10 +295,7 @@ def build_pairs(
     workers = worker_count(workers)
     store = _raw_store(images, Path(raw) if raw else folder.parent / "raw", workers, progress)
     made_of = {"codec": codec.describe(), "raw": store.manifest["key"]}
-
-    def opened():
-        return _ask(lambda: Pairs(folder, store.folder), lambda found: _is_made_of(found.manifest, made_of))
-
+    opened = functools.partial(_opened, made_of, Pairs, folder, store.folder)
     if found := opened():
         return found
     with _disk(folder), _turn(folder):

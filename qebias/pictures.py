@@ -18,7 +18,7 @@ import struct
 import sys
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -118,12 +118,13 @@ def _transform(icc: bytes, mode: str):
     name = " ".join(ImageCms.getProfileDescription(profile).split())[:60] or "its profile"
     srgb = ImageCms.createProfile("sRGB")
     transform = ImageCms.buildTransform(profile, srgb, mode, "RGB", ImageCms.Intent.RELATIVE_COLORIMETRIC)
-    convert: Callable | None = functools.partial(ImageCms.applyTransform, transform=transform)
-    if convert and mode == "RGB":
+    convert = functools.partial(ImageCms.applyTransform, transform=transform)
+    if mode == "RGB":
         steps = np.linspace(0, 255, 9).astype(np.uint8)
         cube = np.stack(np.meshgrid(steps, steps, steps), -1).reshape(27, 27, 3)
         moved = np.abs(np.array(convert(Image.fromarray(cube))).astype(int) - cube).max()
-        convert = None if moved <= 1 else convert
+        if moved <= 1:
+            return None, name
     return convert, name
 
 # %% ../nbs/data/08_pictures.ipynb #39dace36
@@ -218,24 +219,22 @@ def _deep_ppm(path, image):
     return np.minimum(scaled // most, 65535).astype(np.uint16)
 
 # %% ../nbs/data/08_pictures.ipynb #61fb6be7
-def _jpeg2000_depth(path):
-    "Bits a channel that a JPEG 2000 file says"
+def _depth(path, kind):
+    "Bits a channel that a JPEG 2000 or an AVIF file says; 8 of all others"
+    begins = {"JPEG 2000": 2**12, "AVIF": 2**16}  # bytes that are looked at
+    if kind not in begins:
+        return 8
     with open(path, "rb") as file:
-        head = file.read(4096)
+        head = file.read(begins[kind])
+    if kind == "AVIF":
+        at = head.find(b"av1C")
+        if at < 0 or at + 6 >= len(head) or not head[at + 6] & 64:
+            return 8
+        return 12 if head[at + 6] & 32 else 10
     at = head.find(b"ihdr")
     if at >= 0:
         return (head[at + 14] & 127) + 1
     return (head[42] & 127) + 1 if len(head) > 42 else 8
-
-# %% ../nbs/data/08_pictures.ipynb #89dbe50b
-def _avif_depth(path):
-    "Bits a channel that an AVIF file says"
-    with open(path, "rb") as file:
-        head = file.read(2**16)
-    at = head.find(b"av1C")
-    if at < 0 or at + 6 >= len(head) or not head[at + 6] & 64:
-        return 8
-    return 12 if head[at + 6] & 32 else 10
 
 # %% ../nbs/data/08_pictures.ipynb #018a83dc
 def _avif_by_av(path, rgb):
@@ -391,7 +390,7 @@ def has_clip(
 def _pixels(path, image, kind):
     "uint8 or uint16 (H, W, C) as they lie in the file, bits a channel, notes"
     notes = []
-    depth = {"JPEG 2000": _jpeg2000_depth, "AVIF": _avif_depth}.get(kind, lambda path: 8)(path)
+    depth = _depth(path, kind)
     signed = 2 in np.ravel(getattr(image, "tag_v2", {}).get(339, 1))
     if signed or image.mode in ("F", "I") and kind != "PPM" or image.mode.startswith("F;"):
         raise QebiasError(f"{path} has floats, signed numbers or 32 bits a channel: save it as 16-bit PNG")

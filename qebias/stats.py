@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['COLUMNS', 'DRAWS', 'RESAMPLE', 'LEFT_OUT', 'FEW_SEEDS', 'resamples', 'resample_name', 'Values', 'missing',
-           'picture_counts', 'with_means', 'pictures_without', 'values_of', 'why_absent', 'require_kinds', 'Results',
-           'values', 'of_seeds', 'combine', 'difference', 'ratio', 'share', 'deviation_of', 'Estimate', 'estimate',
-           'holm']
+           'of_pictures', 'picture_counts', 'with_means', 'pictures_without', 'values_of', 'why_absent',
+           'require_kinds', 'Results', 'values', 'of_seeds', 'combine', 'difference', 'ratio', 'share', 'deviation_of',
+           'Estimate', 'estimate', 'holm']
 
 # %% ../nbs/foundations/20_stats.ipynb #d5e4ee84
 import re
@@ -60,12 +60,18 @@ def missing(why: str) -> Values:
     return Values(missing=why)
 
 # %% ../nbs/foundations/20_stats.ipynb #618d7000
-def picture_counts(
+def of_pictures(
     table: pd.DataFrame,  # the long table
-) -> dict:  # (dataset, codec, level) -> how many
-    "How many pictures each place has; resamples and values of whole sets do not count"
+) -> pd.DataFrame:
+    "The lines of single pictures: neither of resamples nor of whole sets"
     pictures = table["picture"]
-    single = table[(pictures != "") & ~pictures.str.fullmatch(RESAMPLE)]
+    return table[(pictures != "") & ~pictures.str.fullmatch(RESAMPLE)]
+
+
+def picture_counts(
+    single: pd.DataFrame,  # as `of_pictures` gives it
+) -> dict:  # (dataset, codec, level) -> how many
+    "How many pictures each place has"
     of_place = single.groupby(["dataset", "codec", "level"], observed=True)["picture"]
     return {(d, c, int(l)): n for (d, c, l), n in of_place.nunique().items()}
 
@@ -83,12 +89,10 @@ LEFT_OUT = 0.1  # the largest share of pictures that may be left out
 
 
 def pictures_without(
-    table: pd.DataFrame,  # the long table
+    single: pd.DataFrame,  # as `of_pictures` gives it
 ) -> dict:  # (dataset, codec, level, quantity) -> names
     "The pictures for which some row has no value"
-    pictures = table["picture"]
-    single = (pictures != "") & ~pictures.str.fullmatch(RESAMPLE)
-    holes = table[single & ~np.isfinite(table["value"].to_numpy(float))]
+    holes = single[~np.isfinite(single["value"].to_numpy(float))]
     of_quantity = holes.groupby(["dataset", "codec", "level", "quantity"], observed=True)["picture"]
     return {(d, c, int(l), q): set(names) for (d, c, l, q), names in of_quantity}
 
@@ -162,13 +166,9 @@ class Results:
         self.known = {key: set(self.table[key].unique()) for key in self.keys}
         self.found: dict = {}
         self.rates: dict = {}  # what `qebias.rates` has made of it
-        self.counts = picture_counts(self.table)
-        self.holes = pictures_without(self.table)
-
-    def lines(self, **where: Any) -> pd.DataFrame:
-        "The table's lines of one place"
-        place = tuple(where[key] for key in self.keys)
-        return self.table.iloc[self.places_of.get(place, [])]
+        single = of_pictures(self.table)
+        self.counts = picture_counts(single)
+        self.holes = pictures_without(single)
 
     def values(
         self,
@@ -182,7 +182,7 @@ class Results:
         place = dict(dataset=dataset, codec=codec, level=int(level), row=row, quantity=quantity)
         key = tuple(place.values())
         if key not in self.found:
-            lines = self.lines(**place)
+            lines = self.table.iloc[self.places_of.get(key, [])]
             why = why_absent(self.known, place) if lines.empty else ""
             if not why and (out := self.left_out(quantity, dataset, codec, level)):
                 lines = lines[~lines["picture"].isin(out)]

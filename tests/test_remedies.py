@@ -141,7 +141,7 @@ def test_without_a_network_one_line_says_which_file_from_where_and_whereto(monke
     def unreachable(entry, path, progress):
         raise QebiasError(f"could not fetch {entry.file}")
 
-    monkeypatch.setattr(weights, "_retrieve", unreachable)
+    monkeypatch.setattr(weights, "_fetch", unreachable)
     code, _, error = run("metrics", "psi", "--download")
     assert code == 1 and isinstance(error, QebiasError) and "\n" not in str(error)
     for part in ("vgg19-dcbb9e9d.pth", "https://download.pytorch.org/", "sha256 dcbb9e9d", str(tmp_path)):

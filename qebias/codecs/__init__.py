@@ -9,7 +9,9 @@ __all__ = ['LEVELS', 'codec', 'bpp', 'Coded', 'code', 'worker_count', 'code_many
 
 # %% ../../nbs/data/04_codecs.__init__.ipynb #867a4347
 import contextlib
+import functools
 import importlib
+import operator
 import os
 import pickle
 import pkgutil
@@ -17,7 +19,6 @@ import queue
 import signal
 import subprocess
 import sys
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
@@ -41,7 +42,7 @@ from qebias.codecs.base import (  # noqa: F401
 )
 from .bpg import ENCODERS, Bpg, BpgEnc, bpg_extensions, bpg_header  # noqa: F401
 from .jpeg import Jpeg  # noqa: F401
-from ..core import MOST_UNDER_WAY, QebiasError, one_line, read_rgb
+from ..core import MOST_UNDER_WAY, QebiasError, in_order, one_line, read_rgb
 
 # %% ../../nbs/data/04_codecs.__init__.ipynb #b174f91c
 _all_ = [
@@ -187,13 +188,12 @@ def _failed(name, error, on_error) -> Coded | None:
     return on_error(name, CodecError(message))
 
 # %% ../../nbs/data/04_codecs.__init__.ipynb #8ffa1c7a
-def _one_by_one(images, names, codec, on_error=None):
-    for name, image in zip(names, images):
-        try:
-            coded = code(_load(image), codec)
-        except Exception as error:
-            coded = _failed(name, error, on_error)
-        yield coded
+def _attempt(image, coder) -> Coded | Exception:
+    "What a function makes of an image, or why it cannot"
+    try:
+        return coder(_load(image))
+    except Exception as error:
+        return error
 
 # %% ../../nbs/data/04_codecs.__init__.ipynb #fd11cb92
 def _recipe(codec) -> dict:
@@ -207,17 +207,19 @@ def _recipe(codec) -> dict:
     return {"codec": name, "options": options, "scratch": str(scratch())}
 
 # %% ../../nbs/data/04_codecs.__init__.ipynb #93448ec1
-def _in_parallel(images, names, codec, workers, costs, on_error=None):
+def _in_parallel(images, costs, codec, coder, workers):
+    "Attempt each image in a process, or in a thread where the codec says so or the image is huge"
     in_threads = getattr(codec, "threads", False)
     recipe = None if in_threads else _recipe(codec)
-    crew, idle, waiting = [], queue.SimpleQueue(), deque()
+    crew, idle = [], queue.SimpleQueue()
 
-    def one(image, cost):
+    def one(priced):
+        image, cost = priced
         if in_threads or cost > MOST_UNDER_WAY:  # a huge picture is not copied from process to process
-            return code(_load(image), codec)
+            return _attempt(image, coder)
         worker = idle.get()
         try:
-            return worker(_load(image))
+            return _attempt(image, worker)
         finally:
             idle.put(worker)
 
@@ -226,20 +228,9 @@ def _in_parallel(images, names, codec, workers, costs, on_error=None):
         for _ in range(0 if in_threads else workers):
             crew.append(_Worker(recipe))
             idle.put(crew[-1])
-        for upcoming, name in enumerate(names):
-            while upcoming + len(waiting) < len(names) and len(waiting) < 2 * workers:
-                last = upcoming + len(waiting)
-                if waiting and sum(costs[upcoming : last + 1]) > MOST_UNDER_WAY:
-                    break
-                waiting.append(threads.submit(one, images[last], costs[last]))
-            try:
-                coded = waiting.popleft().result()
-            except Exception as error:
-                coded = _failed(name, error, on_error)
-            yield coded
+        yield from in_order(threads, one, zip(images, costs), 2 * workers, operator.itemgetter(1))
     finally:
-        for future in waiting:
-            future.cancel()
+        threads.shutdown(wait=False, cancel_futures=True)
         for worker in crew:
             worker.stop()
         threads.shutdown()
@@ -256,29 +247,28 @@ def code_many(
 ) -> Iterator[Coded | None]:  # iterator of `Coded`, in the order of the images
     "Compress and decompress many images over processes; one that fails raises a `CodecError` that names it"
     images = images if hasattr(images, "__getitem__") and hasattr(images, "__len__") else list(images)
-    names = _called(images) if names is None else [str(name) for name in names]
+    if names is None:
+        known = (str, os.PathLike)
+        names = [str(image) if isinstance(image, known) else f"image {i}" for i, image in enumerate(images)]
+    names = [str(name) for name in names]
     if len(names) != len(images):
         raise CodecError(f"{len(names)} names for {len(images)} images: pass one each")
     workers = min(worker_count(workers), max(len(images), 1))
+    coder = functools.partial(code, codec=codec)
     if workers == 1:
-        results = _one_by_one(images, names, codec, on_error)
+        attempts = (_attempt(image, coder) for image in images)
     else:
-        results = _in_parallel(images, names, codec, workers, costs or [0] * len(names), on_error)
-    return _with_bar(results, len(images), codec, progress)
-
-# %% ../../nbs/data/04_codecs.__init__.ipynb #0bdb51bf
-def _called(images):
-    "What messages call images that have no names"
-    known = (str, os.PathLike)
-    return [str(image) if isinstance(image, known) else f"image {i}" for i, image in enumerate(images)]
+        attempts = _in_parallel(images, costs or [0] * len(names), codec, coder, workers)
+    return _with_bar(attempts, names, codec, progress, on_error)
 
 # %% ../../nbs/data/04_codecs.__init__.ipynb #475390b9
-def _with_bar(results, total, codec, progress):
+def _with_bar(attempts, names, codec, progress, on_error):
     often = 0.1 if sys.stderr.isatty() else 10
     hidden = None if progress else True  # without a terminal there is none
     shown = dict(disable=hidden, file=sys.stderr, mininterval=often)
-    bar = tqdm(desc=f"{codec.name}-{codec.level}", total=total, unit=" images", **shown)
-    with contextlib.closing(results), bar:
-        for coded in results:
+    bar = tqdm(desc=f"{codec.name}-{codec.level}", total=len(names), unit=" images", **shown)
+    with contextlib.closing(attempts), bar:
+        for name, made in zip(names, attempts):
+            coded = _failed(name, made, on_error) if isinstance(made, Exception) else made
             bar.update()
             yield coded

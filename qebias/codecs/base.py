@@ -34,10 +34,10 @@ def whole_level(
     what: str,  # how messages call it
 ) -> int:
     "A whole number within its range; raises `CodecError`"
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)):
+    if isinstance(value, np.integer):
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
         raise CodecError(f"{what} is {value!r}: pass a whole number from {low} to {high}")
-    if not low <= value <= high:
-        raise CodecError(f"{what} is {value}: pass a whole number from {low} to {high}")
     return int(value)
 
 # %% ../../nbs/data/00_codecs.base.ipynb #eef35f18

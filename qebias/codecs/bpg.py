@@ -37,6 +37,7 @@ from qebias.core import (
     QebiasError,
     array_digest,
     as_rgb,
+    atomic,
     file_digest,
     one_line,
     read_rgb,
@@ -168,9 +169,8 @@ _x265_lock = threading.Lock()
 def _lambda_file(encoder) -> Path:
     file = scratch() / f"{encoder}.txt"
     if not file.is_file():
-        part = file.with_suffix(f".{threading.get_ident()}")
-        part.write_text(lambda_table(encoder))
-        os.replace(part, file)
+        with atomic(file) as part:
+            part.write_text(lambda_table(encoder))
     return file
 
 # %% ../../nbs/data/02_codecs.bpg.ipynb #ea6644ca
@@ -620,11 +620,8 @@ def _run(program, *arguments, folder, works=True):
     except (OSError, subprocess.TimeoutExpired) as error:
         raise CodecError(f"{name} could not be run ({one_line(error)})") from None
     if works and done.returncode:
-        how = (
-            f"died of signal {-done.returncode}"
-            if done.returncode < 0
-            else f"ended with status {done.returncode}"
-        )
+        status = done.returncode
+        how = f"died of signal {-status}" if status < 0 else f"ended with status {status}"
         said = (done.stderr + done.stdout).decode(errors="replace").strip().splitlines()
         raise CodecError(f"{name} {how}" + (f": {one_line(said[-1])}" if said else ""))
     return done
