@@ -718,9 +718,7 @@ def _bring(c, fetches, home, known_hash, progress):
     "Room for everything first; then archive by archive"
     for leftover in [d for p, _ in fetches for d in home.glob(f".{p.folder}-*")]:
         shutil.rmtree(leftover, ignore_errors=True)
-    sizes = {}
-    for _, archive in fetches:
-        sizes[archive] = archive.bytes if archive.bytes and not known_hash else _size_of(archive.url)
+    sizes = {a: a.bytes if a.bytes and not known_hash else _size_of(a.url) for _, a in fetches}
     _require_room(home, _peak(fetches, home, sizes), f"{c.name}'s archive and its pictures")
     for part, archive in fetches:
         file, wanted = _part_file(home, archive), known_hash or archive.hash

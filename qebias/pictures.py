@@ -335,7 +335,12 @@ def read_picture(
         alpha = None
     rgb = np.repeat(rgb, 3, 2) if colours == 1 else np.ascontiguousarray(rgb)
     if len(carried["icc"] or b"") > MOST_PROFILE:
-        rgb, carried["icc"] = _without_profile(rgb, carried["icc"], notes), None
+        icc, carried["icc"] = carried["icc"], None
+        if rgb.dtype == np.uint8:
+            rgb, note = to_srgb(rgb, icc)
+        else:
+            note = f"a colour profile of {len(icc):,} bytes, too long for a PNG, was left out"
+        notes += [note] if note else []
     grey = colours == 1 or _is_grey(rgb)
     return Picture(rgb, grey, colours, alpha, depth, notes=tuple(notes), **carried)
 
@@ -352,16 +357,6 @@ def _beside_bpg(data, notes):
         if kind in found:
             image.info[name] = found[kind]
     return image
-
-# %% ../nbs/data/08_pictures.ipynb #d8d6809c
-def _without_profile(rgb, icc, notes):
-    "Pixels in sRGB, where their profile is longer than what a PNG carries"
-    if rgb.dtype != np.uint8:
-        notes.append(f"a colour profile of {len(icc):,} bytes, too long for a PNG, was left out")
-        return rgb
-    rgb, note = to_srgb(rgb, icc)
-    notes += [note] if note else []
-    return rgb
 
 # %% ../nbs/data/08_pictures.ipynb #4552cbcc
 def _is_grey(rgb):
@@ -412,18 +407,15 @@ def _pixels(path, image, kind):
         image = image.convert("RGBA" if image.mode == "RGBa" else "RGB")
     pixels = np.array(image)
     pixels = pixels[..., None] if pixels.ndim == 2 else pixels
-    if depth > 8:
-        grey = pixels.shape[2] == 1
-        deep = _avif_by_av(path, np.repeat(pixels, 3, 2) if grey else pixels[..., :3])
-        if deep is None:
-            notes.append(f"{depth} bits read as 8")
-        elif grey:
-            return deep[..., :1], depth, notes
-        elif pixels.shape[2] == 4:
-            return np.dstack([deep, pixels[..., 3:].astype(np.uint16) * 257]), depth, notes
-        else:
-            return deep, depth, notes
-    return pixels, 8, notes
+    if depth <= 8:
+        return pixels, 8, notes
+    grey = pixels.shape[2] == 1
+    deep = _avif_by_av(path, np.repeat(pixels, 3, 2) if grey else pixels[..., :3])
+    if deep is None:
+        return pixels, 8, [*notes, f"{depth} bits read as 8"]
+    if pixels.shape[2] == 4:
+        deep = np.dstack([deep, pixels[..., 3:].astype(np.uint16) * 257])
+    return deep[..., :1] if grey else deep, depth, notes
 
 # %% ../nbs/data/08_pictures.ipynb #c485d601
 def _from_cmyk(image, notes):

@@ -238,11 +238,8 @@ def _entry(file):
     if file in FILES:
         return FILES[file]
     near = closest(file, FILES, 0.5)
-    raise QebiasError(
-        f"no weight file {str(file)!r} in the table"
-        + (f" (did you mean {near}?)" if near else "")
-        + f": there are {', '.join(FILES)}"
-    )
+    hint = f" (did you mean {near}?)" if near else ""
+    raise QebiasError(f"no weight file {str(file)!r} in the table{hint}: there are {', '.join(FILES)}")
 
 # %% ../nbs/foundations/10_weights.ipynb #cdc98944
 def _cache(library):
@@ -277,10 +274,8 @@ def places(
     if not entry.folder.startswith("hf:"):
         return [*found, _cache("torch") / entry.folder / file, *_in_package(entry)]
     snapshots = _cache("hf") / f"models--{entry.folder[3:]}" / "snapshots"
-    return [
-        *found,
-        *(sorted(snapshots.glob("*/model.safetensors")) or [snapshots / "*" / "model.safetensors"]),
-    ]
+    fetched = sorted(snapshots.glob("*/model.safetensors"))
+    return found + (fetched or [snapshots / "*" / "model.safetensors"])
 
 # %% ../nbs/foundations/10_weights.ipynb #ccfdf969
 _LOCK = threading.Lock()
