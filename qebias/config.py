@@ -96,9 +96,7 @@ class Recipe(BaseModel):
     usm: bool = False  # pixels and features of the sharpened raw picture are aimed at
     schedule: Schedule = Schedule()  # the generator's
     betas: Betas = (0.9, 0.99)  # of the generator's Adam
-    ema: float = Field(
-        default=0.999, ge=0, lt=1
-    )  # decay of the averaged generator, the one that is evaluated
+    ema: float = Field(default=0.999, ge=0, lt=1)  # decay of the averaged generator, which is evaluated
     batch: int = Field(default=16, gt=0)  # patches an iteration, of all processes together
     patch: int = Field(default=128, gt=0)
     symmetries: Literal["all", "flips", "none"] = "all"  # which a patch is turned by
@@ -113,9 +111,7 @@ class Game(BaseModel):
     second_fake: bool = False  # the discriminator is shown compressed patches as fakes, too
     d_schedule: Schedule | None = None  # the discriminator's; the generator's if left out
     d_betas: Betas | None = None  # the same
-    g_init_iterations: int = Field(
-        default=0, ge=0
-    )  # of the generator alone, without the adversarial term, first
+    g_init_iterations: int = Field(default=0, ge=0)  # first, of the generator alone, without adversarial term
     d_init_iterations: int = Field(default=0, ge=0)  # of the discriminator alone, before both play
     d_iterations: int = Field(default=1, gt=0)  # steps of the discriminator for one of the generator
     d_final_iterations: int = Field(default=0, ge=0)  # of it alone, last, against the averaged generator
@@ -136,9 +132,8 @@ class TrainConfig(Run, Recipe, Game):
     @model_validator(mode="after")
     def check_all(self) -> Self:
         "Raise `ValueError` for the first thing that cannot be"
-        for problem in (odd_terms(self), odd_numbers(self)):
-            if problem:
-                raise ValueError(problem)
+        if problem := odd_terms(self) or odd_numbers(self):
+            raise ValueError(problem)
         return self
 
     @property
@@ -161,9 +156,7 @@ class TrainConfig(Run, Recipe, Game):
         return values | {"versions": versions_of(self)}
 
 # %% ../nbs/method/05_config.ipynb #fd9a5ed0
-def versions_of(
-    config: TrainConfig,
-) -> dict:  # part of a training -> version of its arithmetic
+def versions_of(config: TrainConfig) -> dict:  # part of a training -> version of its arithmetic
     "The versions of all arithmetic that a training consists of"
     discriminator = config.discriminator
     return {
@@ -176,9 +169,7 @@ def versions_of(
     }
 
 # %% ../nbs/method/05_config.ipynb #561b1d99
-def odd_terms(
-    config: "TrainConfig",
-) -> str | None:
+def odd_terms(config: "TrainConfig") -> str | None:
     "What is wrong with the terms, or with the discriminator that they need"
     names = [t.name for t in config.terms]
     if not names:
@@ -201,9 +192,7 @@ def odd_terms(
     return None
 
 # %% ../nbs/method/05_config.ipynb #d955f1cc
-def odd_numbers(
-    config: "TrainConfig",
-) -> str | None:
+def odd_numbers(config: "TrainConfig") -> str | None:
     "What is wrong with everything else"
     if config.projection not in ("none", "edges"):  # one of one's own is known to the discriminators alone
         from qebias.discriminators import PROJECTIONS

@@ -324,11 +324,7 @@ def export_weights(
             "train with growth 32, or write it as ONNX"
         )
     state = {k: v.detach().cpu().contiguous().clone() for k, v in net.state_dict().items()}
-    content: bytes | memoryview
-    if suffix == ".safetensors":
-        content = save(state)
-    else:
-        content = pickled({"params": state})
+    content: bytes | memoryview = save(state) if suffix == ".safetensors" else pickled({"params": state})
     with one_output(out) as tmp:
         tmp.write_bytes(content)
     return net

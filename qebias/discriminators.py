@@ -167,8 +167,7 @@ class ConditionalDiscriminator(nn.Module):
     def forward(
         self,
         image: torch.Tensor,  # raw, enhanced or compressed, (N, 3, H, W) in [0, 1]
-        compressed: torch.Tensor
-        | None = None,  # the compressed image, same shape; ignored unless conditional
+        compressed: torch.Tensor | None = None,  # compressed image, same shape; ignored unless conditional
     ) -> torch.Tensor:
         project = PROJECTIONS[self.projection]
         check_float(image, "a discriminator")

@@ -109,8 +109,7 @@ def load_vgg(
     weights: str,  # a name of `PSI_FILES`, or "random-w<width>-s<seed>"
     depth: int = 16,  # convolutions to load, from the first
 ) -> tuple:  # (name, ((weight, bias), ...))
-    "Weights of VGG-19's first convolutions and their full name; raises `MissingWeights`, `QebiasError` for"
-    "a name or a file that is none"
+    "Weights of VGG-19's first convolutions and their full name; raises `MissingWeights`, `QebiasError`"
     if seeded := random_psi(weights):
         return weights, random_vgg(*seeded, depth)
     path: Any = psi_path(weights)

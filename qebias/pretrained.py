@@ -6,12 +6,12 @@
 __all__ = ['HOME', 'LUMA', 'SAMPLINGS', 'KEYS', 'STRENGTH_LEVELS', 'FULL', 'RECIPES', 'PARTS', 'FIDELITY', 'DECIBELS',
            'PERCEPTUAL', 'FIRST_CORRECTION', 'BLEND', 'HARM', 'HARMED', 'AIMS', 'EVALUATED', 'HELD_OUT', 'Model',
            'read_card', 'models', 'list_models', 'card_markdown', 'jpeg_frame', 'jpeg_quality', 'sampling_of', 'bpg_qp',
-           'bitstream_of', 'decoded_beside', 'listed_bitstream', 'list_of_outputs', 'codec_of', 'source_of',
-           'coding_of', 'quality_of', 'model_for', 'helps', 'levels_at', 'model_named', 'chooser', 'passed_through',
-           'named_chooser', 'strength_at', 'weakened', 'Recipe', 'recipe_config', 'draw_quality', 'JpegPatches',
-           'BpgPatches', 'turned', 'batch_of', 'training_pictures', 'pretrain', 'first_weights', 'deepened', 'blended',
-           'finish', 'compressed_at', 'corrections', 'least_squares', 'least_lpips', 'fit_strength', 'gains',
-           'gains_text', 'harms', 'helping', 'means_text', 'with_scores', 'evaluated', 'main']
+           'decoded_beside', 'listed_bitstream', 'list_of_outputs', 'codec_of', 'coding_of', 'quality_of', 'model_for',
+           'helps', 'levels_at', 'model_named', 'chooser', 'passed_through', 'named_chooser', 'strength_at', 'weakened',
+           'Recipe', 'recipe_config', 'draw_quality', 'JpegPatches', 'BpgPatches', 'turned', 'batch_of',
+           'training_pictures', 'pretrain', 'first_weights', 'deepened', 'blended', 'finish', 'compressed_at',
+           'corrections', 'least_squares', 'least_lpips', 'fit_strength', 'gains', 'gains_text', 'harms', 'helping',
+           'means_text', 'with_scores', 'evaluated', 'main']
 
 # %% ../nbs/method/40_pretrained.ipynb #1e2ec5a6
 import argparse
@@ -20,7 +20,6 @@ import io
 import json
 import math
 import os
-import struct
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -28,6 +27,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from safetensors import SafetensorError, safe_open
 
 from qebias.core import (
     OUTPUTS,
@@ -36,6 +36,7 @@ from qebias.core import (
     digest,
     fitting_entry,
     nearest,
+    one_line,
     outputs_of,
     require_file,
     seed_for,
@@ -68,15 +69,10 @@ def read_card(
     "What a model file says of itself, read without PyTorch; raises `QebiasError` for a file that is none"
     require_file(path, "model file")
     try:
-        with open(path, "rb") as file:
-            (length,) = struct.unpack("<Q", file.read(8))
-            if length > 10**7:
-                raise ValueError("its header is too long")
-            header = json.loads(file.read(length))
-        return json.loads(header["__metadata__"]["qebias"])["provenance"].get("card", {})
-    except (OSError, struct.error, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        why = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise QebiasError(f"{path} is no model file of qebias ({why})") from None
+        with safe_open(path, framework="np") as file:
+            return json.loads((file.metadata() or {})["qebias"])["provenance"].get("card", {})
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+        raise QebiasError(f"{path} is no model file of qebias ({one_line(error)})") from None
 
 # %% ../nbs/method/40_pretrained.ipynb #6889a6b7
 @functools.cache
@@ -104,9 +100,7 @@ def list_models(
     return ["  ".join(cell.ljust(w) for cell, w in zip(row, widths)).rstrip() for row in rows]
 
 # %% ../nbs/method/40_pretrained.ipynb #fa85fdd4
-def card_markdown(
-    model: Model,
-) -> str:
+def card_markdown(model: Model) -> str:
     "A model's card as Markdown"
     card = model.card
     lines = [
@@ -130,17 +124,6 @@ LUMA = (
     "49 64 78 87 103 121 120 101 72 92 95 98 112 100 103 99"
 )  # the luma table of Annex K.1, row by row
 
-
-@functools.cache
-def _scaled():
-    "The luma table at each quality 1..100, as libjpeg rounds it, sorted: their order does not matter"
-    base = np.array(LUMA.split(), int)
-    tables = {}
-    for quality in range(1, 101):
-        scale = 5000 // quality if quality < 50 else 200 - 2 * quality
-        tables[quality] = np.sort(np.clip((base * scale + 50) // 100, 1, 255))
-    return tables
-
 # %% ../nbs/method/40_pretrained.ipynb #fad8502a
 def jpeg_frame(
     path: str | Path,  # a JPEG file, or an open one
@@ -163,8 +146,10 @@ def jpeg_quality(
 ) -> int:  # 1..100
     "The libjpeg quality whose luma table is nearest to a file's; raises `QebiasError`"
     table, _ = jpeg_frame(path)
-    gaps = {q: np.abs(np.log(scaled / table)).sum() for q, scaled in _scaled().items()}
-    return min(gaps, key=lambda quality: gaps[quality])
+    quality = np.arange(1, 101)[:, None]
+    scale = np.where(quality < 50, 5000 // quality, 200 - 2 * quality)
+    tables = np.sort(np.clip((np.array(LUMA.split(), int) * scale + 50) // 100, 1, 255))  # as libjpeg rounds
+    return int(np.abs(np.log(tables / table)).sum(1).argmin()) + 1
 
 # %% ../nbs/method/40_pretrained.ipynb #7c1f20ab
 SAMPLINGS = {"jpeg": ("4:2:0", "4:4:4"), "bpg": ("4:2:0",)}  # of the colours, which a model knows apart
@@ -242,13 +227,6 @@ def bpg_qp(
         raise QebiasError(f"{path} is a damaged BPG file: its quantiser is {qp}")
     return qp
 
-# %% ../nbs/method/40_pretrained.ipynb #5a11c0e9
-def bitstream_of(
-    path: str | Path,  # a picture that carries no level of its own
-) -> Path | None:
-    "The bitstream beside a picture from which it was decoded, by the list of `compress` or by the pixels"
-    return listed_bitstream(path) or decoded_beside(path)
-
 # %% ../nbs/method/40_pretrained.ipynb #10369eda
 def decoded_beside(
     path: str | Path,  # a picture
@@ -313,18 +291,11 @@ def codec_of(
     return "bpg" if start == b"BPG\xfb" else None
 
 
-def source_of(
-    path: str | Path,  # a picture
-) -> Path | None:  # itself, or the bitstream from which it was decoded
-    "The file that says how a picture was compressed; raises `QebiasError`"
-    return Path(path) if codec_of(path) else bitstream_of(path)
-
-
 def coding_of(
     path: str | Path,  # a picture
 ) -> tuple:  # (("jpeg", QF) or ("bpg", QP), what `sampling_of` says); (None, "4:2:0") where it is not said
     "How a picture was compressed; raises `QebiasError` for a damaged file"
-    source = source_of(path)
+    source = Path(path) if codec_of(path) else listed_bitstream(path) or decoded_beside(path)
     if source is None:
         return None, "4:2:0"
     if codec_of(source) == "jpeg":
@@ -371,10 +342,7 @@ def helps(
     return level <= high if model.codec == "jpeg" else level >= low
 
 
-def levels_at(
-    model: Model,
-    sampling: str,
-) -> tuple:  # the lowest and the highest level
+def levels_at(model: Model, sampling: str) -> tuple:  # the lowest and the highest level
     "The levels at which a model helps every picture that was tried, by how finely the colours are sampled"
     return tuple(model.card.get("levels" + KEYS[sampling], model.levels))
 
@@ -695,9 +663,8 @@ def pretrain(
     progress: Callable = print,  # called with a line
 ) -> Path:  # of the model
     "Train a model that comes with the package, from its checkpoint if there is one; raises `QebiasError`"
-
     from qebias.networks import load_state
-    from qebias.training import Trainer
+    from qebias.training import Trainer, ema_update
 
     if name not in RECIPES:
         raise QebiasError(f"there is no recipe {name!r}: there are {', '.join(RECIPES)}")
@@ -722,7 +689,8 @@ def pretrain(
             random = np.random.default_rng(seed_for("pretrain", name, seed, step))
             spent = min(int(PARTS * state["seconds"] / budget), PARTS - 1)
             log = trainer.step(spent, *batch_of(patches, random))
-            _follow(average, trainer, recipe, step)
+            if not recipe.start:  # a perceptual training moves its average itself
+                ema_update(average, trainer.generator, min(0.999, (1 + step) / (10 + step)))
             state = {"step": step + 1, "seconds": state["seconds"] + time.process_time() - began}
             if step % 200 == 0:
                 record = {k: float(v) for k, v in log.items()} | state
@@ -800,14 +768,6 @@ def deepened(
     for part in ("weight", "bias"):
         found[f"layers.{2 * depth - 2}.{part}"] = state[f"layers.{layers[-1]}.{part}"]
     return found
-
-# %% ../nbs/method/40_pretrained.ipynb #c0a97985
-def _follow(average, trainer, recipe, step, decay=0.999):
-    "Move the average; a perceptual training does so itself"
-    from qebias.training import ema_update
-
-    if not recipe.start:
-        ema_update(average, trainer.generator, min(decay, (1 + step) / (10 + step)))
 
 # %% ../nbs/method/40_pretrained.ipynb #aa9d49b6
 def _store(folder, key, trainer, average, state):
@@ -993,17 +953,8 @@ def gains(
             for name, measure in measures.items():
                 before, after = measure(compressed, raw), measure(enhanced, raw)
                 gain = after - before if name == "psnr" else 100 * (after / before - 1)
-                rows.append(
-                    {
-                        "picture": picture,
-                        "level": level,
-                        "sampling": sampling,
-                        "metric": name,
-                        "compressed": before,
-                        "enhanced": after,
-                        "gain": gain,
-                    }
-                )
+                row = {"picture": picture, "level": level, "sampling": sampling, "metric": name}
+                rows.append(row | {"compressed": before, "enhanced": after, "gain": gain})
     return rows
 
 # %% ../nbs/method/40_pretrained.ipynb #d21d76ec
@@ -1169,18 +1120,9 @@ def _command(options):
         held_out = [picture[:256, :256] for picture in pictures[::HELD_OUT]]
         pictures = [picture for i, picture in enumerate(pictures) if i % HELD_OUT]
     if options.minutes:
-        model = pretrain(
-            options.name,
-            options.folder,
-            options.minutes,
-            pictures,
-            options.data,
-            options.init,
-            options.psi,
-            options.seed,
-            progress=lambda line: print(line, flush=True),
-        )
-        print(model)
+        more = {"data": options.data, "init": options.init, "psi": options.psi, "seed": options.seed}
+        say = functools.partial(print, flush=True)
+        print(pretrain(options.name, options.folder, options.minutes, pictures, **more, progress=say))
     if options.photos:
         fit_strength(model, held_out[:: 4 if recipe.start else 1], recipe.codec)
     if options.evaluate:

@@ -58,7 +58,7 @@ from qebias.core import (
 from .discriminators import ConditionalDiscriminator
 from .features import Psi
 from .generators.core import Halo, arithmetic, as_device, evaluating, grid_of, measured_halo
-from .losses import GanTerms, Given, make_term, usm_sharp
+from .losses import GanTerms, Given, full, make_term, usm_sharp
 from .networks import build, load_state, load_weights, save_network
 from .pairs import JoinedPairs, Pairs, PatchSampler, batches, to_float
 from .weights import pickled
@@ -194,7 +194,7 @@ class Adam:
     def __init__(self, parameters: Iterable[nn.Parameter], betas: tuple):
         self.betas = betas
         self.params = list(parameters)
-        self.param_groups: list[dict[str, Any]] = [{"params": self.params, "lr": 0.0}]
+        self.lr: float | torch.Tensor = 0.0  # or a scalar on the parameters' device
         # number of a parameter -> average, average of squares, steps; made at its first step
         self.state: dict[int, tuple] = {}
 
@@ -214,7 +214,7 @@ class Adam:
         params: list[torch.Tensor] = [self.params[i] for i in moved]
         averages, squares, steps = ([self.state[i][k] for i in moved] for k in range(3))
         gradients = [p.grad for p in params if p.grad is not None]
-        rates: dict[str, Any] = {"lr": self.param_groups[0]["lr"], "eps": self.eps, "weight_decay": 0}
+        rates: dict[str, Any] = {"lr": self.lr, "eps": self.eps, "weight_decay": 0}
         rates |= {"beta1": self.betas[0], "beta2": self.betas[1], "amsgrad": False, "maximize": False}
         torch._foreach_add_(steps, 1)
         torch._fused_adam_(params, gradients, averages, squares, [], steps, **rates)
@@ -248,10 +248,7 @@ def players_at(config: TrainConfig, iteration: int) -> tuple:
     return ("discriminator",)
 
 # %% ../nbs/method/10_training.ipynb #5429ced5
-def rates_at(
-    config: TrainConfig,
-    iteration: int,
-) -> dict:  # player -> its learning rate
+def rates_at(config: TrainConfig, iteration: int) -> dict:  # player -> its learning rate
     "The learning rate of each player at an iteration"
     c = config
     at = iteration if iteration < c.g_init_iterations else max(iteration - c.d_init_iterations, 0)
@@ -328,8 +325,7 @@ class Networks:
     def set_rates(self, rates: dict) -> None:
         "Give each optimiser its learning rate, a number or a scalar tensor on its device"
         for name, optimiser in self.optimisers.items():
-            for group in optimiser.param_groups:
-                group["lr"] = rates[name]
+            optimiser.lr = rates[name]
 
     def advance(
         self,
@@ -352,11 +348,6 @@ def autocast(config: TrainConfig) -> torch.autocast:
     kind = torch.device(config.device).type
     return torch.autocast(kind, torch.bfloat16, enabled=config.precision == "bf16")
 
-
-def _full(x):
-    "Losses, logits and features leave autocast in fp32; networks in double precision stay there"
-    return x.float() if x.dtype == torch.bfloat16 else x
-
 # %% ../nbs/method/10_training.ipynb #8c224f9e
 def logits_of(
     discriminator: Callable,  # (pictures, condition) -> logits
@@ -374,7 +365,7 @@ def logits_of(
             answers = answers.chunk(len(pictures))
         else:
             answers = [discriminator(x, compressed) for x in pictures]
-    real, fake, *second = [_full(logits) for logits in answers]
+    real, fake, *second = [full(logits) for logits in answers]
     return real, fake, second[0] if second else None
 
 # %% ../nbs/method/10_training.ipynb #5a8cb151
@@ -397,9 +388,9 @@ def features_of(
             with torch.no_grad():
                 known = psi(torch.cat([getattr(given, d) for d in domains]))
             for layer, features in known.items():
-                for d, part in zip(domains, _full(features).chunk(len(domains))):
+                for d, part in zip(domains, full(features).chunk(len(domains))):
                     found[d][layer] = part
-        found["enhanced"] = {layer: _full(f) for layer, f in psi(given.enhanced).items()}
+        found["enhanced"] = {layer: full(f) for layer, f in psi(given.enhanced).items()}
     if not config.usm and "raw" in found:
         found["target"] = found["raw"]
     return found
@@ -435,7 +426,7 @@ def with_second_fake(gan: GanTerms, terms: list, given: Given, second: torch.Ten
 @torch.no_grad()
 def colour_of(enhanced: torch.Tensor, compressed: torch.Tensor) -> dict:
     "How far mean colour and contrast of enhanced patches are from their input's"
-    enhanced = _full(enhanced)
+    enhanced = full(enhanced)
     return {
         "colour_error": (enhanced.mean((0, 2, 3)) - compressed.mean((0, 2, 3))).abs().max(),
         "contrast": enhanced.std() / compressed.std().clamp_min(1e-6),
@@ -451,7 +442,7 @@ def given_to(
 ) -> tuple:  # (what the terms read, logits of compressed patches as a second fake or None)
     "What discriminator and psi say of the patches, as far as those who play need it"
     config = trainer.config
-    given = Given(raw, compressed, _full(enhanced), mean_of_all=mean_of_all)
+    given = Given(raw, compressed, full(enhanced), mean_of_all=mean_of_all)
     second = None
     if "discriminator" in players:
         answers = logits_of(trainer.discriminator, config, raw, enhanced, compressed)
@@ -576,10 +567,7 @@ def probe(trainer: Trainer) -> None:
 class Recording:
     "A trainer's step as a CUDA graph: the stream it is recorded on, its patches, and what replays it"
 
-    def __init__(
-        self,
-        trainer: Trainer,
-    ):
+    def __init__(self, trainer: Trainer):
         self.trainer = weakref.proxy(trainer)  # which holds this: its memory goes with its last name
         self.stream = self.new_stream()
         self.replay: Callable | None = None
@@ -630,10 +618,7 @@ class StepGraph(Recording):
     alone = 3  # steps that are taken one operation at a time before the recording
     tolerance = 0.01  # of a step's length, by which the first replay may miss a plain step
 
-    def __init__(
-        self,
-        trainer: Trainer,
-    ):
+    def __init__(self, trainer: Trainer):
         super().__init__(trainer)
         self.rates = {name: torch.zeros((), device=trainer.device) for name in trainer.optimisers}
         self.forget()
@@ -817,16 +802,12 @@ def _checked_by(head, content):
     return found.hexdigest()
 
 # %% ../nbs/method/10_training.ipynb #b7447454
-def state_of(
-    trainer: Trainer,
-) -> dict:  # name of a part -> its state
+def state_of(trainer: Trainer) -> dict:  # name of a part -> its state
     "Everything that the next iteration depends on, as it lies on the device"
     return {name: part.state_dict() for name, part in trainer.parts().items()}
 
 # %% ../nbs/method/10_training.ipynb #731558a9
-def copied_state(
-    trainer: Trainer,
-) -> dict:
+def copied_state(trainer: Trainer) -> dict:
     "The same on the CPU, and untouched by the steps that follow"
 
     def copied(x):
@@ -841,12 +822,11 @@ def write_checkpoint(folder: str | Path, key: str, iteration: int, state: dict, 
     content = pickled(state)
     head = {"iteration": iteration, "key": key}
     head["sha256"] = _checked_by(head, content)
-    with atomic(Path(folder) / "checkpoint" / "last.pt") as tmp:
-        with open(tmp, "wb") as file:
-            file.write(_MAGIC + json.dumps(head).encode() + b"\n")
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+    with atomic(Path(folder) / "checkpoint" / "last.pt") as tmp, open(tmp, "wb") as file:
+        file.write(_MAGIC + json.dumps(head).encode() + b"\n")
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
 
 # %% ../nbs/method/10_training.ipynb #b51a4734
 def save_checkpoint(folder: str | Path, key: str, iteration: int, trainer: Trainer) -> None:
@@ -894,8 +874,7 @@ class DamagedCheckpoint(QebiasError):
 def read_checkpoint(
     folder: str | Path,  # of a training
 ) -> tuple | None:  # (key, iteration, content); None where there is none
-    "A checkpoint's content with its key, checked; raises `DamagedCheckpoint`, or `QebiasError` for"
-    "a file that cannot be read"
+    "A checkpoint's content with its key, checked; raises `DamagedCheckpoint`, `QebiasError`"
     path = Path(folder) / "checkpoint" / "last.pt"
     if not path.exists():
         return None
@@ -984,8 +963,7 @@ def fit(
     progress: Callable | None = None,  # called with (iteration, record) at every record
     graph: bool = False,  # record the step as a CUDA graph, as `Trainer` takes it
 ) -> dict | None:  # the result, as in `result.json`; None when stopped before the end
-    "Train to the last iteration, from the checkpoint if there is one; raises `QebiasError`,"
-    "`LockedError`, `TrainingFailed`"
+    "Train to the last iteration, from its checkpoint; raises `QebiasError`, `LockedError`, `TrainingFailed`"
     folder, (rank, processes) = Path(folder), world()
     if log_every < 1:
         raise QebiasError(f"log_every is {log_every}: records are at least one iteration apart")
@@ -1085,16 +1063,13 @@ def finished(
     return result
 
 # %% ../nbs/method/10_training.ipynb #c7ebb50b
-def held_key(
-    folder: str | Path,
-) -> str | None:
+def held_key(folder: str | Path) -> str | None:
     "The key of the training that a folder holds, finished or under way; None where it holds none"
     if result := read_result(folder):
         return result["key"]
     with contextlib.suppress(DamagedCheckpoint):
-        if found := read_checkpoint(folder):
-            return found[0]
-        return None
+        found = read_checkpoint(folder)
+        return found[0] if found else None
     with contextlib.suppress(QebiasError, KeyError, TypeError):
         return read_json(Path(folder) / "config.json")["key"]
     return None

@@ -85,9 +85,7 @@ _MODES = threading.Lock()
 
 
 @contextlib.contextmanager
-def evaluating(
-    model: nn.Module,
-) -> Iterator[nn.Module]:
+def evaluating(model: nn.Module) -> Iterator[nn.Module]:
     "Evaluation mode while the block runs; every submodule's own mode comes back, also after an error"
     with _MODES:
         before, held = _EVALUATING.get(model, (None, 0))
@@ -213,9 +211,7 @@ def tried_kernels() -> Iterator[None]:
         torch.backends.cudnn.benchmark = before
 
 # %% ../../nbs/networks/00_generators.core.ipynb #186eafe1
-def count(
-    model: nn.Module,
-) -> int:
+def count(model: nn.Module) -> int:
     "Number of parameters; buffers (running statistics, power-iteration vectors) do not count"
     return sum(p.numel() for p in model.parameters())
 
@@ -288,7 +284,8 @@ def stages(
     seen: set[int] = set()
 
     def see(name, layer, x, y):
-        row = rows.setdefault(".".join(name.split(".")[:depth]), dict(parameters=0, mmac=0))
+        stage = ".".join(name.split(".")[:depth])
+        row = rows.setdefault(stage, {"stage": stage, "parameters": 0, "output": (), "mmac": 0.0})
         new = [p for p in layer.parameters(recurse=False) if id(p) not in seen]
         seen.update(map(id, new))
         row["parameters"] += sum(p.numel() for p in new)
@@ -297,14 +294,7 @@ def stages(
 
     with evaluating(model), watching(model, see):
         model(blank(model, size, channels))
-    found = []
-    for name, row in rows.items():
-        if row["parameters"]:
-            mmac = round(row["mmac"], 3)
-            found.append(
-                {"stage": name, "parameters": row["parameters"], "output": row["output"], "mmac": mmac}
-            )
-    return found
+    return [row | {"mmac": round(row["mmac"], 3)} for row in rows.values() if row["parameters"]]
 
 # %% ../../nbs/networks/00_generators.core.ipynb #bb6a580a
 def show_stages(
