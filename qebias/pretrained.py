@@ -571,9 +571,8 @@ class JpegPatches:
         y, x = (16 * random.integers((n - window) // 16 + 1) for n in (height, width))
         cut = raw[y : y + window, x : x + window]
         file, quality = io.BytesIO(), draw_quality(self.recipe.levels, random)
-        Image.fromarray(cut).save(
-            file, "JPEG", quality=quality, subsampling=2 if random.random() < 0.75 else 0
-        )
+        sampling = 2 if random.random() < 0.75 else 0
+        Image.fromarray(cut).save(file, "JPEG", quality=quality, subsampling=sampling)
         with Image.open(file) as image:
             coded = np.asarray(image)
         edge = 8 if window >= side + 16 else 0  # the window's own border has neighbours of its own
