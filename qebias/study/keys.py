@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['KINDS', 'PAGE_CODE', 'PAGE_DATA', 'KEY_OF', 'Item', 'items', 'Job', 'Study', 'pairs_name', 'train_name',
-           'enhanced_name', 'measured_name', 'compress_jobs', 'train_jobs', 'trained_levels', 'train_job',
-           'training_of', 'evaluation_jobs', 'evaluations', 'rows_at', 'jobs', 'bank_job', 'images', 'raw_identity',
-           'codec_of', 'Keys', 'training_identity', 'is_unknown', 'part_digest', 'stored_faults', 'faults_of',
-           'key_compress', 'key_train', 'key_enhance', 'key_measure', 'column_keys', 'key_bank', 'key_table',
-           'page_code', 'key_item', 'Todo', 'todo', 'plan', 'wanted_folders', 'raw_key']
+           'enhanced_name', 'measured_name', 'compress_jobs', 'train_jobs', 'needs_first', 'trained_levels',
+           'train_job', 'training_of', 'evaluation_jobs', 'evaluations', 'rows_at', 'jobs', 'bank_job', 'images',
+           'raw_identity', 'codec_of', 'Keys', 'training_identity', 'is_unknown', 'part_digest', 'stored_faults',
+           'faults_of', 'key_compress', 'key_train', 'key_enhance', 'key_measure', 'column_keys', 'key_bank',
+           'key_table', 'page_code', 'key_item', 'Todo', 'todo', 'plan', 'wanted_folders', 'raw_key']
 
 # %% ../../nbs/tools/22_study.keys.ipynb #6a759dae
 import functools
@@ -184,7 +184,22 @@ def train_jobs(study: Study) -> list[Job]:
             for seed in row.seeds:
                 job = train_job(study, row, trained_codec, trained_level, seed)
                 found[job.name] = job
-    return list(found.values())
+    return needs_first(found)
+
+# %% ../../nbs/tools/22_study.keys.ipynb #8f153aff
+def needs_first(found: dict[str, Job]) -> list[Job]:
+    "Trainings in the order of the rows, but each behind the one that it starts from"
+    ordered: dict[str, Job] = {}
+
+    def put(job):
+        for need in job.needed("train"):
+            if need in found:
+                put(found[need])
+        ordered.setdefault(job.name, job)
+
+    for job in found.values():
+        put(job)
+    return list(ordered.values())
 
 # %% ../../nbs/tools/22_study.keys.ipynb #0d082dd3
 def trained_levels(study: Study, codec: str, level: int | str) -> list:
