@@ -568,3 +568,14 @@ def test_verdicts_before_the_multi_level_recipe_are_kept():
     assert len(before) == 8 and before.index.is_unique
     changed = before.drop(index=[name for name in before.index if now[name] == before.ours[name]])
     assert len(changed) == 7  # one could not be measured before either
+
+
+def test_the_parts_of_what_is_reproduced_add_up():
+    told = pages.tally_in_words(pages.open_page("photos"))
+    reproduced, weak, stand_in, others = map(
+        int,
+        re.search(
+            r"(\d+) are reproduced \((\d+) could.*?, (\d+) by .*?, the other (\d+) of Tab\.", told
+        ).groups(),
+    )
+    assert reproduced == weak + stand_in + others

@@ -719,14 +719,18 @@ def counted(reasons: Iterable[str]) -> str:  # such as `no FID (4), no MUSIQ`
 
 # %% ../../nbs/tools/30_study.pages.ipynb #0e56a5a3
 def tally_in_words(page: Page) -> str:
-    "How many of the paper's numbers that were measured got which verdict"
+    "How many of the paper's numbers that were measured got which verdict, and what the reproduced ones are"
     found = numbers_once(page)
     kinds = Counter(verdict_of(row) for row in found)
-    sure = Counter(row["grade"] for row in found if verdict_of(row) == "reproduced")
+    reproduced = [row for row in found if verdict_of(row) == "reproduced"]
+    sure = Counter(row["grade"] for row in reproduced)
     told = f"Of {len(found)} numbers of the paper's statements, {kinds.pop('reproduced', 0)} are reproduced"
     weaker = {"could not fail": "could hardly fail", "stand-in": "by a stand-in for FID"}
-    weak = ", ".join(f"{sure[grade]} {words}" for grade, words in weaker.items() if sure[grade])
-    told += f" ({weak})" if weak else ""
+    parts = [f"{sure[grade]} {words}" for grade, words in weaker.items() if sure[grade]]
+    others = [row["item"] for row in reproduced if row["grade"] not in weaker]
+    if parts and others:
+        parts.append(f"the other {len(others)} of {' and '.join(dict.fromkeys(others))}")
+    told += f" ({', '.join(parts)})" if parts else ""
     return ", ".join([told, *(f"{n} {kind}" for kind, n in kinds.most_common())]) + "."
 
 # %% ../../nbs/tools/30_study.pages.ipynb #6bc54efd
