@@ -228,7 +228,8 @@ def _in_parallel(images, costs, codec, coder, workers):
         for _ in range(0 if in_threads else workers):
             crew.append(_Worker(recipe))
             idle.put(crew[-1])
-        yield from in_order(threads, one, zip(images, costs), 2 * workers, operator.itemgetter(1))
+        cost = operator.itemgetter(1)
+        yield from in_order(threads, one, zip(images, costs), 2 * workers, cost, MOST_UNDER_WAY)
     finally:
         threads.shutdown(wait=False, cancel_futures=True)
         for worker in crew:
