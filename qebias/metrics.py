@@ -18,6 +18,7 @@ import io
 import itertools
 import json
 import math
+import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -465,19 +466,33 @@ def _tensor(rgb, device):
     return to_float(torch.tensor(rgb).permute(2, 0, 1)[None], device)
 
 # %% ../nbs/measurement/00_metrics.ipynb #31afa329
+_FLAGS = threading.Lock()  # cuDNN's are the process's, and several threads score at once
+_BEFORE: list = []  # what each block found that is open now, in the order in which they were entered
+
+
+@contextlib.contextmanager
+def _same_kernels():
+    "cuDNN takes the same kernels in every call; the last of several threads gives back what the first found"
+    cudnn = torch.backends.cudnn
+    with _FLAGS:
+        _BEFORE.append((cudnn.enabled, cudnn.benchmark, cudnn.deterministic))
+        cudnn.enabled, cudnn.benchmark, cudnn.deterministic = True, False, True
+    try:
+        yield
+    finally:
+        with _FLAGS:
+            found = _BEFORE.pop()
+            if not _BEFORE:
+                cudnn.enabled, cudnn.benchmark, cudnn.deterministic = found
+
+
 @contextlib.contextmanager
 def _exactly():
     "fp32 as it is written: no gradients, no TF32, no kernels that differ from call to call"
     from qebias.generators.core import fp32_as
 
-    cudnn = torch.backends.cudnn
-    before = cudnn.enabled, cudnn.benchmark, cudnn.deterministic
-    cudnn.enabled, cudnn.benchmark, cudnn.deterministic = True, False, True
-    try:
-        with torch.no_grad(), fp32_as("ieee"):
-            yield
-    finally:
-        cudnn.enabled, cudnn.benchmark, cudnn.deterministic = before
+    with _same_kernels(), torch.no_grad(), fp32_as("ieee"):
+        yield
 
 # %% ../nbs/measurement/00_metrics.ipynb #e2ad7330
 @functools.cache
