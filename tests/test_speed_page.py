@@ -1,5 +1,7 @@
 "The speeds of the README stand on the speed page, which names a script that is there for each table"
 
+import ast
+import importlib.util
 import re
 
 import pytest
@@ -32,3 +34,25 @@ def test_scripts_that_the_page_names_are_there():
 @pytest.mark.quick
 def test_words_of_the_page():
     assert "stage 1" not in PAGE and "945" not in PAGE
+
+
+def imports_of(path):
+    "What a script takes from the package, as (module, name)"
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("qebias"):
+            yield from ((node.module, alias.name) for alias in node.names)
+
+
+def is_there(module, name):
+    "Does the package have this name, or this module?"
+    if hasattr(importlib.import_module(module), name):
+        return True
+    return importlib.util.find_spec(f"{module}.{name}") is not None
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "tests" / "benchmarks").glob("*.py")), ids=lambda path: path.stem
+)
+def test_what_a_script_takes_from_the_package_is_there(path):
+    "Nothing runs the scripts but a person: one timed a command that had long done nothing"
+    assert [found for found in imports_of(path) if not is_there(*found)] == []
