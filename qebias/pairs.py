@@ -91,7 +91,7 @@ class Pixels:
             file, expected = self.folder / "pixels.bin", self.manifest["bytes"]
             size = file.stat().st_size if file.is_file() else 0
             if size != expected:
-                raise QebiasError(f"{file} is damaged, {size} bytes instead of {expected}: build it again")
+                raise QebiasError(f"{file} is damaged, {size} bytes instead of {expected:d}: build it again")
             flat = np.asarray(np.memmap(file, np.uint8, "r"))
             shapes = [(e["offset"], e["height"], e["width"]) for e in self.manifest["images"]]
             self.views = [flat[at : at + 3 * h * w].reshape(h, w, 3) for at, h, w in shapes]

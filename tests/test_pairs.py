@@ -18,9 +18,9 @@ import numpy as np
 import pytest
 
 from qebias.codecs import CodecError, Jpeg
-from qebias.core import QebiasError, array_digest, read_json, write_json
+from qebias.core import QebiasError, array_digest, digest, read_json, write_json
 from qebias.datasets import RawImage, load_dataset
-from qebias.pairs import Pairs, PatchSampler, batches, build_pairs, to_float
+from qebias.pairs import Pairs, PatchSampler, Pixels, batches, build_pairs, to_float
 
 
 def picture(seed, h=40, w=56):
@@ -124,6 +124,17 @@ def test_manifest_says_what_made_it(tmp_path):
     assert [e["name"] for e in manifest["images"]] == ["p0", "p1", "p2"] and str(tmp_path) not in json.dumps(
         manifest
     )
+
+
+@pytest.mark.parametrize("size", [[0] * 10_000, {"a": 1}, "many", None, 1.5, True])
+def test_a_manifest_whose_size_is_no_number_is_refused_in_a_line(tmp_path, size):
+    folder = build(tmp_path / "d/jpeg-20").raw_folder
+    manifest = read_json(folder / "manifest.json") | {"bytes": size}
+    content = {name: value for name, value in manifest.items() if name != "digest"}
+    write_json(folder / "manifest.json", content | {"digest": digest(content)})
+    with pytest.raises(QebiasError, match="build it again") as told:
+        Pixels(folder)
+    assert len(str(told.value)) < 400
 
 
 @pytest.mark.parametrize(

@@ -66,6 +66,9 @@ def follow_parent() -> None:
 # %% ../../nbs/tools/24_study.jobs.ipynb #cc2c26fb
 def register_engine() -> None:
     "Teach papermill to run cells in this process, as the engine `here`"
+    from qebias.notebooks import lean_papermill
+
+    lean_papermill()  # before anything else imports what it leaves out
     import nbformat
     import pandas as pd
     from IPython.core.interactiveshell import InteractiveShell

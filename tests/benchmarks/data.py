@@ -21,10 +21,11 @@ from qebias.codecs import Bpg, Jpeg, code
 from qebias.datasets import RawImage
 from qebias.methods import METHODS, train_config
 from qebias.pairs import Pairs, PatchSampler, _Writer, build_pairs, to_float
+from qebias.study.profile import load_profile
 from qebias.training import Trainer
 
-DEMO = {"RRDBNet": {"width": 32, "blocks": 1, "growth": 16}}  # of the demo profile
-STEPS = [("arcnn", {}, 128, 16), ("arcnn", {}, 64, 4), ("rrdb", DEMO, 64, 2)]
+DEMO = load_profile("demo")  # whose fidelity stage trains a small DnCNN in RRDBNet's place
+STEPS = [("arcnn", {}, 128, 16), ("arcnn", {}, 64, 4), ("rrdb", DEMO.networks, DEMO.patch, 4)]
 
 
 def used(who=resource.RUSAGE_CHILDREN):
