@@ -868,6 +868,8 @@ def audit(
     title: str | None = None,  # of the page; the name of the enhanced folder, if left out
     patch: int = 128,  # side in px: of features of whole pictures below ten images, and of what `judge` sees
     level: float = 0.95,  # of intervals
+    n: int | None = None,  # no longer used: resamples are a function of the pictures' names
+    seed: int | None = None,  # no longer used
     device: str = "cpu",  # where networks run
     cache: dict | None = None,  # kept from one audit to the next of another method on these pictures
     progress: Callable | None = None,  # called with (stage, done, total)
@@ -886,9 +888,8 @@ def audit(
     lines.add("residual", "enhanced")
     measure_all(lines, chosen, scored, (distances is not None, metrics is not None), controls, reasons)
     if judge is not None:
-        told = dict(discriminator=judge, gan=judging["gan"], patch=judging["patch"])
-        cell = lines.cell("enhanced", conditional=bool(judging["conditional"]), **told)
-        lines.add("realism", "enhanced", cell)
+        told = dict(gan=judging["gan"], patch=judging["patch"], conditional=bool(judging["conditional"]))
+        lines.add("realism", "enhanced", lines.cell("enhanced", discriminator=judge, **told))
     chosen, scored = ([name for name in part if name not in reasons] for part in (chosen, scored))
     results = lines.results()
     frame = numbers(results, pictures.looks, chosen, scored, level)
