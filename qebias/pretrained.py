@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['HOME', 'LUMA', 'SAMPLINGS', 'KEYS', 'STRENGTH_LEVELS', 'FULL', 'RECIPES', 'PARTS', 'FIDELITY', 'DECIBELS',
            'PERCEPTUAL', 'FIRST_CORRECTION', 'BLEND', 'HARM', 'HARMED', 'AIMS', 'EVALUATED', 'HELD_OUT', 'Model',
-           'read_card', 'models', 'list_models', 'card_markdown', 'jpeg_frame', 'jpeg_quality', 'sampling_of', 'bpg_qp',
-           'decoded_beside', 'listed_bitstream', 'list_of_outputs', 'codec_of', 'coding_of', 'quality_of', 'model_for',
-           'helps', 'levels_at', 'model_named', 'chooser', 'passed_through', 'named_chooser', 'strength_at', 'weakened',
-           'Recipe', 'recipe_config', 'draw_quality', 'JpegPatches', 'BpgPatches', 'turned', 'batch_of',
-           'training_pictures', 'pretrain', 'first_weights', 'deepened', 'blended', 'finish', 'compressed_at',
-           'corrections', 'least_squares', 'least_lpips', 'fit_strength', 'gains', 'gains_text', 'harms', 'helping',
-           'means_text', 'with_scores', 'evaluated', 'main']
+           'read_card', 'models', 'list_models', 'card_markdown', 'jpeg_frame', 'jpeg_quality', 'sampling_of',
+           'start_qp', 'bpg_qp', 'decoded_beside', 'listed_bitstream', 'list_of_outputs', 'codec_of', 'coding_of',
+           'quality_of', 'model_for', 'helps', 'levels_at', 'model_named', 'chooser', 'passed_through', 'named_chooser',
+           'strength_at', 'weakened', 'Recipe', 'recipe_config', 'draw_quality', 'JpegPatches', 'BpgPatches', 'turned',
+           'batch_of', 'training_pictures', 'pretrain', 'first_weights', 'deepened', 'blended', 'finish',
+           'compressed_at', 'corrections', 'least_squares', 'least_lpips', 'fit_strength', 'gains', 'unit_of', 'lost',
+           'gains_text', 'harms', 'helping', 'means_text', 'with_scores', 'evaluated', 'main']
 
 # %% ../nbs/method/40_pretrained.ipynb #1e2ec5a6
 import argparse
@@ -32,6 +32,7 @@ from safetensors import SafetensorError, safe_open
 from qebias.core import (
     OUTPUTS,
     QebiasError,
+    aligned,
     atomic,
     digest,
     fitting_entry,
@@ -96,8 +97,7 @@ def list_models(
     rows = [("model", "for", "aim", "reaches")]
     for m in models(folder).values():
         rows.append((m.name, f"{m.codec} {m.levels[0]} to {m.levels[1]}", m.aim, m.card.get("reaches", "")))
-    widths = [max(len(row[i]) for row in rows) for i in range(4)]
-    return ["  ".join(cell.ljust(w) for cell, w in zip(row, widths)).rstrip() for row in rows]
+    return aligned(rows)
 
 # %% ../nbs/method/40_pretrained.ipynb #fa85fdd4
 def card_markdown(model: Model) -> str:
@@ -164,40 +164,21 @@ def sampling_of(
     halved = factors[0] == (2, 2) and set(factors[1:3]) == {(1, 1)}
     return "4:2:0" if halved or len(factors) == 1 else "4:4:4"
 
-# %% ../nbs/method/40_pretrained.ipynb #e35568c6
-class _Bits:
-    "Bits of an HEVC unit, first to last"
-
-    def __init__(self, unit: bytes):
-        data = unit[2:].replace(b"\0\0\3", b"\0\0")
-        self.bits, self.at = "".join(f"{byte:08b}" for byte in data[:64]), 0
-
-    def u(self, n=1) -> int:
-        "An unsigned number of n bits"
-        if self.at + n > len(self.bits):
-            raise ValueError("the unit ends")
-        self.at += n
-        return int(self.bits[self.at - n : self.at], 2)
-
-    def ue(self) -> int:
-        "Exp-Golomb, unsigned"
-        zeros = 0
-        while not self.u():
-            zeros += 1
-        return 2**zeros - 1 + (self.u(zeros) if zeros else 0)
-
-    def se(self) -> int:
-        "Exp-Golomb, signed"
-        k = self.ue()
-        return (k + 1) // 2 if k % 2 else -(k // 2)
-
 # %% ../nbs/method/40_pretrained.ipynb #2e67cf2a
-def _start_qp(unit) -> tuple:
-    "(quantiser at the start of a slice, extra bits of its header, whether it has an output flag), of a PPS"
-    read = _Bits(unit)
-    read.ue(), read.ue(), read.u()
+def start_qp(
+    pps: bytes,  # the content of a picture parameter set
+) -> tuple:  # (quantiser at the start of a slice, extra bits of its header, bits of its output flag)
+    "What a picture parameter set says of the slices that use it; raises `CodecError` where it is cut short"
+    from qebias.codecs.bpg import BitReader
+
+    read = BitReader(pps)
+    for _ in range(2):  # the numbers of this set and of its sequence's
+        read.ue()
+    read.u()  # dependent slices
     output_flag, extra = read.u(), read.u(3)
-    read.u(2), read.ue(), read.ue()
+    read.u(2)  # hidden signs, contexts of a slice's own
+    for _ in range(2):  # pictures to refer to
+        read.ue()
     return 26 + read.se(), extra, output_flag
 
 # %% ../nbs/method/40_pretrained.ipynb #807a158f
@@ -205,23 +186,28 @@ def bpg_qp(
     path: str | Path,  # a BPG file
 ) -> int:  # 0..51
     "The quantiser of a BPG file's first slice; raises `QebiasError`"
-    from qebias.codecs import bpg_header
+    from qebias.codecs import CodecError, bpg_header
+    from qebias.codecs.bpg import BitReader, nal_content, nal_type, nal_units
 
     data = Path(path).read_bytes()
     try:
         header = bpg_header(data)
-        units = [u.lstrip(b"\1") for u in data[header.start :].split(b"\0\0\1")]
-        units = [u for u in units if len(u) > 2]
-        start, extra, output_flag = _start_qp(next(u for u in units if u[0] >> 1 & 63 == 34))
-        read = _Bits(next(u for u in units if 16 <= u[0] >> 1 & 63 <= 21))
-        read.u(2), read.ue(), read.u(extra) if extra else None
-        read.ue(), read.u() if output_flag else None
+    except CodecError as error:
+        raise QebiasError(f"{path}: {error}") from None
+    nals = [nal for nal in nal_units(data[header.start :]) if len(nal) > 2]
+    try:
+        pps = next(nal for nal in nals if nal_type(nal) == 34)
+        start, extra, output_flag = start_qp(nal_content(pps))
+        read = BitReader(nal_content(next(nal for nal in nals if 16 <= nal_type(nal) <= 21)[:96]))
+        read.u(2)  # whether it is the first slice, and whether earlier pictures are dropped
+        read.ue()  # the number of its parameter set
+        read.u(extra)
+        read.ue()  # its type
+        read.u(output_flag)
         if header.tools.sao:
             read.u(1 if header.grey else 2)
         qp = start + read.se()
-    except QebiasError as error:
-        raise QebiasError(f"{path}: {error}") from None
-    except (ValueError, StopIteration):
+    except (CodecError, StopIteration):
         raise QebiasError(f"{path} is a damaged BPG file: its quantiser cannot be read") from None
     if not 0 <= qp <= 51:
         raise QebiasError(f"{path} is a damaged BPG file: its quantiser is {qp}")
@@ -349,16 +335,16 @@ def levels_at(model: Model, sampling: str) -> tuple:  # the lowest and the highe
 # %% ../nbs/method/40_pretrained.ipynb #eb488e5e
 def model_named(
     name: str,  # of a model that comes with the package, or a file
-    folder: str | Path | None = None,  # as for `models`
 ) -> Path:
     "The file that `--model` means; raises `QebiasError` that lists what there is"
-    if str(name) in models(folder):
-        return models(folder)[str(name)].path
+    known = models()
+    if str(name) in known:
+        return known[str(name)].path
     if Path(name).exists() or os.sep in str(name) or "." in str(name):
         return Path(name)
     raise QebiasError(
-        f"there is no model {name!r} in the package ({', '.join(models(folder)) or 'it has none'}), "
-        f"and no such file: see qebias enhance --list-models{nearest(name, models(folder))}"
+        f"there is no model {name!r} in the package ({', '.join(known) or 'it has none'}), "
+        f"and no such file: see qebias enhance --list-models{nearest(name, known)}"
     )
 
 # %% ../nbs/method/40_pretrained.ipynb #d50b1dfe
@@ -371,14 +357,8 @@ def chooser(
     say: Callable | None = None,  # called with a line for each picture whose model was chosen
 ) -> Callable:  # a function of a path that gives a network
     "Which network enhances which picture; raises `QebiasError` at once where a named model cannot be loaded"
-    loaded: dict = {}
+    load = functools.cache(functools.partial(_loaded, trust, backend, precision))
     said: set = set()
-
-    def load(path, strength=1.0):
-        if (path, strength) not in loaded:
-            loaded[path, strength] = _loaded(path, trust, backend, precision, strength)
-        return loaded[path, strength]
-
     if model is not None:
         return named_chooser(str(model), load)
 
@@ -389,7 +369,7 @@ def chooser(
             said.add(path)
             say(f"{path}: {what}, " + (f"model {found.name}" if helping else passed_through(found, sampling)))
         if not helping:
-            return load(None)
+            return load(None, 1.0)
         level = quality[1] if quality else 0  # which `model_for` has refused
         return load(found.path, strength_at(found.card, level, sampling))
 
@@ -408,10 +388,10 @@ def named_chooser(
 ) -> Callable:  # a function of a path that gives a network
     "One model for all pictures; one of the package is as strong as its card says for the level of each"
     path_of_model = model_named(name)
-    load(path_of_model)
+    load(path_of_model, 1.0)
     mine = models().get(name)
     if mine is None:
-        return lambda path: load(path_of_model)
+        return lambda path: load(path_of_model, 1.0)
 
     def choose(path):
         quality, sampling = coding_of(path)
@@ -456,8 +436,8 @@ def weakened(
     return generator
 
 # %% ../nbs/method/40_pretrained.ipynb #e194ac81
-def _loaded(path, trust, backend, precision, strength=1.0):
-    "A generator from a file, or the identity"
+def _loaded(trust, backend, precision, path, strength):
+    "A generator from a file, or the identity where there is none"
     from torch import nn
 
     from qebias.convert import load_any
@@ -581,15 +561,15 @@ class JpegPatches:
 
 # %% ../nbs/method/40_pretrained.ipynb #9aaa1c15
 class BpgPatches:
-    "Patches of pictures that were compressed whole, each at a few QPs, and kept in a folder"
+    "Patches of pictures that were compressed whole, each at three QPs, and kept in a folder"
 
-    def __init__(self, pictures: list[np.ndarray], recipe: Recipe, folder: str | Path, each: int = 3):
+    def __init__(self, pictures: list[np.ndarray], recipe: Recipe, folder: str | Path):
         from qebias.codecs import Bpg, code
 
         low, high = recipe.levels
         self.recipe, self.pairs = recipe, []
         for i, raw in enumerate(pictures):
-            for k in range(each):
+            for k in range(3):
                 qp = low + (i * 5 + k * 7) % (high - low + 1)
                 path = Path(folder) / f"{i:05d}-{qp}.npy"
                 if not path.exists():
@@ -620,15 +600,13 @@ def batch_of(
     "Draw a batch"
     import torch
 
-    raw, compressed = [], []
+    from qebias.pairs import to_float
+
+    drawn = []
     for _ in range(patches.recipe.batch):
         which = int(random.integers(8))
-        a, b = patches(random)
-        raw.append(turned(a, which))
-        compressed.append(turned(b, which))
-    return tuple(
-        torch.from_numpy(np.stack(part)).permute(0, 3, 1, 2).float().div_(255) for part in (raw, compressed)
-    )
+        drawn.append([turned(patch, which) for patch in patches(random)])
+    return tuple(to_float(torch.from_numpy(np.stack(part)).permute(0, 3, 1, 2)) for part in zip(*drawn))
 
 # %% ../nbs/method/40_pretrained.ipynb #427d6c68
 def training_pictures(
@@ -663,7 +641,7 @@ def pretrain(
 ) -> Path:  # of the model
     "Train a model that comes with the package, from its checkpoint if there is one; raises `QebiasError`"
     from qebias.networks import load_state
-    from qebias.training import Trainer, ema_update
+    from qebias.training import Trainer
 
     if name not in RECIPES:
         raise QebiasError(f"there is no recipe {name!r}: there are {', '.join(RECIPES)}")
@@ -674,22 +652,20 @@ def pretrain(
     config = recipe_config(recipe, psi, seed, fresh=init is None)
     start = deepened(load_state(init), recipe.depth) if init else first_weights(config.generator, seed)
     trainer = Trainer(config, init=start)
-    patches = (
-        JpegPatches(pictures, recipe)
-        if recipe.codec == "jpeg"
-        else BpgPatches(pictures, recipe, folder / "bpg")
-    )
-    state = _restored(folder, digest(config), trainer)
-    average = trainer.average if recipe.start else _averaged(trainer, state)
+    patches: JpegPatches | BpgPatches = JpegPatches(pictures, recipe)
+    if recipe.codec == "bpg":
+        patches = BpgPatches(pictures, recipe, folder / "bpg")
+    key = digest(config)
+    state = _restored(folder, key, trainer)
     budget, saved, said = 60 * minutes, time.monotonic(), 0.0
     with open(folder / "stats.jsonl", "a", encoding="utf-8") as stats:
         while state["seconds"] < budget:
             began, step = time.process_time(), state["step"]
             random = np.random.default_rng(seed_for("pretrain", name, seed, step))
             spent = min(int(PARTS * state["seconds"] / budget), PARTS - 1)
+            if not recipe.start:  # the average of a fresh network follows it fast at first
+                trainer.ema = min(0.999, (1 + step) / (10 + step))
             log = trainer.step(spent, *batch_of(patches, random))
-            if not recipe.start:  # a perceptual training moves its average itself
-                ema_update(average, trainer.generator, min(0.999, (1 + step) / (10 + step)))
             state = {"step": step + 1, "seconds": state["seconds"] + time.process_time() - began}
             if step % 200 == 0:
                 record = {k: float(v) for k, v in log.items()} | state
@@ -704,21 +680,10 @@ def pretrain(
                 progress(f"{name}: step {step}, {part} {float(log[part]):.5f}, {left:.1f} minutes to go")
             if time.monotonic() - saved > every:
                 saved = time.monotonic()
-                _store(folder, digest(config), trainer, average, state)
-    _store(folder, digest(config), trainer, average, state)
-    if recipe.start:
-        average = blended(average, start)
+                _store(folder, key, trainer, state)
+    _store(folder, key, trainer, state)
+    average = blended(trainer.average, start) if recipe.start else trainer.average
     return finish(name, folder, average, config, state, data, init)
-
-# %% ../nbs/method/40_pretrained.ipynb #934c3551
-def _averaged(trainer, state):
-    "A copy of the generator that follows it slowly"
-    import copy
-
-    average = copy.deepcopy(trainer.generator).requires_grad_(False)
-    if state.get("average"):
-        average.load_state_dict(state.pop("average"))
-    return average
 
 # %% ../nbs/method/40_pretrained.ipynb #5a11c0e7
 FIRST_CORRECTION = 0.02  # the share of its variance-keeping weights that the last layer begins with
@@ -769,12 +734,12 @@ def deepened(
     return found
 
 # %% ../nbs/method/40_pretrained.ipynb #aa9d49b6
-def _store(folder, key, trainer, average, state):
+def _store(folder, key, trainer, state):
     "Write the checkpoint, whole or not at all"
+    from qebias.training import state_of
     from qebias.weights import pickled
 
-    parts = {name: part.state_dict() for name, part in trainer.parts().items()}
-    content = pickled({"key": key, "parts": parts, "average": average.state_dict(), **state})
+    content = pickled({"key": key, "parts": state_of(trainer), **state})
     with atomic(folder / "last.pt") as tmp:
         tmp.write_bytes(content)
 
@@ -794,7 +759,7 @@ def _restored(folder, key, trainer) -> dict:
         raise QebiasError(f"{path} belongs to another training: choose another folder")
     for name, part in trainer.parts().items():
         part.load_state_dict(found["parts"][name])
-    return {k: found[k] for k in ("step", "seconds", "average")}
+    return {k: found[k] for k in ("step", "seconds")}
 
 # %% ../nbs/method/40_pretrained.ipynb #5a11c0e1
 BLEND = 0.85  # how far a perceptual model goes from the fidelity model towards its GAN
@@ -897,11 +862,11 @@ def least_squares(
 # %% ../nbs/method/40_pretrained.ipynb #fd542a1d
 def least_lpips(
     found: Iterable[tuple],  # of raw, compressed, correction
-    shares: Sequence[float] = (0.2, 0.4, 0.6, 0.8, 1.0),
 ) -> float:  # 0..1
-    "The share of the corrections that leaves the least LPIPS, of some that are tried"
+    "The share of the corrections that leaves the least LPIPS, of five that are tried"
     from qebias.metrics import metric
 
+    shares = (0.2, 0.4, 0.6, 0.8, 1.0)
     measure, sums = metric("lpips-alex"), np.zeros(len(shares))
     for raw, compressed, correction in found:
         made = [np.clip(np.round(compressed + w * correction), 0, 255).astype(np.uint8) for w in shares]
@@ -951,23 +916,31 @@ def gains(
             enhanced = enhance(generator, compressed, tile_for(*raw.shape[:2]))
             for name, measure in measures.items():
                 before, after = measure(compressed, raw), measure(enhanced, raw)
-                gain = after - before if name == "psnr" else 100 * (after / before - 1)
+                gain = after - before if unit_of(name) == "dB" else 100 * (after / before - 1)
                 row = {"picture": picture, "level": level, "sampling": sampling, "metric": name}
                 rows.append(row | {"compressed": before, "enhanced": after, "gain": gain})
     return rows
 
 # %% ../nbs/method/40_pretrained.ipynb #d21d76ec
+def unit_of(metric: str) -> str:
+    "The unit of gains: PSNR is taken as it is, all else relative to the compressed picture's"
+    return "dB" if metric == "psnr" else "%"
+
+
+def lost(row: dict) -> float:
+    "How much worse a picture is after a model than before: less PSNR, or more of any other metric"
+    return -row["gain"] if row["metric"] == "psnr" else row["gain"]
+
+
 def gains_text(rows: list) -> list:  # lines, one a level
     "Mean and range of the gains at each level"
     lines = []
     for metric, level in dict.fromkeys((row["metric"], row["level"]) for row in rows):
         found = [row for row in rows if (row["metric"], row["level"]) == (metric, level)]
         gained = [row["gain"] for row in found]
-        worst = max(found, key=lambda row: -row["gain"] if metric == "psnr" else row["gain"])
-        unit = "dB" if metric == "psnr" else "%"
         lines.append(
-            f"{level}: {np.mean(gained):+.2f} {unit} in {metric}, "
-            f"from {min(gained):+.2f} to {max(gained):+.2f}, worst {worst['picture']}"
+            f"{level}: {np.mean(gained):+.2f} {unit_of(metric)} in {metric}, "
+            f"from {min(gained):+.2f} to {max(gained):+.2f}, worst {max(found, key=lost)['picture']}"
         )
     return lines
 
@@ -976,11 +949,9 @@ HARM = 0.05  # dB that a picture may lose; by other metrics it may lose nothing
 HARMED = 0.05  # the share of pictures that may be worse by such a metric, which is noisier on single ones
 
 
-def harms(
-    row: dict,  # of `gains`
-) -> bool:
-    "Whether a picture is worse after a model than before"
-    return row["gain"] < -HARM if row["metric"] == "psnr" else row["gain"] > 0
+def harms(row: dict) -> bool:
+    "Whether a picture is worse after a model than before, by a row of `gains`"
+    return lost(row) > (HARM if row["metric"] == "psnr" else 0)
 
 # %% ../nbs/method/40_pretrained.ipynb #69ecb8cb
 def helping(
@@ -1014,11 +985,10 @@ def means_text(
     from qebias.metrics import METRICS
 
     name = rows[0]["metric"]
-    unit = "dB" if name == "psnr" else "%"
     means = []
     for level in sorted({row["level"] for row in rows}):
         found = [row["gain"] for row in rows if row["level"] == level]
-        means.append(f"{level}: {np.mean(found):+.2f} {unit}")
+        means.append(f"{level}: {np.mean(found):+.2f} {unit_of(name)}")
     return f"{METRICS[name].label}: " + ", ".join(means)
 
 # %% ../nbs/method/40_pretrained.ipynb #c93389e1
@@ -1050,11 +1020,9 @@ def with_scores(
         low, high = helping(tried, RECIPES[Path(model).stem].levels, card["codec"])
         card["levels" + KEYS[sampling]] = [low, high]
         served += [row for row in tried if low <= row["level"] <= high]
-    worst = max(served or aimed, key=lambda row: -row["gain"] if own == "psnr" else row["gain"])
-    unit = "dB" if own == "psnr" else "%"
-    card["least"] = (
-        f"{worst['gain']:+.2f} {unit} ({worst.get('set', where)}, {worst['picture']} at {worst['level']})"
-    )
+    worst = max(served or aimed, key=lost)
+    place = f"{worst.get('set', where)}, {worst['picture']} at {worst['level']}"
+    card["least"] = f"{worst['gain']:+.2f} {unit_of(own)} ({place})"
     save_network(model, load_network(model), header["spec"], header["provenance"])
 
 # %% ../nbs/method/40_pretrained.ipynb #7c1f20ae
@@ -1064,9 +1032,8 @@ def evaluated(
     codec: str,
     levels: Iterable[int] | None = None,
     metrics: Iterable[str] = ("psnr",),
-    say: Callable = print,  # called with a line a level
 ) -> list:  # of dicts, as `with_scores` takes them
-    "What a model gains on each set, with each sampling of the colours"
+    "What a model gains on each set, with each sampling of the colours; prints a line a level"
     from qebias.datasets import load_dataset
 
     rows = []
@@ -1075,9 +1042,7 @@ def evaluated(
         pictures = {image.name: image() for image in images}
         for sampling in SAMPLINGS[codec]:
             found = gains(model, pictures, levels or EVALUATED[codec], codec, metrics, sampling)
-            say(f"{folder.name}, {sampling}")
-            for line in gains_text(found):
-                say(line)
+            print(f"{folder.name}, {sampling}", *gains_text(found), sep="\n")
             rows += [{"set": folder.name, **row} for row in found]
     return rows
 

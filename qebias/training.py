@@ -307,6 +307,7 @@ class Networks:
         init: dict | None = None,  # the generator's state to start from (the EMA of its pretraining)
     ):
         self.config, self.device = config, torch.device(config.device)
+        self.ema = config.ema  # of the average; whoever calls the steps may change it from one to the next
         self.generator, self.average, self.discriminator = new_networks(config, init)
         self.optimisers = {"generator": Adam(self.generator.parameters(), config.betas)}
         if self.discriminator:
@@ -340,7 +341,7 @@ class Networks:
         for name in players:
             self.optimisers[name].step()
         if not averaged:
-            ema_update(self.average, self.generator, self.config.ema)
+            ema_update(self.average, self.generator, self.ema)
 
 # %% ../nbs/method/10_training.ipynb #bab5f4b3
 def autocast(config: TrainConfig) -> torch.autocast:
