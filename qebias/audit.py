@@ -285,22 +285,16 @@ TURNS: dict[str, Callable] = {
 }
 
 
-def turned(
-    one: Look,
-    k: int,  # which domain: 1 compressed, 2 enhanced
-) -> str:  # of `TURNS`, or nothing
-    "In what way a picture would have to be undone to look like its raw one"
+def turned(one: Look, k: int) -> str:  # of `TURNS`, or nothing
+    "In what way a domain, 1 compressed or 2 enhanced, would have to be undone to look like raw"
     own = np.sqrt(((one.small[k] - one.small[0]) ** 2).mean())
     apart = {name: np.sqrt(((undo(one.small[k]) - one.small[0]) ** 2).mean()) for name, undo in TURNS.items()}
     best = min(apart, key=lambda name: apart[name])
     return best if own > 3 and apart[best] < 0.5 * own else ""
 
 # %% ../nbs/measurement/40_audit.ipynb #44c84f6b
-def exchanged(
-    looks: dict,  # name -> Look
-    k: int,  # which domain: 1 compressed, 2 enhanced
-) -> dict:  # name -> the name of the raw picture that it looks like
-    "Pictures that look like another raw picture much more than like their own, whatever their brightness"
+def exchanged(looks: dict, k: int) -> dict:  # name -> the name of the raw picture that it looks like
+    "Pictures of a domain, 1 or 2, that look much more like another raw picture than their own"
     names = list(looks)
     if len(names) < 2:
         return {}

@@ -282,11 +282,8 @@ def reading(
         raise QebiasError(f"{path} is no readable {kind} ({one_line(error)}): {remedy}") from None
 
 # %% ../nbs/foundations/00_core.ipynb #d732a104
-def one_line(
-    error: Exception,  # an exception
-    longest: int = 200,  # characters to keep
-) -> str:
-    "An exception's message on one line, or its name where it has none"
+def one_line(error: Exception, longest: int = 200) -> str:
+    "An exception's message on one line of so many characters, or its name where it has none"
     text = " ".join(str(getattr(error, "strerror", None) or error).split())
     return text[:longest] or type(error).__name__
 
@@ -301,19 +298,13 @@ def closest(
     return near[0] if near else None
 
 # %% ../nbs/foundations/00_core.ipynb #604e3d11
-def nearest(
-    name: object,  # as somebody typed it
-    known: Iterable[str],  # what there is
-) -> str:  # "; did you mean lpips?", or nothing
+def nearest(name: object, known: Iterable[str]) -> str:  # "; did you mean lpips?", or nothing
     "The end of a message about an unknown name: what it is close to"
     near = closest(str(name).lower(), known)
     return f"; did you mean {near}?" if near else ""
 
 # %% ../nbs/foundations/00_core.ipynb #83a8faf0
-def require_file(
-    path: str | Path,
-    kind: str,  # what it should be, for the message
-) -> None:
+def require_file(path: str | Path, kind: str) -> None:
     "Raise `QebiasError` where a path leads to a pipe, a socket, a device, a folder, or nowhere"
     path = Path(path)
     with reading(path, kind):
@@ -328,12 +319,8 @@ def require_file(
         raise QebiasError(f"{path} does not exist: name a {kind}")
 
 # %% ../nbs/foundations/00_core.ipynb #e56556b7
-def contents(
-    path: str | Path,  # a file
-    kind: str,  # what it should be, for messages
-    limit: int = 2**26,  # bytes
-) -> bytes:
-    "The bytes of a regular file of limited size; raises `QebiasError`"
+def contents(path: str | Path, kind: str, limit: int = 2**26) -> bytes:
+    "The bytes of a regular file of limited size; raises `QebiasError` that calls it a `kind`"
     with reading(path, kind):
         require_file(path, kind)
         size = Path(path).stat().st_size
@@ -360,10 +347,8 @@ def finite_number(text: str) -> float:
     return float(text)
 
 # %% ../nbs/foundations/00_core.ipynb #c767a78b
-def unique_names(
-    pairs: list,  # of (name, value), as `json` hands them over
-) -> dict:
-    "A JSON object without a name that occurs twice; raises `ValueError`"
+def unique_names(pairs: list) -> dict:
+    "A JSON object of its (name, value) pairs, no name of which occurs twice; raises `ValueError`"
     found = dict(pairs)
     if len(found) < len(pairs):
         counted = collections.Counter(name for name, _ in pairs)
@@ -412,18 +397,13 @@ def read_json(path: str | Path) -> Any:
     return parse_json(contents(path, "JSON file"), str(path))
 
 # %% ../nbs/foundations/00_core.ipynb #36daf70d
-def read_lines(
-    path: str | Path,  # a file of JSON objects, one a line, that grows while its writer lives
-) -> list:  # of dicts, oldest first
+def read_lines(path: str | Path) -> list:  # of dicts, oldest first
     "The whole lines of a file that only grows; one that a kill tore, or that is no object, is left out"
     return parse_lines(contents(path, "file of records", 2**28), str(path))
 
 # %% ../nbs/foundations/00_core.ipynb #9fbc488a
-def parse_lines(
-    text: bytes,  # JSON objects, one a line
-    name: str,  # of the file
-) -> list:  # of dicts
-    "The objects of a text; a line that is none is left out"
+def parse_lines(text: bytes, name: str) -> list:  # of dicts
+    "The objects of a text, one a line; a line that is none is left out"
     found = []
     for line in filter(bytes.strip, text.split(b"\n")):
         with contextlib.suppress(QebiasError):
@@ -443,10 +423,8 @@ _YAML_PLAIN = (
 )
 
 
-def plain_value(
-    text: str,  # as it stands in a YAML file without quotes
-) -> str | int | float | bool | None:
-    "A number, a truth value, None or the text itself, by the rules of YAML 1.2"
+def plain_value(text: str) -> str | int | float | bool | None:
+    "What a text without quotes stands for by the rules of YAML 1.2"
     for pattern, value in _YAML_PLAIN:
         if pattern.fullmatch(text):
             return value(text)
@@ -609,10 +587,8 @@ def read_table(
 MOST_LETTERS = 2**30  # bytes of the texts in a table, each counted as often as it stands there
 
 
-def require_plain(
-    schema: Any,  # pyarrow.Schema
-) -> None:
-    "Raise `ValueError` for a table with two columns of one name, or with columns of another kind than ours"
+def require_plain(schema: Any) -> None:
+    "Raise `ValueError` for an Arrow schema with two columns of one name, or with odd kinds"
     from pyarrow import types
 
     plain = types.is_string, types.is_large_string, types.is_integer, types.is_floating, types.is_boolean
@@ -627,9 +603,7 @@ def require_plain(
             )
 
 # %% ../nbs/foundations/00_core.ipynb #6f5a59c4
-def parquet_table(
-    data: io.BytesIO,  # a Parquet file
-) -> "pd.DataFrame":  # pandas.DataFrame
+def parquet_table(data: io.BytesIO) -> "pd.DataFrame":
     "The table of a Parquet file whose sizes and types are sane; raises `ValueError` for others"
     parquet = require("pyarrow.parquet", "tables")
     file = parquet.ParquetFile(data)
@@ -645,10 +619,7 @@ def parquet_table(
     return unpacked_texts(data, schema).to_pandas()
 
 # %% ../nbs/foundations/00_core.ipynb #7d1c0be2
-def unpacked_texts(
-    data: io.BytesIO,  # a Parquet file
-    schema: Any,  # pyarrow.Schema that its table shall have
-) -> Any:  # pyarrow.Table
+def unpacked_texts(data: io.BytesIO, schema: Any) -> Any:  # pyarrow.Table
     "The table of a Parquet file; raises `ValueError` where its texts would fill a memory"
     import pyarrow
     from pyarrow import compute, parquet
@@ -720,11 +691,8 @@ def as_rgb(
     return np.repeat(image, 3, 2) if image.shape[2] == 1 else np.ascontiguousarray(image)
 
 # %% ../nbs/foundations/00_core.ipynb #24d05ce3
-def middle(
-    rgb: np.ndarray,  # (H, W, ...)
-    side: int,  # in pixels
-) -> np.ndarray:
-    "The middle of a picture, or all of a small one"
+def middle(rgb: np.ndarray, side: int) -> np.ndarray:
+    "The middle of a picture (H, W, ...), of so many pixels a side, or all of a small one"
     top, left = (max(0, (size - side) // 2) for size in rgb.shape[:2])
     return np.ascontiguousarray(rgb[top : top + side, left : left + side])
 
@@ -763,11 +731,8 @@ def quiet_libtiff() -> None:
             code.TIFFSetWarningHandler(None)
 
 # %% ../nbs/foundations/00_core.ipynb #edb84ce7
-def image_kind(
-    head: bytes,  # the first 16 bytes of a file or more
-    suffix: str = "",  # of the file's name
-) -> str | None:
-    "Which of the formats that are read here a file is, by its content: a key of `_KINDS`, `BPG`, or None"
+def image_kind(head: bytes, suffix: str = "") -> str | None:
+    "A file's format by its first 16 bytes (of TGA its suffix): a key of `_KINDS`, `BPG`, or None"
     if head[:4] == b"BPG\xfb":
         return "BPG"
     for kind, (_, _, signature) in _KINDS.items():
@@ -788,12 +753,8 @@ def _followed(path, image):
         return re.match(rb"P[1-6]\s", file.read(3)) is not None
 
 # %% ../nbs/foundations/00_core.ipynb #f1337627
-def require_single(
-    path: str | Path,
-    image: Any,  # the Pillow image of it, not decoded yet
-    kind: str,  # as `image_kind` says
-) -> None:
-    "Refuse animations, documents of several pages, and a JPEG that is a bomb; raises `QebiasError`"
+def require_single(path: str | Path, image: Any, kind: str) -> None:
+    "Refuse animations, several pages, and a JPEG that is a bomb; raises `QebiasError`"
     if kind == "TIFF":
         if image.tag_v2.get(254, 0) & 5:
             raise QebiasError(
@@ -825,11 +786,7 @@ MOST_SCANNED = 2**31  # pixels that all its scans go over together
 _SCAN = re.compile(rb"\xff\xda\0[\x08\x0a\x0c\x0e]")
 
 
-def require_sane_jpeg(
-    path: str | Path,  # a JPEG
-    width: int,  # as its header says
-    height: int,
-) -> None:
+def require_sane_jpeg(path: str | Path, width: int, height: int) -> None:
     "Refuse a JPEG of thousands of scans, and one whose data are too short for its size; raises `QebiasError`"
     size, pixels = os.stat(path).st_size, width * height
     if pixels // 64 > 8 * size:
@@ -850,9 +807,7 @@ def _scale_transparent(image):
 
 # %% ../nbs/foundations/00_core.ipynb #e39fcd63
 @contextlib.contextmanager
-def open_image(
-    path: str | Path,  # a picture's file
-) -> Iterator[Image.Image]:
+def open_image(path: str | Path) -> Iterator[Image.Image]:
     "A Pillow image of a sane size, not decoded yet; raises `QebiasError`, also for what the block meets"
     remedy = "fix it or leave it out"
     with reading(path, "picture", remedy):
@@ -883,12 +838,7 @@ def open_image(
                 yield image
 
 # %% ../nbs/foundations/00_core.ipynb #1b5e56b9
-def require_size(
-    width: int,
-    height: int,
-    name: object,  # what messages call the picture
-    error: type[Exception] = QebiasError,  # class of the error
-) -> None:
+def require_size(width: int, height: int, name: object, error: type[Exception] = QebiasError) -> None:
     "Raise where a picture is larger than what is read, coded and enhanced here"
     if max(width, height) > MOST_SIDE or width * height > MOST_PIXELS:
         raise error(
@@ -909,9 +859,7 @@ def is_deep(image: Any) -> bool:
     return any(is_deep_tile(tile[3]) for tile in image.tile)
 
 # %% ../nbs/foundations/00_core.ipynb #e5e457f9
-def is_deep_tile(
-    args: Any,  # of a tile of a Pillow image
-) -> bool:
+def is_deep_tile(args: Any) -> bool:
     "Whether what Pillow hands to a decoder speaks of more than 8 bit: `RGB;16B`, or a PPM's `(RGB, 65535)`"
     words = [args] if isinstance(args, str) else [a for a in args or () if isinstance(a, (str, int))]
     if any(isinstance(word, str) and _DEEP.search(word) for word in words):
@@ -919,11 +867,8 @@ def is_deep_tile(
     return len(words) == 2 and type(words[1]) is int and words[1] > 255
 
 # %% ../nbs/foundations/00_core.ipynb #02d5c89c
-def upright(
-    array: np.ndarray,  # (H, W) or (H, W, C)
-    orientation: int,  # 1..8, as EXIF counts; anything else is 1
-) -> np.ndarray:
-    "A picture turned as its EXIF says that it is to be seen"
+def upright(array: np.ndarray, orientation: int) -> np.ndarray:
+    "A picture turned as EXIF's orientation, 1 to 8, says; another number is 1"
     if orientation in (5, 6, 7, 8):
         array = array.swapaxes(0, 1)
     if orientation in (3, 4, 7, 8):
@@ -940,9 +885,7 @@ def orientation_of(image: Image.Image) -> int:
     return 1
 
 # %% ../nbs/foundations/00_core.ipynb #75f04777
-def require_checksums(
-    path: str | Path,  # a PNG
-) -> None:
+def require_checksums(path: str | Path) -> None:
     "Refuse a PNG of whose chunks one is cut, or is not what its checksum says; raises `QebiasError`"
     with reading(path, "picture", "fix it or leave it out"), open(path, "rb") as file:
         file.seek(8)
@@ -1080,10 +1023,8 @@ def array_digest(array: np.ndarray) -> str:
 OUTPUTS = ".qebias-outputs.jsonl"  # the hidden list in a folder of outputs
 
 
-def outputs_of(
-    folder: str | Path,  # of outputs; it need not be there
-) -> dict:  # name -> list of (digest, bytes, key), oldest first
-    "What a folder's hidden list says was written there"
+def outputs_of(folder: str | Path) -> dict:  # name -> list of (digest, bytes, key), oldest first
+    "What a folder's hidden list, if there is one, says was written there"
     path = Path(folder) / OUTPUTS
     found: dict[str, list] = {}
     for entry in read_lines(path) if path.is_file() else ():
@@ -1092,11 +1033,8 @@ def outputs_of(
     return found
 
 # %% ../nbs/foundations/00_core.ipynb #850943b1
-def fitting_entry(
-    path: Path,  # a file
-    entries: list,  # of (digest, bytes, key)
-) -> tuple | None:
-    "The newest entry that a file fits; it is not read where none has its size"
+def fitting_entry(path: Path, entries: list) -> tuple | None:
+    "The newest entry (digest, bytes, key) that a file fits; it is not read where none has its size"
     if not entries or not path.is_file():
         return None
     size = path.stat().st_size
@@ -1126,12 +1064,8 @@ class Outputs:
         require_own(self.folder / OUTPUTS)
         self.known = outputs_of(folder)
 
-    def is_ours(
-        self,
-        path: str | Path,
-        key: str | None = None,  # of what made it; whatever it was, if left out
-    ) -> bool:
-        "Whether a file was written here and is as it was"
+    def is_ours(self, path: str | Path, key: str | None = None) -> bool:
+        "Whether a file was written here, by what has this key where one is given, and is as it was"
         path = Path(path)
         entry = fitting_entry(path, self.known.get(path.relative_to(self.folder).as_posix(), []))
         return entry is not None and key in (None, entry[2])
@@ -1152,12 +1086,8 @@ class Outputs:
                 )
 
     @contextlib.contextmanager
-    def write(
-        self,
-        path: str | Path,  # a file in the folder or below it
-        key: str = "",  # of what makes it
-    ) -> Iterator[Path]:
-        "A temporary path that becomes `path` when the block ends without an error"
+    def write(self, path: str | Path, key: str = "") -> Iterator[Path]:
+        "A temporary path that becomes `path`, in the folder or below it, when the block ends well"
         name = Path(path).relative_to(self.folder).as_posix()
         with atomic(path) as tmp:
             yield tmp
@@ -1181,10 +1111,8 @@ def one_output(
         yield tmp
 
 # %% ../nbs/foundations/00_core.ipynb #b2351767
-def seed_for(
-    *what: object,  # words and numbers that say what the randomness is for
-) -> int:  # in [0, 2**63)
-    "A seed that is a pure function of what it is for"
+def seed_for(*what: object) -> int:  # in [0, 2**63)
+    "A seed that is a pure function of what it is for, in words and numbers"
     return int(digest(what, 16), 16) >> 1
 
 # %% ../nbs/foundations/00_core.ipynb #7b5e549c
@@ -1192,10 +1120,8 @@ MOST_UNDER_WAY = 48 * 2**20  # pixels
 
 
 @contextlib.contextmanager
-def threads(
-    workers: int,  # how many
-) -> "Iterator[ThreadPoolExecutor]":  # a pool of them, for a `with` statement
-    "Threads that begin nothing new once the block is left"
+def threads(workers: int) -> "Iterator[ThreadPoolExecutor]":
+    "So many threads, which begin nothing new once the block is left"
     from concurrent.futures import ThreadPoolExecutor
 
     pool = ThreadPoolExecutor(workers)

@@ -82,10 +82,7 @@ class RawImage:
         return self.look()[1]
 
 # %% ../nbs/data/10_datasets.ipynb #dbb24c33
-def picture_file(
-    name: str,
-    path: Path,
-) -> RawImage:
+def picture_file(name: str, path: Path) -> RawImage:
     "The raw picture in a file, of any kind that is read here: as opaque 8-bit sRGB"
     return RawImage(name, functools.partial(read_rgb8, path), path)
 

@@ -30,10 +30,7 @@ from .inference import padding_index
 class AnySize(nn.Module):
     "A generator with the padding that it needs, and the crop, as parts of it"
 
-    def __init__(
-        self,
-        generator: nn.Module,  # with a `multiple`, or for any size
-    ):
+    def __init__(self, generator: nn.Module):
         super().__init__()
         self.generator = generator
         self.multiple = getattr(generator, "multiple", None) or 1
@@ -160,10 +157,8 @@ def _onnxruntime(path, threads):
     return lambda x: session.run(None, {"compressed": x})[0]
 
 # %% ../nbs/method/25_export.ipynb #631c7a9e
-def sensitive(
-    model: Any,  # openvino.Model
-) -> set:  # names of operations
-    "Where rounding costs most: the first and the last convolution, and sums of two features"
+def sensitive(model: Any) -> set:  # names of operations
+    "Where rounding costs an OpenVINO model most: first and last convolution, sums of two features"
     convolutions, sums = [], []
     for operation in model.get_ordered_ops():
         kind, name = operation.get_type_name(), operation.get_friendly_name()

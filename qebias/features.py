@@ -93,9 +93,7 @@ WEIGHTS_RMS = (
 )  # of each convolution of `vgg19-normalised`
 
 
-def normalised(
-    pairs: list,  # (weight, bias) of convolutions with a ReLU between each two
-) -> list:  # of the same network, whose outputs differ in scale alone
+def normalised(pairs: list) -> list:  # of the same network, whose outputs differ in scale alone
     "Convolutions whose weights have the sizes of `vgg19-normalised`"
     found, scale = [], 1.0
     for (weight, bias), rms in zip(pairs, WEIGHTS_RMS):
@@ -127,10 +125,8 @@ def load_vgg(
     return PSI_FILES[weights][0], tuple(pairs)
 
 # %% ../nbs/networks/40_features.ipynb #39df9db1
-def ordered_layers(
-    layers: str | Iterable[str],  # names in `LAYERS`
-) -> tuple[str, ...]:  # from the first to the deepest
-    "The layers that a psi computes; raises `QebiasError` for a name that is none"
+def ordered_layers(layers: str | Iterable[str]) -> tuple[str, ...]:  # from the first to the deepest
+    "Layers of psi from the first to the deepest; raises `QebiasError` for a name that is none"
     chosen = {layers} if isinstance(layers, str) else set(layers)
     for layer in sorted(chosen - set(_NAMES), key=str):
         raise QebiasError(f"psi has no layer {layer!r}: there are {', '.join(_NAMES)}")
@@ -157,9 +153,7 @@ def check_images(
         )
 
 # %% ../nbs/networks/40_features.ipynb #dbb1e579
-def check_unit(
-    x: torch.Tensor,  # raw or compressed pictures: what a generator makes may leave [0, 1]
-) -> None:
+def check_unit(x: torch.Tensor) -> None:
     "Whether pictures are in [0, 1]; raises `QebiasError` for 0..255, and warns of [-1, 1]"
     low = check_range(x, "psi")
     if low < -0.5:

@@ -48,9 +48,7 @@ else:
     torch = later("torch")  # what a column is called by is known without it
 
 # %% ../nbs/measurement/25_measure.ipynb #3c3a5da0
-def check_names(
-    names: Sequence[str],  # of pictures
-) -> None:
+def check_names(names: Sequence[str]) -> None:
     "Raise `QebiasError` where there are none, where two are alike, or one is called as a resample is"
     from qebias.stats import RESAMPLE
 
@@ -272,10 +270,7 @@ def domain_features(
     return {domain: rows[whole] for domain, rows in stacked.items()} | {"drawn": drawn, "unit": unit}
 
 # %% ../nbs/measurement/25_measure.ipynb #c113649a
-def cut(
-    rgb: np.ndarray,  # (H, W, 3)
-    side: int,  # px
-) -> list:  # of (side, side, 3)
+def cut(rgb: np.ndarray, side: int) -> list:  # of (side, side, 3)
     "The whole patches of a picture, along its rows; raises `QebiasError` where none fits"
     if found := patches(rgb, side):
         return found
@@ -312,11 +307,8 @@ def judged(cell: Cell) -> dict:  # domain -> Judged
     return {domain: summary(logits) for domain, logits in found.items()}
 
 # %% ../nbs/measurement/25_measure.ipynb #cb1f974c
-def as_batch(
-    patches: Sequence[np.ndarray],  # uint8 (H, W, 3) each, of one size
-    device: str = "cpu",
-) -> "torch.Tensor":  # (N, 3, H, W) in [0, 1]
-    "Patches as a network takes them"
+def as_batch(patches: Sequence[np.ndarray], device: str = "cpu") -> "torch.Tensor":  # (N, 3, H, W) in [0, 1]
+    "Patches of one size, uint8 (H, W, 3), as a network takes them"
     batch: Any = to_float(torch.tensor(np.stack(patches)).permute(0, 3, 1, 2), device)
     return batch
 
@@ -340,10 +332,8 @@ def sigmoid(x: np.ndarray) -> np.ndarray:
     return 1 / (1 + np.exp(-np.clip(x, -500, 500)))
 
 # %% ../nbs/measurement/25_measure.ipynb #b961c353
-def summary(
-    logits: Sequence[np.ndarray],  # of a picture: (patches, outputs)
-) -> Judged:
-    "What the logits of one domain's pictures come to"
+def summary(logits: Sequence[np.ndarray]) -> Judged:
+    "What the logits of one domain's pictures, (patches, outputs) each, come to"
     return Judged(
         np.array([sigmoid(x).mean() for x in logits]),
         np.array([x.mean() for x in logits]),
@@ -485,10 +475,8 @@ def distance_column(name: str) -> Column:
     return Column(work, VERSIONS["distance"], weight_files(name))
 
 # %% ../nbs/measurement/25_measure.ipynb #35f438de
-def own_column(
-    name: str,  # `module:name` of a `Column` or a `Metric`
-) -> Column:
-    "A column of another module; raises `QebiasError`"
+def own_column(name: str) -> Column:
+    "A column by the `module:name` of a `Column` or a `Metric`; raises `QebiasError`"
     found = elsewhere(name)
     if found is None:
         raise QebiasError(f"no column is called {name!r}: name a metric, distance:NAME or module:name")

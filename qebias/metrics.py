@@ -172,9 +172,7 @@ ALIASES = {
 }
 
 
-def metric_name(
-    name: str,  # as somebody types it: `LPIPS`, `musiq-koniq`, `topiq`
-) -> str:  # a name in `METRICS`
+def metric_name(name: str) -> str:  # a name in `METRICS`
     "The table's name of a metric; raises `QebiasError` with the nearest one"
     if ":" in str(name):
         return find_metric(str(name).strip()).name
@@ -195,9 +193,7 @@ def find_metric(
     return METRICS[name]
 
 # %% ../nbs/measurement/00_metrics.ipynb #600500df
-def elsewhere(
-    place: str,  # `module:name`
-) -> Any:  # None where there is none
+def elsewhere(place: str) -> Any:  # None where there is none
     "What another module holds under a name"
     module, _, name = place.partition(":")
     try:
@@ -243,9 +239,7 @@ def available(
     return usable, reasons
 
 # %% ../nbs/measurement/00_metrics.ipynb #927109df
-def weight_files(
-    name: str,  # a name in `METRICS`
-) -> tuple:  # paths
+def weight_files(name: str) -> tuple:  # paths
     "The checked weight files that a metric reads; raises `MissingWeights` where one is not on this machine"
     return tuple(_find(file, f"metric '{name}'") for file in METRICS[name].weights)
 
@@ -859,9 +853,7 @@ def _alex(purpose, device="cpu"):
     return extract
 
 # %% ../nbs/measurement/00_metrics.ipynb #84e34c2f
-def clean_resize(
-    rgb: np.ndarray,  # uint8 (H, W, 3)
-) -> np.ndarray:  # float32 (299, 299, 3) in 0..255, not rounded
+def clean_resize(rgb: np.ndarray) -> np.ndarray:  # float32 (299, 299, 3) in 0..255, not rounded
     "Resize as clean-fid does: a float image a channel, Pillow's bicubic, clipped"
     channels = [Image.fromarray(rgb[..., c].astype(np.float32)) for c in range(3)]
     small = [channel.resize((299, 299), Image.Resampling.BICUBIC) for channel in channels]
@@ -887,10 +879,7 @@ def _inception(purpose, device="cpu", patch=None):
 _inception_256 = functools.partial(_inception, patch=256)
 
 # %% ../nbs/measurement/00_metrics.ipynb #6562a35a
-def patches(
-    rgb: np.ndarray,  # (H, W, ...)
-    side: int,  # px
-) -> list:  # of (side, side, ...); none of an image that is too small
+def patches(rgb: np.ndarray, side: int) -> list:  # of (side, side, ...); none of an image that is too small
     "Whole patches of an image along its rows"
     height, width = rgb.shape[:2]
     corners = itertools.product(range(0, height - side + 1, side), range(0, width - side + 1, side))
@@ -1182,9 +1171,7 @@ def listing(names: Iterable[str] | None = None) -> list:  # lines
     return aligned(rows)
 
 # %% ../nbs/measurement/00_metrics.ipynb #819b71d3
-def lacking(
-    name: str,  # in `METRICS`
-) -> str:  # nothing where the metric can be computed
+def lacking(name: str) -> str:  # nothing where the metric can be computed
     "In a few words, what a metric lacks on this machine"
     gone = [
         f"{files[0]['file']} {files[0]['state']}"

@@ -72,10 +72,8 @@ def build(
 OURS = ("qebias.generators.", "qebias.discriminators:")  # where a profile may name classes without trust
 
 
-def network_class(
-    name: str,  # `module:Class`
-) -> type[nn.Module]:
-    "The class of a network; raises `QebiasError` for one that cannot be imported, or that is no network"
+def network_class(name: str) -> type[nn.Module]:
+    "The class of a `module:Class`; raises `QebiasError` for what cannot be imported, or is no network"
     if str(name).startswith("qebias.") and not name.startswith(OURS):
         raise QebiasError(f"{name[:80]} is no network: those of this package lie in {' and '.join(OURS)}")
     found = imported(name, "class", "qebias.generators.rrdb:RRDBNet")
@@ -103,9 +101,7 @@ def network_spec(
     return {"class": network, "kwargs": kwargs}
 
 # %% ../nbs/networks/30_networks.ipynb #9fe0e2af
-def network_version(
-    spec: Mapping,  # as for `build`
-) -> int:
+def network_version(spec: Mapping) -> int:
     "The version of a network's arithmetic, as its class says; raises `QebiasError` where there is no class"
     return getattr(network_class(spec["class"]), "version", 1)
 
@@ -120,9 +116,7 @@ class Undrawn(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 # %% ../nbs/networks/30_networks.ipynb #72b0a2a6
-def outline(
-    spec: Mapping,  # as for `build`
-) -> nn.Module:  # on the `meta` device
+def outline(spec: Mapping) -> nn.Module:  # on the `meta` device
     "The network of a spec without weights; the random state stays untouched; raises `QebiasError`"
     try:
         with torch.device("meta"), Undrawn():
@@ -288,9 +282,7 @@ def open_weights(path: str | Path) -> Iterator:
         ) from None
 
 # %% ../nbs/networks/30_networks.ipynb #ece3ab41
-def read_header(
-    path: str | Path,  # a file that `save_network` wrote
-) -> dict:  # spec, provenance
+def read_header(path: str | Path) -> dict:  # spec, provenance
     "Which network a file holds and where it comes from, without loading it; raises `QebiasError`"
     with open_weights(path) as file:
         metadata = file.metadata() or {}
@@ -307,17 +299,13 @@ def read_header(
     return {"spec": spec, "provenance": origin}
 
 # %% ../nbs/networks/30_networks.ipynb #47b1fbe0
-def load_state(
-    path: str | Path,  # a safetensors file
-) -> dict:  # name -> tensor, on the CPU
+def load_state(path: str | Path) -> dict:  # name -> tensor, on the CPU
     "The tensors of a file without a network around them; raises `QebiasError`"
     with open_weights(path) as file:
         return {k: file.get_tensor(k) for k in file.keys()}
 
 # %% ../nbs/networks/30_networks.ipynb #9b64b41a
-def load_shapes(
-    path: str | Path,  # a safetensors file
-) -> dict:  # name -> shape
+def load_shapes(path: str | Path) -> dict:  # name -> shape
     "The shapes of a file's tensors, without reading them; raises `QebiasError`"
     with open_weights(path) as file:
         return {k: tuple(file.get_slice(k).get_shape()) for k in file.keys()}
@@ -387,9 +375,7 @@ def load_network(
 MOST_HALO = 1024  # pixels around a tile: with more, each would be a large picture, which no memory holds
 
 
-def checked_halo(
-    stored: Any,  # as a header has it
-) -> Halo:
+def checked_halo(stored: Any) -> Halo:
     "A header's halo; raises `QebiasError` for what is none"
     try:
         halo = Halo(**stored)
@@ -401,9 +387,7 @@ def checked_halo(
     return halo
 
 # %% ../nbs/networks/30_networks.ipynb #0866d52c
-def is_from_elsewhere(
-    path: str | Path,  # a file of weights
-) -> bool:  # False also for what is no file of weights at all
+def is_from_elsewhere(path: str | Path) -> bool:  # False also for what is no file of weights at all
     "Whether weights are another program's: a file of `torch.save`, or safetensors without our header"
     if not Path(path).is_file():
         return False

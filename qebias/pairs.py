@@ -338,10 +338,7 @@ def _compress(raw, codec, folder, workers, progress, made_of):
 class JoinedPairs:
     "Several stores read as one, for a model that is to know them all"
 
-    def __init__(
-        self,
-        stores: list,  # of `Pairs`
-    ):
+    def __init__(self, stores: list):
         self.stores = list(stores)
         if not self.stores:
             raise QebiasError("no pairs to join: give at least one store")
@@ -374,11 +371,8 @@ SYMMETRIES = {
 }  # bits of a symmetry that are drawn
 
 # %% ../nbs/data/20_pairs.ipynb #91016b3c
-def check_sides(
-    stores: list,  # of `Pairs`
-    patch: int,  # side of a patch in pixels
-) -> None:
-    "Raise `QebiasError` where pictures are too small for a patch; it names ten of them"
+def check_sides(stores: list, patch: int) -> None:
+    "Raise `QebiasError` where pictures are too small for a patch of that side; it names ten of them"
     small: dict[str, int] = {}
     for store in stores:
         sides = {name: min(store.raw(i).shape[:2]) for i, name in enumerate(store.names)}
@@ -393,9 +387,7 @@ def check_sides(
         )
 
 # %% ../nbs/data/20_pairs.ipynb #153c4025
-def views_of(
-    stores: list,  # of `Pairs`
-) -> list:  # of a picture: raw and compressed, (H, W), where a pixel is one item
+def views_of(stores: list) -> list:  # of a picture: raw and compressed, (H, W), where a pixel is one item
     "The pictures that patches are cut from; raises `QebiasError` where there are none"
     found = []
     for store in stores:
@@ -407,11 +399,8 @@ def views_of(
     return found
 
 # %% ../nbs/data/20_pairs.ipynb #0aac914e
-def turned(
-    crop: np.ndarray,  # (p, p)
-    symmetry: int,  # bits: upside down, mirrored, transposed
-) -> np.ndarray:  # (p, p), a view
-    "One of the eight flips and turns of a square"
+def turned(crop: np.ndarray, symmetry: int) -> np.ndarray:  # (p, p), a view
+    "A square flipped and turned, by the bits of a symmetry: upside down, mirrored, transposed"
     if symmetry & 1:
         crop = crop[::-1]
     if symmetry & 2:

@@ -64,9 +64,7 @@ class Model(NamedTuple):
     card: dict  # data, licences, training, what it reaches, where it fails
 
 # %% ../nbs/method/40_pretrained.ipynb #d3b75e68
-def read_card(
-    path: str | Path,  # a safetensors file
-) -> dict:  # its card, empty where it has none
+def read_card(path: str | Path) -> dict:  # its card, empty where it has none
     "What a model file says of itself, read without PyTorch; raises `QebiasError` for a file that is none"
     require_file(path, "model file")
     try:
@@ -77,10 +75,8 @@ def read_card(
 
 # %% ../nbs/method/40_pretrained.ipynb #6889a6b7
 @functools.cache
-def models(
-    folder: str | Path | None = None,  # where to look; the package's own if left out
-) -> dict:  # name -> `Model`
-    "The models that lie in a folder, by name; raises `QebiasError` for a damaged file"
+def models(folder: str | Path | None = None) -> dict:  # name -> `Model`
+    "The models in a folder, or the package's own, by name; raises `QebiasError` for a damaged file"
     found = {}
     for path in sorted(Path(folder or HOME).glob("*.safetensors")):
         card = read_card(path)
@@ -90,9 +86,7 @@ def models(
     return found
 
 # %% ../nbs/method/40_pretrained.ipynb #54215584
-def list_models(
-    folder: str | Path | None = None,  # as for `models`
-) -> list:  # lines
+def list_models(folder: str | Path | None = None) -> list:  # lines
     "The table of models, as text"
     rows = [("model", "for", "aim", "reaches")]
     for m in models(folder).values():
@@ -141,9 +135,7 @@ def jpeg_frame(
         raise QebiasError(f"{path} is no JPEG file that can be read") from None
 
 
-def jpeg_quality(
-    path: str | Path,  # a JPEG file, or an open one
-) -> int:  # 1..100
+def jpeg_quality(path: str | Path) -> int:  # 1..100
     "The libjpeg quality whose luma table is nearest to a file's; raises `QebiasError`"
     table, _ = jpeg_frame(path)
     quality = np.arange(1, 101)[:, None]
@@ -156,9 +148,7 @@ SAMPLINGS = {"jpeg": ("4:2:0", "4:4:4"), "bpg": ("4:2:0",)}  # of the colours, w
 KEYS = {"4:2:0": "", "4:4:4": "_444"}  # how a card's entries for them end
 
 
-def sampling_of(
-    path: str | Path,  # a JPEG file, or an open one
-) -> str:  # "4:2:0", for a grey one too, or "4:4:4", for all others
+def sampling_of(path: str | Path) -> str:  # "4:2:0", for a grey one too, or "4:4:4", for all others
     "How finely a JPEG samples its colours; raises `QebiasError`"
     _, factors = jpeg_frame(path)
     halved = factors[0] == (2, 2) and set(factors[1:3]) == {(1, 1)}
@@ -182,9 +172,7 @@ def start_qp(
     return 26 + read.se(), extra, output_flag
 
 # %% ../nbs/method/40_pretrained.ipynb #807a158f
-def bpg_qp(
-    path: str | Path,  # a BPG file
-) -> int:  # 0..51
+def bpg_qp(path: str | Path) -> int:  # 0..51
     "The quantiser of a BPG file's first slice; raises `QebiasError`"
     from qebias.codecs import CodecError, bpg_header
     from qebias.codecs.bpg import BitReader, nal_content, nal_type, nal_units
@@ -214,9 +202,7 @@ def bpg_qp(
     return qp
 
 # %% ../nbs/method/40_pretrained.ipynb #10369eda
-def decoded_beside(
-    path: str | Path,  # a picture
-) -> Path | None:
+def decoded_beside(path: str | Path) -> Path | None:
     "The bitstream of the same name in the same folder, if the picture is what it decodes to"
     from qebias.pictures import read_rgb8
 
@@ -232,9 +218,7 @@ def decoded_beside(
     return None
 
 # %% ../nbs/method/40_pretrained.ipynb #dbd3092e
-def listed_bitstream(
-    path: str | Path,  # a picture
-) -> Path | None:
+def listed_bitstream(path: str | Path) -> Path | None:
     "The bitstream from which `qebias compress` decoded a picture, as a list in one of its folders says"
     path = Path(path)
     for folder in path.parents:
@@ -254,17 +238,12 @@ def listed_bitstream(
 
 # %% ../nbs/method/40_pretrained.ipynb #098d6561
 @functools.lru_cache(maxsize=8)
-def list_of_outputs(
-    folder: Path,
-    changed: int,  # when its list was, in nanoseconds
-) -> dict:  # as for `outputs_of`
-    "A folder's list, read once for all of its pictures"
+def list_of_outputs(folder: Path, changed: int) -> dict:  # as for `outputs_of`
+    "A folder's list, read once for all of its pictures, and again when it was changed"
     return outputs_of(folder)
 
 # %% ../nbs/method/40_pretrained.ipynb #e8008396
-def codec_of(
-    path: str | Path,  # a file
-) -> str | None:  # "jpeg", "bpg", or None for any other
+def codec_of(path: str | Path) -> str | None:  # "jpeg", "bpg", or None for any other
     "The codec of a file, whatever its suffix says; raises `QebiasError` for one that cannot be read"
     require_file(path, "picture")
     try:
@@ -318,11 +297,7 @@ def model_for(
     return fits[0], what, helps(fits[0], found[1], sampling)
 
 # %% ../nbs/method/40_pretrained.ipynb #a9b6b4f7
-def helps(
-    model: Model,
-    level: int,
-    sampling: str = "4:2:0",  # of its colours
-) -> bool:
+def helps(model: Model, level: int, sampling: str = "4:2:0") -> bool:
     "Whether a file of this level is to be touched; a better one than the model knows passes through as it is"
     low, high = levels_at(model, sampling)
     return level <= high if model.codec == "jpeg" else level >= low
@@ -333,9 +308,7 @@ def levels_at(model: Model, sampling: str) -> tuple:  # the lowest and the highe
     return tuple(model.card.get("levels" + KEYS[sampling], model.levels))
 
 # %% ../nbs/method/40_pretrained.ipynb #eb488e5e
-def model_named(
-    name: str,  # of a model that comes with the package, or a file
-) -> Path:
+def model_named(name: str) -> Path:
     "The file that `--model` means; raises `QebiasError` that lists what there is"
     known = models()
     if str(name) in known:
@@ -527,11 +500,8 @@ def recipe_config(
     )
 
 # %% ../nbs/method/40_pretrained.ipynb #c4889925
-def draw_quality(
-    levels: tuple,  # lowest and highest
-    random: np.random.Generator,
-) -> int:
-    "A level: low qualities of JPEG as often as high ones, although there are fewer of them"
+def draw_quality(levels: tuple, random: np.random.Generator) -> int:
+    "A level between two: low qualities of JPEG as often as high ones, of which there are more"
     low, high = levels
     return int(round(low * (high / low) ** random.random()))
 
@@ -584,11 +554,8 @@ class BpgPatches:
         return raw[y : y + side, x : x + side], np.array(coded[y : y + side, x : x + side])
 
 # %% ../nbs/method/40_pretrained.ipynb #0fc037b7
-def turned(
-    patch: np.ndarray,  # (p, p, 3)
-    which: int,  # 0..7
-) -> np.ndarray:
-    "One of the eight symmetries of a square"
+def turned(patch: np.ndarray, which: int) -> np.ndarray:
+    "One of the eight symmetries of a square, 0 to 7"
     patch = np.rot90(patch, which % 4)
     return patch[:, ::-1] if which >= 4 else patch
 
@@ -609,11 +576,8 @@ def batch_of(
     return tuple(to_float(torch.from_numpy(np.stack(part)).permute(0, 3, 1, 2)) for part in zip(*drawn))
 
 # %% ../nbs/method/40_pretrained.ipynb #427d6c68
-def training_pictures(
-    folders: Iterable[str | Path],  # of photographs
-    side: int,  # smaller ones are left out, in pixels
-) -> list:  # of uint8 (H, W, 3)
-    "All photographs of some folders, in memory; raises `QebiasError` where there are none"
+def training_pictures(folders: Iterable[str | Path], side: int) -> list:  # of uint8 (H, W, 3)
+    "Photographs of at least that side in pixels; raises `QebiasError` where there are none"
     from qebias.datasets import load_dataset
 
     found = []
@@ -689,11 +653,8 @@ def pretrain(
 FIRST_CORRECTION = 0.02  # the share of its variance-keeping weights that the last layer begins with
 
 
-def first_weights(
-    spec: dict,  # of a generator that adds to its input
-    seed: int = 0,
-) -> dict:  # its state
-    "Weights of a network that is nearly the identity, and whose features carry what they see"
+def first_weights(spec: dict, seed: int = 0) -> dict:
+    "The state of a network that is nearly the identity, and whose features carry what they see"
     import torch
     from torch import nn
 
@@ -811,13 +772,8 @@ def finish(
     return path
 
 # %% ../nbs/method/40_pretrained.ipynb #7c1f20ad
-def compressed_at(
-    raw: np.ndarray,  # uint8 (H, W, 3)
-    codec: str,
-    level: int,
-    sampling: str = "4:2:0",  # of a JPEG's colours
-) -> np.ndarray:  # uint8 (H, W, 3)
-    "A picture after a codec"
+def compressed_at(raw: np.ndarray, codec: str, level: int, sampling: str = "4:2:0") -> np.ndarray:
+    "A uint8 (H, W, 3) picture after a codec; `sampling` is that of a JPEG's colours"
     from PIL import Image
 
     from qebias.codecs import code
@@ -849,9 +805,7 @@ def corrections(
         yield raw, compressed, enhanced.astype(float) - compressed
 
 # %% ../nbs/method/40_pretrained.ipynb #2d7922a7
-def least_squares(
-    found: Iterable[tuple],  # of raw, compressed, correction
-) -> float:  # 0..1
+def least_squares(found: Iterable[tuple]) -> float:  # 0..1
     "The share of its correction that leaves a picture the least squared error: the lower quartile of them"
     best = []
     for raw, compressed, correction in found:
@@ -860,9 +814,7 @@ def least_squares(
     return float(np.clip(np.quantile(best, 0.25), 0, 1))
 
 # %% ../nbs/method/40_pretrained.ipynb #fd542a1d
-def least_lpips(
-    found: Iterable[tuple],  # of raw, compressed, correction
-) -> float:  # 0..1
+def least_lpips(found: Iterable[tuple]) -> float:  # 0..1
     "The share of the corrections that leaves the least LPIPS, of five that are tried"
     from qebias.metrics import metric
 
@@ -978,10 +930,8 @@ EVALUATED = {"jpeg": (10, 20, 40, 60, 80, 95), "bpg": (27, 32, 37, 42, 47)}  # l
 HELD_OUT = 8  # every eighth picture is not trained on: there the strength is found
 
 
-def means_text(
-    rows: list,  # of `gains`, of one metric
-) -> str:
-    "The mean gain at each level, as a card has it"
+def means_text(rows: list) -> str:
+    "The mean gain at each level, of rows of `gains` by one metric, as a card has it"
     from qebias.metrics import METRICS
 
     name = rows[0]["metric"]

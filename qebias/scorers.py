@@ -190,10 +190,7 @@ def band(
     return net.normalised(x - near[..., : x.shape[3]], scale)[..., top - first : end - first, :]
 
 # %% ../nbs/measurement/05_scorers.ipynb #de1a25f9
-def nlpd_in_strips(
-    net: Nlpd,
-    views: Sequence,  # two, of `qebias.metrics`
-) -> float:
+def nlpd_in_strips(net: Nlpd, views: Sequence) -> float:
     "What `Nlpd` gives, of two views that are large"
     rows: list[Callable] = [
         lambda top, end, view=view: metrics.yiq(view.rows(top, end).tensor) for view in views

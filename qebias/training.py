@@ -73,10 +73,8 @@ def _started():
     return dist.is_available() and dist.is_initialized()
 
 # %% ../nbs/method/10_training.ipynb #99835aa4
-def mean_of_all(
-    x: torch.Tensor,  # of this process; as many elements as in the others
-) -> torch.Tensor:  # scalar
-    "The mean over the elements of all processes; a gradient flows back to each of them"
+def mean_of_all(x: torch.Tensor) -> torch.Tensor:  # scalar
+    "The mean over all processes, which have as many elements; a gradient flows back to each"
     processes = world()[1]
     if processes == 1:
         return x.mean()
@@ -98,10 +96,8 @@ class _Sum(torch.autograd.Function):
 
 # %% ../nbs/method/10_training.ipynb #24f7f076
 @torch.no_grad()
-def average_in_place(
-    tensors: list,  # floating point, of the same shapes in all processes
-) -> None:
-    "Replace tensors by their mean over all processes"
+def average_in_place(tensors: list) -> None:
+    "Replace floating-point tensors, of the same shapes in all processes, by their mean over these"
     processes = world()[1]
     if processes == 1 or not tensors:
         return
@@ -178,9 +174,7 @@ def ema_update(
             old.copy_(new)
 
 # %% ../nbs/method/10_training.ipynb #6853c0a5
-def new_moments(
-    p: torch.Tensor,  # a parameter
-) -> tuple:  # (average of its gradients, average of their squares, number of steps)
+def new_moments(p: torch.Tensor) -> tuple:  # (average of its gradients, of their squares, number of steps)
     "What Adam keeps of a parameter, before its first step"
     average, square = (torch.zeros_like(p, memory_format=torch.preserve_format) for _ in range(2))
     return average, square, torch.zeros((), dtype=torch.float32, device=p.device)
@@ -872,9 +866,7 @@ class DamagedCheckpoint(QebiasError):
     "A checkpoint whose content is not what was written"
 
 # %% ../nbs/method/10_training.ipynb #8b6ec379
-def read_checkpoint(
-    folder: str | Path,  # of a training
-) -> tuple | None:  # (key, iteration, content); None where there is none
+def read_checkpoint(folder: str | Path) -> tuple | None:  # (key, iteration, content), or None
     "A checkpoint's content with its key, checked; raises `DamagedCheckpoint`, `QebiasError`"
     path = Path(folder) / "checkpoint" / "last.pt"
     if not path.exists():
@@ -914,10 +906,8 @@ def load_checkpoint(folder: str | Path, key: str, trainer: Trainer) -> int:
     return found[1]
 
 # %% ../nbs/method/10_training.ipynb #74598e7f
-def read_stats(
-    folder: str | Path,  # of the training, or the path of its `stats.jsonl`
-) -> list:
-    "The records of a training, oldest first; a half-written last line is left out"
+def read_stats(folder: str | Path) -> list:
+    "The records of a training's folder or file, oldest first; a half-written last line is left out"
     path = Path(folder)
     path = path / "stats.jsonl" if path.is_dir() else path
     if not path.exists():
@@ -928,10 +918,7 @@ def read_stats(
 class NewRecords:
     "The records that were added to a training's `stats.jsonl` since the last look"
 
-    def __init__(
-        self,
-        path: str | Path,  # of the file, which may not be there yet
-    ):
+    def __init__(self, path: str | Path):
         self.path, self.at = Path(path), 0
         self.inode: int | None = None
 
@@ -1032,9 +1019,7 @@ def _begin(folder, config, key, made_of, records):
         tmp.write_text("".join(json.dumps(r) + "\n" for r in records), encoding="utf-8")
 
 # %% ../nbs/method/10_training.ipynb #12782fa2
-def read_result(
-    folder: str | Path,  # of a training
-) -> dict | None:
+def read_result(folder: str | Path) -> dict | None:
     "`result.json` as it was written; None where it is missing or damaged"
     try:
         result = read_json(Path(folder) / "result.json")
@@ -1049,10 +1034,7 @@ def part_of(file: Path) -> dict:
     return {"bytes": file.stat().st_size, "sha256": file_digest(file)}
 
 # %% ../nbs/method/10_training.ipynb #ceef8e5d
-def finished(
-    folder: str | Path,  # of a training
-    key: str,
-) -> dict | None:  # the result; None where something is left to do
+def finished(folder: str | Path, key: str) -> dict | None:  # the result; None where something is left to do
     "The result of a finished training whose files are all whole"
     result = read_result(folder)
     if result is None or result["key"] != key:
@@ -1217,10 +1199,8 @@ def job_of(
     }
 
 # %% ../nbs/method/10_training.ipynb #200f5eb1
-def reason_of(
-    lines: list,  # that all processes said
-) -> str:
-    "Why a training in several processes has failed, in one line"
+def reason_of(lines: list) -> str:
+    "Why a training in several processes has failed, in one of the lines that they said"
     ours = [l.split("qebias: ")[1] for l in lines if "qebias: " in l]  # two processes may share a line
     theirs = [l for l in reversed(lines) if "Error" in l]
     return [*ours, *theirs, "no word why"][0]

@@ -265,9 +265,7 @@ def _in_package(entry):
     return []
 
 # %% ../nbs/foundations/10_weights.ipynb #3ae43b44
-def places(
-    file: str,  # a name in `FILES`
-) -> list:  # paths, in the order in which `find` tries them
+def places(file: str) -> list:  # of paths, in the order in which `find` tries them
     "Every path where `find` looks for a file; raises `QebiasError` for a name that the table lacks"
     entry, chosen = _entry(file), os.environ.get("QEBIAS_WEIGHTS")
     found = [_expanded(chosen) / file] if chosen else []
@@ -310,9 +308,7 @@ def needs_conversion(entry: WeightFile) -> bool:
     return len(entry.sha256) < 64 and Path(entry.file).suffix in _PICKLED
 
 
-def converted_places(
-    file: str,  # a name in `FILES`
-) -> list:  # paths, in the order in which `find` tries them
+def converted_places(file: str) -> list:  # of paths, in the order in which `find` tries them
     "Every path where what `convert_weights` made of a file may lie: beside the places of the file itself"
     return [path.with_suffix(".safetensors") for path in places(file)]
 
@@ -445,9 +441,7 @@ def find_any(
     raise MissingWeights(absent[0] + others)
 
 # %% ../nbs/foundations/10_weights.ipynb #d691b6e1
-def state(
-    file: str,  # a name in `FILES`
-) -> dict:  # the fields of the file, and places, path, state, why, checked, source
+def state(file: str) -> dict:  # the fields of the file, and places, path, state, why, checked, source
     "A file of the table and its state here: present, missing, to be converted, or wrong, and then `why`"
     entry, looked = _entry(file), places(file)
     path, found, why = _standing(entry)
@@ -462,9 +456,7 @@ def status() -> list:  # dicts
     return [state(file) for file in FILES]
 
 
-def identity(
-    path: str | Path,  # of a file that `find` gave
-) -> str:  # 64 digits
+def identity(path: str | Path) -> str:  # 64 digits
     "The sha256 of a weight file, hashed once; of a converted one that of the file that it was made of"
     if source := _source(path):
         return source
@@ -499,9 +491,7 @@ warnings.filterwarnings("ignore", message="Detected pickle protocol")  # what is
 _WRAPPERS = ("params_ema", "params", "state_dict", "model")  # under which checkpoints keep their tensors
 
 
-def tensors(
-    path: str | Path,  # a .pth, .pt or .safetensors file
-) -> dict:  # name -> tensor, on the CPU
+def tensors(path: str | Path) -> dict:  # name -> tensor, on the CPU
     "The tensors of a weight file, of which nothing is executed; raises `QebiasError` that names it"
     import torch
 
@@ -517,9 +507,7 @@ def tensors(
 MOST_STEPS = 200_000  # of the pickles of a checkpoint; those of a network and its optimiser have 50,000
 
 
-def require_short(
-    path: str | Path,  # a .pth or .pt file
-) -> None:
+def require_short(path: str | Path) -> None:
     "Raise `ValueError` for a checkpoint whose pickles have more steps than any network's, or are packed"
     with open(path, "rb") as file:
         if not zipfile.is_zipfile(file):
@@ -547,9 +535,7 @@ def count_steps(file: IO[bytes], pickles: int) -> None:
         raise ValueError("its pickles do not end")
 
 # %% ../nbs/foundations/10_weights.ipynb #51b191b4
-def load_restricted(
-    path: str | Path,  # a .pth or .pt file
-) -> Any:  # what it holds: tensors, numbers, and lists and dicts of them
+def load_restricted(path: str | Path) -> Any:  # tensors, numbers, and lists and dicts of them
     "Read a checkpoint by torch's restricted reader, which executes nothing; raises `ValueError` for all else"
     import torch
 
@@ -573,9 +559,7 @@ def _numbers():
     return [np.dtype, scalar, *kinds]
 
 # %% ../nbs/foundations/10_weights.ipynb #9b7e42d1
-def pickled(
-    state: object,  # anything that `torch.save` takes
-) -> memoryview:
+def pickled(state: object) -> memoryview:
     "What `torch.save` writes, in memory: into a file on a full disk it would write without a word of it"
     import torch
 
@@ -648,10 +632,7 @@ def convert_weights(
     return path if found == "present" else _write_converted(entry, path, path)
 
 # %% ../nbs/foundations/10_weights.ipynb #c17cdccd
-def file_line(
-    file: str,  # a name in `FILES`
-    path: Path,  # where `find`, `download` or `convert_weights` says that it is
-) -> str:
+def file_line(file: str, path: Path) -> str:
     "A line of a file that is here; of a converted one with the whole hash of what it was made of"
     source = _source(path) if path.is_file() else ""
     return f"{file}: {path}" + (f", its arrays, made of a file of sha256 {source}" if source else "")

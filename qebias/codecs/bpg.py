@@ -47,11 +47,8 @@ from qebias.core import (
 )
 
 # %% ../../nbs/data/02_codecs.bpg.ipynb #271474e2
-def lanczos(
-    x: np.ndarray,  # distance in samples
-    a: int,  # lobes on each side
-) -> np.ndarray:
-    "The Lanczos kernel, `sinc(x) sinc(x/a)` for |x| < a and 0 beyond"
+def lanczos(x: np.ndarray, a: int) -> np.ndarray:
+    "The Lanczos kernel of `a` lobes: `sinc(x) sinc(x/a)` for |x| < a samples, 0 beyond"
     return np.where(np.abs(x) < a, np.sinc(x) * np.sinc(np.asarray(x) / a), 0.0)
 
 # %% ../../nbs/data/02_codecs.bpg.ipynb #d1431b5c
@@ -96,9 +93,7 @@ def _round(x):
     return np.clip(np.floor(x + np.float32(0.5)), 0, 255).astype(np.uint8)
 
 # %% ../../nbs/data/02_codecs.bpg.ipynb #61b6bab3
-def rgb_to_420(
-    rgb: np.ndarray,  # uint8 (H, W, 3)
-) -> tuple:  # Y (H, W), Cb and Cr (ceil(H/2), ceil(W/2)), uint8
+def rgb_to_420(rgb: np.ndarray) -> tuple:  # Y (H, W), Cb and Cr (ceil(H/2), ceil(W/2)), uint8
     "Full-range BT.601 YCbCr with chroma decimated by Lanczos-3"
     height, width = rgb.shape[:2]
     y = np.empty((height, width), np.uint8)
@@ -155,9 +150,7 @@ _PARAMS = (
 _PRESET = {"preset": "veryslow", "tune": "ssim"}
 
 
-def lambda_table(
-    encoder: str,  # "jctvc" or "x265"
-) -> str:  # two lines of 70 numbers, q = 0..69: lambda, lambda squared
+def lambda_table(encoder: str) -> str:  # two lines of 70 numbers, q = 0..69: lambda, lambda squared
     "x265's `lambda-file` for a encoder"
     law = ENCODERS[encoder]
     rows = [law["root"](q) for q in range(70)], [law["factor"] * 2 ** ((q - 12) / 3) for q in range(70)]
@@ -190,11 +183,7 @@ def coded_side(side: int) -> int:
     return max(16, -(-side // 8) * 8)
 
 # %% ../../nbs/data/02_codecs.bpg.ipynb #1c7c8ccf
-def padded(
-    plane: np.ndarray,  # (h, w)
-    height: int,  # at least h
-    width: int,  # at least w
-) -> np.ndarray:  # (height, width)
+def padded(plane: np.ndarray, height: int, width: int) -> np.ndarray:  # (height, width)
     "A plane with its last row and column repeated"
     below, right = height - plane.shape[0], width - plane.shape[1]
     return np.pad(plane, ((0, below), (0, right)), "edge") if below or right else plane
@@ -410,9 +399,7 @@ def _require_readable(pixels, flags) -> None:
             raise CodecError(f"BPG file has {what}: only 8-bit full-range stills in 4:2:0 or grey are read")
 
 # %% ../../nbs/data/02_codecs.bpg.ipynb #941a93df
-def bpg_header(
-    data: bytes,  # a .bpg file
-) -> BpgHeader:
+def bpg_header(data: bytes) -> BpgHeader:
     "Read a BPG file's header; raises `CodecError` where it is none, damaged or of a kind that is not read"
     if data[:4] != b"BPG\xfb":
         raise CodecError("not a BPG file: it does not begin with 42 50 47 FB")

@@ -26,9 +26,7 @@ from torch.nn import functional as F
 from ..core import QebiasError
 
 # %% ../../nbs/networks/00_generators.core.ipynb #ef8d1171
-def hashed(
-    n: int,  # how many numbers
-) -> np.ndarray:  # float64 (n,), in [0, 1)
+def hashed(n: int) -> np.ndarray:  # float64 (n,), in [0, 1)
     "The first `n` numbers u_k of the fill rule, a 32-bit integer hash of k = 1..n"
     mask = np.uint64(0xFFFFFFFF)
     x = (np.arange(1, n + 1, dtype=np.uint64) * np.uint64(2654435761)) & mask
@@ -39,10 +37,8 @@ def hashed(
 
 # %% ../../nbs/networks/00_generators.core.ipynb #15258343
 @torch.no_grad()
-def fill(
-    model: nn.Module,  # changed in place
-) -> nn.Module:  # the same model
-    "Set the weights of convolutions and linear layers by the fill rule; everything else keeps its value"
+def fill(model: nn.Module) -> nn.Module:
+    "Set convolutions and linear layers by the fill rule, in place; everything else keeps its value"
     for layer in model.modules():
         if not isinstance(layer, (nn.modules.conv._ConvNd, nn.Linear)):
             continue
@@ -106,9 +102,7 @@ def evaluating(model: nn.Module) -> Iterator[nn.Module]:
 PRECISIONS = ("fp32", "tf32", "bf16")
 
 
-def as_device(
-    device: str | torch.device,  # `"cpu"`, `"cuda"`, `"cuda:1"`
-) -> torch.device:
+def as_device(device: str | torch.device) -> torch.device:
     "A device that is there, or a `QebiasError` in one line"
     try:
         found = torch.device(device)
@@ -145,10 +139,8 @@ _FP32_BEFORE: list = []  # what was set before the first of them
 
 
 @contextlib.contextmanager
-def fp32_as(
-    precision: str,  # "ieee" or "tf32"
-) -> Iterator[None]:
-    "How fp32 is computed while the block runs, whatever names it was set by before"
+def fp32_as(precision: str) -> Iterator[None]:
+    'How fp32 is computed while the block runs, by "ieee" or "tf32", whatever was set before'
     operations = fp32_operations()
     if not operations:
         with _old_flags(precision == "tf32"):
@@ -217,10 +209,7 @@ def count(model: nn.Module) -> int:
 
 # %% ../../nbs/networks/00_generators.core.ipynb #9ce136ee
 @contextlib.contextmanager
-def watching(
-    model: nn.Module,
-    see: Callable,  # of a name, a layer, its input and its output
-) -> Iterator[None]:
+def watching(model: nn.Module, see: Callable) -> Iterator[None]:
     "Call `see(name, layer, input, output)` for every layer without children, in the order of their work"
     hooks = [
         layer.register_forward_hook(lambda m, i, o, name=name: see(name, m, i[0], o))
@@ -248,11 +237,7 @@ def layer_macs(
     return values * partners // layer.groups * int(np.prod(layer.kernel_size))
 
 # %% ../../nbs/networks/00_generators.core.ipynb #94271062
-def blank(
-    model: nn.Module,
-    size: int | tuple,  # side in pixels, or (height, width)
-    channels: int,
-) -> torch.Tensor:  # (1, channels, height, width)
+def blank(model: nn.Module, size: int | tuple, channels: int) -> torch.Tensor:  # (1, channels, height, width)
     "A black picture of the type and on the device of a network's weights"
     h, w = (size, size) if isinstance(size, int) else size
     p = next(model.parameters())
@@ -260,12 +245,8 @@ def blank(
 
 # %% ../../nbs/networks/00_generators.core.ipynb #67b0ca48
 @torch.no_grad()
-def macs(
-    model: nn.Module,
-    size: int | tuple = 128,  # side of the input in pixels, or (height, width)
-    channels: int = 3,  # channels of the input
-) -> int:
-    "Multiply-accumulate operations of the convolutions and linear layers, for one image"
+def macs(model: nn.Module, size: int | tuple = 128, channels: int = 3) -> int:
+    "Multiply-accumulate operations of convolutions and linear layers, for one image"
     total = []
     with evaluating(model), watching(model, lambda name, m, x, y: total.append(layer_macs(m, x, y))):
         model(blank(model, size, channels))
@@ -333,10 +314,7 @@ def measured_reach(
     return reach
 
 # %% ../../nbs/networks/00_generators.core.ipynb #053c2bf3
-def check_float(
-    x: torch.Tensor,
-    who: str,  # who takes it, for the message
-) -> None:
+def check_float(x: torch.Tensor, who: str) -> None:
     "Refuse what is no tensor in floating point: integers would be taken for pictures 255 times as bright"
     if not isinstance(x, torch.Tensor):
         raise QebiasError(f"{who} takes a tensor (N, C, H, W) in [0, 1], not a {type(x).__name__}")
@@ -358,10 +336,7 @@ def extremes(
         return 0.0, 0.0
 
 # %% ../../nbs/networks/00_generators.core.ipynb #9a3c28d5
-def check_range(
-    x: torch.Tensor,
-    who: str,  # who takes it, for the message
-) -> float:  # the least value
+def check_range(x: torch.Tensor, who: str) -> float:  # the least value
     "Refuse pictures in 0..255, which [0, 1] was expected of; raises `QebiasError`"
     low, high = extremes(x)
     if high > 16:  # no generator overshoots like that, and any photograph in 0..255 does
@@ -407,17 +382,12 @@ def pad_to_multiple(
     return x
 
 # %% ../../nbs/networks/00_generators.core.ipynb #4d1250ef
-def crop_to(
-    x: torch.Tensor,  # (N, C, H', W')
-    like: torch.Tensor,  # the image before padding
-) -> torch.Tensor:  # (N, C, H, W)
+def crop_to(x: torch.Tensor, like: torch.Tensor) -> torch.Tensor:  # (N, C, H, W)
     "Take the padding off again"
     return x[..., : like.shape[2], : like.shape[3]]
 
 # %% ../../nbs/networks/00_generators.core.ipynb #a0503541
-def grid_of(
-    model: nn.Module,  # a generator, of this package or not
-) -> int:  # pixels, a multiple of `model.multiple`
+def grid_of(model: nn.Module) -> int:  # pixels, a multiple of `model.multiple`
     "What a tile must start on: the network's `grid` and `multiple`, or 32 where it states nothing at all"
     stated = [getattr(model, name, None) for name in ("multiple", "grid")]
     if stated == [None, None] and not hasattr(model, "reach"):
@@ -425,10 +395,7 @@ def grid_of(
     return math.lcm(*(n or 1 for n in stated))
 
 # %% ../../nbs/networks/00_generators.core.ipynb #1dad058d
-def applied(
-    model: nn.Module,  # a generator
-    x: torch.Tensor,  # (N, C, H, W)
-) -> torch.Tensor:  # the same shape
+def applied(model: nn.Module, x: torch.Tensor) -> torch.Tensor:  # the same shape
     "Run the network; another output shape and a lack of memory are one line each, a `QebiasError`"
     h, w = x.shape[2:]
     try:
@@ -451,12 +418,8 @@ def applied(
     return result
 
 # %% ../../nbs/networks/00_generators.core.ipynb #355035ec
-def spans(
-    size: int,  # of the picture along one axis
-    spacing: int,  # of the cuts
-    start: int,  # the first cut
-) -> list[tuple[int, int]]:
-    "The intervals between cuts; no stump of less than half a spacing is left at the end"
+def spans(size: int, spacing: int, start: int) -> list[tuple[int, int]]:
+    "The intervals between cuts from `start` on; no stump of less than half a spacing is left"
     cuts = [0, *range(start, size - spacing // 2 + 1, spacing), size]
     return list(zip(cuts, cuts[1:]))
 
@@ -513,11 +476,8 @@ class Lattice(NamedTuple):
     room: int  # the widest halo in px that they can judge
 
 # %% ../../nbs/networks/00_generators.core.ipynb #7a66fdcb
-def lattices(
-    sizes: Sequence[int],  # heights and widths of the pictures
-    grid: int,  # px
-) -> Iterator[Lattice]:
-    "Lattices of cuts from fine to coarse, as long as the pictures have room for a cut"
+def lattices(sizes: Sequence[int], grid: int) -> Iterator[Lattice]:
+    "Lattices of cuts from fine to coarse, as long as pictures of these sides have room for one"
     largest = max(sizes)
     for k in range(1, 20):
         spacing, coarser = grid * (2**k + 1), grid * (2 ** (k + 1) + 1)
@@ -579,11 +539,8 @@ def measured_halo(
     return found
 
 # %% ../../nbs/networks/00_generators.core.ipynb #46ee9b62
-def misfit(
-    own: Mapping,  # name -> tensor of the network
-    state: Mapping,  # name -> tensor of the weights
-) -> str:
-    "The first tensor that does not fit, in words; empty where all do"
+def misfit(own: Mapping, state: Mapping) -> str:
+    "The first tensor, of the network or the weights, that does not fit; empty where all do"
     for name, tensor in own.items():
         if name not in state:
             return f"the weights lack {name}, shape {tuple(tensor.shape)}: they belong to another network"
