@@ -199,19 +199,16 @@ def why_unknown(state: Mapping) -> str:
 # %% ../nbs/networks/35_convert.ipynb #0708829f
 def load_any(
     path: str | Path,  # a model file of ours, or weights from elsewhere: .safetensors, .pth, .pt, .ckpt
-    part: str = "generator",  # which of two networks in one file
     trust: bool = False,  # as for `load_network`
-) -> nn.Module:  # on the CPU, in evaluation mode
+) -> nn.Module:  # a generator on the CPU, in evaluation mode
     "A network from any file that is read here; raises `QebiasError`"
     if not Path(path).is_file():
         raise QebiasError(f"{path} does not exist, or is no file: name a model")
-    if is_safetensors(path):
-        try:
-            read_header(path)
-        except QebiasError:
-            return from_elsewhere(path, part)[0]
-        return load_network(path, trust)
-    return from_elsewhere(path, part)[0]
+    try:
+        read_header(path)
+    except QebiasError:
+        return from_elsewhere(path, "generator")[0]
+    return load_network(path, trust)
 
 # %% ../nbs/networks/35_convert.ipynb #7df138bc
 def is_safetensors(path: str | Path) -> bool:

@@ -450,7 +450,7 @@ class YamlEvents:
         if self.count > MOST_VALUES:
             raise ValueError(f"it stands for more than {MOST_VALUES:,} values")
 
-    def alias(self, event: Any) -> None:
+    def alias(self, event: Any) -> Any:
         "What an alias stands for; raises `ValueError` for one that stands for nothing"
         if event.anchor not in self.anchors:
             raise ValueError(f"*{event.anchor[:40]} stands for nothing that is complete")
@@ -530,7 +530,7 @@ class YamlBuilder(YamlEvents):
 
 # %% ../nbs/foundations/00_core.ipynb #2e890574
 def read_yaml(
-    source: str | bytes | os.PathLike,  # a path (also a `str` that ends in .yaml), or the tex
+    source: str | bytes | os.PathLike,  # a path (also a `str` that ends in .yaml), or the text
     name: str | None = None,  # what messages call it; the path, or "the YAML text", if left out
 ) -> Any:  # None, bool, int, float, str, list, dict
     "Read YAML 1.2 as plain values; raises `QebiasError` for what is missing, broken or hostile"
@@ -636,8 +636,8 @@ def unpacked_texts(data: io.BytesIO, schema: Any) -> Any:  # pyarrow.Table
     return table.replace_schema_metadata(None).cast(schema)
 
 # %% ../nbs/foundations/00_core.ipynb #4d89ab3c
-_TENSOR_BYTES = {"F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "I16": 2}
 MOST_HEADER = 2**22  # bytes of what a .safetensors file says of itself: 100 a tensor
+_TENSOR_BYTES = {"F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "I16": 2}
 _TENSOR_BYTES |= {"U16": 2, "I8": 1, "U8": 1, "BOOL": 1, "F8_E4M3": 1, "F8_E5M2": 1}
 
 
@@ -1069,10 +1069,6 @@ class Outputs:
         path = Path(path)
         entry = fitting_entry(path, self.known.get(path.relative_to(self.folder).as_posix(), []))
         return entry is not None and key in (None, entry[2])
-
-    def is_complete(self, path: str | Path, key: str) -> bool:
-        "Whether a file was made by what has this key, and is as it was"
-        return self.is_ours(path, key)
 
     def require_free(self, paths: Iterable) -> None:
         "Raise `QebiasError` where a file that is to be written stands there already and is not ours"

@@ -40,8 +40,8 @@ def noise_images(
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
-def _normalise(x, mean=_MEAN, std=_STD):
-    return (x - x.new_tensor(mean).view(1, 3, 1, 1)) / x.new_tensor(std).view(1, 3, 1, 1)
+def _normalise(x):
+    return (x - x.new_tensor(_MEAN).view(1, 3, 1, 1)) / x.new_tensor(_STD).view(1, 3, 1, 1)
 
 # %% ../nbs/networks/40_features.ipynb #2c3f2a72
 @functools.lru_cache(maxsize=2)

@@ -220,7 +220,7 @@ def compress_files(
         todo, rows = [], {}
         for p in picked:
             stream, shown = _both(folder, p, codec)
-            if all(outputs.is_complete(f, keys[p.name]) for f in (stream, shown)):
+            if all(outputs.is_ours(f, keys[p.name]) for f in (stream, shown)):
                 rows[p.name] = _row(p, stream.stat().st_size, read_rgb8(shown))
                 done.kept.append(p.name)
             else:
@@ -324,7 +324,7 @@ def enhance_files(
         sweep(folder)
         ledger, notes = Outputs(folder, overwrite), Notes()
         keys = {p: _enhance_key(p, choose(p.path), tile, halo, options) for p in picked}
-        complete = [p for p in picked if ledger.is_complete(outputs[p], keys[p])]
+        complete = [p for p in picked if ledger.is_ours(outputs[p], keys[p])]
         done.kept += [p.name for p in complete]
         todo = [p for p in picked if p not in complete]
         meter = Meter([p.pixels for p in todo], report)

@@ -5,8 +5,7 @@
 # %% auto #0
 __all__ = ['MOST_OF_A_SIZE', 'COUNTS', 'MOST_PARTS', 'OURS', 'MOST_TENSORS', 'NETWORKS', 'MOST_HALO', 'build', 'network_class',
            'network_spec', 'network_version', 'Undrawn', 'outline', 'counted', 'sizes_of', 'sizes_of_layers',
-           'sizes_of_dncnn', 'sizes_of_cbdnet', 'sizes_of_rdn', 'sizes_of_rbqe', 'sizes_of_mprnet', 'sizes_of_rrdbnet',
-           'sizes_of_vggstyle', 'sizes_of_unetsn', 'save_network', 'open_weights', 'read_header', 'load_state',
+           'sizes_of_dncnn', 'sizes_of_mprnet', 'save_network', 'open_weights', 'read_header', 'load_state',
            'load_shapes', 'checked_spec', 'require_trust', 'load_network', 'checked_halo', 'is_from_elsewhere',
            'load_discriminator']
 
@@ -171,30 +170,6 @@ def sizes_of_dncnn(shapes: Mapping) -> dict:
         found["unshuffle"] = math.isqrt(channels // 3)
     return found
 
-# %% ../nbs/networks/30_networks.ipynb #65ed5c26
-def sizes_of_cbdnet(shapes: Mapping) -> dict:
-    "Width of the denoiser, and of the estimator"
-    return {"width": shapes["enc0.0.weight"][0], "estimator": shapes["estimator.0.weight"][0]}
-
-# %% ../nbs/networks/30_networks.ipynb #d382981d
-def sizes_of_rdn(shapes: Mapping) -> dict:
-    "Width, blocks, layers of a block, and growth"
-    return {
-        "width": shapes["sfe1.weight"][0],
-        "blocks": counted(shapes, r"rdbs\.(\d{1,4})\."),
-        "layers": counted(shapes, r"rdbs\.0\.layers\.(\d{1,4})\."),
-        "growth": shapes["rdbs.0.layers.0.conv.weight"][0],
-    }
-
-# %% ../nbs/networks/30_networks.ipynb #24a71f19
-def sizes_of_rbqe(shapes: Mapping) -> dict:
-    "Width, levels, and whether there is channel attention"
-    return {
-        "width": shapes["first.0.weight"][0],
-        "levels": counted(shapes, r"unets\.(\d{1,4})\."),
-        "attention": "last.0.conv.weight" in shapes,
-    }
-
 # %% ../nbs/networks/30_networks.ipynb #3eef7089
 def sizes_of_mprnet(shapes: Mapping) -> dict:
     "Width, both steps, attention blocks of the third stage, and the attention's reduction"
@@ -207,40 +182,42 @@ def sizes_of_mprnet(shapes: Mapping) -> dict:
         "reduction": width // shapes["shallow1.1.attention.squeeze.weight"][0],
     }
 
-# %% ../nbs/networks/30_networks.ipynb #024021fa
-def sizes_of_rrdbnet(shapes: Mapping) -> dict:
-    "Width, blocks and growth"
-    return {
-        "width": shapes["conv_first.weight"][0],
-        "blocks": counted(shapes, r"body\.(\d{1,4})\."),
-        "growth": shapes["body.0.rdb1.conv1.weight"][0],
-    }
-
-# %% ../nbs/networks/30_networks.ipynb #0633e586
-def sizes_of_vggstyle(shapes: Mapping) -> dict:
-    "Channels at the input, width, and the side that as many stages are made for"
-    width, channels = shapes["conv0_0.weight"][:2]
-    stages = counted(shapes, r"conv(\d)_1\.weight")
-    return {"in_channels": channels, "width": width, "size": 2 ** (stages + 2)}
-
 # %% ../nbs/networks/30_networks.ipynb #f90fe71c
-def sizes_of_unetsn(shapes: Mapping) -> dict:
-    "Channels at the input, and width"
-    width, channels = shapes["conv0.weight"][:2]
-    return {"in_channels": channels, "width": width}
-
-
 NETWORKS: dict[str, Callable] = {
     "qebias.generators.arcnn:ARCNN": lambda shapes: {},
-    "qebias.generators.cbdnet:CBDNet": sizes_of_cbdnet,
+    "qebias.generators.cbdnet:CBDNet": lambda shapes: {
+        "width": shapes["enc0.0.weight"][0],
+        "estimator": shapes["estimator.0.weight"][0],
+    },
     "qebias.generators.dcad:DCAD": sizes_of_layers,
     "qebias.generators.dncnn:DnCNN": sizes_of_dncnn,
     "qebias.generators.mprnet:MPRNet": sizes_of_mprnet,
-    "qebias.generators.rbqe:RBQE": sizes_of_rbqe,
-    "qebias.generators.rdn:RDN": sizes_of_rdn,
-    "qebias.generators.rrdb:RRDBNet": sizes_of_rrdbnet,
-    "qebias.discriminators:VGGStyle": sizes_of_vggstyle,
-    "qebias.discriminators:UNetSN": sizes_of_unetsn,
+    "qebias.generators.rbqe:RBQE": lambda shapes: {
+        "width": shapes["first.0.weight"][0],
+        "levels": counted(shapes, r"unets\.(\d{1,4})\."),
+        "attention": "last.0.conv.weight" in shapes,
+    },
+    "qebias.generators.rdn:RDN": lambda shapes: {
+        "width": shapes["sfe1.weight"][0],
+        "blocks": counted(shapes, r"rdbs\.(\d{1,4})\."),
+        "layers": counted(shapes, r"rdbs\.0\.layers\.(\d{1,4})\."),
+        "growth": shapes["rdbs.0.layers.0.conv.weight"][0],
+    },
+    "qebias.generators.rrdb:RRDBNet": lambda shapes: {
+        "width": shapes["conv_first.weight"][0],
+        "blocks": counted(shapes, r"body\.(\d{1,4})\."),
+        "growth": shapes["body.0.rdb1.conv1.weight"][0],
+    },
+    "qebias.discriminators:VGGStyle": lambda shapes: {
+        "in_channels": shapes["conv0_0.weight"][1],
+        "width": shapes["conv0_0.weight"][0],
+        "size": 2
+        ** (counted(shapes, r"conv(\d)_1\.weight") + 2),  # the side that as many stages are made for
+    },
+    "qebias.discriminators:UNetSN": lambda shapes: {
+        "in_channels": shapes["conv0.weight"][1],
+        "width": shapes["conv0.weight"][0],
+    },
 }  # those of this package -> how their arguments are read off their tensors
 
 # %% ../nbs/networks/30_networks.ipynb #3210a786

@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from .core import QebiasError, atomic, closest, file_digest, reading, require_file, tensors_header
+from .core import QebiasError, atomic, closest, reading, require_file, tensors_header
 
 # %% ../nbs/foundations/10_weights.ipynb #d4f92064
 @dataclass(frozen=True)
@@ -280,18 +280,28 @@ _LOCK = threading.Lock()
 
 
 @functools.cache
-def _sha256(path, size, mtime_ns):
-    return file_digest(path)
+def _hashed(path, size, mtime_ns, content):
+    "The sha256 of a file that had this size at this time, or of what follows its header"
+    with open(path, "rb") as file:
+        if content:
+            file.seek(8 + int.from_bytes(file.read(8), "little"))
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sha256(path, content=False):
+    "The sha256 of a file, or of what follows its header; computed once while the file stays as it is"
+    stat = Path(path).stat()
+    with _LOCK:
+        return _hashed(str(path), stat.st_size, stat.st_mtime_ns, content)
 
 # %% ../nbs/foundations/10_weights.ipynb #4676ea7b
 def _fault(entry, path):
     "What is wrong with a file that should be `entry`, in words, or None"
     try:
-        stat = path.stat()
-        if entry.bytes is not None and stat.st_size != entry.bytes:
-            return f"expected {entry.bytes} bytes, found {stat.st_size}"
-        with _LOCK:
-            found = _sha256(str(path), stat.st_size, stat.st_mtime_ns)
+        size = path.stat().st_size
+        if entry.bytes is not None and size != entry.bytes:
+            return f"expected {entry.bytes} bytes, found {size}"
+        found = _sha256(path)
     except OSError as error:
         return f"cannot be read ({error.strerror})"
     if not found.startswith(entry.sha256):
@@ -323,14 +333,6 @@ def _origin(path):
     return told if re.fullmatch("[0-9a-f]{64}", told[1]) else None
 
 
-@functools.cache
-def _content_sha256(path, size, mtime_ns):
-    "The sha256 of what follows the header"
-    with open(path, "rb") as file:
-        file.seek(8 + int.from_bytes(file.read(8), "little"))
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _source(path):
     "The whole hash of the file that a converted one was made of; empty for any other file"
     if Path(path).suffix != ".safetensors":
@@ -342,15 +344,14 @@ def _source(path):
 def _converted_fault(entry, path):
     "What is wrong with a file that should be made of `entry`, in words, or None"
     try:
-        stat, told = path.stat(), _origin(path)
+        told = _origin(path)
         if told is None:
             return "its header names no file that it was made of"
         source, sha256, content = told
         if source != entry.file or not sha256.startswith(entry.sha256):
             return f"it was made of {source!r:.100}, sha256 {sha256}; expected sha256 {entry.sha256}"
-        with _LOCK:
-            if _content_sha256(str(path), stat.st_size, stat.st_mtime_ns) != content:
-                return "its arrays are not those that were written"
+        if _sha256(path, content=True) != content:
+            return "its arrays are not those that were written"
     except OSError as error:
         return f"cannot be read ({error.strerror})"
 
@@ -458,11 +459,7 @@ def status() -> list:  # dicts
 
 def identity(path: str | Path) -> str:  # 64 digits
     "The sha256 of a weight file, hashed once; of a converted one that of the file that it was made of"
-    if source := _source(path):
-        return source
-    stat = Path(path).stat()
-    with _LOCK:
-        return _sha256(str(path), stat.st_size, stat.st_mtime_ns)
+    return _source(path) or _sha256(path)
 
 # %% ../nbs/foundations/10_weights.ipynb #74a7f29d
 def as_stored(

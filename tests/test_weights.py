@@ -195,7 +195,7 @@ def test_a_folder_or_an_unreadable_file_is_no_weight_file(home, monkeypatch):
     def denied(path, *args):
         raise PermissionError(13, "Permission denied")
 
-    weights._sha256.cache_clear()
+    weights._hashed.cache_clear()
     monkeypatch.setattr(weights, "file_digest", denied)
     with pytest.raises(QebiasError, match=r"cannot be read \(Permission denied\)"):
         find(name)
