@@ -255,13 +255,9 @@ def thumbnail(rgb: np.ndarray) -> np.ndarray:
     return np.asarray(Image.fromarray(rgb).resize((24, 24), Image.Resampling.BOX), float)
 
 # %% ../nbs/measurement/40_audit.ipynb #af5991ee
-def shift(
-    image: np.ndarray,  # uint8 (H, W, 3)
-    raw: np.ndarray,  # of the same size
-    reach: int = 10,  # how far to look, in px; less in a picture that is small
-) -> tuple:  # (rows, columns) by which it has to be moved to lie upon raw
-    "By how many pixels a picture is off; (0, 0) unless moving it makes the error much smaller"
-    reach = min(reach, min(raw.shape[:2]) // 8)
+def shift(image: np.ndarray, raw: np.ndarray) -> tuple:
+    "(rows, columns) that would move a picture upon raw; (0, 0) unless that makes the error much smaller"
+    reach = min(10, min(raw.shape[:2]) // 8)  # how far is looked, in px
     if reach < 3:
         return 0, 0
     a, b = (middle(rgb, 256).astype(float).mean(2) for rgb in (image, raw))
@@ -314,11 +310,11 @@ def pattern(small: np.ndarray) -> np.ndarray:
     return values / max(np.linalg.norm(values), 1e-9)
 
 # %% ../nbs/measurement/40_audit.ipynb #b5b90767
-def some(names: Iterable[str], most: int = 3) -> str:
-    "A few names, and how many more"
+def some(names: Iterable[str]) -> str:
+    "Three names, and how many more"
     names = list(names)
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + more
 
 # %% ../nbs/measurement/40_audit.ipynb #00b88182
 def swapped(looks: dict) -> str:
@@ -1086,10 +1082,10 @@ def along_row(raw: np.ndarray, compressed: np.ndarray, row: int, width: int) -> 
     return total[width:] - total[:-width]
 
 # %% ../nbs/measurement/40_audit.ipynb #e4bc37e1
-def marked(rgb: np.ndarray, box: tuple, longest: int = 300) -> tuple:  # (JPEG, its width)
+def marked(rgb: np.ndarray, box: tuple) -> tuple:  # (JPEG, its width)
     "The whole picture, small, with the square drawn in"
     image = Image.fromarray(rgb)
-    image.thumbnail((longest, longest))
+    image.thumbnail((300, 300))
     scale, pen = image.width / rgb.shape[1], ImageDraw.Draw(image)
     top, left, height, width = (round(v * scale) for v in box)
     for grow, colour in ((1, "black"), (0, "white"), (-1, "white")):
@@ -1101,9 +1097,9 @@ def marked(rgb: np.ndarray, box: tuple, longest: int = 300) -> tuple:  # (JPEG, 
     return data.getvalue(), image.width
 
 # %% ../nbs/measurement/40_audit.ipynb #a8d04447
-def telling_pictures(report: AuditReport, side: int = 160) -> list:  # dicts: words, name, row, figures
+def telling_pictures(report: AuditReport) -> list:  # dicts: words, name, row, figures
     "The worst and the median image with their residuals, on one scale"
-    boxes = {role: telling_square(raw, comp, side) for role, (_, raw, comp, _) in report.pictures.items()}
+    boxes = {role: telling_square(raw, comp, 160) for role, (_, raw, comp, _) in report.pictures.items()}
     most = 0.0
     for role, (_, raw, compressed, enhanced) in report.pictures.items():
         for image in (compressed, enhanced):

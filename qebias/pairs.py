@@ -143,31 +143,37 @@ def _disk(folder):
         ) from None
 
 # %% ../nbs/data/20_pairs.ipynb #c29267a6
-def _opened(made_of, kind, *folders):
-    "The store in a folder, if it opens and its manifest says that it is made of this; else `None`"
-    with contextlib.suppress(QebiasError, OSError, KeyError, TypeError):
-        found = kind(*folders)
-        if digest([found.manifest[name] for name in made_of]) == digest(list(made_of.values())):
-            return found
+def _store(kind, folders, made_of, write):
+    "The store in a folder whose manifest says that it is made of this; `write` makes it where there is none"
 
-# %% ../nbs/data/20_pairs.ipynb #74bedc42
-def _digested(image):
-    rgb = image()
-    return rgb, array_digest(rgb)
+    def opened():
+        with contextlib.suppress(QebiasError, OSError, KeyError, TypeError):
+            found = kind(*folders)
+            if digest([found.manifest[name] for name in made_of]) == digest(list(made_of.values())):
+                return found
+
+    if found := opened():
+        return found
+    with _disk(folders[0]), _turn(folders[0]):
+        if found := opened():  # another process has made it meanwhile
+            return found
+        with atomic_dir(folders[0]) as tmp:
+            write(tmp)
+        return kind(*folders)
 
 # %% ../nbs/data/20_pairs.ipynb #b0847dfd
 def _raw_store(images: list, folder: Path, workers: int, progress: bool) -> Pixels:
     "The raw pictures' store: taken up where it holds exactly these, else written"
     key = digest([FORMAT, [[image.name, image.digest] for image in images]])
-    opened = functools.partial(_opened, {"key": key}, Pixels, folder)
-    if store := opened():
-        return store
-    with _disk(folder), _turn(folder):
-        if store := opened():
-            return store
-        with atomic_dir(folder) as tmp, _Writer(tmp) as writer, threads(workers) as pool:
+
+    def digested(image):
+        rgb = image()
+        return rgb, array_digest(rgb)
+
+    def write(tmp):
+        with _Writer(tmp) as writer, threads(workers) as pool:
             bar = dict(unit="image", delay=2, leave=False, disable=None if progress else True)
-            loaded = tqdm(in_order(pool, _digested, images, workers + 1), "raw", len(images), **bar)
+            loaded = tqdm(in_order(pool, digested, images, workers + 1), "raw", len(images), **bar)
             for image, (rgb, found) in zip(images, loaded, strict=True):
                 if found != image.digest:
                     raise QebiasError(
@@ -175,7 +181,8 @@ def _raw_store(images: list, folder: Path, workers: int, progress: bool) -> Pixe
                     )
                 writer.add(image.name, rgb, found)
             writer.close(key=key)
-        return Pixels(folder)
+
+    return _store(Pixels, [folder], {"key": key}, write)
 
 # %% ../nbs/data/20_pairs.ipynb #7c5754c5
 def _require_names(images):
@@ -295,23 +302,16 @@ def build_pairs(
     workers = worker_count(workers)
     store = _raw_store(images, Path(raw) if raw else folder.parent / "raw", workers, progress)
     made_of = {"codec": codec.describe(), "raw": store.manifest["key"]}
-    opened = functools.partial(_opened, made_of, Pairs, folder, store.folder)
-    if found := opened():
-        return found
-    with _disk(folder), _turn(folder):
-        if found := opened():
-            return found
-        with atomic_dir(folder) as tmp:
-            _compress(store, codec, tmp, workers, progress, made_of)
-        return Pairs(folder, store.folder)
-
-# %% ../nbs/data/20_pairs.ipynb #7c66066a
-def _digests(coded):
-    return coded, array_digest(coded.decoded), _bytes_digest(coded.data)
+    write = functools.partial(_compress, store, codec, workers, progress, made_of)
+    return _store(Pairs, [folder, store.folder], made_of, write)
 
 # %% ../nbs/data/20_pairs.ipynb #d742fe4c
-def _compress(raw, codec, folder, workers, progress, made_of):
+def _compress(raw, codec, workers, progress, made_of, folder):
     "Write the compressed side of a store"
+
+    def digests(coded):
+        return coded, array_digest(coded.decoded), _bytes_digest(coded.data)
+
     entries = raw.manifest["images"]
     (folder / "streams").mkdir()
     results = code_many(
@@ -322,7 +322,7 @@ def _compress(raw, codec, folder, workers, progress, made_of):
         names=[e["name"] for e in entries],
     )
     with _Writer(folder) as writer, contextlib.closing(results), threads(workers) as pool:
-        digested = in_order(pool, _digests, results, workers + 1)
+        digested = in_order(pool, digests, results, workers + 1)
         for e, (coded, pixels, stream) in zip(entries, digested, strict=True):
             if coded.decoded.shape != (e["height"], e["width"], 3):
                 raise QebiasError(
