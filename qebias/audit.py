@@ -35,12 +35,13 @@ import torch
 from PIL import Image, ImageDraw
 from scipy.signal import correlate
 
-from .controls import CONTROLS, PREFIX, bands, control
+from .controls import CONTROLS, PREFIX, control
 from qebias.core import (
     Outputs,
     QebiasError,
     array_digest,
     as_rgb,
+    bands,
     digest,
     in_order,
     middle,
@@ -427,9 +428,7 @@ def gather(
     return Set(list(looks), domains, looks, problems, notes, found.facts | facts)
 
 # %% ../nbs/measurement/40_audit.ipynb #34a22801
-def look_all(
-    loads: dict, pixels: dict, progress: Callable | None
-) -> tuple:  # (name -> Look, name -> what is wrong)
+def look_all(loads: dict, pixels: dict, progress: Callable | None) -> tuple:  # (looks, faults), by name
     "Look at all of them, a few at a time, large ones alone"
     found: dict[str, Look] = {}
     wrong: dict[str, str] = {}
@@ -455,9 +454,7 @@ SHOWN_CONTROLS = "noise4", "noise8", "unsharp"
 AT: dict[str, Any] = dict(dataset="audit", codec="", level=0)
 
 
-def choose(
-    asked: Iterable[str] | None, known: list, what: str
-) -> tuple:  # (names to measure, {name: why another is not})
+def choose(asked: Iterable[str] | None, known: list, what: str) -> tuple:  # (names, {another: why not})
     "What to measure: what was asked for, or all that this machine can"
     if asked is None:
         return available(known)

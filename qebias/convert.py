@@ -20,7 +20,7 @@ from .core import QebiasError, file_digest, one_output, reading, require_file
 from .generators.core import load_weights
 from qebias.networks import (
     NETWORKS,
-    build,
+    filled,
     load_network,
     load_state,
     network_spec,
@@ -228,9 +228,7 @@ def from_elsewhere(path: str | Path, part: str) -> tuple[nn.Module, dict]:  # th
         for name, tensor in state.items():
             if tensor.layout != torch.strided or tensor.is_meta:
                 raise QebiasError(f"{name} is sparse, or without values: save it as a plain tensor")
-        with torch.random.fork_rng(devices=[]):
-            net = build(spec)
-        return load_weights(net, state).eval(), spec
+        return filled(spec, state), spec
     except QebiasError as error:
         raise QebiasError(str(error) if str(path) in str(error) else f"{path}: {error}") from None
 
@@ -245,9 +243,7 @@ def widened(discriminator: nn.Module, spec: Mapping) -> tuple:  # the same with 
     state = dict(discriminator.state_dict())
     first = "conv0.weight" if "conv0.weight" in state else "conv0_0.weight"
     state[first] = torch.cat([state[first], torch.zeros_like(state[first])], 1)
-    with torch.random.fork_rng(devices=[]):
-        wide = build(spec)
-    return load_weights(wide, state).eval(), spec
+    return filled(spec, state), spec
 
 # %% ../nbs/networks/35_convert.ipynb #b92862b3
 def convert(

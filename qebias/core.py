@@ -10,10 +10,10 @@ __all__ = ['MOST_DIGITS', 'MOST_DEEP', 'MOST_YAML', 'MOST_VALUES', 'MOST_TABLE',
            'as_plain', 'locked', 'reading', 'one_line', 'closest', 'nearest', 'require_file', 'contents',
            'whole_number', 'finite_number', 'unique_names', 'require_flat', 'parse_json', 'read_json', 'read_lines',
            'parse_lines', 'plain_value', 'YamlEvents', 'YamlBuilder', 'read_yaml', 'read_table', 'require_plain',
-           'parquet_table', 'unpacked_texts', 'tensors_header', 'as_rgb', 'middle', 'quiet_libtiff', 'image_kind',
-           'require_single', 'require_sane_jpeg', 'open_image', 'require_size', 'is_deep', 'is_deep_tile', 'upright',
-           'orientation_of', 'require_checksums', 'require_rows', 'read_rgb', 'write_png', 'duration', 'aligned',
-           'digest', 'file_digest', 'array_digest', 'outputs_of', 'fitting_entry', 'require_own', 'Outputs',
+           'parquet_table', 'unpacked_texts', 'tensors_header', 'as_rgb', 'middle', 'bands', 'quiet_libtiff',
+           'image_kind', 'require_single', 'require_sane_jpeg', 'open_image', 'require_size', 'is_deep', 'is_deep_tile',
+           'upright', 'orientation_of', 'require_checksums', 'require_rows', 'read_rgb', 'write_png', 'duration',
+           'aligned', 'digest', 'file_digest', 'array_digest', 'outputs_of', 'fitting_entry', 'require_own', 'Outputs',
            'one_output', 'seed_for', 'threads', 'in_order', 'package_versions', 'code_version', 'provenance']
 
 # %% ../nbs/foundations/00_core.ipynb #fa1dc3fa
@@ -372,11 +372,7 @@ def require_flat(value: object) -> None:
     raise RecursionError
 
 # %% ../nbs/foundations/00_core.ipynb #b57334d4
-def parse_json(
-    text: str | bytes,  # str or bytes
-    name: str,  # of the file or part of it, for messages
-    remedy: str = "remove it and run again",
-) -> Any:
+def parse_json(text: str | bytes, name: str, remedy: str = "remove it and run again") -> Any:
     "The value of a JSON text; raises `QebiasError` that begins with the name"
     with reading(name, "JSON", remedy):
         if isinstance(text, bytes):
@@ -696,6 +692,12 @@ def middle(rgb: np.ndarray, side: int) -> np.ndarray:
     top, left = (max(0, (size - side) // 2) for size in rgb.shape[:2])
     return np.ascontiguousarray(rgb[top : top + side, left : left + side])
 
+# %% ../nbs/foundations/00_core.ipynb #3a950425
+def bands(shape: tuple, pixels: int = 2**20) -> list[slice]:
+    "The rows of a picture (H, W, ...) in parts of about so many pixels: floats take eight times its room"
+    rows = max(pixels // shape[1], 1)
+    return [slice(top, min(top + rows, shape[0])) for top in range(0, shape[0], rows)]
+
 # %% ../nbs/foundations/00_core.ipynb #3a950426
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm"}
 IMAGE_SUFFIXES |= {".avif", ".gif", ".jp2", ".tga"}
@@ -944,9 +946,7 @@ def _unpacked_size(head):
     return size
 
 # %% ../nbs/foundations/00_core.ipynb #012665c0
-def read_rgb(
-    path: str | Path,  # a picture, 8 bit a channel
-) -> np.ndarray:  # uint8 (H, W, 3), turned upright as its EXIF says
+def read_rgb(path: str | Path) -> np.ndarray:  # uint8 (H, W, 3), turned upright as its EXIF says
     "Read a picture; a foreign, truncated, 16-bit or transparent one is a `QebiasError` that names it"
     with open_image(path) as image:
         if image.format == "PNG":
@@ -1094,10 +1094,8 @@ class Outputs:
 
 # %% ../nbs/foundations/00_core.ipynb #a154ae87
 @contextlib.contextmanager
-def one_output(
-    path: str | Path,  # a file that a command makes, alone
-) -> Iterator[Path]:
-    "A temporary path that becomes `path`; raises `QebiasError` where what stands there was not written so"
+def one_output(path: str | Path) -> Iterator[Path]:
+    "A temporary path that becomes a command's one file; raises `QebiasError` where another stands there"
     outputs = Outputs(Path(path).parent)
     if os.path.lexists(path) and not outputs.is_ours(path):
         raise QebiasError(

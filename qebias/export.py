@@ -177,12 +177,8 @@ def _constant(value):
     return node.get_type_name() == "Constant"
 
 # %% ../nbs/method/25_export.ipynb #ed38d0dd
-def keep_exact(
-    model: Any,  # openvino.Model
-    names: set,  # of operations
-    folder: str | Path,  # for files in between
-) -> Any:  # openvino.Model
-    "The same model, whose operations of these names stay in fp32"
+def keep_exact(model: Any, names: set, folder: str | Path) -> Any:
+    "The same OpenVINO model, whose operations of these names stay in fp32, by way of a file in a folder"
     import xml.etree.ElementTree as xml  # nosec B405: what it reads is written a line before
 
     import openvino

@@ -135,12 +135,8 @@ def ordered_layers(layers: str | Iterable[str]) -> tuple[str, ...]:  # from the 
     return tuple(name for name in _NAMES if name in chosen)
 
 # %% ../nbs/networks/40_features.ipynb #fdb3d405
-def check_images(
-    x: torch.Tensor,
-    layer: str,  # the deepest that is asked for
-    least: int,  # side in px that it needs
-) -> None:
-    "Raise `QebiasError` for what is no batch of RGB images large enough"
+def check_images(x: torch.Tensor, layer: str, least: int) -> None:
+    "Raise `QebiasError` for what is no batch of RGB images of at least that side, which a layer needs"
     check_float(x, "psi")
     if x.ndim != 4 or x.shape[1] != 3:
         raise QebiasError(

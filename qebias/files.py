@@ -27,6 +27,7 @@ from qebias.core import (
     QebiasError,
     aligned,
     array_digest,
+    bands,
     digest,
     duration,
     file_digest,
@@ -291,10 +292,9 @@ def _row(picture, size, decoded):
 # %% ../nbs/tools/40_files.ipynb #ac2b3eb4
 def _psnr(a, b):
     "PSNR of two uint8 pictures, in bands: a large picture costs no memory beyond its own"
-    rows = max(2**20 // a.shape[1], 1)
     total = 0.0
-    for top in range(0, len(a), rows):
-        difference = a[top : top + rows].astype(np.int32) - b[top : top + rows]
+    for rows in bands(a.shape):
+        difference = a[rows].astype(np.int32) - b[rows]
         total += float(np.sum(difference * difference, dtype=np.float64))
     return 10 * math.log10(255**2 * a.size / total) if total else math.inf
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .core import QebiasError, as_rgb
+from .core import QebiasError, as_rgb, bands
 from .later import later
 from .layers import PSI_FILES
 from qebias.metrics import (
@@ -178,7 +178,7 @@ def measure_residual(cell: Cell) -> list:
     lines = []
     for picture, raw, compressed, enhanced in cell.triples():
         for domain, other in (("compressed", compressed), ("raw", raw)):
-            parts = (slice(top, top + 256) for top in range(0, len(other), 256))
+            parts = bands(other.shape)
             apart = sum(int(np.abs(enhanced[p].astype(np.int16) - other[p]).sum()) for p in parts)
             lines.append((picture, f"residual:{domain}", apart / other.size, "grey levels"))
     return lines

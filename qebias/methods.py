@@ -74,15 +74,8 @@ class Method(Named, Recipe, Game):
         return self.weights.divergence > 0
 
 # %% ../nbs/method/30_methods.ipynb #f2db362b
-def of_powerqe(
-    name: str,
-    cls: str,  # the network's class
-    label: str,
-    paper: str,
-    reference: str,
-    **more: Any,  # further fields of `Method`
-) -> Method:
-    "One of powerqe's methods: they differ in the network"
+def of_powerqe(name: str, cls: str, label: str, paper: str, reference: str, **more: Any) -> Method:
+    "One of powerqe's methods: they differ in the network, of class `cls`"
     return Method(
         name=name,
         label=label,

@@ -35,6 +35,7 @@ from qebias.core import (
     aligned,
     array_digest,
     as_rgb,
+    bands,
     closest,
     contents,
     digest,
@@ -246,10 +247,9 @@ def weight_files(name: str) -> tuple:  # paths
 # %% ../nbs/measurement/00_metrics.ipynb #56e601f4
 def _squares(enhanced, raw) -> float:
     "Sum of squared differences; exact, since they are whole numbers, so that bands give what the whole would"
-    rows = max(2**20 // enhanced.shape[1], 1)
     total = 0.0
-    for top in range(0, len(enhanced), rows):
-        error = np.subtract(enhanced[top : top + rows], raw[top : top + rows], dtype=np.float64).ravel()
+    for rows in bands(enhanced.shape):
+        error = np.subtract(enhanced[rows], raw[rows], dtype=np.float64).ravel()
         total += float(error @ error)
     return total
 
@@ -609,7 +609,7 @@ def metric(
     device: str = "cpu",  # a GPU differs in the last digits: use one device for a table
 ) -> Callable:  # (enhanced, raw=None) -> float, both uint8 (H, W, 3); `QebiasError` where there is no value
     "A metric of Table 3, ready to use; raises `MissingWeights` at once where a file is not on this machine"
-    entry, compute = _ready(name), _built(name, device)
+    entry, compute = find_metric(name), _built(name, device)
 
     def value(enhanced, raw=None):
         return _finite(name, compute(*(_View(rgb, device) for rgb in _checked(entry, enhanced, raw))))
@@ -950,11 +950,6 @@ def _few(name, n, d):
         )
 
 # %% ../nbs/measurement/00_metrics.ipynb #0cb8cc16
-def _cost(item):
-    "The pixels that an item says it holds"
-    return getattr(item, "cost", 0)
-
-
 def _load(image):
     return image() if callable(image) else read_rgb(image) if isinstance(image, (str, Path)) else image
 
@@ -1023,7 +1018,8 @@ def score(
         rows.append((image, name, math.nan if reason else value))
 
     with _pool(workers, names, device) as (pool, ahead):
-        for image, found in in_order(pool, evaluator, images, ahead, _cost, MOST_UNDER_WAY):
+        pixels_of = lambda item: getattr(item, "cost", 0)  # as far as it says it
+        for image, found in in_order(pool, evaluator, images, ahead, pixels_of, MOST_UNDER_WAY):
             for name in evaluator.single:
                 enter(image, name, *found[name])
             for name in evaluator.sets:
@@ -1221,11 +1217,7 @@ def _hash(row):
     }[row["state"]]
 
 # %% ../nbs/measurement/00_metrics.ipynb #d7bf92bc
-def fetch(
-    names: Iterable[str] | None = None,  # metrics; all of them if left out
-    say: Callable = print,  # called with a line a file
-    progress: bool = True,  # bars on stderr
-) -> None:
+def fetch(names: Iterable[str] | None = None, say: Callable = print, progress: bool = True) -> None:
     "Download what metrics lack and verify it; raises `QebiasError` at the end, naming what could not be had"
     failed, seen = [], set()
     for name in names or METRICS:

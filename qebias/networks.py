@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MOST_OF_A_SIZE', 'COUNTS', 'MOST_PARTS', 'OURS', 'MOST_TENSORS', 'NETWORKS', 'MOST_HALO', 'build', 'network_class',
-           'network_spec', 'network_version', 'Undrawn', 'outline', 'counted', 'sizes_of', 'sizes_of_layers',
+           'network_spec', 'network_version', 'Undrawn', 'outline', 'filled', 'counted', 'sizes_of', 'sizes_of_layers',
            'sizes_of_dncnn', 'sizes_of_mprnet', 'save_network', 'open_weights', 'read_header', 'load_state',
            'load_shapes', 'checked_spec', 'require_trust', 'load_network', 'checked_halo', 'is_from_elsewhere',
            'load_discriminator']
@@ -124,6 +124,13 @@ def outline(spec: Mapping) -> nn.Module:  # on the `meta` device
     except QebiasError:
         with torch.random.fork_rng(devices=[]):
             return build(spec).to("meta")
+
+# %% ../nbs/networks/30_networks.ipynb #2627562b
+def filled(spec: Mapping, state: Mapping) -> nn.Module:
+    "The network of a spec with these weights, in evaluation mode; the random state stays untouched"
+    with torch.random.fork_rng(devices=[]):
+        net = build(spec)
+    return load_weights(net, state).eval()
 
 # %% ../nbs/networks/30_networks.ipynb #2627562c
 def counted(
@@ -339,14 +346,12 @@ def load_network(
         spec = checked_spec(header["spec"], shapes, trust)
         if spec["class"] in NETWORKS:
             load_weights(outline(spec), {k: torch.empty(v, device="meta") for k, v in shapes.items()})
-        with torch.random.fork_rng(devices=[]):
-            net = build(spec)
-        load_weights(net, load_state(path))
+        net = filled(spec, load_state(path))
         if halo := header["provenance"].get("halo"):
             vars(net)["halo"] = checked_halo(halo)
     except QebiasError as error:
         raise QebiasError(f"{path}: {error}") from None
-    return net.eval()
+    return net
 
 # %% ../nbs/networks/30_networks.ipynb #7e5fa98b
 MOST_HALO = 1024  # pixels around a tile: with more, each would be a large picture, which no memory holds

@@ -31,6 +31,7 @@ from qebias.core import (
     IMAGE_SUFFIXES,
     QebiasError,
     atomic,
+    bands,
     contents,
     image_kind,
     is_deep,
@@ -74,12 +75,11 @@ class Picture:
             return replace(self, rgb=rgb)
         pixels = np.empty_like(self.rgb)
         most = np.iinfo(pixels.dtype).max
-        rows = max(2**20 // rgb.shape[1], 1)
-        for top in range(0, len(rgb), rows):  # in bands: floats take four times the room
-            values = _unit(rgb[top : top + rows])
+        for rows in bands(rgb.shape):
+            values = _unit(rgb[rows])
             if self.grey and (values[..., :1] != values[..., 1:]).any():
                 values = (values @ np.array([0.299, 0.587, 0.114], np.float32))[..., None]
-            pixels[top : top + rows] = np.clip(values * most + 0.5, 0, most)
+            pixels[rows] = np.clip(values * most + 0.5, 0, most)
         return replace(self, rgb=pixels)
 
     def eight_bit(self) -> tuple[np.ndarray, list[str]]:  # (uint8 (H, W, 3), list of notes)
@@ -143,11 +143,9 @@ def to_srgb(rgb: np.ndarray, icc: bytes) -> tuple[np.ndarray, str]:  # (uint8 (H
     if convert is None:
         return rgb, ""
     out = np.empty_like(rgb)
-    rows = max(2**21 // rgb.shape[1], 1)
-    for top in range(0, len(rgb), rows):
-        band = rgb[top : top + rows]
-        image = Image.fromarray(np.ascontiguousarray(band[..., 0] if mode == "L" else band))
-        out[top : top + rows] = np.array(convert(image))
+    for rows in bands(rgb.shape, 2**21):
+        image = Image.fromarray(np.ascontiguousarray(rgb[rows, :, 0] if mode == "L" else rgb[rows]))
+        out[rows] = np.array(convert(image))
     return out, f"converted from {name} to sRGB"
 
 # %% ../nbs/data/08_pictures.ipynb #a7f98c2e
@@ -561,10 +559,7 @@ class Notes:
         ]
 
 # %% ../nbs/data/08_pictures.ipynb #e772a2eb
-def read_rgb8(
-    path: str | Path,
-    notes: Notes | None = None,  # gets what was done
-) -> np.ndarray:  # uint8 (H, W, 3), sRGB
+def read_rgb8(path: str | Path, notes: Notes | None = None) -> np.ndarray:  # uint8 (H, W, 3), sRGB
     "Read a picture as opaque 8-bit sRGB; raises `QebiasError` that names the file"
     rgb, said = _named(path, read_picture(path).eight_bit)
     if notes is not None:

@@ -355,10 +355,7 @@ def passed_through(model: Model, sampling: str = "4:2:0") -> str:
     return f"which {model.name} (for {low} to {high}) would not help: it passes through"
 
 # %% ../nbs/method/40_pretrained.ipynb #a1a187e3
-def named_chooser(
-    name: str,  # as `model_named` takes it
-    load: Callable,  # of a path and a strength: a network
-) -> Callable:  # a function of a path that gives a network
+def named_chooser(name: str, load: Callable) -> Callable:
     "One model for all pictures; one of the package is as strong as its card says for the level of each"
     path_of_model = model_named(name)
     load(path_of_model, 1.0)
@@ -378,12 +375,8 @@ def named_chooser(
 STRENGTH_LEVELS = {"jpeg": (5, 10, 20, 30, 40, 50, 60, 70, 80, 90, 95), "bpg": (22, 27, 32, 37, 42, 47, 51)}
 
 # %% ../nbs/method/40_pretrained.ipynb #35f54e89
-def strength_at(
-    card: dict,  # of a model
-    level: float,  # of its codec
-    sampling: str = "4:2:0",  # of a JPEG's colours
-) -> float:  # 0..1
-    "The share of its correction that a model applies at a level; 1 where its card says nothing"
+def strength_at(card: dict, level: float, sampling: str = "4:2:0") -> float:  # 0..1
+    "The share of its correction that a model applies at a level of its codec; 1 where its card says nothing"
     known = card.get("strength" + KEYS[sampling], card.get("strength", []))
     if not known:
         return 1.0
@@ -391,11 +384,8 @@ def strength_at(
     return float(np.interp(level, levels, strengths))
 
 # %% ../nbs/method/40_pretrained.ipynb #cde59221
-def weakened(
-    generator: "nn.Module",  # one that adds a correction to its input; changed in place
-    strength: float,  # 0..1
-) -> "nn.Module":
-    "The same generator with a share of its correction; raises `QebiasError` for one that adds none"
+def weakened(generator: "nn.Module", strength: float) -> "nn.Module":
+    "A generator, changed in place, with a share of its correction; raises `QebiasError` if it adds none"
     from torch import nn, no_grad
 
     if strength == 1:
@@ -560,11 +550,8 @@ def turned(patch: np.ndarray, which: int) -> np.ndarray:
     return patch[:, ::-1] if which >= 4 else patch
 
 # %% ../nbs/method/40_pretrained.ipynb #0d9a3ff1
-def batch_of(
-    patches: JpegPatches | BpgPatches,
-    random: np.random.Generator,
-) -> tuple:  # raw, compressed: float32 (N, 3, p, p)
-    "Draw a batch"
+def batch_of(patches: JpegPatches | BpgPatches, random: np.random.Generator) -> tuple:
+    "Draw a batch: raw and compressed, float32 (N, 3, p, p)"
     import torch
 
     from qebias.pairs import to_float
@@ -726,12 +713,8 @@ def _restored(folder, key, trainer) -> dict:
 BLEND = 0.85  # how far a perceptual model goes from the fidelity model towards its GAN
 
 
-def blended(
-    generator: "nn.Module",  # changed in place
-    start: dict,  # the weights that its training started from
-    share: float = BLEND,  # of its own weights
-) -> "nn.Module":
-    "The same generator, its weights between those that it started from and its own"
+def blended(generator: "nn.Module", start: dict, share: float = BLEND) -> "nn.Module":
+    "The same generator, of whose weights a share is its own, the rest those that it started from"
     own = generator.state_dict()
     generator.load_state_dict({name: share * own[name] + (1 - share) * start[name] for name in own})
     return generator

@@ -163,12 +163,8 @@ class SharedGradients:
         self.begin()
 
 # %% ../nbs/method/10_training.ipynb #fbdeee85
-def ema_update(
-    average: nn.Module,
-    module: nn.Module,
-    decay: float,  # share of the old average
-) -> None:
-    "Move the averaged parameters towards the module's; buffers are copied"
+def ema_update(average: nn.Module, module: nn.Module, decay: float) -> None:
+    "Move an average towards a module, keeping `decay` of its old parameters; buffers are copied"
     with torch.no_grad():
         torch._foreach_lerp_(list(average.parameters()), list(module.parameters()), 1 - decay)
         for old, new in zip(average.buffers(), module.buffers()):
@@ -748,11 +744,8 @@ def _collapsed(record, first):
     return pale or record["colour_error"] > TINTED + first["colour_error"]
 
 # %% ../nbs/method/10_training.ipynb #f776528f
-def check_health(
-    config: TrainConfig,
-    records: list,  # of this training, oldest first, as in `stats.jsonl`
-) -> None:
-    "Raise `TrainingFailed` where the latest records show a training that has died"
+def check_health(config: TrainConfig, records: list) -> None:
+    "Raise `TrainingFailed` where the records, oldest first, show a training that has died"
     last = records[-1]
     if bad := [name for name, value in last.items() if not math.isfinite(value)]:
         raise TrainingFailed(
@@ -770,12 +763,8 @@ def check_health(
         )
 
 # %% ../nbs/method/10_training.ipynb #543c3b40
-def run_key(
-    config: TrainConfig,
-    pairs: Pairs | JoinedPairs,  # the store of training pairs
-    init: str = "",  # sha256 of the file to start from
-) -> str:
-    "Name a training by everything that decides its outcome"
+def run_key(config: TrainConfig, pairs: Pairs | JoinedPairs, init: str = "") -> str:
+    "Name a training by everything that decides its outcome; `init` is the hash of the file it starts from"
     return digest({"config": config.identity(), "pairs": pairs.key, "init": init})
 
 # %% ../nbs/method/10_training.ipynb #2945617f
@@ -1062,11 +1051,8 @@ def held_key(folder: str | Path) -> str | None:
     return None
 
 # %% ../nbs/method/10_training.ipynb #3a64e90c
-def halo_of(
-    generator: nn.Module,
-    pairs: Pairs | JoinedPairs,  # whose compressed pictures it is measured on, at most four of them
-) -> Halo | None:
-    "The halo that tiles of this generator need; None where its reach says it, or where it has none"
+def halo_of(generator: nn.Module, pairs: Pairs | JoinedPairs) -> Halo | None:
+    "The halo that tiles need, by four compressed pictures; None where the reach says it, or there is none"
     grid = grid_of(generator)
     reach: Any = getattr(generator, "reach", "unknown")
     if reach is None or reach != "unknown" and reach <= 64:

@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from .core import QebiasError, atomic, closest, reading, require_file, tensors_header
+from .core import QebiasError, atomic, closest, file_digest, reading, require_file, tensors_header
 
 # %% ../nbs/foundations/10_weights.ipynb #d4f92064
 @dataclass(frozen=True)
@@ -282,9 +282,10 @@ _LOCK = threading.Lock()
 @functools.cache
 def _hashed(path, size, mtime_ns, content):
     "The sha256 of a file that had this size at this time, or of what follows its header"
+    if not content:
+        return file_digest(path)
     with open(path, "rb") as file:
-        if content:
-            file.seek(8 + int.from_bytes(file.read(8), "little"))
+        file.seek(8 + int.from_bytes(file.read(8), "little"))
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -427,10 +428,7 @@ def _missing(entry, looked, purpose):
     )
 
 # %% ../nbs/foundations/10_weights.ipynb #4ff7c493
-def find_any(
-    *files: str,  # names in `FILES`, the preferred one first
-    purpose: str = "",  # who asks, for the message
-) -> Path:
+def find_any(*files: str, purpose: str = "") -> Path:
     "Path of the first of several files that is here and right; raises `MissingWeights` that names them all"
     absent = []
     for file in files:

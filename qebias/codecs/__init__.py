@@ -70,10 +70,7 @@ def codec(
     return kind(level, **options)
 
 # %% ../../nbs/data/04_codecs.__init__.ipynb #27fe94e8
-def bpp(
-    data: bytes,  # the compressed file
-    rgb: np.ndarray,  # the picture, (H, W, 3)
-) -> float:
+def bpp(data: bytes, rgb: np.ndarray) -> float:
     "Bits per pixel, counted from the bytes of the file"
     return 8 * len(data) / (rgb.shape[0] * rgb.shape[1])
 
@@ -86,10 +83,7 @@ class Coded(NamedTuple):
     bpp: float  # bits per pixel
 
 # %% ../../nbs/data/04_codecs.__init__.ipynb #529101dd
-def code(
-    rgb: np.ndarray,  # uint8 (H, W, 3)
-    codec: Codec,  # a codec, for instance `Bpg(37)`
-) -> Coded:
+def code(rgb: np.ndarray, codec: Codec) -> Coded:
     "Compress and decompress one image"
     data = codec.encode(rgb)
     return Coded(data, codec.decode(data), bpp(data, rgb))

@@ -381,6 +381,12 @@ class BpgHeader(NamedTuple):
     tools: Tools
     start: int  # where the NAL units begin
 
+    @property
+    def coded_sides(self) -> list[int]:
+        "Width and height in whole coding blocks"
+        block = 8 << self.tools.min_block
+        return [-(-side // block) * block for side in (self.width, self.height)]
+
 # %% ../../nbs/data/02_codecs.bpg.ipynb #dbe7079a
 def _require_readable(pixels, flags) -> None:
     "Raise `CodecError` for what a BPG file may hold and this project does not read"
@@ -425,10 +431,8 @@ def bpg_header(data: bytes) -> BpgHeader:
     return header
 
 # %% ../../nbs/data/02_codecs.bpg.ipynb #b1e172a0
-def bpg_extensions(
-    data: bytes,  # a .bpg file whose header is right
-) -> dict[int, bytes]:  # by the number of its kind: 1 is EXIF, 2 a colour profile
-    "What a BPG file carries beside its picture; raises `CodecError` where that is damaged"
+def bpg_extensions(data: bytes) -> dict[int, bytes]:
+    "What a BPG file carries beside its picture, by kind: 1 is EXIF, 2 a profile; raises `CodecError`"
     at = 6
     for _ in range(3):  # width, height, length
         _, at = _read_ue7(data, at)
@@ -475,8 +479,6 @@ def _read_tools(data, at, length) -> tuple:
 # %% ../../nbs/data/02_codecs.bpg.ipynb #dc0712af
 def _parameter_sets(header) -> bytes:
     "HEVC's video and sequence parameter sets for a BPG header, with start codes"
-    block = 8 << header.tools.min_block
-    sides = [-(-side // block) * block for side in (header.width, header.height)]
 
     def profile(w):
         return w.u(4, 8).u(1 << 27, 32).u(0b1001, 4).u(0, 44).u(186, 8)  # range extensions, level 6.2
@@ -484,7 +486,7 @@ def _parameter_sets(header) -> bytes:
     vps = profile(_BitWriter().u(0, 4).u(3, 2).u(0, 6).u(0, 3).u(1).u(0xFFFF, 16))
     vps.u(1).ue(0, 0, 0).u(0, 6).ue(0).u(0).u(0)
     sps = profile(_BitWriter().u(0, 4).u(0, 3).u(1))
-    sps.ue(0, 0 if header.grey else 1, *sides).u(0).ue(0, 0, 4).u(1).ue(0, 0, 0)
+    sps.ue(0, 0 if header.grey else 1, *header.coded_sides).u(0).ue(0, 0, 4).u(1).ue(0, 0, 0)
     tools = header.tools
     sps.ue(*tools[:4], tools.depth, tools.depth).u(0).u(1).u(tools.sao).u(0)
     sps.ue(0).u(0).u(1).u(tools.smoothing).u(0).u(0)
@@ -535,10 +537,8 @@ def _decode(stream, header) -> list:
     if len(frames) != 1:
         raise CodecError(f"BPG file is damaged or truncated: it holds {len(frames) or 'no'} pictures")
     frame = frames[0]
-    block = 8 << header.tools.min_block
-    sides = [-(-side // block) * block for side in (header.width, header.height)]
     kind = "gray" if header.grey else "yuv420p"
-    if [frame.format.name, frame.width, frame.height] != [kind, *sides]:
+    if [frame.format.name, frame.width, frame.height] != [kind, *header.coded_sides]:
         raise CodecError("BPG file is damaged: picture and header disagree")
     return [np.frombuffer(p, np.uint8).reshape(-1, p.line_size)[: p.height, : p.width] for p in frame.planes]
 
@@ -573,10 +573,7 @@ class Bpg(Codec):
         if self.encoder not in ENCODERS:
             raise CodecError(f"encoder is {self.encoder!r}: choose {' or '.join(ENCODERS)}")
 
-    def encode(
-        self,
-        rgb: np.ndarray,  # uint8 (H, W, 3), both sides at least 9; grey and opaque alpha as in `as_rgb`
-    ) -> bytes:  # a .bpg file
+    def encode(self, rgb: np.ndarray) -> bytes:
         "Compress a picture; raises `CodecError` for a wrong type, shape or size, or transparency"
         rgb = checked_picture(rgb, self.smallest)
         height, width = rgb.shape[:2]
@@ -708,17 +705,11 @@ class BpgEnc(Codec):
             raise CodecError(f"the installed bpgenc holds {held}, not {self.encoder}: choose one of these")
         object.__setattr__(self, "program", about)
 
-    def encode(
-        self,
-        rgb: np.ndarray,  # uint8 (H, W, 3); grey and opaque alpha as in `as_rgb`
-    ) -> bytes:  # a .bpg file
+    def encode(self, rgb: np.ndarray) -> bytes:
         "Compress a picture; raises `CodecError` for a wrong type or shape, or a program that fails"
         return _bpgenc(self.parameters["arguments"], checked_picture(rgb))
 
-    def decode(
-        self,
-        data: bytes,  # a .bpg file
-    ) -> np.ndarray:  # uint8 (H, W, 3)
+    def decode(self, data: bytes) -> np.ndarray:
         "Decompress a BPG file with bpgdec; raises `CodecError` where that fails or the file is not whole"
         data = file_bytes(data, "BPG")
         header = bpg_header(data)

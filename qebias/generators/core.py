@@ -223,12 +223,8 @@ def watching(model: nn.Module, see: Callable) -> Iterator[None]:
             hook.remove()
 
 # %% ../../nbs/networks/00_generators.core.ipynb #0ca7fadb
-def layer_macs(
-    layer: nn.Module,
-    x: torch.Tensor,  # its input
-    y: torch.Tensor,  # its output
-) -> int:
-    "Multiplications of one layer for a whole batch; only convolutions and linear layers have any"
+def layer_macs(layer: nn.Module, x: torch.Tensor, y: torch.Tensor) -> int:
+    "Multiplications of one layer, from x to y, for a batch; only convolutions and linear layers have any"
     if isinstance(layer, nn.Linear):
         return y.numel() * layer.in_features
     if not isinstance(layer, nn.modules.conv._ConvNd):
@@ -278,12 +274,7 @@ def stages(
     return [row | {"mmac": round(row["mmac"], 3)} for row in rows.values() if row["parameters"]]
 
 # %% ../../nbs/networks/00_generators.core.ipynb #bb6a580a
-def show_stages(
-    model: nn.Module,
-    size: int | tuple = 128,
-    channels: int = 3,
-    depth: int = 1,  # as for `stages`
-) -> str:
+def show_stages(model: nn.Module, size: int | tuple = 128, channels: int = 3, depth: int = 1) -> str:
     "`stages` as text, with the totals"
     rows = stages(model, size, channels, depth)
     total = macs(model, size, channels) / 1e6
@@ -322,10 +313,8 @@ def check_float(x: torch.Tensor, who: str) -> None:
         raise QebiasError(f"{who} takes floating point in [0, 1], not {x.dtype}: pass x.float() / 255")
 
 # %% ../../nbs/networks/00_generators.core.ipynb #06d049e6
-def extremes(
-    x: torch.Tensor,
-) -> tuple[float, float]:  # the least and the largest value; 0 and 0 where they cannot be looked at
-    "Between which values a batch lies; never asked while a graph is recorded, which must not wait"
+def extremes(x: torch.Tensor) -> tuple[float, float]:
+    "Least and largest value of a batch; 0, 0 where it has none, or while a graph is recorded"
     recorded = torch.compiler.is_compiling() or x.is_cuda and torch.cuda.is_current_stream_capturing()
     if recorded or not x.numel():
         return 0.0, 0.0
