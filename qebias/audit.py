@@ -66,11 +66,7 @@ DOMAINS = "raw", "compressed", "enhanced"
 class Pictures(Sequence):
     "Images of one domain, read when they are asked for: a set need not fit into memory"
 
-    def __init__(
-        self,
-        loads: list[Callable],  # callables without arguments -> uint8 (H, W, 3)
-        shapes: list[tuple],  # (H, W) of each
-    ):
+    def __init__(self, loads: list[Callable], shapes: list[tuple]):
         self.loads, self.shapes, self.last = list(loads), list(shapes), (None, None)
 
     def __len__(self):
@@ -665,25 +661,11 @@ def numbers(results: Results, looks: dict, distances: list, metrics: list, level
     return pd.DataFrame(rows, columns=["what", "name", "domain", "value", "low", "high", "unit", "n"])
 
 # %% ../nbs/measurement/40_audit.ipynb #dc889987
-SHORT = {
-    "rmse": "RMS error",
-    "nlpd": "NLPD",
-    "lpips-alex": "LPIPS",
+SHORT = {m.name: m.label.partition(" (")[0] for m in METRICS.values()} | {
     "fd_nss": "the Fréchet distance of scene statistics",
     "fd_alex": "the Fréchet distance of AlexNet features",
-    "fid": "FID",
     "fid_patch256": "FID of patches",
-    "psnr": "PSNR",
-    "ssim": "SSIM",
-    "niqe": "NIQE",
-    "dists": "DISTS",
-    "musiq": "MUSIQ",
-    "hyperiqa": "HyperIQA",
-    "clipiqa": "CLIP-IQA",
-    "ahiq": "AHIQ",
-    "pi": "PI",
-    "topiq_fr": "TOPIQ",
-}  # of metrics in a sentence
+}  # what metrics are called in a sentence: most by their label without what stands in brackets
 MINUS = "\N{MINUS SIGN}"
 
 
@@ -982,11 +964,8 @@ def bars() -> Callable:
 _MARK = '<meta name="generator" content="qebias audit">'
 
 
-def audit_target(
-    path: str | Path,  # `report`, `report.html`, or a folder
-    overwrite: bool = False,  # replace a page that is not ours
-) -> Path:  # of the page
-    "Where an audit's page goes; raises `QebiasError` for what must not be overwritten"
+def audit_target(path: str | Path, overwrite: bool = False) -> Path:
+    "The page `report`, `report.html`, or in a folder; raises `QebiasError` where it must not be overwritten"
     path = Path(path).expanduser()
     if path.suffix.lower() in (".pdf", ".png", ".jpg", ".csv", ".json", ".txt", ".md"):
         raise QebiasError(f"{path}: the report is an HTML page: name it {path.with_suffix('.html').name}")
@@ -1342,11 +1321,7 @@ numbers of this page as CSV</a></p>
 """
 
 # %% ../nbs/measurement/40_audit.ipynb #15cb2fae
-def audit_page(
-    report: AuditReport,
-    path: str | Path,  # see `audit_target`
-    overwrite: bool = False,  # replace a page that is not ours
-) -> Path:  # of the page that was written
+def audit_page(report: AuditReport, path: str | Path, overwrite: bool = False) -> Path:
     "Write an audit as one self-contained page, whole or not at all; raises `QebiasError`"
     page = audit_target(path, overwrite)
     names = dict.fromkeys(report.frame[report.frame["what"] == "deviation"]["name"])

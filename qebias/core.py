@@ -637,9 +637,7 @@ _TENSOR_BYTES = {"F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "F1
 _TENSOR_BYTES |= {"U16": 2, "I8": 1, "U8": 1, "BOOL": 1, "F8_E4M3": 1, "F8_E5M2": 1}
 
 
-def tensors_header(
-    path: str | Path,  # a .safetensors file
-) -> tuple:  # (metadata: dict of str, tensors: dict name -> (dtype, shape))
+def tensors_header(path: str | Path) -> tuple:  # (metadata, tensors: name -> (dtype, shape))
     "What a `.safetensors` file says of itself, once it fits the file's length; raises `QebiasError`"
     require_file(path, "safetensors file")
     with reading(path, "safetensors file"), open(path, "rb") as file:

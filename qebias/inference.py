@@ -38,10 +38,8 @@ def to_tensor(rgb: np.ndarray) -> torch.Tensor:  # float32 (1, 3, H, W) in [0, 1
     return x
 
 # %% ../nbs/method/20_inference.ipynb #782beb72
-def to_rgb(
-    x: torch.Tensor,  # (1, 3, H, W) or (3, H, W), any range
-) -> np.ndarray:  # uint8 (H, W, 3)
-    "Clamp to [0, 1], scale to 255, round half up; raises `QebiasError` where a value is not finite"
+def to_rgb(x: torch.Tensor) -> np.ndarray:  # uint8 (H, W, 3)
+    "Clamp (1, 3, H, W) to [0, 1], scale to 255, round half up; raises `QebiasError` where not finite"
     x = x.detach().float().reshape(x.shape[-3:])
     if not all(map(math.isfinite, torch.stack(x.aminmax()).tolist())):
         raise QebiasError(
@@ -275,11 +273,8 @@ LARGE = 1_500_000  # pixels from which `tile_for` cuts a picture into tiles
 TILE = 512  # the side that it takes, in pixels
 
 
-def tile_for(
-    height: int,  # of the picture, in pixels
-    width: int,
-) -> int | None:  # side of a tile in pixels; None = the whole picture at once
-    "A tile that keeps a photograph of any size within a gigabyte, for who has no wish of their own"
+def tile_for(height: int, width: int) -> int | None:
+    "A side in px of tiles that keep a photograph within a gigabyte; None, the whole, for a small one"
     return TILE if height * width > LARGE else None
 
 # %% ../nbs/method/20_inference.ipynb #90c8c32a

@@ -134,13 +134,8 @@ class Column:
     weights: tuple = ()  # files that it reads, as `qebias.weights` names them
 
 # %% ../nbs/measurement/25_measure.ipynb #5f4ae986
-def of_set(
-    cell: Cell,
-    quantity: str,
-    found: np.ndarray,  # (1 + draws,): of the whole set, then of each resample
-    unit: str = "",
-) -> list:
-    "Lines of a quantity that is no mean over pictures"
+def of_set(cell: Cell, quantity: str, found: np.ndarray, unit: str = "") -> list:
+    "Lines of a quantity that is no mean over pictures: of the whole set, then of each resample"
     from qebias.stats import resample_name
 
     places = ["", *(resample_name(k) for k in range(len(found) - 1))]

@@ -254,19 +254,13 @@ def _squares(enhanced, raw) -> float:
     return total
 
 # %% ../nbs/measurement/00_metrics.ipynb #25e175bb
-def psnr(
-    enhanced: np.ndarray,  # uint8 (H, W, 3)
-    raw: np.ndarray,  # uint8 (H, W, 3)
-) -> float:  # dB, at most 80
-    "Peak signal-to-noise ratio over RGB, as pyiqa defines it"
+def psnr(enhanced: np.ndarray, raw: np.ndarray) -> float:  # dB, at most 80
+    "PSNR of two uint8 pictures over RGB, as pyiqa defines it"
     return float(-10 * np.log10(_squares(enhanced, raw) / enhanced.size / 255**2 + 1e-8))
 
 # %% ../nbs/measurement/00_metrics.ipynb #af51af27
-def rmse(
-    enhanced: np.ndarray,  # uint8 (H, W, 3)
-    raw: np.ndarray,  # uint8 (H, W, 3)
-) -> float:  # grey levels
-    "Root of the mean squared error over RGB, unlike PSNR a distance"
+def rmse(enhanced: np.ndarray, raw: np.ndarray) -> float:  # grey levels
+    "Root of the mean squared error of two uint8 pictures over RGB, unlike PSNR a distance"
     return float(np.sqrt(_squares(enhanced, raw) / enhanced.size))
 
 # %% ../nbs/measurement/00_metrics.ipynb #2670cf84

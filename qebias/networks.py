@@ -133,18 +133,12 @@ def filled(spec: Mapping, state: Mapping) -> nn.Module:
     return load_weights(net, state).eval()
 
 # %% ../nbs/networks/30_networks.ipynb #2627562c
-def counted(
-    shapes: Mapping,  # name of a tensor -> its shape
-    pattern: str,  # regular expression for the beginning of a name, with one group of digits
-) -> int:
-    "How many numbers stand in the group: of blocks, of layers"
+def counted(shapes: Mapping, pattern: str) -> int:
+    "How many numbers the group of a pattern takes where names begin with it: of blocks, of layers"
     return len({match[1] for name in shapes if (match := re.match(pattern, name))})
 
 # %% ../nbs/networks/30_networks.ipynb #62a35948
-def sizes_of(
-    name: str,  # one of `NETWORKS`
-    shapes: Mapping,  # name of a tensor -> its shape
-) -> dict:  # the arguments of the class
+def sizes_of(name: str, shapes: Mapping) -> dict:  # the arguments of the class
     "Read a network's arguments off its tensors, building nothing; raises `QebiasError` where they do not fit"
     if len(shapes) > MOST_TENSORS:
         raise QebiasError(f"it holds {len(shapes):,} tensors, no network here has more than {MOST_TENSORS:,}")
@@ -320,10 +314,7 @@ def checked_spec(
     return dict(spec)
 
 # %% ../nbs/networks/30_networks.ipynb #06f6eac0
-def require_trust(
-    name: str,  # `module:Class`
-    trust: bool | Collection[str],  # `True`, or names of classes
-) -> None:
+def require_trust(name: str, trust: bool | Collection[str]) -> None:
     "Raise `QebiasError` unless a class from elsewhere was asked for by its caller"
     module = name.partition(":")[0]
     if trust is True or (trust and name in trust):

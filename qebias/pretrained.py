@@ -660,11 +660,8 @@ def first_weights(spec: dict, seed: int = 0) -> dict:
     return generator.state_dict()
 
 # %% ../nbs/method/40_pretrained.ipynb #341f3c6b
-def deepened(
-    state: dict,  # of a `DnCNN` without batch normalisation
-    depth: int,  # convolutions that it is to have
-) -> dict:  # of the deeper network, which computes the same
-    "Weights with more layers, which pass on what they get; raises `QebiasError` for a network that is deeper"
+def deepened(state: dict, depth: int) -> dict:
+    "A `DnCNN`'s weights for so many convolutions, new ones passing on what they get; raises `QebiasError`"
     import torch
 
     layers = sorted(int(key.split(".")[1]) for key in state if key.endswith(".weight"))

@@ -210,11 +210,8 @@ def nlpd_in_strips(net: Nlpd, views: Sequence) -> float:
     return sum(terms) / len(terms)
 
 # %% ../nbs/measurement/05_scorers.ipynb #5e1c0a27
-def nlpd(
-    purpose: str = "",  # of no use here: there is no file to find
-    device: str = "cpu",  # where it runs
-) -> Callable:  # (enhanced, raw), views of `qebias.metrics` -> float
-    "NLPD of two pictures: of the whole, or of large ones in strips"
+def nlpd(purpose: str = "", device: str = "cpu") -> Callable:
+    "NLPD of two views of `qebias.metrics`: of the whole, or of large ones in strips"
     net = Nlpd().to(device).eval().requires_grad_(False)
 
     def compute(enhanced, raw):

@@ -292,11 +292,7 @@ def new_networks(
 class Networks:
     "The networks of one training and their optimisers: all that a step changes, and what a checkpoint holds"
 
-    def __init__(
-        self,
-        config: TrainConfig,
-        init: dict | None = None,  # the generator's state to start from (the EMA of its pretraining)
-    ):
+    def __init__(self, config: TrainConfig, init: dict | None = None):
         self.config, self.device = config, torch.device(config.device)
         self.ema = config.ema  # of the average; whoever calls the steps may change it from one to the next
         self.generator, self.average, self.discriminator = new_networks(config, init)
@@ -388,12 +384,8 @@ def features_of(
     return found
 
 # %% ../nbs/method/10_training.ipynb #6248224d
-def terms_of(
-    terms: list,  # (record, term) of the loss
-    players: Iterable[str],
-    given: Given,  # what the terms read
-) -> tuple:  # (name -> value, the adversarial terms or None)
-    "The terms of those who play, with what is watched beside them"
+def terms_of(terms: list, players: Iterable[str], given: Given) -> tuple:
+    "Values of those who play, by name, with what is watched; and the adversarial terms, or None"
     log: dict[str, Any] = {}
     gan = None
     for term, compute in terms:

@@ -333,13 +333,8 @@ def check_range(x: torch.Tensor, who: str) -> float:  # the least value
     return low
 
 # %% ../../nbs/networks/00_generators.core.ipynb #65114f7f
-def check_input(
-    x: torch.Tensor,  # the batch
-    network: str,  # the network's name, for the message
-    channels: int = 3,  # how many the network takes
-    multiple: int = 1,  # of what height and width must be multiples
-) -> None:
-    "Refuse a batch that the network cannot take, in one line; raises `QebiasError`"
+def check_input(x: torch.Tensor, network: str, channels: int = 3, multiple: int = 1) -> None:
+    "Refuse a batch of other channels, or with sides that are no multiples; raises `QebiasError`"
     check_float(x, network)
     if x.dim() != 4 or x.shape[1] != channels:
         raise QebiasError(f"{network} takes (N, {channels}, H, W), this batch has shape {tuple(x.shape)}")
@@ -358,11 +353,8 @@ def check_counts(network: str, **counts: int) -> None:
             raise QebiasError(f"{network}: {name} is {n!r}, it must be a positive integer")
 
 # %% ../../nbs/networks/00_generators.core.ipynb #db0a61c0
-def pad_to_multiple(
-    x: torch.Tensor,  # (N, C, H, W), any size from 1 x 1 on
-    multiple: int,  # 1 leaves the image as it is
-) -> torch.Tensor:  # (N, C, H', W'), the original in its top left corner
-    "Pad height and width to the next multiple, by reflection, and by replication on an axis too short for it"
+def pad_to_multiple(x: torch.Tensor, multiple: int) -> torch.Tensor:
+    "Pad right and below to the next multiple, by reflection; by replication on an axis too short for it"
     for axis in (2, 3):
         size, more = x.shape[axis], -x.shape[axis] % multiple
         if more:
