@@ -4,15 +4,15 @@
 
 # %% auto #0
 __all__ = ['DOMAINS', 'TURNS', 'SHOWN_CONTROLS', 'AT', 'MOST_TOGETHER', 'SHORT', 'MINUS', 'FAR', 'ABOUT', 'STYLE', 'HEAD',
-           'TEMPLATE', 'Pictures', 'Found', 'match', 'pixels_of', 'short_names', 'given', 'Look', 'differences',
-           'detail', 'blocks', 'look', 'thumbnail', 'shift', 'turned', 'exchanged', 'pattern', 'some', 'swapped',
-           'count_of', 'remarks', 'Set', 'gather', 'look_all', 'give_back', 'choose', 'large_enough', 'wanted',
-           'side_needed', 'Cells', 'Lines', 'measure_all', 'numbers', 'listed', 'compared', 'whole_percent', 'from_raw',
-           'side_of', 'leaning', 'outside_words', 'quality_words', 'realism_words', 'control_words', 'verdict',
-           'AuditReport', 'audit', 'single_scores', 'pixel_deviations', 'telling', 'bars', 'audit_target', 'Shown',
-           'embedded', 'drawn', 'triangle_of', 'telling_square', 'along_row', 'marked', 'telling_pictures', 'Table',
-           'interval_text', 'distance_table', 'quality_table', 'signed', 'realism_part', 'image_table', 'origin_table',
-           'audit_page', 'no_home']
+           'TEMPLATE', 'Pictures', 'Found', 'match', 'coding_notes', 'pixels_of', 'short_names', 'given', 'Look',
+           'differences', 'detail', 'blocks', 'look', 'thumbnail', 'shift', 'turned', 'exchanged', 'pattern', 'some',
+           'swapped', 'count_of', 'remarks', 'Set', 'gather', 'look_all', 'give_back', 'choose', 'large_enough',
+           'wanted', 'side_needed', 'Cells', 'Lines', 'measure_all', 'numbers', 'listed', 'compared', 'whole_percent',
+           'from_raw', 'side_of', 'leaning', 'outside_words', 'quality_words', 'realism_words', 'control_words',
+           'verdict', 'AuditReport', 'audit', 'single_scores', 'pixel_deviations', 'telling', 'bars', 'audit_target',
+           'Shown', 'embedded', 'drawn', 'triangle_of', 'telling_square', 'along_row', 'marked', 'telling_pictures',
+           'Table', 'interval_text', 'distance_table', 'quality_table', 'signed', 'realism_part', 'image_table',
+           'origin_table', 'audit_page', 'no_home']
 
 # %% ../nbs/measurement/40_audit.ipynb #8f222e54
 import base64
@@ -129,17 +129,23 @@ def match(
         else:
             loads[name] = [partial(read_rgb8, listed[domain][name]) for domain in DOMAINS]
     formats = {d: dict(Counter(p.suffix.lower() for p in found.values())) for d, found in listed.items()}
-    lossy = sum(formats["raw"].get(suffix, 0) for suffix in (".jpg", ".jpeg", ".bpg", ".avif", ".webp"))
-    if lossy:
-        words = "what a codec has touched is not raw, and the base of the triangles is too short"
-        notes.append(f"{lossy} of the raw pictures are JPEG, BPG, AVIF or WebP files: {words}")
-    coded = ".jpg", ".jpeg", ".bpg"
-    if set(formats["enhanced"]) <= set(coded) and not set(formats["compressed"]) & set(coded):
-        words = "are the folders exchanged? If not, what their codec did counts as the method's"
-        notes.append(f"the enhanced pictures are JPEG or BPG files, the compressed ones are not: {words}")
+    notes += coding_notes(formats)
     found = {domain: len(pictures) for domain, pictures in listed.items()}
     facts = {"folders": short_names(folders), "found": found, "formats": formats}
     return Found(loads, problems, notes, facts, {name: pixels_of(listed["raw"][name]) for name in loads})
+
+# %% ../nbs/measurement/40_audit.ipynb #fe7d7ea7
+def coding_notes(formats: dict) -> list:
+    "What is odd about the files of each domain, by their suffixes: a codec may have touched the wrong ones"
+    notes, coded = [], {".jpg", ".jpeg", ".bpg"}
+    lossy = sum(formats["raw"].get(suffix, 0) for suffix in (*coded, ".avif", ".webp"))
+    if lossy:
+        words = "what a codec has touched is not raw, and the base of the triangles is too short"
+        notes.append(f"{lossy} of the raw pictures are JPEG, BPG, AVIF or WebP files: {words}")
+    if set(formats["enhanced"]) <= coded and not set(formats["compressed"]) & coded:
+        words = "are the folders exchanged? If not, what their codec did counts as the method's"
+        notes.append(f"the enhanced pictures are JPEG or BPG files, the compressed ones are not: {words}")
+    return notes
 
 # %% ../nbs/measurement/40_audit.ipynb #fe7d7ea8
 def pixels_of(path: Path) -> int:

@@ -123,9 +123,22 @@ def _measured(generator, tile, grid, source):
     return found
 
 # %% ../nbs/method/20_inference.ipynb #38eec58d
-def _pixels(name, value):
-    if value is not None and (isinstance(value, bool) or not isinstance(value, (int, np.integer))):
-        raise QebiasError(f"{name} is {value!r}: pass a whole number of pixels")
+def _check_tiles(generator, tile, halo):
+    "Raise `QebiasError` for a tile or a halo that cannot be"
+    for what, value in (("tile", tile), ("halo", halo)):
+        if value is not None and (isinstance(value, bool) or not isinstance(value, (int, np.integer))):
+            raise QebiasError(f"{what} is {value!r}: pass a whole number of pixels")
+    if tile is None and halo is not None:
+        raise QebiasError("a halo is the border of a tile: pass a tile as well, or leave the halo out")
+    if tile is not None and tile < 1:
+        raise QebiasError(f"tile is {tile}: pass 1 or more pixels")
+    if tile is not None and tile < (grid := _grid(generator, tile)):
+        raise QebiasError(
+            f"a tile of {tile} pixels is too small, {type(generator).__name__} works on a grid of {grid}: "
+            f"pass a tile of {grid} or more"
+        )
+    if halo is not None and halo < 0:
+        raise QebiasError(f"halo is {halo}: pass 0 or more pixels")
 
 
 def _grid(generator, tile):
@@ -142,24 +155,11 @@ def tiling(
     device: str = "cpu",  # where to measure
 ) -> Tiling:
     "How a picture would be enhanced; raises `QebiasError` for an impossible tile or halo"
-    name = type(generator).__name__
     reach: Any = getattr(generator, "reach", "unknown")
-    _pixels("tile", tile)
-    _pixels("halo", halo)
+    _check_tiles(generator, tile, halo)
     if tile is None:
-        if halo is not None:
-            raise QebiasError("a halo is the border of a tile: pass a tile as well, or leave the halo out")
         return Tiling(None, 0, "whole")
-    if tile < 1:
-        raise QebiasError(f"tile is {tile}: pass 1 or more pixels")
     grid = _grid(generator, tile)
-    if tile < grid:
-        raise QebiasError(
-            f"a tile of {tile} pixels is too small, {name} works on a grid of {grid}: "
-            f"pass a tile of {grid} or more"
-        )
-    if halo is not None and halo < 0:
-        raise QebiasError(f"halo is {halo}: pass 0 or more pixels")
     tile, up = int(tile) // grid * grid, lambda n: -(-int(n) // grid) * grid
     source = None if x is None else _source(x)
     if source and max(source[:2]) <= tile:
@@ -176,7 +176,8 @@ def tiling(
     if found is None:
         if source is None:
             raise QebiasError(
-                f"{name} has no halo stored with its weights: pass the picture to measure one on, or a halo"
+                f"{type(generator).__name__} has no halo stored with its weights: "
+                "pass the picture to measure one on, or a halo"
             )
         how, found = "measured", _measured(generator.to(as_device(device)), tile, grid, source)
         if found is None:

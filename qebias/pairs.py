@@ -131,17 +131,6 @@ def _turn(folder: Path):
         sweep(folder.parent, folder.name)
         yield
 
-# %% ../nbs/data/20_pairs.ipynb #9b4b1168
-@contextlib.contextmanager
-def _disk(folder):
-    "What the disk refuses, in one line"
-    try:
-        yield
-    except OSError as error:
-        raise QebiasError(
-            f"cannot build {folder} ({one_line(error)}): free some space or choose another folder"
-        ) from None
-
 # %% ../nbs/data/20_pairs.ipynb #c29267a6
 def _store(kind, folders, made_of, write):
     "The store in a folder whose manifest says that it is made of this; `write` makes it where there is none"
@@ -154,12 +143,16 @@ def _store(kind, folders, made_of, write):
 
     if found := opened():
         return found
-    with _disk(folders[0]), _turn(folders[0]):
-        if found := opened():  # another process has made it meanwhile
-            return found
-        with atomic_dir(folders[0]) as tmp:
-            write(tmp)
-        return kind(*folders)
+    try:
+        with _turn(folders[0]):
+            if found := opened():  # another process has made it meanwhile
+                return found
+            with atomic_dir(folders[0]) as tmp:
+                write(tmp)
+            return kind(*folders)
+    except OSError as error:
+        what = f"cannot build {folders[0]} ({one_line(error)})"
+        raise QebiasError(f"{what}: free some space or choose another folder") from None
 
 # %% ../nbs/data/20_pairs.ipynb #b0847dfd
 def _raw_store(images: list, folder: Path, workers: int, progress: bool) -> Pixels:

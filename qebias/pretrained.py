@@ -619,11 +619,7 @@ def pretrain(
             log = trainer.step(spent, *batch_of(patches, random))
             state = {"step": step + 1, "seconds": state["seconds"] + time.process_time() - began}
             if step % 200 == 0:
-                record = {k: float(v) for k, v in log.items()} | state
-                if not all(map(math.isfinite, record.values())):
-                    raise QebiasError(f"{name}: the losses are not finite at step {step}")
-                stats.write(json.dumps(record) + "\n")
-                stats.flush()
+                _record(stats, name, log, state)
             if time.monotonic() - said > 30:
                 said = time.monotonic()
                 left = (budget - state["seconds"]) / 60
@@ -679,6 +675,15 @@ def deepened(state: dict, depth: int) -> dict:
     return found
 
 # %% ../nbs/method/40_pretrained.ipynb #aa9d49b6
+def _record(stats, name, log, state):
+    "Write a line of `stats.jsonl`; raises `QebiasError` where the training has died"
+    record = {k: float(v) for k, v in log.items()} | state
+    if not all(map(math.isfinite, record.values())):
+        raise QebiasError(f"{name}: the losses are not finite at step {state['step'] - 1}")
+    stats.write(json.dumps(record) + "\n")
+    stats.flush()
+
+
 def _store(folder, key, trainer, state):
     "Write the checkpoint, whole or not at all"
     from qebias.training import state_of

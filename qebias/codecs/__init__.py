@@ -162,13 +162,6 @@ def worker_count(asked: int | None) -> int:
         return whole_level(asked, 1, 1024, "workers")
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
-# %% ../../nbs/data/04_codecs.__init__.ipynb #9cc48558
-def _load(image):
-    "An array from an array, a path or a function"
-    if callable(image):
-        image = image()
-    return read_rgb(image) if isinstance(image, (str, os.PathLike)) else image
-
 # %% ../../nbs/data/04_codecs.__init__.ipynb #61062f84
 def _failed(name, error, on_error) -> Coded | None:
     "What stands for an image that could not be coded; raises `CodecError` where nobody says"
@@ -182,10 +175,11 @@ def _failed(name, error, on_error) -> Coded | None:
     return on_error(name, CodecError(message))
 
 # %% ../../nbs/data/04_codecs.__init__.ipynb #8ffa1c7a
-def _attempt(image, coder) -> Coded | Exception:
-    "What a function makes of an image, or why it cannot"
+def _attempt(image, coder):
+    "What a function makes of an image (an array, a path, or a function that gives one), or why it cannot"
     try:
-        return coder(_load(image))
+        image = image() if callable(image) else image
+        return coder(read_rgb(image) if isinstance(image, (str, os.PathLike)) else image)
     except Exception as error:
         return error
 
