@@ -136,7 +136,7 @@ def match(
 
 # %% ../nbs/measurement/40_audit.ipynb #fe7d7ea7
 def coding_notes(formats: dict) -> list:
-    "What is odd about the files of each domain, by their suffixes: a codec may have touched the wrong ones"
+    "What is odd about suffixes: a codec may have touched the wrong domain"
     notes, coded = [], {".jpg", ".jpeg", ".bpg"}
     lossy = sum(formats["raw"].get(suffix, 0) for suffix in (*coded, ".avif", ".webp"))
     if lossy:
@@ -259,7 +259,7 @@ def thumbnail(rgb: np.ndarray) -> np.ndarray:
 
 # %% ../nbs/measurement/40_audit.ipynb #af5991ee
 def shift(image: np.ndarray, raw: np.ndarray) -> tuple:
-    "(rows, columns) that would move a picture upon raw; (0, 0) unless that makes the error much smaller"
+    "(rows, columns) that would move a picture upon raw; (0, 0) unless much would be won"
     reach = min(10, min(raw.shape[:2]) // 8)  # how far is looked, in px
     if reach < 3:
         return 0, 0
@@ -292,7 +292,7 @@ def turned(one: Look, k: int) -> str:  # of `TURNS`, or nothing
     return best if own > 3 and apart[best] < 0.5 * own else ""
 
 # %% ../nbs/measurement/40_audit.ipynb #44c84f6b
-def exchanged(looks: dict, k: int) -> dict:  # name -> the name of the raw picture that it looks like
+def exchanged(looks: dict, k: int) -> dict:  # name -> name of a raw one
     "Pictures of a domain, 1 or 2, that look much more like another raw picture than their own"
     names = list(looks)
     if len(names) < 2:
@@ -430,7 +430,7 @@ def gather(
     return Set(list(looks), domains, looks, problems, notes, found.facts | facts)
 
 # %% ../nbs/measurement/40_audit.ipynb #34a22801
-def look_all(loads: dict, pixels: dict, progress: Callable | None) -> tuple:  # (looks, faults), by name
+def look_all(loads: dict, pixels: dict, progress: Callable | None) -> tuple:  # looks, faults
     "Look at all of them, a few at a time, large ones alone"
     found: dict[str, Look] = {}
     wrong: dict[str, str] = {}
@@ -456,7 +456,7 @@ SHOWN_CONTROLS = "noise4", "noise8", "unsharp"
 AT: dict[str, Any] = dict(dataset="audit", codec="", level=0)
 
 
-def choose(asked: Iterable[str] | None, known: list, what: str) -> tuple:  # (names, {another: why not})
+def choose(asked: Iterable[str] | None, known: list, what: str) -> tuple:  # (names, reasons)
     "What to measure: what was asked for, or all that this machine can"
     if asked is None:
         return available(known)
@@ -971,7 +971,7 @@ _MARK = '<meta name="generator" content="qebias audit">'
 
 
 def audit_target(path: str | Path, overwrite: bool = False) -> Path:
-    "The page `report`, `report.html`, or in a folder; raises `QebiasError` where it must not be overwritten"
+    "The page `report`, `report.html`, or in a folder; raises `QebiasError` where it cannot go"
     path = Path(path).expanduser()
     if path.suffix.lower() in (".pdf", ".png", ".jpg", ".csv", ".json", ".txt", ".md"):
         raise QebiasError(f"{path}: the report is an HTML page: name it {path.with_suffix('.html').name}")

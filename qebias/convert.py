@@ -234,7 +234,7 @@ def from_elsewhere(path: str | Path, part: str) -> tuple[nn.Module, dict]:  # th
 
 # %% ../nbs/networks/35_convert.ipynb #20d38bdf
 def widened(discriminator: nn.Module, spec: Mapping) -> tuple:  # the same with 6 channels, its spec
-    "A discriminator of 3 channels with a condition that it does not look at yet; raises `QebiasError`"
+    "A discriminator of 3 channels with a condition that it does not look at; raises `QebiasError`"
     if getattr(discriminator, "in_channels", None) != 3:
         raise QebiasError(
             f"{type(discriminator).__name__} does not see 3 channels: it cannot be widened to 6"

@@ -692,7 +692,7 @@ def middle(rgb: np.ndarray, side: int) -> np.ndarray:
 
 # %% ../nbs/foundations/00_core.ipynb #3a950425
 def bands(shape: tuple, pixels: int = 2**20) -> list[slice]:
-    "The rows of a picture (H, W, ...) in parts of about so many pixels: floats take eight times its room"
+    "The rows of a picture in parts of about so many pixels: floats take eight times its room"
     rows = max(pixels // shape[1], 1)
     return [slice(top, min(top + rows, shape[0])) for top in range(0, shape[0], rows)]
 
@@ -1093,7 +1093,7 @@ class Outputs:
 # %% ../nbs/foundations/00_core.ipynb #a154ae87
 @contextlib.contextmanager
 def one_output(path: str | Path) -> Iterator[Path]:
-    "A temporary path that becomes a command's one file; raises `QebiasError` where another stands there"
+    "A temporary path that becomes a command's one file; raises `QebiasError` where another is"
     outputs = Outputs(Path(path).parent)
     if os.path.lexists(path) and not outputs.is_ours(path):
         raise QebiasError(

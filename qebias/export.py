@@ -178,7 +178,7 @@ def _constant(value):
 
 # %% ../nbs/method/25_export.ipynb #ed38d0dd
 def keep_exact(model: Any, names: set, folder: str | Path) -> Any:
-    "The same OpenVINO model, whose operations of these names stay in fp32, by way of a file in a folder"
+    "The same OpenVINO model, whose operations of these names stay in fp32; by way of a file"
     import xml.etree.ElementTree as xml  # nosec B405: what it reads is written a line before
 
     import openvino

@@ -136,7 +136,7 @@ def ordered_layers(layers: str | Iterable[str]) -> tuple[str, ...]:  # from the 
 
 # %% ../nbs/networks/40_features.ipynb #fdb3d405
 def check_images(x: torch.Tensor, layer: str, least: int) -> None:
-    "Raise `QebiasError` for what is no batch of RGB images of at least that side, which a layer needs"
+    "Raise `QebiasError` for what is no batch of RGB images of at least the side that a layer needs"
     check_float(x, "psi")
     if x.ndim != 4 or x.shape[1] != 3:
         raise QebiasError(

@@ -39,7 +39,7 @@ def to_tensor(rgb: np.ndarray) -> torch.Tensor:  # float32 (1, 3, H, W) in [0, 1
 
 # %% ../nbs/method/20_inference.ipynb #782beb72
 def to_rgb(x: torch.Tensor) -> np.ndarray:  # uint8 (H, W, 3)
-    "Clamp (1, 3, H, W) to [0, 1], scale to 255, round half up; raises `QebiasError` where not finite"
+    "Clamp (1, 3, H, W), scale to 255, round half up; raises `QebiasError` where not finite"
     x = x.detach().float().reshape(x.shape[-3:])
     if not all(map(math.isfinite, torch.stack(x.aminmax()).tolist())):
         raise QebiasError(
@@ -275,7 +275,7 @@ TILE = 512  # the side that it takes, in pixels
 
 
 def tile_for(height: int, width: int) -> int | None:
-    "A side in px of tiles that keep a photograph within a gigabyte; None, the whole, for a small one"
+    "The side in px of tiles that stay within a gigabyte; None where the whole picture does"
     return TILE if height * width > LARGE else None
 
 # %% ../nbs/method/20_inference.ipynb #90c8c32a

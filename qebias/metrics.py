@@ -873,7 +873,7 @@ def _inception(purpose, device="cpu", patch=None):
 _inception_256 = functools.partial(_inception, patch=256)
 
 # %% ../nbs/measurement/00_metrics.ipynb #6562a35a
-def patches(rgb: np.ndarray, side: int) -> list:  # of (side, side, ...); none of an image that is too small
+def patches(rgb: np.ndarray, side: int) -> list:  # none where it is too small
     "Whole patches of an image along its rows"
     height, width = rgb.shape[:2]
     corners = itertools.product(range(0, height - side + 1, side), range(0, width - side + 1, side))

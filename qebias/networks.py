@@ -72,7 +72,7 @@ OURS = ("qebias.generators.", "qebias.discriminators:")  # where a profile may n
 
 
 def network_class(name: str) -> type[nn.Module]:
-    "The class of a `module:Class`; raises `QebiasError` for what cannot be imported, or is no network"
+    "The class of a `module:Class`; raises `QebiasError` for what is no network, or not there"
     if str(name).startswith("qebias.") and not name.startswith(OURS):
         raise QebiasError(f"{name[:80]} is no network: those of this package lie in {' and '.join(OURS)}")
     found = imported(name, "class", "qebias.generators.rrdb:RRDBNet")
@@ -212,8 +212,7 @@ NETWORKS: dict[str, Callable] = {
     "qebias.discriminators:VGGStyle": lambda shapes: {
         "in_channels": shapes["conv0_0.weight"][1],
         "width": shapes["conv0_0.weight"][0],
-        "size": 2
-        ** (counted(shapes, r"conv(\d)_1\.weight") + 2),  # the side that as many stages are made for
+        "size": 2 ** (counted(shapes, r"conv(\d)_1\.weight") + 2),  # that has so many stages
     },
     "qebias.discriminators:UNetSN": lambda shapes: {
         "in_channels": shapes["conv0.weight"][1],

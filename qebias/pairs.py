@@ -133,7 +133,7 @@ def _turn(folder: Path):
 
 # %% ../nbs/data/20_pairs.ipynb #c29267a6
 def _store(kind, folders, made_of, write):
-    "The store in a folder whose manifest says that it is made of this; `write` makes it where there is none"
+    "The store in a folder that is made of this, by its manifest; `write` makes it where there is none"
 
     def opened():
         with contextlib.suppress(QebiasError, OSError, KeyError, TypeError):
@@ -365,7 +365,7 @@ SYMMETRIES = {
 
 # %% ../nbs/data/20_pairs.ipynb #91016b3c
 def check_sides(stores: list, patch: int) -> None:
-    "Raise `QebiasError` where pictures are too small for a patch of that side; it names ten of them"
+    "Raise `QebiasError` where pictures are too small for a patch of that side, naming ten"
     small: dict[str, int] = {}
     for store in stores:
         sides = {name: min(store.raw(i).shape[:2]) for i, name in enumerate(store.names)}
@@ -380,7 +380,7 @@ def check_sides(stores: list, patch: int) -> None:
         )
 
 # %% ../nbs/data/20_pairs.ipynb #153c4025
-def views_of(stores: list) -> list:  # of a picture: raw and compressed, (H, W), where a pixel is one item
+def views_of(stores: list) -> list:  # of (raw, compressed), (H, W) of pixels
     "The pictures that patches are cut from; raises `QebiasError` where there are none"
     found = []
     for store in stores:

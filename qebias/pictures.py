@@ -128,7 +128,7 @@ def _transform(icc: bytes, mode: str):
     return convert, name
 
 # %% ../nbs/data/08_pictures.ipynb #39dace36
-def to_srgb(rgb: np.ndarray, icc: bytes) -> tuple[np.ndarray, str]:  # (uint8 (H, W, 3), a note or "")
+def to_srgb(rgb: np.ndarray, icc: bytes) -> tuple[np.ndarray, str]:  # (uint8, a note or "")
     "Pixels in a profile's colours, in sRGB; a profile that is damaged is left out, and said"
     try:
         from PIL import ImageCms

@@ -158,7 +158,7 @@ def sampling_of(path: str | Path) -> str:  # "4:2:0", for a grey one too, or "4:
 def start_qp(
     pps: bytes,  # the content of a picture parameter set
 ) -> tuple:  # (quantiser at the start of a slice, extra bits of its header, bits of its output flag)
-    "What a picture parameter set says of the slices that use it; raises `CodecError` where it is cut short"
+    "What a picture parameter set says of its slices; raises `CodecError` where it is cut short"
     from qebias.codecs.bpg import BitReader
 
     read = BitReader(pps)
@@ -376,7 +376,7 @@ STRENGTH_LEVELS = {"jpeg": (5, 10, 20, 30, 40, 50, 60, 70, 80, 90, 95), "bpg": (
 
 # %% ../nbs/method/40_pretrained.ipynb #35f54e89
 def strength_at(card: dict, level: float, sampling: str = "4:2:0") -> float:  # 0..1
-    "The share of its correction that a model applies at a level of its codec; 1 where its card says nothing"
+    "The share of its correction that a model applies at a level; 1 where its card says nothing"
     known = card.get("strength" + KEYS[sampling], card.get("strength", []))
     if not known:
         return 1.0
@@ -385,7 +385,7 @@ def strength_at(card: dict, level: float, sampling: str = "4:2:0") -> float:  # 
 
 # %% ../nbs/method/40_pretrained.ipynb #cde59221
 def weakened(generator: "nn.Module", strength: float) -> "nn.Module":
-    "A generator, changed in place, with a share of its correction; raises `QebiasError` if it adds none"
+    "A generator, changed in place, with a share of what it adds; raises `QebiasError` if it adds none"
     from torch import nn, no_grad
 
     if strength == 1:
@@ -657,7 +657,7 @@ def first_weights(spec: dict, seed: int = 0) -> dict:
 
 # %% ../nbs/method/40_pretrained.ipynb #341f3c6b
 def deepened(state: dict, depth: int) -> dict:
-    "A `DnCNN`'s weights for so many convolutions, new ones passing on what they get; raises `QebiasError`"
+    "A `DnCNN`'s weights for more convolutions, which pass on what they get; raises `QebiasError`"
     import torch
 
     layers = sorted(int(key.split(".")[1]) for key in state if key.endswith(".weight"))

@@ -171,7 +171,7 @@ def ema_update(average: nn.Module, module: nn.Module, decay: float) -> None:
             old.copy_(new)
 
 # %% ../nbs/method/10_training.ipynb #6853c0a5
-def new_moments(p: torch.Tensor) -> tuple:  # (average of its gradients, of their squares, number of steps)
+def new_moments(p: torch.Tensor) -> tuple:  # (average, average of squares, steps)
     "What Adam keeps of a parameter, before its first step"
     average, square = (torch.zeros_like(p, memory_format=torch.preserve_format) for _ in range(2))
     return average, square, torch.zeros((), dtype=torch.float32, device=p.device)
@@ -294,7 +294,7 @@ class Networks:
 
     def __init__(self, config: TrainConfig, init: dict | None = None):
         self.config, self.device = config, torch.device(config.device)
-        self.ema = config.ema  # of the average; whoever calls the steps may change it from one to the next
+        self.ema = config.ema  # of the average; it may be changed between steps
         self.generator, self.average, self.discriminator = new_networks(config, init)
         self.optimisers = {"generator": Adam(self.generator.parameters(), config.betas)}
         if self.discriminator:
@@ -756,7 +756,7 @@ def check_health(config: TrainConfig, records: list) -> None:
 
 # %% ../nbs/method/10_training.ipynb #543c3b40
 def run_key(config: TrainConfig, pairs: Pairs | JoinedPairs, init: str = "") -> str:
-    "Name a training by everything that decides its outcome; `init` is the hash of the file it starts from"
+    "Name a training by all that decides its outcome; `init` is the hash of what it starts from"
     return digest({"config": config.identity(), "pairs": pairs.key, "init": init})
 
 # %% ../nbs/method/10_training.ipynb #2945617f
@@ -1019,7 +1019,7 @@ def part_of(file: Path) -> dict:
     return {"bytes": file.stat().st_size, "sha256": file_digest(file)}
 
 # %% ../nbs/method/10_training.ipynb #ceef8e5d
-def finished(folder: str | Path, key: str) -> dict | None:  # the result; None where something is left to do
+def finished(folder: str | Path, key: str) -> dict | None:  # the result, or None
     "The result of a finished training whose files are all whole"
     result = read_result(folder)
     if result is None or result["key"] != key:
@@ -1044,7 +1044,7 @@ def held_key(folder: str | Path) -> str | None:
 
 # %% ../nbs/method/10_training.ipynb #3a64e90c
 def halo_of(generator: nn.Module, pairs: Pairs | JoinedPairs) -> Halo | None:
-    "The halo that tiles need, by four compressed pictures; None where the reach says it, or there is none"
+    "The halo that tiles need, by four compressed pictures; None where it is known or there is none"
     grid = grid_of(generator)
     reach: Any = getattr(generator, "reach", "unknown")
     if reach is None or reach != "unknown" and reach <= 64:

@@ -290,7 +290,7 @@ def _hashed(path, size, mtime_ns, content):
 
 
 def _sha256(path, content=False):
-    "The sha256 of a file, or of what follows its header; computed once while the file stays as it is"
+    "The sha256 of a file, or of what follows its header; once while the file stays as it is"
     stat = Path(path).stat()
     with _LOCK:
         return _hashed(str(path), stat.st_size, stat.st_mtime_ns, content)
@@ -440,7 +440,7 @@ def find_any(*files: str, purpose: str = "") -> Path:
     raise MissingWeights(absent[0] + others)
 
 # %% ../nbs/foundations/10_weights.ipynb #d691b6e1
-def state(file: str) -> dict:  # the fields of the file, and places, path, state, why, checked, source
+def state(file: str) -> dict:  # its fields, places, path, state, why, checked, source
     "A file of the table and its state here: present, missing, to be converted, or wrong, and then `why`"
     entry, looked = _entry(file), places(file)
     path, found, why = _standing(entry)

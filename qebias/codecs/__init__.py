@@ -176,7 +176,7 @@ def _failed(name, error, on_error) -> Coded | None:
 
 # %% ../../nbs/data/04_codecs.__init__.ipynb #8ffa1c7a
 def _attempt(image, coder):
-    "What a function makes of an image (an array, a path, or a function that gives one), or why it cannot"
+    "What a function makes of an image, a path, or what a function gives; or why it cannot"
     try:
         image = image() if callable(image) else image
         return coder(read_rgb(image) if isinstance(image, (str, os.PathLike)) else image)

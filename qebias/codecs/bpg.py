@@ -432,7 +432,7 @@ def bpg_header(data: bytes) -> BpgHeader:
 
 # %% ../../nbs/data/02_codecs.bpg.ipynb #b1e172a0
 def bpg_extensions(data: bytes) -> dict[int, bytes]:
-    "What a BPG file carries beside its picture, by kind: 1 is EXIF, 2 a profile; raises `CodecError`"
+    "What a BPG file carries beside its picture: 1, EXIF; 2, a profile; raises `CodecError`"
     at = 6
     for _ in range(3):  # width, height, length
         _, at = _read_ue7(data, at)

@@ -224,7 +224,7 @@ def watching(model: nn.Module, see: Callable) -> Iterator[None]:
 
 # %% ../../nbs/networks/00_generators.core.ipynb #0ca7fadb
 def layer_macs(layer: nn.Module, x: torch.Tensor, y: torch.Tensor) -> int:
-    "Multiplications of one layer, from x to y, for a batch; only convolutions and linear layers have any"
+    "Multiplications of one layer, from x to y; only convolutions and linear layers have any"
     if isinstance(layer, nn.Linear):
         return y.numel() * layer.in_features
     if not isinstance(layer, nn.modules.conv._ConvNd):
@@ -354,7 +354,7 @@ def check_counts(network: str, **counts: int) -> None:
 
 # %% ../../nbs/networks/00_generators.core.ipynb #db0a61c0
 def pad_to_multiple(x: torch.Tensor, multiple: int) -> torch.Tensor:
-    "Pad right and below to the next multiple, by reflection; by replication on an axis too short for it"
+    "Pad right and below to a multiple, by reflection; by replication where an axis is too short"
     for axis in (2, 3):
         size, more = x.shape[axis], -x.shape[axis] % multiple
         if more:
