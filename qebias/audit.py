@@ -97,11 +97,8 @@ class Found(NamedTuple):
     pixels: dict  # name -> how large, 0 where that is not known
 
 # %% ../nbs/measurement/40_audit.ipynb #3d1924d5
-def match(
-    folders: dict,  # domain -> folder
-    suffix: str = "",  # what the enhanced pictures' names have behind the others': `_out`
-) -> Found:
-    "Pair the pictures of three folders by name; of several files of one name the lossless one counts"
+def match(folders: dict, suffix: str = "") -> Found:
+    "Pair three folders by name, without a suffix of the enhanced ones; the lossless of one name counts"
     listed, notes = {}, []
     for domain, folder in folders.items():
         root = Path(folder).expanduser()

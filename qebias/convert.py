@@ -63,11 +63,8 @@ def bare(state: Mapping) -> dict:
     return dict(state)
 
 # %% ../nbs/networks/35_convert.ipynb #13a2488e
-def unwrapped(
-    found: Mapping,  # what a file holds
-    part: str = "generator",  # or "discriminator", where a file holds both
-) -> dict:  # name -> tensor
-    "The state dict in the midst of a checkpoint; raises `QebiasError` where there is none"
+def unwrapped(found: Mapping, part: str = "generator") -> dict:
+    "The named tensors of a checkpoint's generator or discriminator; raises `QebiasError` without any"
     for _ in range(4):
         names = NESTED + PARTS[part]
         inner = next((found[k] for k in names if isinstance(found.get(k), Mapping)), None)

@@ -71,12 +71,8 @@ def is_absent(module: str) -> bool:
         return module not in sys.modules  # what another thread is importing has no spec yet
 
 # %% ../nbs/foundations/00_core.ipynb #aca1442b
-def require(
-    module: str,  # name of the module to import, for instance `"av"`
-    purpose: str = "",  # what it is needed for, as words of the message
-    extra: str = "study",  # of the package's extras, the one that brings it along
-) -> ModuleType:
-    "Import an optional module, or raise a `QebiasError` that names the remedy"
+def require(module: str, purpose: str = "", extra: str = "study") -> ModuleType:
+    "Import an optional module, or raise a `QebiasError` that names the extra to install"
     try:
         return importlib.import_module(module)
     except ImportError as error:
@@ -114,9 +110,7 @@ def imported(
         raise QebiasError(f"{what} {place!r} is not known here, {error}{remedy}") from None
 
 # %% ../nbs/foundations/00_core.ipynb #63c3d390
-def project_root(
-    start: str | Path | None = None,  # where the search begins; the package's own folder, if left out
-) -> Path:
+def project_root(start: str | Path | None = None) -> Path:
     "The checkout's root: the nearest folder upwards that holds both `settings.ini` and `nbs`"
     if start is None:
         start = Path(__file__).parent if "__file__" in globals() else Path.cwd()
@@ -133,9 +127,7 @@ _UNFINISHED = ".qebias-unfinished-"  # how temporary names begin
 
 
 @contextlib.contextmanager
-def atomic(
-    path: str | Path,  # the file's final name; its folder is made where it is missing
-) -> Iterator[Path]:
+def atomic(path: str | Path) -> Iterator[Path]:
     "A temporary path that becomes `path` when the block ends without an error (same suffix, same folder)"
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -171,10 +163,8 @@ def umask() -> int:
 
 # %% ../nbs/foundations/00_core.ipynb #f1fa2376
 @contextlib.contextmanager
-def atomic_dir(
-    path: str | Path,  # the folder's final name; what stood there is replaced when the block ends well
-) -> Iterator[Path]:
-    "A temporary folder that becomes `path` when the block ends without an error"
+def atomic_dir(path: str | Path) -> Iterator[Path]:
+    "A temporary folder that becomes `path`, in place of what stood there, when the block ends well"
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     tmp = Path(tempfile.mkdtemp(dir=path.parent, prefix=f"{_UNFINISHED}{cut_name(path.name)}-"))
@@ -234,10 +224,7 @@ def as_plain(value: Any) -> Any:
 
 # %% ../nbs/foundations/00_core.ipynb #1aac5410
 @contextlib.contextmanager
-def locked(
-    folder: str | Path,  # the folder to own; made where it is missing
-    what: str = "work",  # what is going on there, for the message
-) -> Iterator[None]:
+def locked(folder: str | Path, what: str = "work") -> Iterator[None]:
     "Own `folder` while the block runs; raise `LockedError` where another live process does"
     from filelock import FileLock, Timeout
 
@@ -288,12 +275,8 @@ def one_line(error: Exception, longest: int = 200) -> str:
     return text[:longest] or type(error).__name__
 
 # %% ../nbs/foundations/00_core.ipynb #282913ef
-def closest(
-    name: object,  # as somebody typed it
-    known: Iterable[str],  # what there is
-    alike: float = 0.6,  # 0..1; 0 takes the closest of all, however far
-) -> str | None:
-    "The name that somebody may have meant"
+def closest(name: object, known: Iterable[str], alike: float = 0.6) -> str | None:
+    "The known name that somebody may have meant, at least so much alike (0 to 1), or None"
     near = difflib.get_close_matches(str(name), list(known), 1, alike)
     return near[0] if near else None
 
@@ -554,11 +537,8 @@ MOST_TABLE = 2**31  # bytes of a table, unpacked
 MOST_COLUMNS = 10_000
 
 
-def read_table(
-    path: str | Path,  # a .parquet or .csv file
-    columns: Iterable[str] | None = None,  # that it must have, and alone of which it is given
-) -> "pd.DataFrame":  # pandas.DataFrame
-    "Read a table; raises `QebiasError` for one that is missing, broken or too large, or lacks a column"
+def read_table(path: str | Path, columns: Iterable[str] | None = None) -> "pd.DataFrame":
+    "Read a .parquet or .csv table; raises `QebiasError` if it is broken, too large, or lacks a column"
     import pandas
 
     suffix = Path(path).suffix.lower()
@@ -979,11 +959,8 @@ def duration(seconds: float) -> str:
     return f"{seconds // 3600} h {seconds % 3600 // 60} min"
 
 # %% ../nbs/foundations/00_core.ipynb #9cb1522d
-def aligned(
-    rows: Iterable[Sequence[str]],  # of one length, the first with the names of the columns
-    right: Iterable[int] = (),  # numbers of the columns that are flush right
-) -> list[str]:
-    "A table as lines of aligned columns"
+def aligned(rows: Iterable[Sequence[str]], right: Iterable[int] = ()) -> list[str]:
+    "Rows of one length as lines of aligned columns, those of these numbers flush right"
     table, right = [list(row) for row in rows], set(right)
     widths = [max(map(len, column)) for column in zip(*table)]
     lines = []
@@ -996,11 +973,8 @@ def aligned(
     return lines
 
 # %% ../nbs/foundations/00_core.ipynb #18f2f525
-def digest(
-    value: object,  # anything `write_json` takes
-    length: int = 16,  # hexadecimal digits to keep
-) -> str:
-    "Name a value by the sha256 of its canonical JSON"
+def digest(value: object, length: int = 16) -> str:
+    "Name a value that `write_json` takes by so many digits of the sha256 of its canonical JSON"
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=as_plain).encode()).hexdigest()[:length]
 
 

@@ -182,10 +182,8 @@ def metric_name(name: str) -> str:  # a name in `METRICS`
     return wanted if wanted in METRICS else _unknown(name)
 
 # %% ../nbs/measurement/00_metrics.ipynb #6c0801d2
-def find_metric(
-    name: str,  # in `METRICS`, or `module:name` of a `Metric` elsewhere, which joins the table
-) -> Metric:
-    "A metric's row; raises `QebiasError` with the nearest name"
+def find_metric(name: str) -> Metric:
+    "A row, or a `module:name`, which joins the table; raises `QebiasError` with the nearest name"
     if name not in METRICS:
         found = elsewhere(name) if ":" in name else None
         if not isinstance(found, Metric):
@@ -224,9 +222,7 @@ def _ready(name):
     return entry
 
 # %% ../nbs/measurement/00_metrics.ipynb #fcf5ecd0
-def available(
-    names: Iterable[str] | None = None,  # names in `METRICS`; all of them if left out
-) -> tuple:  # (usable names, {name: why it cannot be computed here})
+def available(names: Iterable[str] | None = None) -> tuple:  # (usable names, {name: why not})
     "Which metrics can be computed on this machine, and in one line why the others cannot"
     usable, reasons = [], {}
     for name in METRICS if names is None else names:

@@ -81,11 +81,8 @@ def network_class(name: str) -> type[nn.Module]:
     return found
 
 # %% ../nbs/networks/30_networks.ipynb #99f0c525
-def network_spec(
-    network: Any,  # a subclass of nn.Module, its name `"module:Class"`, or a spec
-    **kwargs: Any,  # its arguments
-) -> dict:  # `{"class": "module:Class", "kwargs": {...}}`
-    "The spec of a network; raises `QebiasError` for a class that cannot be imported, or that is no network"
+def network_spec(network: Any, **kwargs: Any) -> dict:
+    "The spec of a class, a `module:Class` or a spec; raises `QebiasError` for what is no network"
     if isinstance(network, Mapping):
         network, kwargs = network["class"], {**network.get("kwargs", {}), **kwargs}
     if isinstance(network, type):

@@ -460,13 +460,8 @@ PERCEPTUAL: dict[str, Any] = {
 }  # as in the profile `photos`, with less weight of the GAN and half of the divergence
 
 # %% ../nbs/method/40_pretrained.ipynb #10b7b809
-def recipe_config(
-    recipe: Recipe,
-    psi: str = "vgg19",  # which psi a perceptual one is trained with
-    seed: int = 0,
-    fresh: bool = True,  # whether a fidelity model starts from nothing
-) -> "TrainConfig":  # qebias.training.TrainConfig
-    "The training of a recipe, as the study knows trainings"
+def recipe_config(recipe: Recipe, psi: str = "vgg19", seed: int = 0, fresh: bool = True) -> "TrainConfig":
+    "The training of a recipe, as the study knows trainings; `fresh` where it starts from nothing"
     from qebias.methods import method, train_config
 
     more: dict[str, Any] = {"psi": psi, **PERCEPTUAL}

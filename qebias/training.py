@@ -265,11 +265,8 @@ def _keep_memory():
             ctypes.CDLL(None).mallopt(option, value)  # M_MMAP_MAX, M_TRIM_THRESHOLD
 
 # %% ../nbs/method/10_training.ipynb #34f77965
-def new_networks(
-    config: TrainConfig,
-    init: dict | None = None,  # the generator's state to start from
-) -> tuple:  # (generator, its average, discriminator or None)
-    "The networks of a training before its first step"
+def new_networks(config: TrainConfig, init: dict | None = None) -> tuple:
+    "(generator, its average, discriminator or None) before the first step, from a state or anew"
     discriminator = None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_for("generator", config.seed))

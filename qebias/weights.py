@@ -567,11 +567,8 @@ MOST_DICTS = 100  # of a checkpoint that is converted
 MOST_TENSORS = 20_000
 
 
-def named_tensors(
-    state: Any,  # what `load_restricted` gave
-    room: int,  # bytes that they may take together
-) -> dict:  # name -> tensor, with strokes between the names of dicts
-    "The tensors of a checkpoint, each on its own; raises `ValueError` for one that holds none, or too much"
+def named_tensors(state: Any, room: int) -> dict:  # name with strokes -> tensor
+    "The tensors of a checkpoint, at most `room` bytes; raises `ValueError` for none, or more"
     import torch
 
     found, left, seen = {}, [("", state)], 0

@@ -110,11 +110,7 @@ def rgb_to_420(rgb: np.ndarray) -> tuple:  # Y (H, W), Cb and Cr (ceil(H/2), cei
     return y, cb, cr
 
 # %% ../../nbs/data/02_codecs.bpg.ipynb #932a6af0
-def rgb_from_420(
-    y: np.ndarray,  # uint8 (H, W)
-    cb: np.ndarray,  # uint8 (ceil(H/2), ceil(W/2))
-    cr: np.ndarray,  # uint8 (ceil(H/2), ceil(W/2))
-) -> np.ndarray:  # uint8 (H, W, 3)
+def rgb_from_420(y: np.ndarray, cb: np.ndarray, cr: np.ndarray) -> np.ndarray:  # uint8 (H, W, 3)
     "The inverse of `rgb_to_420`, with chroma interpolated by Lanczos-4"
     height, width = y.shape
     rgb = np.empty((height, width, 3), np.uint8)
