@@ -129,11 +129,11 @@ def test_a_training_is_called_by_its_own_configuration(tmp_path):
 
 
 def test_a_plan_makes_each_configuration_once(tmp_path, monkeypatch):
-    from qebias.study import work
+    from qebias.study import keys as module
 
     study, made = studies(tmp_path)["demo"], []
     monkeypatch.setattr(
-        work, "config_of", lambda s, row, seed: made.append(row.name) or config_of(s, row, seed)
+        module, "config_of", lambda s, row, seed: made.append(row.name) or config_of(s, row, seed)
     )
     keys = Keys(study)
     for row in study.rows.values():

@@ -15,12 +15,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from ..bank_settings import bank_settings
 from ..core import QebiasError, aligned, digest, write_json
 from ..datasets import COLLECTIONS
 from ..layers import random_psi
 from ..pictures import look
-from .keys import Job, Keys, Study, images, todo
+from .keys import Job, Keys, Study, bank_identity, config_of, images, todo
 from .preflight import cluster, costs_path, known_costs, problems, specs_of
 from .profile import own_classes, source_name
 from .runner import summary
@@ -87,8 +86,6 @@ class Cost(NamedTuple):
 @functools.lru_cache(maxsize=4096)
 def cost_of(study: Study, row: str) -> Cost:
     "What a row's training costs, once a study and row: all its seeds and levels cost the same"
-    from qebias.study.work import config_of
-
     config = config_of(study, study.rows[row], study.rows[row].seeds[0])
     try:
         networks = [network_cost(*spec) for spec in specs_of(config)]
@@ -107,7 +104,7 @@ def bank_specs(study: Study) -> dict[str, tuple]:  # kind -> (spec as JSON, patc
     p = study.profile
     if not p.bank:
         return {}
-    settings = bank_settings(p.bank, p)
+    settings = bank_identity(study)
     found = {}
     for kind in settings["kinds"]:
         channels = 6 if kind == "cond" else 3
@@ -119,7 +116,7 @@ def bank_specs(study: Study) -> dict[str, tuple]:  # kind -> (spec as JSON, patc
 # %% ../../nbs/tools/28_study.estimate.ipynb #68350f9e
 def bank_operations(study: Study) -> int:
     "Multiply-accumulate operations of all trainings of a profile's bank"
-    settings = bank_settings(study.profile.bank, study.profile)
+    settings = bank_identity(study)
     places = 0
     for kind, spec in bank_specs(study).items():
         places += 3 * (3 if kind == "second" else 2) * network_cost(*spec)[0]
@@ -129,8 +126,6 @@ def bank_operations(study: Study) -> int:
 # %% ../../nbs/tools/28_study.estimate.ipynb #dd8a7812
 def write_costs(studies: list) -> None:
     "Count the networks of these studies and keep the numbers"
-    from qebias.study.work import config_of
-
     found = {}
     for study in studies:
         for row in study.rows.values():

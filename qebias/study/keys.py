@@ -6,30 +6,44 @@
 __all__ = ['KINDS', 'PAGE_CODE', 'PAGE_DATA', 'KEY_OF', 'Item', 'items', 'Job', 'Study', 'pairs_name', 'train_name',
            'enhanced_name', 'measured_name', 'compress_jobs', 'train_jobs', 'needs_first', 'trained_levels',
            'train_job', 'training_of', 'evaluation_jobs', 'evaluations', 'rows_at', 'jobs', 'bank_job', 'images',
-           'raw_identity', 'codec_of', 'Keys', 'training_identity', 'is_unknown', 'part_digest', 'stored_faults',
-           'faults_of', 'key_compress', 'key_train', 'key_enhance', 'key_measure', 'column_keys', 'key_bank',
-           'key_table', 'page_code', 'key_item', 'Todo', 'todo', 'plan', 'wanted_folders', 'raw_key']
+           'raw_identity', 'codec_of', 'config_of', 'enhancer_identity', 'columns_of', 'psi_layer', 'column_identity',
+           'bank_identity', 'Keys', 'training_identity', 'is_unknown', 'part_digest', 'stored_faults', 'faults_of',
+           'key_compress', 'key_train', 'key_enhance', 'key_measure', 'column_keys', 'key_bank', 'key_table',
+           'page_code', 'key_item', 'Todo', 'todo', 'plan', 'wanted_folders', 'raw_key']
 
 # %% ../../nbs/tools/22_study.keys.ipynb #6a759dae
 import functools
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from pydantic import ValidationError
 
 import qebias
 from ..codecs import codec as make_codec
-from ..core import QebiasError, digest, file_digest, project_root, read_json, read_yaml, write_json
+from qebias.core import (
+    QebiasError,
+    digest,
+    file_digest,
+    one_line,
+    project_root,
+    read_json,
+    read_yaml,
+    write_json,
+)
 from ..datasets import load_dataset, own_split, split_by_content
 from qebias.study.profile import (
     Profile,
     Row,
     check_profile,
+    complaint,
     load_profile,
     model_of,
     own_classes,
     own_notebooks,
     rows_of,
+    settings_of,
     start_of,
     stored_profile,
 )
@@ -37,6 +51,7 @@ from .store import Store, content_of, faults, read_result
 
 if TYPE_CHECKING:
     from qebias.codecs.base import Codec
+    from qebias.config import TrainConfig
 
 # %% ../../nbs/tools/22_study.keys.ipynb #be4df4d6
 class Item(NamedTuple):
@@ -217,8 +232,8 @@ def train_job(study: Study, row: Row, codec: str, level: int | str, seed: int) -
     return Job("train", train_name(row.name, codec, level, seed), cell, tuple(needs))
 
 # %% ../../nbs/tools/22_study.keys.ipynb #566bb9e4
-def training_of(study: Study, row: str, codec: str, level: int, seed: int, dataset: str = "") -> list[str]:
-    "The training that a row uses at a place, by its name; none of a control's"
+def training_of(study: Study, row: str, codec: str, level: int, seed: int) -> list[str]:
+    "The name of the training that a row uses at a place; none for a control"
     if row not in study.rows:
         return []
     return [train_name(row, *study.trained_on(study.rows[row], codec, level), seed)]
@@ -231,7 +246,7 @@ def evaluation_jobs(study: Study) -> list[Job]:
     enhanced, measured = [], []
     for place in evaluations(study):
         looked_at = [pairs_name(place["dataset"], place["codec"], place["level"])]
-        training = training_of(study, **place)
+        training = training_of(study, place["row"], place["codec"], place["level"], place["seed"])
         if place["row"] != "compressed":
             _, base = control_of(place["row"])
             before = [enhanced_name(**place | {"row": base})] if base else []
@@ -322,6 +337,79 @@ def codec_of(study: Study, codec: str, level: int) -> "Codec":
     options = {"encoder": study.profile.encoder} if codec == "bpg" else {}
     return make_codec(codec, level, **options)
 
+# %% ../../nbs/tools/22_study.keys.ipynb #712152d2
+def config_of(study: Study, row: Row, seed: int) -> "TrainConfig":
+    "The resolved training of a row: the method's own, changed by the profile; raises `QebiasError`"
+    from qebias.config import Game
+    from qebias.methods import train_config
+
+    p = study.profile
+    told = settings_of(p, row)
+    told.pop("start", None)
+    run: dict[str, Any] = {"device": p.device, "processes": p.processes, "psi": p.psi, "patch": p.patch}
+    for name in ("threads", "precision"):
+        run[name] = told.pop(name, getattr(p, name))
+    divergence = told.pop("divergence", {})
+    networks = {name: told.pop(name) for name in ("generator", "discriminator") if told.get(name)}
+    if row.method.stage == "fidelity":
+        without = {"d_lr", "gan", *Game.model_fields}
+        told = {name: value for name, value in told.items() if name not in without}
+    try:
+        return train_config(
+            row.method, networks=p.networks, divergence=divergence, **networks, **told, **run, seed=seed
+        )
+    except (QebiasError, ValueError, TypeError, KeyError, AttributeError) as error:  # knows no file, no row
+        first = error.errors()[0] if isinstance(error, ValidationError) else None
+        what = complaint(first) if first else one_line(error, 400)
+        raise QebiasError(f"profile {p.name}: {row.name}: {what}") from None
+
+# %% ../../nbs/tools/22_study.keys.ipynb #35b7747d
+def enhancer_identity(row: str) -> dict:
+    "What enhances a row's pictures: a generator by inference, or a control"
+    from qebias import controls
+    from qebias.later import written
+
+    if row.startswith(controls.PREFIX):
+        return {"control": row, "version": controls.find_control(row).version}
+    return {"inference": written("qebias.inference", "VERSION")}
+
+# %% ../../nbs/tools/22_study.keys.ipynb #4f289053
+def columns_of(study: Study, row: str) -> list[str]:
+    "What is measured for a row"
+    from qebias.measure import columns
+
+    p = study.profile
+    gan = row in study.rows and study.rows[row].method.discriminator is not None
+    psi = f"{p.psi}:{psi_layer(study, row)}" if gan else ""
+    return columns(p.metrics, p.distances, gan, psi)
+
+# %% ../../nbs/tools/22_study.keys.ipynb #f171a5de
+def psi_layer(study: Study, row: str) -> str:
+    "The layer of psi at which a row's domains are compared: that of its divergence, or the one it would have"
+    from qebias.config import Divergence
+    from qebias.layers import block_layer
+
+    told = settings_of(study.profile, study.rows[row]).get("divergence", {})
+    place = Divergence(**{**told, **study.rows[row].method.place})
+    return block_layer(place.blocks[0])
+
+# %% ../../nbs/tools/22_study.keys.ipynb #64c44a87
+def column_identity(study: Study, column: str) -> dict:
+    "What decides a column's values, beside the pictures"
+    from qebias.measure import identity
+
+    found = dict(identity(column))
+    if column == "realism" or column.startswith(("psi:", "distance:")):
+        found["patch"] = study.profile.patch
+    return found
+
+# %% ../../nbs/tools/22_study.keys.ipynb #604b0e36
+def bank_identity(study: Study) -> dict:
+    "The bank's settings with its version"
+    from qebias.bank_settings import bank_settings
+
+    return bank_settings(study.profile.bank, study.profile)
+
 # %% ../../nbs/tools/22_study.keys.ipynb #fbdc463b
 class Keys:
     "The keys of a study's jobs, and the results that they lead to; each is computed once"
@@ -332,8 +420,6 @@ class Keys:
         only: Iterable[str] = (),  # items; all if empty
         imports: bool = True,  # may other modules' classes be imported? without, their jobs have no key
     ):
-        from qebias.study.work import column_identity
-
         self.study, self.imports = study, imports
         self.jobs = jobs(study, only)
         self.known: dict[str, str | None] = {}
@@ -387,8 +473,6 @@ class Keys:
 # %% ../../nbs/tools/22_study.keys.ipynb #1b2c83cb
 def training_identity(keys: Keys, row: Row, seed: int) -> dict:
     "What decides a training: what decides its row's, which is made once, and the seed"
-    from qebias.study.work import config_of
-
     if row.name not in keys.trainings:
         found = config_of(keys.study, row, row.seeds[0]).identity()
         keys.trainings[row.name] = {name: value for name, value in found.items() if name != "seed"}
@@ -458,8 +542,6 @@ def key_train(keys: Keys, job: Job) -> str:
 # %% ../../nbs/tools/22_study.keys.ipynb #17dbfff3
 def key_enhance(keys: Keys, job: Job) -> str:
     "The generator, or the control, and the compressed pictures"
-    from qebias.study.work import enhancer_identity
-
     trained, before = job.needed("train"), job.needed("enhance")
     generator = part_digest(keys, trained[0], "generator.safetensors") if trained else ""
     pairs = keys.content(job.needs[0])
@@ -476,8 +558,6 @@ def key_measure(keys: Keys, job: Job) -> str:
 # %% ../../nbs/tools/22_study.keys.ipynb #5790f6d7
 def column_keys(keys: Keys, job: Job) -> dict[str, str]:
     "What names each column of a cell"
-    from qebias.study.work import columns_of
-
     cell = job.cell
     pairs = keys.content(pairs_name(cell["dataset"], cell["codec"], cell["level"]))
     enhanced = [keys.content(need) for need in job.needed("enhance")]
@@ -494,11 +574,8 @@ def column_keys(keys: Keys, job: Job) -> dict[str, str]:
 # %% ../../nbs/tools/22_study.keys.ipynb #5378d159
 def key_bank(keys: Keys, job: Job) -> str:
     "The bank's settings, and the pictures"
-    from qebias.study.work import bank_identity
-
-    return digest(
-        {"bank": bank_identity(keys.study), "pairs": [keys.content(need) for need in job.needs]}, 24
-    )
+    pairs = [keys.content(need) for need in job.needs]
+    return digest({"bank": bank_identity(keys.study), "pairs": pairs}, 24)
 
 
 def key_table(keys: Keys, job: Job) -> str:

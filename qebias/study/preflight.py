@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..core import QebiasError, digest, project_root, read_json
-from .keys import Study, codec_of, images
+from .keys import Study, codec_of, config_of, images
 from .profile import check_profile, load_profile, near, own_notebooks, stored_profile
 
 if TYPE_CHECKING:
@@ -282,8 +282,6 @@ def counted_before(config: "TrainConfig") -> bool:
 def networks_fit(study: Study) -> None:
     """Build each combination of networks on no device, and show it a patch's shape; raises `QebiasError`.
     What was counted before is not built again"""
-    from qebias.study.work import config_of
-
     combinations: dict = {}
     for row in study.rows.values():
         config = config_of(study, row, row.seeds[0])

@@ -35,7 +35,17 @@ from qebias.core import (
     write_json,
 )
 from ..stats import COLUMNS, RESAMPLE
-from .keys import Keys, Study, enhanced_name, pairs_name, rows_at, train_jobs, train_name
+from qebias.study.keys import (
+    Keys,
+    Study,
+    bank_identity,
+    config_of,
+    enhanced_name,
+    pairs_name,
+    rows_at,
+    train_jobs,
+    train_name,
+)
 from .preflight import known_costs
 from .profile import Profile, check_profile, model_of, source_name, stored_profile
 
@@ -223,8 +233,6 @@ def generators_in_words(
     rows: Iterable[str] = (),  # whose; all, if left out
 ) -> str:  # such as "DnCNN of 57,251 weights in RRDBNet's place"
     "The generators of a profile's rows, and how large they are"
-    from qebias.study.work import config_of
-
     study = Study(profile, "unused")
     found: dict = {}
     for row in study.rows.values():
@@ -274,8 +282,6 @@ def phases(config: "TrainConfig") -> str:
 # %% ../../nbs/tools/27_study.results.ipynb #7aabeec5
 def scale_line(profile: Profile, table: "pd.DataFrame") -> str:
     "Data, codecs, lengths of training, networks, psi, seeds and machine, in one line"
-    from qebias.study.work import config_of
-
     if not len(table):
         return f"Profile {profile.name}: nothing has been computed yet."
     study = Study(profile, "unused")
@@ -310,7 +316,6 @@ def cell_identities(study: Study) -> dict[str, str]:
     "Row and seed -> a digest of what decides its values, by which batches are told apart"
     from qebias.bank import bank_work
     from qebias.controls import control_of
-    from qebias.study.work import bank_identity, config_of
 
     found = {}
     for row in study.rows.values():
@@ -318,11 +323,10 @@ def cell_identities(study: Study) -> dict[str, str]:
             identity = config_of(study, row, seed).identity()
             model = model_of(study.profile, row)
             found[f"{row.name} {seed}"] = digest([identity, file_digest(model)] if model else identity)
-    for codec, levels in study.profile.codecs.items():
-        for level in levels:
-            for name, seed in rows_at(study, codec, level):
-                base = control_of(name)[1]
-                found.setdefault(f"{name} {seed}", found[f"{base} {seed}"] if base else digest(name))
+    for codec, level in study.levels:
+        for name, seed in rows_at(study, codec, level):
+            base = control_of(name)[1]
+            found.setdefault(f"{name} {seed}", found[f"{base} {seed}"] if base else digest(name))
     if study.profile.bank:
         settings = bank_identity(study)
         for fake, kind, seed in bank_work(settings):
