@@ -40,13 +40,11 @@ def is_published(profile: str = "photos") -> bool:
     return (project_root() / "nbs" / "study" / "results" / profile / "table.parquet").exists()
 
 # %% ../nbs/tools/50_readme.ipynb #aa8a48c1
-def findings(
-    profile: str = "photos",  # whose published table is read
-) -> str:  # Markdown
-    "A strip of pictures, and the answer to each question of the front page, from the published table"
-    if not is_published(profile):
+def findings() -> str:  # Markdown
+    "A strip of pictures, and the answer to each question of the front page, from the published photos"
+    if not is_published():
         return PENDING
-    page = open_page(profile)
+    page = open_page("photos")
     lines = []
     if strip(page) is not None:
         lines.append(f"![{', '.join(STRIP_LABELS)}: the middle of two pictures](images/strip.png)\n")
@@ -70,11 +68,8 @@ def findings(
 STRIP_LABELS = ("raw", "compressed", "Real-ESRGAN", "with the method")
 
 
-def strip(
-    page: "Page",  # a `Page` of published results
-    count: int = 2,  # pictures, one below the other
-) -> np.ndarray | None:  # uint8 RGB; None where a crop is not published
-    "The front page's pictures, a row each, at twice their size and under their names"
+def strip(page: "Page") -> np.ndarray | None:  # uint8 RGB; None where a crop is not published
+    "Two pictures of the front page in all their versions, at twice their size and under their names"
     there = last_set(page)
     rows: list[list] = []
     for name in there.results.crop_names(there.dataset):
@@ -82,7 +77,7 @@ def strip(
         if any(rgb is None for rgb in crops):
             return None
         rows.append(crops)
-    rows = sorted(rows, key=lambda crops: gradient_energy(crops[0]), reverse=True)[:count]
+    rows = sorted(rows, key=lambda crops: gradient_energy(crops[0]), reverse=True)[:2]
     return with_names(rows, STRIP_LABELS) if rows else None
 
 # %% ../nbs/tools/50_readme.ipynb #9564cfd4
@@ -108,11 +103,10 @@ def with_names(
 def beside(
     pictures: list,  # uint8 RGB, alike in the other direction
     axis: int,  # 1: from left to right, 0: from top to bottom
-    gap: int = 4,  # white pixels between them
 ) -> np.ndarray:  # uint8 RGB
-    "Pictures in a row or a column"
+    "Pictures in a row or a column, four white pixels between them"
     line = np.full_like(pictures[0], 255)
-    line = line[:, :gap] if axis else line[:gap]
+    line = line[:, :4] if axis else line[:4]
     joined = [pictures[0]]
     for picture in pictures[1:]:
         joined += [line, picture]
@@ -122,10 +116,8 @@ def beside(
 ENHANCED_LABELS = ("raw", "JPEG 10", "enhanced", "--perceptual")
 
 
-def enhanced_strip(
-    quality: int = 10,  # of JPEG
-) -> np.ndarray:  # uint8 RGB
-    "The sample photographs, compressed, and enhanced by the two models for JPEG"
+def enhanced_strip() -> np.ndarray:  # uint8 RGB
+    "The sample photographs, as JPEG of quality 10, and enhanced by the two models for JPEG"
     from qebias.codecs import code, codec
     from qebias.datasets import load_dataset
     from qebias.inference import enhance
@@ -135,10 +127,10 @@ def enhanced_strip(
     rows = []
     for image in load_dataset("sample", "eval"):  # nosec B615: the package's own pictures
         raw = image()
-        compressed = code(raw, codec("jpeg", quality)).decoded
+        compressed = code(raw, codec("jpeg", 10)).decoded
         row = [raw, compressed]
         for model in (models()["jpeg"], models()["jpeg-perceptual"]):
-            generator = weakened(load_network(model.path), strength_at(model.card, quality))
+            generator = weakened(load_network(model.path), strength_at(model.card, 10))
             row.append(enhance(generator, compressed))
         rows.append([middle(rgb, CROP) for rgb in row])
     return with_names(rows, ENHANCED_LABELS)
@@ -168,10 +160,8 @@ def readme() -> str:
     return f"{HEAD}\n\n{text}\n"
 
 # %% ../nbs/tools/50_readme.ipynb #f2db61a9
-def absolute_links(
-    text: str,  # Markdown whose links are relative to nbs/
-) -> str:
-    "Pages are linked where the repository shows them, pictures where it serves them"
+def absolute_links(text: str) -> str:
+    "Links relative to nbs/ lead to pages where the repository shows them, to pictures where it serves them"
     home = repository()
     raw = home.replace("https://github.com", "https://raw.githubusercontent.com")
 

@@ -621,9 +621,7 @@ class Todo(NamedTuple):
     why: str
 
 # %% ../../nbs/tools/22_study.keys.ipynb #5e68d1b9
-def todo(
-    keys: Keys,
-) -> dict[str, Todo]:  # by name, in the order of the graph
+def todo(keys: Keys) -> dict[str, Todo]:  # by name, in the order of the graph
     "What there is to do; changes nothing"
     found = {}
     for name, job in keys.jobs.items():

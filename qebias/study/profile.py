@@ -154,13 +154,13 @@ def with_preset(networks: Any) -> Any:
         return preset(networks)
     if not isinstance(networks, dict) or "preset" not in networks:
         return networks
-    merged = dict(preset(networks["preset"]))
+    found = dict(preset(networks["preset"]))
     for name, own in networks.items():
         if name == "preset":
             continue
         same_network = isinstance(own, dict) and "class" not in own
-        merged[name] = {**merged.get(name, {}), **own} if same_network else own
-    return merged
+        found[name] = {**found.get(name, {}), **own} if same_network else own
+    return found
 
 # %% ../../nbs/tools/20_study.profile.ipynb #33ff6b12
 def with_classes(networks: dict) -> dict:
@@ -234,12 +234,11 @@ class Profile(BaseModel):
 def check_trust(profile: Profile) -> None:
     """Raise `ValueError` where code that is none of the package would be imported (`module:name`) or executed
     (a notebook) and is not asked for under `trust`; names all of it"""
-    p = profile
-    named = [name for name in (*p.codecs, *p.metrics, *p.distances) if ":" in name]
-    for row in rows_of(p):
-        named += own_classes(p, row)
-    own = [*own_notebooks(p), *(name for name in named if not name.startswith("qebias."))]
-    wanted = [name for name in dict.fromkeys(own) if name not in p.trust]
+    named = [name for name in (*profile.codecs, *profile.metrics, *profile.distances) if ":" in name]
+    for row in rows_of(profile):
+        named += own_classes(profile, row)
+    own = [*own_notebooks(profile), *(name for name in named if not name.startswith("qebias."))]
+    wanted = [name for name in dict.fromkeys(own) if name not in profile.trust]
     if wanted:
         raise ValueError(
             f"{', '.join(wanted)} would be imported or executed: say trust: {wanted} if you know that code"
@@ -280,29 +279,28 @@ def own_notebooks(profile: Profile) -> list[str]:
 # %% ../../nbs/tools/20_study.profile.ipynb #d3306a44
 def check_sets(profile: Profile) -> None:
     "Sets of pictures that cannot be meant; raises `ValueError`"
-    p = profile
-    for name in p.evaluate:
+    for name in profile.evaluate:
         if name == "train":
             raise ValueError("evaluate: a data set cannot be called 'train'")
         if not re.fullmatch(r"\w[\w.-]*", name):
             raise ValueError(
                 f"evaluate: {name!r} becomes a folder's name: use letters, digits, dots and dashes"
             )
-    for spec in (p.train, *p.evaluate.values()):
+    for spec in (profile.train, *profile.evaluate.values()):
         if "\0" in spec:
             raise ValueError(f"{spec!r:.80} is no name of a data set: it holds a NUL")
-    one_folder = list(p.evaluate.values()) == [p.train] and p.train.startswith("folder:")
-    if p.holdout is not None and not one_folder:
+    one_folder = list(profile.evaluate.values()) == [profile.train] and profile.train.startswith("folder:")
+    if profile.holdout is not None and not one_folder:
         raise ValueError("holdout divides one folder: evaluate must then name the same one as train")
 
 # %% ../../nbs/tools/20_study.profile.ipynb #d88fc7cd
 def check_precision(profile: Profile) -> None:
     "TF32 where there is no GPU; raises `ValueError`"
+    if profile.device.startswith("cuda"):
+        return
     told: dict[str, str | None] = {"precision": profile.precision}
     told |= {f"training.{name}.precision": s.precision for name, s in profile.training.items()}
     told |= {f"rows.{name}.precision": row.differs.precision for name, row in profile.rows.items()}
-    if profile.device.startswith("cuda"):
-        return
     for key, precision in told.items():
         if precision == "tf32":
             raise ValueError(
@@ -312,10 +310,9 @@ def check_precision(profile: Profile) -> None:
 # %% ../../nbs/tools/20_study.profile.ipynb #13861d0c
 def check_codecs(profile: Profile) -> None:
     "Codecs and levels of a profile that cannot be meant; raises `ValueError`"
-    p = profile
-    if not p.codecs or not all(p.codecs.values()):
+    if not profile.codecs or not all(profile.codecs.values()):
         raise ValueError("codecs: name at least one level, for instance {bpg: [37]}")
-    for name, levels in p.codecs.items():
+    for name, levels in profile.codecs.items():
         if len(set(levels)) < len(levels):
             raise ValueError(f"codecs: {name} has a level twice")
         if ":" in name:
@@ -324,27 +321,30 @@ def check_codecs(profile: Profile) -> None:
             make_codec(name, level)
 
 # %% ../../nbs/tools/20_study.profile.ipynb #d1ff559a
-def classes_of(methods: Iterable[Method]) -> set[str]:
+def classes_of(methods: Iterable[Method]) -> list[str]:
     "The names of the networks' classes that methods use"
     paths = [path for m in methods for path in (m.network, m.discriminator) if path]
-    return {path.split(":")[1] for path in paths}
+    return [path.split(":")[1] for path in paths]
 
 # %% ../../nbs/tools/20_study.profile.ipynb #c68da2a7
 def check_rows(profile: Profile) -> None:
     "Rows and settings of a profile that cannot be meant; raises `ValueError` or `QebiasError`"
-    p = profile
-    rows = {row.name: row for row in rows_of(p)}
-    classes = classes_of(row.method for row in rows.values())
-    for name in p.networks:
-        if name not in classes | classes_of(METHODS.values()):
+    rows = {row.name: row for row in rows_of(profile)}
+    classes = set(classes_of(row.method for row in rows.values()))
+    for name in profile.networks:
+        if name not in {*classes, *classes_of(METHODS.values())}:
             raise ValueError(f"networks: no row uses a {name}{near(name, classes)}")
-    for name in p.training:
+    for name in profile.training:
         known = ["fidelity", "adversarial", *rows, *METHODS]
         if name not in known:
             raise ValueError(f"training: {name} is no stage, no method and no row{near(name, set(known))}")
     for row in rows.values():
-        check_row(p, row, rows)
-    for key, named in (("cells", p.cells), ("row_seeds", p.row_seeds), ("controls_after", p.controls_after)):
+        check_row(profile, row, rows)
+    for key, named in (
+        ("cells", profile.cells),
+        ("row_seeds", profile.row_seeds),
+        ("controls_after", profile.controls_after),
+    ):
         for name in named:
             if name not in rows:
                 raise ValueError(f"{key}: {name} is no row of the profile{near(name, rows)}")
@@ -352,24 +352,25 @@ def check_rows(profile: Profile) -> None:
 # %% ../../nbs/tools/20_study.profile.ipynb #5075ede7
 def check_row(profile: Profile, row: Row, rows: Mapping) -> None:
     "Where a row starts from, where it stands and where it was trained; raises `ValueError`"
-    p = profile
-    first = start_of(p, row)
+    first = start_of(profile, row)
     if first == row.name:
         raise ValueError(f"{row.name}: a row cannot start from itself")
     if first and first not in rows:
         raise ValueError(f"methods: {row.name} starts from {first}, which must be listed too")
     try:
-        model_of(p, row)
+        model_of(profile, row)
     except QebiasError as error:
         raise ValueError(f"start: {row.name}: {error}") from None
-    places = set(p.codecs) | {f"{codec}-{level}" for codec, levels in p.codecs.items() for level in levels}
+    places = set(profile.codecs) | {
+        f"{codec}-{level}" for codec, levels in profile.codecs.items() for level in levels
+    }
     for where in row.at:
         if where not in places:
             raise ValueError(
                 f"cells: {row.name} cannot stand at {where}: there are {', '.join(sorted(places))}"
             )
     codec, _, level = row.method.trained_on.rpartition("-")
-    if codec and (codec not in p.codecs or level != "all" and int(level) not in p.codecs[codec]):
+    if codec and (codec not in profile.codecs or level != "all" and int(level) not in profile.codecs[codec]):
         raise ValueError(f"methods: {row.name} was trained on {codec}-{level}: add it to codecs")
 
 # %% ../../nbs/tools/20_study.profile.ipynb #d9b8b15d
@@ -448,10 +449,7 @@ def start_of(profile: Profile, row: Row) -> str:
     return "" if found == "none" or found.startswith(MODEL) else found
 
 # %% ../../nbs/tools/20_study.profile.ipynb #f5573ae3
-def model_of(
-    profile: Profile,
-    row: Row,
-) -> Path | None:
+def model_of(profile: Profile, row: Row) -> Path | None:
     "The file of the package's model that a row starts from, if any; raises `QebiasError` if there is none"
     found = settings_of(profile, row).get("start") or ""
     if not found.startswith(MODEL):
@@ -467,8 +465,7 @@ def model_of(
 def own_classes(profile: Profile, row: Row) -> list[str]:
     "The classes of other modules that a row's training would import, `module:name` each"
     told = settings_of(profile, row)
-    named = [path.split(":")[1] for path in (row.method.network, row.method.discriminator) if path]
-    specs = [profile.networks.get(name, {}) for name in named]
+    specs = [profile.networks.get(name, {}) for name in classes_of([row.method])]
     specs += [told.get("generator", {}), told.get("discriminator", {})]
     found = [str(spec["class"]) for spec in specs if "class" in spec]
     found += [str(term["function"]) for term in told.get("terms", []) if "function" in term]
@@ -577,7 +574,6 @@ def stored_profile(profile: Profile) -> dict:
     "A profile as a file holds it, so that reading it gives the same profile"
     values = profile.model_dump(mode="json", exclude_defaults=True)
     values["name"] = profile.name
-    rows = values.get("rows", {})
-    for spec in rows.values():
+    for spec in values.get("rows", {}).values():
         spec.update(spec.pop("differs", {}))
     return values

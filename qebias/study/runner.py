@@ -41,7 +41,7 @@ from qebias.core import (
 from .jobs import EVENTS, PARENT, SERVER
 from .keys import KINDS, Keys, Study, Todo, todo, wanted_folders
 from .preflight import Cluster
-from .store import MARKER, claim_folder, faults, prunable, prune
+from .store import MARKER, claim_folder, faults, prune
 
 # %% ../../nbs/tools/26_study.runner.ipynb #6c9b1cd8
 def snakemake_command(
@@ -482,7 +482,8 @@ def prune_study(
     "List results that no setting of the profile refers to any more, with sizes; remove them where told to"
     if not (study.folder / MARKER).exists():
         raise QebiasError(f"{study.folder} is no study's folder: nothing is removed")
-    found = prunable(study.store, wanted_folders(study))
+    wanted = wanted_folders(study)
+    found = {folder: size for folder, size in study.store.kept().items() if folder not in wanted}
     for folder, size in found.items():
         show(f"{size / 1e6:10.2f} MB  {folder}")
     total = sum(found.values())

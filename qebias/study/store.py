@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MARKER', 'FORMAT', 'WRITTEN', 'LARGE', 'require_own_files', 'claim_folder', 'parts_of', 'finish', 'unsealed', 'seal',
-           'content_of', 'read_result', 'faults', 'require_whole', 'Store', 'prunable', 'prune']
+           'content_of', 'read_result', 'faults', 'require_whole', 'Store', 'prune']
 
 # %% ../../nbs/tools/21_study.store.ipynb #4bc3efe5
 import os
@@ -55,11 +55,8 @@ def claim_folder(folder: Path) -> None:
     write_json(marker, {"qebias": "study", "format": FORMAT})
 
 # %% ../../nbs/tools/21_study.store.ipynb #cc69baab
-def parts_of(
-    folder: str | Path,  # of a result
-    names: Iterable[str],  # of its parts, relative to it
-) -> dict[str, dict]:  # name -> {"bytes", "sha256"}
-    "Size and digest of each part"
+def parts_of(folder: str | Path, names: Iterable[str]) -> dict[str, dict]:  # name -> {"bytes", "sha256"}
+    "Size and digest of each part of a result, by its name in the result's folder"
     found = {}
     for name in sorted(names):
         path = Path(folder) / name
@@ -114,23 +111,15 @@ def read_result(folder: str | Path, key: str | None = None) -> dict | None:
     if "seal" in result and result["seal"] != digest(unsealed(result), 32):
         return None
     for name, part in result["parts"].items():
-        if (
-            not isinstance(part, dict)
-            or type(part.get("bytes")) is not int
-            or not isinstance(part.get("sha256"), str)
-        ):
+        if not isinstance(part, dict) or type(part.get("bytes")) is not int:
             return None
-        if Path(name).is_absolute() or ".." in Path(name).parts:
+        if not isinstance(part.get("sha256"), str) or Path(name).is_absolute() or ".." in Path(name).parts:
             return None
     return result
 
 # %% ../../nbs/tools/21_study.store.ipynb #c54c92a4
-def faults(
-    folder: str | Path,
-    result: dict,  # as `read_result` gives it
-    deep: bool = False,  # hash large parts too
-) -> list[str]:  # names of parts, with what is wrong
-    "The parts of a result that are missing, or not what was written"
+def faults(folder: str | Path, result: dict, deep: bool = False) -> list[str]:
+    "What is wrong with the parts of a result, a line each; large ones are hashed where `deep` asks for it"
     wrong = []
     for name, part in result["parts"].items():
         path = Path(folder) / name
@@ -200,14 +189,6 @@ class Store(NamedTuple):
                 size = sum(file.stat().st_size for file in files)
                 found[path.relative_to(self.root).as_posix()] = size
         return found
-
-# %% ../../nbs/tools/21_study.store.ipynb #60e16cf8
-def prunable(
-    store: Store,
-    wanted: set,  # folders that settings refer to, relative to the root
-) -> dict[str, int]:  # folder -> bytes
-    "Results that no setting refers to any more"
-    return {folder: size for folder, size in store.kept().items() if folder not in wanted}
 
 # %% ../../nbs/tools/21_study.store.ipynb #7ed1d1bb
 def prune(store: Store, folders: Iterable[str]) -> None:
