@@ -46,19 +46,14 @@ class Symbol(NamedTuple):
     line: int  # where it begins in the module
 
 # %% ../nbs/tools/05_site.ipynb #84ee407a
-def type_of(
-    node: ast.expr | None,  # an annotation of the module's tree
-) -> str:
-    "A type as a reader wants it: without the quotes that put off an import"
+def type_of(node: ast.expr | None) -> str:
+    "An annotation as a reader wants it: without the quotes that put off an import"
     written = ast.unparse(node) if node else ""
     return written if "Literal" in written else written.replace("'", "")
 
 # %% ../nbs/tools/05_site.ipynb #bc222a13
-def comment_of(
-    lines: list,  # the module's lines
-    number: int,  # of a line, counted from 1
-) -> str:
-    "The comment at the end of a line, or an empty string"
+def comment_of(lines: list[str], number: int) -> str:
+    "The comment at the end of a line, counted from 1, or below it; empty where there is none"
     match = re.search(r"\s#\s?(.*)$", lines[number - 1])
     if match:
         return match[1].strip()
@@ -66,10 +61,7 @@ def comment_of(
     return following[1:].strip() if following.startswith("#") else ""
 
 # %% ../nbs/tools/05_site.ipynb #6d8a073a
-def arguments_of(
-    node: ast.FunctionDef,  # of the module's tree
-    lines: list,  # the module's lines
-) -> tuple:  # of Argument
+def arguments_of(node: ast.FunctionDef, lines: list[str]) -> tuple[Argument, ...]:
     "The arguments of a function with their comments; `self` is left out"
     given = node.args
     positional = [*given.posonlyargs, *given.args]
@@ -87,10 +79,7 @@ def arguments_of(
     return tuple(found)
 
 # %% ../nbs/tools/05_site.ipynb #b6a19523
-def fields_of(
-    node: ast.ClassDef,  # of the module's tree
-    lines: list,  # the module's lines
-) -> tuple:  # of Argument
+def fields_of(node: ast.ClassDef, lines: list[str]) -> tuple[Argument, ...]:
     "The annotated fields of a class with their comments"
     found = []
     for item in node.body:
@@ -103,12 +92,8 @@ def fields_of(
     return tuple(found)
 
 # %% ../nbs/tools/05_site.ipynb #a71e8099
-def symbol_of(
-    node: ast.FunctionDef | ast.ClassDef,  # of the module's tree
-    lines: list,  # the module's lines
-    module: str,  # its dotted name
-) -> Symbol:
-    "What a page says of a function or class"
+def symbol_of(node: ast.FunctionDef | ast.ClassDef, lines: list[str], module: str) -> Symbol:
+    "What a page says of a function or class of a module; `lines` are the module's"
     doc = ast.get_docstring(node) or ""
     if isinstance(node, ast.ClassDef):
         members = [m for m in node.body if isinstance(m, ast.FunctionDef)]
@@ -133,10 +118,8 @@ class Module(NamedTuple):
     symbols: tuple  # of `Symbol`
 
 # %% ../nbs/tools/05_site.ipynb #8e73f000
-def modules(
-    root: str | Path | None = None,  # the checkout; found if left out
-) -> dict:  # dotted name -> Module
-    "Every module of the package, read as text"
+def modules(root: str | Path | None = None) -> dict[str, Module]:
+    "Every module of a checkout's package by its dotted name, read as text"
     root = Path(root or project_root())
     found = {}
     for path in sorted((root / "qebias").rglob("*.py")):
@@ -165,10 +148,8 @@ class Item(NamedTuple):
     tests: tuple  # `tests/test_x.py::test_y`
 
 # %% ../nbs/tools/05_site.ipynb #f856a6ba
-def paper_map(
-    root: str | Path | None = None,  # the checkout; found if left out
-) -> list:  # of Item, in the order of the paper
-    "The paper's items and where each is computed; raises `QebiasError` for a name that does not exist"
+def paper_map(root: str | Path | None = None) -> list[Item]:
+    "The paper's items, in its order, and where each is computed; raises `QebiasError` for an unknown name"
     root = Path(root or project_root())
     rows = read_yaml(root / "docs" / "map.yaml")
     known = {f"{s.module}.{s.name}" for m in modules(root).values() for s in m.symbols}
@@ -180,11 +161,7 @@ def paper_map(
     return items
 
 # %% ../nbs/tools/05_site.ipynb #9e267c53
-def check_item(
-    item: Item,  # of the map
-    known: set,  # dotted names of the package
-    root: Path,  # the checkout
-) -> None:
+def check_item(item: Item, known: set[str], root: Path) -> None:
     "Refuse an item whose notebook, function or test does not exist; raises `QebiasError`"
     for notebook in item.notebooks:
         if not (root / "nbs" / notebook).is_file():
@@ -201,10 +178,8 @@ def check_item(
             raise QebiasError(f"docs/map.yaml: {item.title} names {test}, which does not exist")
 
 # %% ../nbs/tools/05_site.ipynb #dd87fbe5
-def repository(
-    root: str | Path | None = None,  # the checkout; found if left out
-) -> str:  # address without a slash at its end
-    "Where the repository can be read, from settings.ini"
+def repository(root: str | Path | None = None) -> str:
+    "Where the repository can be read, from settings.ini; without a slash at its end"
     from configparser import ConfigParser
 
     settings = ConfigParser(delimiters=["="])
@@ -212,26 +187,20 @@ def repository(
     return settings["DEFAULT"]["git_url"].rstrip("/")
 
 # %% ../nbs/tools/05_site.ipynb #24d534b3
-def label(
-    dotted: str,  # a function's or a class's dotted name
-) -> str:
-    "Its label on the site; labels know no case, so a class is told from a function by its ending"
+def label(dotted: str) -> str:
+    "The label of a dotted name; labels know no case, so a class is told from a function by its ending"
     words = dotted.split(".")
     capital = next((i for i, word in enumerate(words) if word[:1].isupper()), None)
     return dotted if capital is None else ".".join([*words[: capital + 1], "class", *words[capital + 1 :]])
 
 # %% ../nbs/tools/05_site.ipynb #29985fcd
-def link(
-    dotted: str,  # a function's dotted name
-) -> str:  # Markdown
-    "A link to a function's entry"
+def link(dotted: str) -> str:  # Markdown
+    "A link to the entry of a function's dotted name"
     return f"[`{dotted.removeprefix('qebias.')}`](#{label(dotted)})"
 
 # %% ../nbs/tools/05_site.ipynb #f72081ad
-def page_title(
-    notebook: Path,  # a notebook or Markdown file
-) -> str:
-    "The first heading of a page"
+def page_title(notebook: Path) -> str:
+    "The first heading of a notebook or Markdown file"
     text = notebook.read_text(encoding="utf-8")
     if notebook.suffix == ".ipynb":
         cells = json.loads(text)["cells"]
@@ -240,10 +209,7 @@ def page_title(
     return match[1].strip() if match else notebook.stem
 
 # %% ../nbs/tools/05_site.ipynb #80145360
-def map_page(
-    items: list,  # of Item
-    root: Path,  # the checkout
-) -> str:  # Markdown
+def map_page(items: list[Item], root: Path) -> str:  # Markdown
     "The paper's map: from each item to its notebooks, functions and tests"
     kinds = {"eq": "Equations", "obs": "Observations", "tab": "Tables", "fig": "Figures"}
     lines = [
@@ -259,11 +225,8 @@ def map_page(
     return "\n".join(lines)
 
 # %% ../nbs/tools/05_site.ipynb #fad5140c
-def item_lines(
-    item: Item,  # of the map
-    root: Path,  # the checkout
-) -> list:  # of Markdown lines
-    "What the map says of one item"
+def item_lines(item: Item, root: Path) -> list[str]:  # of Markdown
+    "What the map says of one item, line by line"
     books = [f"[{page_title(root / 'nbs' / n)}](../{n})" for n in item.notebooks]
     tests = []
     for test in item.tests:
@@ -278,10 +241,7 @@ def item_lines(
     ]
 
 # %% ../nbs/tools/05_site.ipynb #c0f56b44
-def inverse_page(
-    items: list,  # of Item
-    root: Path,  # the checkout
-) -> str:  # Markdown
+def inverse_page(items: list[Item], root: Path) -> str:  # Markdown
     "The map's inverse: from each function and notebook to the items of the paper"
     lines = [
         "# From the code to the paper\n",
@@ -297,11 +257,8 @@ def inverse_page(
     return "\n".join(lines) + "\n"
 
 # %% ../nbs/tools/05_site.ipynb #6b21fa80
-def mentions(
-    items: list,  # of Item
-    name: str,  # a function's dotted name or a notebook
-) -> str:  # Markdown, empty where the paper has no such item
-    "Links to the paper's items that name a function or notebook"
+def mentions(items: list[Item], name: str) -> str:  # Markdown
+    "Links to the paper's items that name a function or notebook; empty where none does"
     there = [i for i in items if name in i.functions or name in i.notebooks]
     return ", ".join(f"[{i.title}](#{i.id})" for i in there)
 
@@ -338,11 +295,7 @@ def entry(
     return "\n".join([*lines, *(entry(m, items, symbol.name) for m in symbol.methods)])
 
 # %% ../nbs/tools/05_site.ipynb #66ab5a91
-def module_page(
-    module: Module,  # to show
-    items: list,  # of Item
-    root: Path,  # the checkout
-) -> str:  # Markdown
+def module_page(module: Module, items: list[Item], root: Path) -> str:  # Markdown
     "A module's page"
     title = page_title(root / "nbs" / module.notebook)
     name = module.name.removesuffix(".__init__")
@@ -353,11 +306,8 @@ def module_page(
 LONG = 40  # lines of a library cell above which it is folded
 
 
-def cell_tags(
-    source: str,  # of a code cell
-    study: bool,  # a notebook of the study, whose code is folded
-) -> list:  # of myst-nb's tags
-    "The tags that nbdev's directives stand for"
+def cell_tags(source: str, study: bool) -> list[str]:
+    "The tags of myst-nb for a code cell: what nbdev's directives mean, and all code of the study folded"
     marks = re.findall(r"^#\|\s*(\S+)", source, re.M)
     if {"hide", "default_exp"} & set(marks) or re.search(r"nbdev_export\(", source):
         return ["remove-cell"]
@@ -366,11 +316,8 @@ def cell_tags(
     return []
 
 # %% ../nbs/tools/05_site.ipynb #8ffc3622
-def link_names(
-    text: str,  # of a Markdown cell
-    names: dict,  # name in prose -> dotted name
-) -> str:
-    "Names of the package in prose become links; code blocks, links and formulas stay as they are"
+def link_names(text: str, names: dict[str, str]) -> str:  # Markdown
+    "Names in prose become links to the dotted ones; code blocks, links and formulas stay as they are"
     parts = re.split(r"(```.*?```|^#.*?$|\[[^\]]*\]\([^)]*\))", text, flags=re.S | re.M)
 
     def one(match):
@@ -410,24 +357,18 @@ def links_of_output(text: str) -> str:  # Markdown or HTML that a cell printed
     return address_or_notebook.sub(lambda found: found[1] or f"{found[2]}.html", text)
 
 # %% ../nbs/tools/05_site.ipynb #8fe8425c
-def only_heading(
-    text: str,  # of a Markdown cell
-) -> bool:
-    "Whether a cell is a heading whose matter was to come from the next one"
+def only_heading(text: str) -> bool:
+    "Whether a Markdown cell is a heading whose matter was to come from the next one"
     return bool(re.fullmatch(r"#+ [^\n]*\s*", text))
 
 # %% ../nbs/tools/05_site.ipynb #d2c1e7ba
-def is_picture(
-    output: dict,  # of a cell
-) -> bool:
-    "Whether an output is a picture"
+def is_picture(output: dict) -> bool:
+    "Whether the output of a cell is a picture"
     return any(kind.startswith("image/") for kind in output.get("data", {}))
 
 # %% ../nbs/tools/05_site.ipynb #0bd78f8a
-def in_reading_order(
-    cells: list,  # of a study notebook
-) -> list:
-    "Parameters and all code come below the first picture; where there is none, a line says what makes it"
+def in_reading_order(cells: list[dict]) -> list[dict]:
+    "Parameters and code of a study notebook below its first picture; without one, a line says what makes it"
     given = [c for c in cells if "parameters" in c["metadata"].get("tags", [])]
     if not given:
         return cells
@@ -483,12 +424,9 @@ def page_of_notebook(
 SLIDERS = "<!-- the sliders stand here -->"
 
 
-def published_crops(
-    root: Path,  # the checkout
-    profile: str = "photos",  # whose crops
-) -> dict:  # (place, picture) -> {row: path}, raw and compressed first
-    "The pictures that can be compared; controls are left out"
-    folder = root / "nbs" / "study" / "results" / profile / "crops"
+def published_crops(root: Path) -> dict[tuple[str, str], dict[str, Path]]:
+    "(Place, picture) -> {row: path} of what can be compared, raw and compressed first, without controls"
+    folder = root / "nbs" / "study" / "results" / "photos" / "crops"
     found: dict = {}
     for path in sorted(folder.glob("*/*.webp")):
         picture, row = path.stem.split(".", 1)
@@ -531,7 +469,7 @@ def served(place: str, picture: str, row: str) -> str:
 # %% ../nbs/tools/05_site.ipynb #2ca9f36f
 def compare_page(
     text: str,  # of `nbs/pages/compare.md`
-    root: Path,  # the checkout
+    root: Path,
     static: Path,  # the site's folder of pictures
 ) -> str:  # Markdown
     "The page with its sliders; the crops are put beside the site's scripts"
@@ -547,10 +485,7 @@ def compare_page(
     return text.replace(SLIDERS, f"```{{raw}} html\n{shown}\n```")
 
 # %% ../nbs/tools/05_site.ipynb #587ed5fe
-def put(
-    path: Path,  # to write
-    text: str | bytes,  # str or bytes
-) -> None:
+def put(path: Path, text: str | bytes) -> None:
     "Write a file if that changes it"
     data = text.encode() if isinstance(text, str) else text
     if not path.is_file() or path.read_bytes() != data:
@@ -558,9 +493,7 @@ def put(
         path.write_bytes(data)
 
 # %% ../nbs/tools/05_site.ipynb #d5a2316b
-def chapters(
-    root: Path,  # the checkout
-) -> dict:  # caption -> pages, in the order of the contents
+def chapters(root: Path) -> dict[str, list[str]]:  # caption -> pages
     "The contents of the site, from `docs/contents.yaml`; raises `QebiasError` for a page that does not exist"
     made = {"pages/map", "pages/inverse"}
     found: dict[str, list] = {}
@@ -576,10 +509,8 @@ def chapters(
     return found
 
 # %% ../nbs/tools/05_site.ipynb #dba4c73b
-def contents(
-    root: Path,  # the checkout
-) -> str:  # MyST directives
-    "The site's table of contents, as the front page holds it"
+def contents(root: Path) -> str:  # MyST directives
+    "The site's table of contents, as the front page of a checkout holds it"
     blocks = []
     for caption, pages in chapters(root).items():
         glob = "\n:glob:" if any("*" in page for page in pages) else ""
@@ -588,10 +519,7 @@ def contents(
     return "\n\n".join(blocks)
 
 # %% ../nbs/tools/05_site.ipynb #9afb63fc
-def neighbours(
-    notebook: str,  # such as `study/06_tab3_quality.ipynb`
-    items: list,  # of Item
-) -> str:  # Markdown
+def neighbours(notebook: str, items: list[Item]) -> str:  # Markdown
     "What ends a notebook's page: the paper's items that it computes, and the functions behind them"
     there = [i for i in items if notebook in i.notebooks]
     if not there:
@@ -663,10 +591,8 @@ def repository_links(
     return re.sub(r"(\]\()((?!https?:|#|mailto:)[^)\s\"\\]+)(\))", one, text)
 
 # %% ../nbs/tools/05_site.ipynb #ba61b90b
-def mathjax(
-    static: Path,  # the site's folder of scripts
-) -> bool:  # whether formulas can be drawn without a network
-    "Put MathJax beside the pages, from the wheel that carries it"
+def mathjax(static: Path) -> bool:
+    "Put MathJax beside the pages, from the wheel that carries it; whether there is one"
     try:
         import mathjax as package
     except ImportError:
@@ -676,15 +602,11 @@ def mathjax(
     return True
 
 # %% ../nbs/tools/05_site.ipynb #6f766b62
-def build_site(
-    output: str | Path | None = None,  # folder of the site; `_docs/html` of the checkout if left out
-    root: str | Path | None = None,  # the checkout; found if left out
-    strict: bool = True,  # a warning is an error
-) -> Path:  # its front page
-    "Build the site from the committed notebooks; raises `QebiasError` with Sphinx's own words"
+def build_site(output: str | Path | None = None) -> Path:  # its front page
+    "Build the site into a folder, `_docs/html` if left out; raises `QebiasError` with Sphinx's own words"
     require("myst_nb", "the site")
     require("sphinx_book_theme", "the site")
-    root = Path(root or project_root())
+    root = project_root()
     if not (root / "docs" / "conf.py").is_file():
         raise QebiasError(
             f"{root} holds no docs/conf.py: the site is built from a checkout of the repository"
@@ -695,7 +617,7 @@ def build_site(
     stage(source, root, static)
     mathjax(static)
     command = [sys.executable, "-m", "sphinx", "-q", "-b", "html", "-c", str(root / "docs")]
-    command += ["-W", "--keep-going"] if strict else []
+    command += ["-W", "--keep-going"]  # a warning is an error
     if not (output / "searchindex.js").is_file():
         command += ["-E", "-a"]  # the first build, or the last one was cut short: everything is read anew
     command += ["-d", str(output.with_name(f"{output.name}-read")), str(source), str(output)]
