@@ -111,10 +111,8 @@ SPARE = [
 ]
 
 # %% ../nbs/measurement/30_figures.ipynb #bef2994b
-def parts_of(
-    row: str,  # such as `realesrgan+both.l3@all`
-) -> tuple:  # base, variant, and the words of what else the name says
-    "A row's name taken apart"
+def parts_of(row: str) -> tuple[str, str, str]:
+    "A row's name, such as `realesrgan+both.l3@all`: its base, its variant, and words for all else"
     name, _, trained_on = str(row).partition("@")
     place = re.search(r"\.l(\d)(?:\.(\w+))?$", name)
     more = ""
@@ -137,19 +135,15 @@ def control_label(row: str) -> str:
     return f"{label_of(base)} with {label}" if base else label
 
 # %% ../nbs/measurement/30_figures.ipynb #c32a2866
-def label_of(
-    row: str,  # its name in a profile
-) -> str:
-    "A row as a reader sees it"
+def label_of(row: str) -> str:
+    "A row of a profile as a reader sees it"
     if row.startswith(PREFIX):
         return control_label(row)
     base, variant, more = parts_of(row)
     return LABELS.get(base, base) + (f" +{variant}" if variant else "") + more
 
 # %% ../nbs/measurement/30_figures.ipynb #3cd3fa2d
-def in_order(
-    rows: Iterable[str],  # names of rows, repeats allowed
-) -> list[str]:
+def in_order(rows: Iterable[str]) -> list[str]:
     "Rows in the order of Table 3, each once; unknown names and controls last"
     known, variants = list(LABELS), list(VARIANTS)
 
@@ -162,10 +156,8 @@ def in_order(
     return sorted(dict.fromkeys(rows), key=place)
 
 # %% ../nbs/measurement/30_figures.ipynb #f2f9162c
-def method_looks(
-    rows: Iterable[str],  # such as `realesrgan+both`, `control:noise4`, in any order, repeats allowed
-) -> dict:  # name -> Look, in the order of Table 3, unknown names and controls last
-    "The one look and the one order of rows in every figure"
+def method_looks(rows: Iterable[str]) -> dict[str, Look]:
+    "The one look and the one order (`in_order`) of rows in every figure, controls among them"
     names = in_order(rows)
     kinds = Counter(parts_of(name)[:2] for name in names)
     looks: dict[str, Look] = {}
@@ -285,11 +277,8 @@ def panels(
         return figure, figure.subplots(nrows, ncols, squeeze=False, **options)
 
 # %% ../nbs/measurement/30_figures.ipynb #d50b9c63
-def save(
-    figure: Picture,  # to write
-    stem: str | Path,  # path without an ending
-) -> list:  # of paths: PNG, SVG, PDF
-    "Write a figure as a picture and as vectors, whose letters stay letters"
+def save(figure: Picture, stem: str | Path) -> list[Path]:
+    "Write a figure to `stem` as PNG, SVG and PDF; the letters of vectors stay letters"
     paths = []
     with mpl.rc_context(style()):
         for kind in ("png", "svg", "pdf"):
@@ -300,11 +289,8 @@ def save(
     return paths
 
 # %% ../nbs/measurement/30_figures.ipynb #2fb0e777
-def caption(
-    figure: Picture,  # that gets it
-    words: str,  # one line: data, level, scale; none if empty
-) -> Picture:  # the same
-    "One line under a figure, cut where it would be wider than the figure"
+def caption(figure: Picture, words: str) -> Picture:  # the same
+    "One line under a figure, cut where it would be wider than the figure; none where there are no words"
     if words:
         wide = int(figure.get_size_inches()[0] * 72 / 4.3)
         line = textwrap.shorten(words[:1].upper() + words[1:], wide, placeholder=" …")
@@ -312,22 +298,16 @@ def caption(
     return figure
 
 # %% ../nbs/measurement/30_figures.ipynb #eca119e0
-def in_lines(
-    title: str,  # of a panel
-    wide: int,  # characters that fit
-) -> str:
-    "A title in lines that fit, broken before its bracket where that is enough"
+def in_lines(title: str, wide: int) -> str:
+    "A title in lines of so many characters, broken before its bracket where that is enough"
     head, bracket, tail = title.partition(" (")
     if len(title) > wide and bracket and max(len(head), len(tail) + 1) <= wide:
         return f"{head}\n({tail}"
     return textwrap.fill(title, wide, break_on_hyphens=False)
 
 # %% ../nbs/measurement/30_figures.ipynb #b3f185c3
-def number(
-    value: float,  # any finite number
-    digits: int = 3,  # significant digits
-) -> str:
-    "A number as figures write it: `9.73`, `0.0218`, `−48.6`"
+def number(value: float, digits: int = 3) -> str:
+    "A number of so many significant digits as figures write it: `9.73`, `0.0218`, `−48.6`"
     value = float(f"{float(value):.{digits - 1}e}")
     if value == 0:
         return "0"
@@ -336,10 +316,8 @@ def number(
     return text.replace("-", "\N{MINUS SIGN}")
 
 # %% ../nbs/measurement/30_figures.ipynb #c792aa0f
-def decimals(
-    frame: pd.DataFrame,  # value, low, high
-) -> Callable:  # how all its numbers are written
-    "As many decimals as the intervals are worth: two digits of the narrower half of them"
+def decimals(frame: pd.DataFrame) -> Callable:  # which writes one of its numbers
+    "As many decimals as the intervals of a frame are worth: two digits of the narrower half of them"
     reach = (frame["high"] - frame["low"]) / 2
     reach = reach[np.isfinite(reach) & (reach > 0)]
     if reach.empty:
@@ -353,21 +331,14 @@ def decimals(
     return write
 
 # %% ../nbs/measurement/30_figures.ipynb #e60739d8
-def percent(
-    value: float,  # in per cent
-) -> str:
+def percent(value: float) -> str:
     "A signed percentage as figures write it: `−48.6 %`"
     value = round(float(value), 1)
     return f"{value:+.1f} %".replace("-", "\N{MINUS SIGN}") if value else "0.0 %"
 
 # %% ../nbs/measurement/30_figures.ipynb #6a31caf9
-def with_interval(
-    value: float,  # of a quantity
-    low: float,  # its lower bound, or nan
-    high: float,  # its upper bound, or nan
-    write: Callable = number,  # how a number is written
-) -> str:
-    "A number and its interval: `−84.9 % [−88.7, −81.2]`"
+def with_interval(value: float, low: float, high: float, write: Callable = number) -> str:
+    "A number and its interval, where that is finite: `−84.9 % [−88.7, −81.2]`"
     if not np.isfinite([low, high]).all():
         return write(value)
     bounds = ", ".join(write(v).removesuffix(" %") for v in (low, high))
@@ -375,7 +346,7 @@ def with_interval(
 
 # %% ../nbs/measurement/30_figures.ipynb #dd1e4cbc
 def checked(
-    table: pd.DataFrame | list,  # DataFrame or list of mappings
+    table: pd.DataFrame | list,
     columns: list,  # that it must have
     numbers: list,  # columns of finite numbers
     what: str,  # the figure, for the message
@@ -438,7 +409,7 @@ NUMBER["bbox"] = {"facecolor": "white", "edgecolor": "none", "pad": 0.5, "alpha"
 
 
 def interval_panel(
-    ax: "Axes",  # axes
+    ax: "Axes",
     frame: pd.DataFrame,  # row, value, low, high, optional paper
     rows: list,  # from the top
     looks: dict,  # name -> Look
@@ -464,7 +435,7 @@ def interval_panel(
 
 # %% ../nbs/measurement/30_figures.ipynb #1e8329e5
 def realism_differences(
-    table: pd.DataFrame | list,  # DataFrame: row, domain, value (score less raw's); optional low, high, paper
+    table: pd.DataFrame | list,  # row, domain, value (score less raw's); optional low, high, paper
     note: str = "",  # caption
 ) -> Picture:
     "Tables 1 and 2: realism scores as differences to raw, a panel a domain"
@@ -509,9 +480,7 @@ def apex(
     return Apex(x, height, 200 * x / cr, closes)
 
 # %% ../nbs/measurement/30_figures.ipynb #5e326794
-def base(
-    ax: "Axes",  # axes
-) -> None:
+def base(ax: "Axes") -> None:
     "The side that all triangles share, from C to R, and the line above its middle"
     ax.plot([-0.5, 0.5], [0, 0], color=INK, linewidth=1.4, zorder=2)
     ax.axvline(0, color=FAINT, linestyle=(0, (4, 3)), linewidth=0.9, zorder=1)
@@ -555,39 +524,30 @@ BELOW = 0.3  # room above and below a triangle, in bases
 OUTSIDE = 1.25  # times the base: a control further out would make the triangles small; it is listed only
 
 
-def list_height(
-    frame: pd.DataFrame,  # row, ce, re, cr
-) -> float:  # in inches
+def list_height(frame: pd.DataFrame) -> float:  # in inches
     "Room for the list below a triangle: a line a row, and one more where its sides do not close"
     open_ones = [not apex(line.ce, line.re, line.cr).triangle for line in frame.itertuples()]
     return 0.3 + 0.19 * (len(frame) + sum(open_ones))
 
 # %% ../nbs/measurement/30_figures.ipynb #5a2daf1d
-def peak(
-    frame: pd.DataFrame,  # row, ce, re, cr
-) -> float:  # in bases
+def peak(frame: pd.DataFrame) -> float:  # in bases
     "The height of the highest vertex that is drawn"
     found = [0.3]  # a letter that moved up has room as well
     for line in frame.itertuples():
         height = apex(line.ce, line.re, line.cr).y / line.cr
-        if height <= OUTSIDE or not str(line.row).startswith("control:"):
+        if height <= OUTSIDE or not str(line.row).startswith(PREFIX):
             found.append(height)
     return max(found)
 
 # %% ../nbs/measurement/30_figures.ipynb #61165634
-def words_of(
-    line: Any,  # of the table
-    where: Apex,  # its vertex
-    look: Look,  # of its row
-    outside: bool,  # whether it is too far out to be drawn
-) -> str:
-    "What the list below says of a row: its deviation, and what is odd about it"
+def words_of(line: Any, where: Apex, look: Look, outside: bool) -> str:
+    "What the list below says of a row: its deviation, and what is odd, as that it is not drawn so far out"
     value = getattr(line, "value", np.nan)
     value = where.deviation if pd.isna(value) else value
     words = f"{look.label}: {with_interval(value, line.low, line.high, percent)}"
     if outside:
         words += ", further out"
-    elif line.row.startswith("control:") and line.ce < 1e-6 * line.cr:
+    elif line.row.startswith(PREFIX) and line.ce < 1e-6 * line.cr:
         words += ", on C"
     if not where.triangle:
         words += f"\nno triangle; on square roots {percent(100 * (line.ce - line.re) / line.cr)}"
@@ -597,12 +557,8 @@ def words_of(
 APART = 0.13  # from one mark to the next, in bases
 
 
-def free_height(
-    x: float,  # of a mark
-    y: float,  # of a mark, where it belongs
-    taken: Iterable[tuple[float, float]],  # where marks stand already
-) -> float:  # >= y
-    "The lowest height at which a mark touches no other"
+def free_height(x: float, y: float, taken: Iterable[tuple[float, float]]) -> float:  # >= y
+    "The lowest height at which a mark that belongs at (x, y), in bases, touches none that is taken"
     height = y
     near = sorted((other, place) for place, other in taken if abs(place - x) < APART)
     for other, place in near:
@@ -611,17 +567,12 @@ def free_height(
     return height
 
 # %% ../nbs/measurement/30_figures.ipynb #6e0cf2ec
-def one_apex(
-    ax: "Axes",  # axes
-    line: Any,  # of the table
-    look: Look,  # of its row
-    taken: list,  # of (x, y): where marks stand already; this one is added
-) -> mpl.lines.Line2D:  # handle for the legend
-    "One vertex over the base, with its sides and its interval"
+def one_apex(ax: "Axes", line: Any, look: Look, taken: list[tuple[float, float]]) -> mpl.lines.Line2D:
+    "One vertex over the base, with its sides and interval, added to what is taken; its handle for a legend"
     where = apex(line.ce, line.re, line.cr)
     x, y = where.x / line.cr, where.y / line.cr
     ideal = bool(getattr(line, "ideal", False))
-    control = line.row.startswith("control:")
+    control = line.row.startswith(PREFIX)
     marker = "*" if ideal else look.marker
     if not control and not ideal:
         ax.plot([-0.5, x, 0.5], [0, y, 0], color=look.colour, linestyle=look.line, linewidth=1.1, zorder=2)
@@ -674,9 +625,7 @@ def triangles(
 
 # %% ../nbs/measurement/30_figures.ipynb #f30005b3
 @styled
-def causal_graph(
-    note: str = "",  # caption
-) -> Picture:
+def causal_graph(note: str = "") -> Picture:
     "Figure 5: raw, compressed and enhanced as a graph of two arrows"
     figure, axes = panels(1, 1, 4.6, 1.3)
     ax = axes[0, 0]
@@ -695,7 +644,7 @@ def causal_graph(
 
 # %% ../nbs/measurement/30_figures.ipynb #f93dd16e
 def cloud(
-    ax: "Axes",  # axes
+    ax: "Axes",
     cr: np.ndarray,  # (pictures,) from compressed to raw
     ce: np.ndarray,  # (pictures,) from compressed to enhanced
     look: Look,  # of the row
@@ -710,7 +659,7 @@ def cloud(
 # %% ../nbs/measurement/30_figures.ipynb #18e3486f
 @styled
 def paired_changes(
-    table: pd.DataFrame | list,  # DataFrame: picture, row, cr, ce
+    table: pd.DataFrame | list,  # picture, row, cr, ce
     before: str,  # the row at the arrows' tails
     after: str,  # the row at their heads
     unit: str = "",  # of the distances
@@ -744,11 +693,8 @@ def paired_changes(
     return caption(figure, note)
 
 # %% ../nbs/measurement/30_figures.ipynb #48447090
-def apart(
-    wanted: list,  # positions
-    gap: float,  # least distance of two
-) -> list:  # positions near the wanted ones, in their order
-    "Move positions apart until each has room"
+def apart(wanted: list[float], gap: float) -> list[float]:
+    "Move positions apart, in their order, until any two have a gap"
     order = np.argsort(wanted)
     moved = np.array(wanted, float)[order]
     for _ in range(200):
@@ -764,18 +710,14 @@ def apart(
     return list(found)
 
 # %% ../nbs/measurement/30_figures.ipynb #d45aea0e
-def rate_panel(
-    ax: "Axes",  # axes
-    frame: pd.DataFrame,  # row, bpp, value, by rising rates
-    looks: dict,  # name -> Look
-) -> None:
-    "One panel of `rate_curves`: the rows' names stand at their right ends"
+def rate_panel(ax: "Axes", frame: pd.DataFrame, looks: dict[str, Look]) -> None:
+    "One panel of `rate_curves`, its lines by rising rates: the rows' names stand at their right ends"
     ends = {}
     for row, look in looks.items():
         line = frame[frame["row"] == row]
         if line.empty:
             continue
-        dots = dict(color=look.colour, marker=look.marker, markersize=4)
+        dots: dict[str, Any] = dict(color=look.colour, marker=look.marker, markersize=4)
         ax.plot(line["bpp"], line["value"], look.line, **dots)
         ends[row] = line["value"].iloc[-1]
     low, high = ax.get_ylim()
@@ -787,7 +729,7 @@ def rate_panel(
 # %% ../nbs/measurement/30_figures.ipynb #47661531
 @styled
 def rate_curves(
-    table: pd.DataFrame | list,  # DataFrame: row, bpp, value; optional panel (a codec), low, high
+    table: pd.DataFrame | list,  # row, bpp, value; optional panel (a codec), low, high
     metric: str,  # words of the vertical axis
     lower: bool = False,  # whether lower is better
     note: str = "",  # caption
@@ -804,11 +746,8 @@ def rate_curves(
     return caption(figure, note)
 
 # %% ../nbs/measurement/30_figures.ipynb #80c2864e
-def same_size(
-    images: dict,  # label -> picture
-    what: str,  # the figure, for the message
-) -> dict:  # label -> uint8 RGB
-    "Pictures of one size as uint8 RGB; raises `QebiasError` that names the odd one"
+def same_size(images: dict[str, Any], what: str) -> dict[str, np.ndarray]:
+    "Pictures of one size as uint8 RGB; raises `QebiasError` that names what is drawn and the odd one"
     images = {name: as_rgb(image, f"{what}: {name}") for name, image in images.items()}
     if not images:
         raise QebiasError(f"{what}: no picture was given")
@@ -837,13 +776,8 @@ def cut(
     return image[top : top + height, left : left + width]
 
 # %% ../nbs/measurement/30_figures.ipynb #e572ecc3
-def show(
-    ax: "Axes",  # axes
-    image: np.ndarray,  # to show
-    title: str = "",  # above it
-    **options: Any,  # for `imshow`
-) -> mpl.image.AxesImage:
-    "A picture without ticks, with a thin frame"
+def show(ax: "Axes", image: np.ndarray, title: str = "", **options: Any) -> mpl.image.AxesImage:
+    "A picture without ticks, with a thin frame; options are those of `imshow`"
     ax.set(xticks=[], yticks=[])
     ax.grid(False)
     ax.set_title(title, fontsize=8)
@@ -871,12 +805,8 @@ def crops(
     return figure
 
 # %% ../nbs/measurement/30_figures.ipynb #bafcd07b
-def signed_residual(
-    a: np.ndarray,  # uint8 RGB
-    b: np.ndarray,  # uint8 RGB, subtracted
-    gain: float,  # magnification
-) -> np.ndarray:  # uint8 RGB, 128 where the two agree
-    "The difference of two pictures around middle grey"
+def signed_residual(a: np.ndarray, b: np.ndarray, gain: float) -> np.ndarray:
+    "The difference of two uint8 RGB pictures, magnified, around middle grey"
     return eight_bit(128 + gain * (a.astype(float) - b))
 
 # %% ../nbs/measurement/30_figures.ipynb #7ee8972a
@@ -966,7 +896,7 @@ OF_TWO = {
 
 # %% ../nbs/measurement/30_figures.ipynb #1db42cde
 def curve_panel(
-    ax: "Axes",  # axes
+    ax: "Axes",
     frame: pd.DataFrame,  # iteration, and a column a term
     columns: list,  # the terms of this panel
     window: int,  # rows in the running mean
@@ -987,7 +917,7 @@ def curve_panel(
 # %% ../nbs/measurement/30_figures.ipynb #b45447ca
 @styled
 def training_curves(
-    stats: pd.DataFrame,  # DataFrame: iteration, and a column a term
+    stats: pd.DataFrame,  # iteration, and a column a term
     smooth: int = 0,  # rows in the running mean; a 25th of them if 0
     ncols: int = 3,  # panels in a row
     note: str = "",  # caption

@@ -61,12 +61,9 @@ if TYPE_CHECKING:
 class Done(list):
     "What a command made, an entry a picture, and what there is to say about it"
 
-    def __init__(
-        self,
-        skip: bool = False,  # go on past a picture that cannot be worked on
-    ):
+    def __init__(self, skip: bool = False):
         super().__init__()
-        self.skip = skip
+        self.skip = skip  # go on past a picture that cannot be worked on
         self.failed: list[tuple] = []  # (name, why) of pictures that were skipped
         self.kept: list[str] = []  # names of those that were complete
         self.notes: list[str] = []  # lines
@@ -187,10 +184,8 @@ def targets(
     return outputs
 
 # %% ../nbs/tools/40_files.ipynb #3ed0615d
-def require_writable(
-    folder: str | Path,  # that need not be there yet
-) -> None:
-    "Raise `QebiasError` where a folder cannot be made or written into"
+def require_writable(folder: str | Path) -> None:
+    "Raise `QebiasError` where a folder, which need not be there, cannot be made or written into"
     ground = next(p for p in [Path(folder), *Path(folder).absolute().parents] if p.exists())
     if not ground.is_dir():
         raise QebiasError(f"{ground} is a file, no folder: choose another with -o")
@@ -212,7 +207,8 @@ def compress_files(
 
     picked, done = pick(paths, folder, skip)
     picked = _large_enough(picked, codec, done)
-    targets(picked, folder, codec.suffix, overwrite), targets(picked, folder, ".png", overwrite)
+    for suffix in (codec.suffix, ".png"):
+        targets(picked, folder, suffix, overwrite)
     about = {k: v for k, v in codec.describe().items() if k != "versions"}
     with locked(folder, "work"):
         sweep(folder)
@@ -286,8 +282,7 @@ def _large_enough(picked, codec, done):
 # %% ../nbs/tools/40_files.ipynb #6cd4842e
 def _row(picture, size, decoded):
     "What is printed of a coded picture"
-    psnr = _psnr(decoded, read_rgb8(picture.path))
-    return picture.name, size, 8 * size / picture.pixels, psnr
+    return picture.name, size, 8 * size / picture.pixels, _psnr(decoded, read_rgb8(picture.path))
 
 # %% ../nbs/tools/40_files.ipynb #ac2b3eb4
 def _psnr(a, b):
@@ -349,10 +344,7 @@ def enhance_files(
     return done
 
 # %% ../nbs/tools/40_files.ipynb #975199d6
-def source_of(
-    picture: Picked,
-    written: Outputs,  # what lies in the folder of the outputs
-) -> Picked:
+def source_of(picture: Picked, written: Outputs) -> Picked:
     "Where a picture was enhanced into its own folder, the picture instead of the output beside it"
     from qebias.pretrained import listed_bitstream
 
@@ -369,12 +361,8 @@ def source_of(
     return picture
 
 # %% ../nbs/tools/40_files.ipynb #1e7db96d
-def with_network(
-    picked: list[Picked],
-    choose: Callable,  # a function of a path that gives a network
-    done: Done,  # is told what was left out
-) -> list[Picked]:
-    "The pictures for which there is a network; raises `QebiasError` where there is none for any"
+def with_network(picked: list[Picked], choose: Callable, done: Done) -> list[Picked]:
+    "The pictures for whose paths `choose` finds a network; raises `QebiasError` where it does for none"
     found = []
     for picture in picked:
         try:
@@ -415,10 +403,8 @@ def _enhance_key(picture, generator, tile, halo, options):
     return digest(["enhance", inference.VERSION, made_of])
 
 # %% ../nbs/tools/40_files.ipynb #7c67a4e7
-def weights_digest(
-    generator: "nn.Module",  # a network
-) -> str:
-    "A name for a network and its weights; worked out once for each network"
+def weights_digest(generator: "nn.Module") -> str:
+    "A name for a network with its weights; worked out once for each network"
     known = generator.__dict__.get("_weights_digest")
     if known is None:
         state = {k: v.detach().cpu().float().numpy() for k, v in generator.state_dict().items()}
@@ -468,9 +454,7 @@ def score_files(
     skip: bool = False,  # leave out pictures that cannot be read or have no counterpart
     suffix: str = "",  # what the enhanced pictures' names have behind the raw ones': `_out`
     report: Callable | None = None,  # called with a `Progress` for each picture
-) -> (
-    "pd.DataFrame"
-):  # the table; `attrs["empty"]`: dicts image, metric, reason; `attrs["notes"]`; `attrs["failed"]`
+) -> "pd.DataFrame":  # the table; its `attrs`: empty (dicts image, metric, reason), notes, failed
     "Score a folder of pictures and write a table; raises `QebiasError`"
     from tqdm import tqdm
 
@@ -653,10 +637,8 @@ def _table_path(out, overwrite):
     return out
 
 # %% ../nbs/tools/40_files.ipynb #48b8ce24
-def summary(
-    table: "pd.DataFrame",  # of `score_files`
-) -> list:  # lines
-    "Means of a table of scores, the reasons of its empty cells, and what was left out"
+def summary(table: "pd.DataFrame") -> list[str]:
+    "Lines on a table of `score_files`: means, the reasons of empty cells, and what was left out"
     from qebias.metrics import METRICS
 
     rows = [("metric", "better", "mean", "of", "label")]

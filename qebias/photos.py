@@ -63,10 +63,8 @@ SETTINGS = {  # key -> what it is
 }
 
 
-def parsed(
-    pairs: Iterable[str],  # texts "key=value"
-) -> dict:
-    "Settings from a command line; raises `QebiasError` for an unknown key"
+def parsed(pairs: Iterable[str]) -> dict:
+    "Settings from texts `key=value` of a command line; raises `QebiasError` for an unknown key"
     found = {}
     for text in pairs:
         key, equals, value = text.partition("=")
@@ -89,11 +87,8 @@ def psi_here() -> str:
     return "random-w16-s0"
 
 # %% ../nbs/tools/45_photos.ipynb #aabc59d3
-def configs(
-    name: str,  # a method, for instance "realesrgan+both"
-    settings: dict,  # as `parsed` gives them
-) -> list:  # of (folder's name, `TrainConfig`), in the order of training
-    "The trainings of a method at the scale of this machine; raises `QebiasError`"
+def configs(name: str, settings: dict) -> list[tuple[str, "TrainConfig"]]:
+    "A method's trainings at the scale of this machine by their folders, in order; raises `QebiasError`"
     settings = dict(settings)
     device = settings.pop("device", "auto")
     device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
@@ -130,10 +125,9 @@ def _config(m, networks, iterations, run):
 
 # %% ../nbs/tools/45_photos.ipynb #b3230788
 def live(
-    config: "TrainConfig",  # `TrainConfig`
+    config: "TrainConfig",
     folder: str | Path,  # of the training
-    say: Callable,  # called with a line
-    every: float = 5.0,  # seconds between two lines
+    say: Callable,  # called with a line, every five seconds
 ) -> Callable:  # a function for `fit`'s progress
     "Losses and the time to go, as lines and for TensorBoard, where that is installed"
     board, last = None, 0.0
@@ -149,7 +143,7 @@ def live(
             for name, value in losses.items():
                 board.add_scalar(name, value, iteration)
         left = config.iterations - iteration - 1
-        if not left or time.monotonic() - last > every:
+        if not left or time.monotonic() - last > 5:
             last = time.monotonic()
             told = [name for name in ("recon", "percept", "discrim", "divergence") if name in losses]
             shown = ", ".join(f"{name} {losses[name]:.4g}" for name in told)
@@ -162,11 +156,8 @@ def live(
 MOST_SKIPPED = 0.1  # share of the photographs that may be left out; a single one always may
 
 
-def of_a_training(
-    path: Path,  # of a picture
-    out: Path,  # folder of this training, which may lie among the photographs
-) -> bool:
-    "Whether a training wrote it: photographs are as good as they come, bitstreams of trainings are not"
+def of_a_training(path: Path, out: Path) -> bool:
+    "Whether a training wrote a picture, such as the one into `out`: its bitstreams are no photographs"
     above = path.absolute().parents
     stores = [p for p in above if p.name == "streams" and (p.parent / "manifest.json").is_file()]
     return bool(stores) or out.absolute() in above
@@ -201,10 +192,8 @@ def photographs(
     return found
 
 # %% ../nbs/tools/45_photos.ipynb #2ef7c679
-def require_own_folder(
-    out: Path,  # where a training is to go
-) -> None:
-    "Raise `QebiasError` where files stand that a training would replace, and no training has begun"
+def require_own_folder(out: Path) -> None:
+    "Raise `QebiasError` where files stand that a training would replace, and none has begun"
     begun = [*out.glob("data/train/*"), *out.glob("*/config.json")]
     taken = [path for path in [out / "result.json", *out.glob("*training/*")] if path.is_file()]
     if taken and not begun:
@@ -253,7 +242,7 @@ def train(
 def look(
     model: str | Path,  # a `generator.safetensors`
     images: list,  # of `RawImage`
-    coder: "Codec",  # a codec
+    coder: "Codec",
     device: str = "cpu",
 ) -> list:  # of dicts picture, compressed, enhanced (PSNR in dB)
     "PSNR of whole photographs before and after"

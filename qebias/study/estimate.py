@@ -19,7 +19,7 @@ from ..core import QebiasError, aligned, digest, write_json
 from ..datasets import COLLECTIONS
 from ..layers import random_psi
 from ..pictures import look
-from .keys import Job, Keys, Study, bank_identity, config_of, images, todo
+from .keys import Job, Keys, Study, Todo, bank_identity, config_of, images, todo
 from .preflight import cluster, costs_path, known_costs, problems, specs_of
 from .profile import own_classes, source_name
 from .runner import summary
@@ -169,11 +169,8 @@ class Load(NamedTuple):
         return Load(*(a + b for a, b in zip(self, other)))
 
 # %% ../../nbs/tools/28_study.estimate.ipynb #c8388f60
-def job_loads(
-    study: Study,
-    waiting: dict,  # name -> `Todo`
-) -> tuple[dict, dict]:
-    "({name: Load}, {data set that is not here: its number of pictures as published, or 0})"
+def job_loads(study: Study, waiting: dict[str, Todo]) -> tuple[dict[str, Load], dict[str, int]]:
+    "The load of each job; and of data sets that are not here, the number of pictures as published, or 0"
     read = {name: item.job.cell.get("dataset", "") for name, item in waiting.items()}
     size: dict[str, float] = {"": 0}  # of what no data set is read for
     away = {}
@@ -185,8 +182,8 @@ def job_loads(
     return {name: load_of(study, item.job, size[read[name]]) for name, item in waiting.items()}, away
 
 # %% ../../nbs/tools/28_study.estimate.ipynb #6bc49234
-def estimate(study: Study, waiting: dict) -> tuple[dict, dict]:
-    "({kind: Load}, {data set that is not here: its number of pictures as published, or 0})"
+def estimate(study: Study, waiting: dict[str, Todo]) -> tuple[dict[str, Load], dict[str, int]]:
+    "The load of each kind of job; and of data sets that are not here, how many pictures they have, or 0"
     loads: dict[str, Load] = {}
     found, away = job_loads(study, waiting)
     for name, load in found.items():
@@ -225,11 +222,8 @@ def load_of(study: Study, job: Job, n: float) -> Load:
     return Load(1, bytes=room, **{"gpu" if device == "cuda" else "cpu": start + seconds})
 
 # %% ../../nbs/tools/28_study.estimate.ipynb #c6e2caf5
-def expected_seconds(
-    study: Study,
-    waiting: dict,  # name -> `Todo`
-) -> dict[str, float]:  # name -> seconds of one thread or GPU
-    "How long each job is thought to take"
+def expected_seconds(study: Study, waiting: dict[str, Todo]) -> dict[str, float]:
+    "Seconds of one thread or GPU that each job is thought to take"
     return {name: load.cpu + load.gpu for name, load in job_loads(study, waiting)[0].items()}
 
 # %% ../../nbs/tools/28_study.estimate.ipynb #b8290a08
