@@ -99,14 +99,9 @@ class Results:
         return names[:: max(1, len(names) // max(1, crops))][:crops]
 
     def picture(
-        self,
-        row: str,  # of the table, or a domain: `raw`, `compressed`
-        picture: str,
-        dataset: str,
-        codec: str = "bpg",
-        level: int = 37,
-    ) -> np.ndarray | None:  # uint8 (128, 128, 3), the middle of the picture; None where it is not there
-        "The middle of a picture as the first training of a row made it"
+        self, row: str, picture: str, dataset: str, codec: str = "bpg", level: int = 37
+    ) -> np.ndarray | None:  # uint8 (128, 128, 3); None where it is not there
+        "The middle of a picture: of a domain, `raw` or `compressed`, or as the first training of a row made it"
         if self.study is not None:
             return crop_of(self.keys, row, picture, dataset, codec, level)
         path = crop_path(self.place, dataset, codec, level, row, picture)
