@@ -65,11 +65,8 @@ TYPES: dict[str, type | tuple] = {
 }
 
 # %% ../nbs/tools/10_notebooks.ipynb #ea247826
-def check_parameters(
-    notebook: str | Path,
-    values: dict,  # what is to be passed
-) -> None:
-    "Refuse a name that the notebook does not declare, or a value of another type; raises `QebiasError`"
+def check_parameters(notebook: str | Path, values: dict) -> None:
+    "Refuse a name that a notebook does not declare, or a value of another type; raises `QebiasError`"
     declared, name = parameters(notebook), Path(notebook).name
     if unknown := sorted(values.keys() - declared.keys()):
         raise QebiasError(
@@ -88,11 +85,8 @@ def first_line(text: object) -> str:
     return lines[0] if lines else ""
 
 # %% ../nbs/tools/10_notebooks.ipynb #607923c5
-def failure_words(
-    name: str,  # of an error's type
-    text: object,  # its message
-) -> str:
-    "What a cell's error comes to in one line; a full disk, whoever noticed it, with what to do about it"
+def failure_words(name: str, text: object) -> str:
+    "What an error, by its type's name and its message, comes to in a line; a full disk with what to do then"
     line = first_line(text)
     if name == "QebiasError":
         return line

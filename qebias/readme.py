@@ -195,10 +195,7 @@ def write_readme() -> list[Path]:  # what was written
     return written
 
 # %% ../nbs/tools/50_readme.ipynb #ec697ae7
-def looks_like(
-    path: Path,  # of a picture, which need not be there
-    rgb: np.ndarray,  # uint8 (H, W, 3)
-) -> bool:
+def looks_like(path: Path, rgb: np.ndarray) -> bool:
     "Whether a picture is stored already: another processor or font library changes a few grey levels"
     if not path.exists():
         return False

@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['KINDS', 'PAGE_CODE', 'PAGE_DATA', 'KEY_OF', 'Item', 'items', 'Job', 'Study', 'pairs_name', 'train_name',
-           'enhanced_name', 'measured_name', 'compress_jobs', 'train_jobs', 'needs_first', 'trained_levels',
-           'train_job', 'training_of', 'evaluation_jobs', 'evaluations', 'rows_at', 'jobs', 'bank_job', 'images',
-           'raw_identity', 'codec_of', 'config_of', 'enhancer_identity', 'columns_of', 'psi_layer', 'column_identity',
-           'bank_identity', 'Keys', 'training_identity', 'is_unknown', 'part_digest', 'stored_faults', 'faults_of',
-           'key_compress', 'key_train', 'key_enhance', 'key_measure', 'column_keys', 'key_bank', 'key_table',
-           'page_code', 'key_item', 'Todo', 'todo', 'plan', 'wanted_folders', 'raw_key']
+           'evaluated_name', 'compress_jobs', 'train_jobs', 'needs_first', 'trained_levels', 'train_job', 'training_of',
+           'evaluation_jobs', 'evaluations', 'rows_at', 'jobs', 'bank_job', 'images', 'raw_identity', 'codec_of',
+           'config_of', 'enhancer_identity', 'columns_of', 'psi_layer', 'column_identity', 'bank_identity', 'Keys',
+           'training_identity', 'is_unknown', 'part_digest', 'stored_faults', 'faults_of', 'key_compress', 'key_train',
+           'key_enhance', 'key_measure', 'column_keys', 'key_bank', 'key_table', 'page_code', 'key_item', 'Todo',
+           'todo', 'plan', 'wanted_folders', 'raw_key']
 
 # %% ../../nbs/tools/22_study.keys.ipynb #6a759dae
 import functools
@@ -168,14 +168,9 @@ def train_name(row: str, codec: str, level: int | str, seed: int) -> str:
     return f"train/{codec}-{level}/{row}/seed-{seed}"
 
 # %% ../../nbs/tools/22_study.keys.ipynb #82f89f95
-def enhanced_name(row: str, codec: str, level: int | str, seed: int, dataset: str) -> str:
-    "The name of a data set's enhanced pictures"
-    return f"enhance/{dataset}/{codec}-{level}/{row}/seed-{seed}"
-
-
-def measured_name(row: str, codec: str, level: int | str, seed: int, dataset: str) -> str:
-    "The name of what was measured on them"
-    return f"measure/{dataset}/{codec}-{level}/{row}/seed-{seed}"
+def evaluated_name(kind: str, row: str, codec: str, level: int | str, seed: int, dataset: str) -> str:
+    "The name of the job that enhances a data set's pictures (`enhance`), or looks at them (`measure`)"
+    return f"{kind}/{dataset}/{codec}-{level}/{row}/seed-{seed}"
 
 # %% ../../nbs/tools/22_study.keys.ipynb #b26ce84a
 def compress_jobs(study: Study) -> list[Job]:
@@ -249,11 +244,12 @@ def evaluation_jobs(study: Study) -> list[Job]:
         training = training_of(study, place["row"], place["codec"], place["level"], place["seed"])
         if place["row"] != "compressed":
             _, base = control_of(place["row"])
-            before = [enhanced_name(**place | {"row": base})] if base else []
+            before = [evaluated_name("enhance", **place | {"row": base})] if base else []
             needs = (*looked_at, *before, *training)
-            enhanced.append(Job("enhance", enhanced_name(**place), place, needs))
-            looked_at.append(enhanced_name(**place))
-        measured.append(Job("measure", measured_name(**place), place, (*looked_at, *training)))
+            enhanced.append(Job("enhance", evaluated_name("enhance", **place), place, needs))
+            looked_at.append(enhanced[-1].name)
+        name = evaluated_name("measure", **place)
+        measured.append(Job("measure", name, place, (*looked_at, *training)))
     return enhanced + measured
 
 # %% ../../nbs/tools/22_study.keys.ipynb #204ea674

@@ -75,7 +75,7 @@ class Page:
         "The rows measured here, of those that are wanted; without controls and bank if none is named"
         there = list(dict.fromkeys(self.lines().row))
         if wanted is None:
-            others = [row for row in there if not row.startswith(("control:", "bank:"))]
+            others = [row for row in there if not row.startswith((PREFIX, "bank:"))]
             return [row for row in others if not repeats(self.results.profile.rows.get(row))]
         return [row for row in wanted if row in there]
 
@@ -250,11 +250,8 @@ def with_controls(row: Verdict) -> str:
     return f"{verdict}: {found} too" if verdict == "not specific" and found else verdict
 
 # %% ../../nbs/tools/30_study.pages.ipynb #2d5ab019
-def brief(
-    row: Verdict,
-    named: bool = False,  # whether the sentence has named the controls already
-) -> str:
-    "A number with its verdict behind it"
+def brief(row: Verdict, named: bool = False) -> str:
+    "A number with its verdict behind it; without controls that pass where the sentence has named them"
     return f"{with_unit(row)} ({verdict_of(row) if named else with_controls(row)})"
 
 # %% ../../nbs/tools/30_study.pages.ipynb #cc9124ed
@@ -390,7 +387,7 @@ COUNTED = {
 
 # %% ../../nbs/tools/30_study.pages.ipynb #86b2bea1
 def by_verdict(
-    rows: list,  # of verdicts with a value
+    rows: list[Verdict],  # with a value
     here: str = "",  # codec and level of the page, told where other numbers are of other places
 ) -> str:
     "Numbers with their names, grouped by verdict: `NIQE −0.58 [−0.90, −0.26] (reproduced); PSNR ...`"
@@ -407,8 +404,8 @@ def by_verdict(
 
 # %% ../../nbs/tools/30_study.pages.ipynb #a369b2e1
 def told_once(
-    subjects: list,  # such as `Real-ESRGAN +div` and `Real-ESRGAN +div, block 1`
-) -> list:  # such as `Real-ESRGAN +div` and `block 1`
+    subjects: list[str],  # such as `Real-ESRGAN +div` and `Real-ESRGAN +div, block 1`
+) -> list[str]:  # such as `Real-ESRGAN +div` and `block 1`
     "What all subjects begin with is told by the one that says no more, or by the first, and by no other"
     first, *others = subjects
     start = first.partition(", ")[0]
@@ -723,11 +720,8 @@ def told_apart(page: Page, rows: list[str]) -> pd.DataFrame:  # a line a row
     return pd.DataFrame.from_dict(lines, orient="index")
 
 # %% ../../nbs/tools/30_study.pages.ipynb #4e38f675
-def shown(
-    found: Estimate,
-    digits: int = 3,  # after the point
-) -> str:
-    "An estimate as tables have it"
+def shown(found: Estimate, digits: int = 3) -> str:
+    "An estimate as tables have it, with so many decimals"
     if found.value is None:
         return "-"
     text = f"{found.value:.{digits}f}"
@@ -859,7 +853,7 @@ def towards_better(quantity: str) -> str:  # an arrow, or nothing where neither 
 # %% ../../nbs/tools/30_study.pages.ipynb #98d68d98
 def changes(
     page: Page,
-    pairs: list,  # of (row, what it is compared with)
+    pairs: list[tuple[str, str]],  # (row, what it is compared with)
     quantity: str,  # such as psnr
     panel: str = "",  # of the figure; the quantity's label if left out
 ) -> pd.DataFrame:  # row, panel, value, low, high
@@ -904,11 +898,8 @@ def scored(page: Page, row: str) -> tuple:  # (name, dict label with its score -
     return name, labelled
 
 # %% ../../nbs/tools/30_study.pages.ipynb #768d69be
-def both_encoders(
-    pictures: list,  # uint8 RGB
-    qp: int = 37,  # of BPG
-) -> pd.DataFrame:  # a row an encoder: bpp, psnr
-    "Mean rate and PSNR of pictures that are coded by each of BPG's encoders"
+def both_encoders(pictures: list[np.ndarray], qp: int = 37) -> pd.DataFrame:  # a row an encoder: bpp, psnr
+    "Mean rate and PSNR of uint8 RGB pictures that are coded by each of BPG's encoders"
     lines = []
     for encoder in ENCODERS:
         coded = [code(rgb, Bpg(qp, encoder)) for rgb in pictures]

@@ -67,10 +67,8 @@ def write_report(study: Study) -> Path:  # of the page to open
     return folder / "index.html"
 
 # %% ../../nbs/tools/29_study.report.ipynb #d0487fe2
-def opening(
-    study: Study,
-) -> tuple:  # (the triangles as addresses, wide and narrow, list of (item, question, sentence as HTML))
-    "Figure 1 on these results, two panels a row and one for a phone, and the answers to what was asked"
+def opening(study: Study) -> tuple:
+    "Figure 1 on these results, two panels a row and one for a phone; the answers to what was asked, as HTML"
     from qebias.figures import triangles
     from qebias.study.pages import headline, headlines, open_page, sides
 

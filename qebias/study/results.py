@@ -40,7 +40,7 @@ from qebias.study.keys import (
     Study,
     bank_identity,
     config_of,
-    enhanced_name,
+    evaluated_name,
     pairs_name,
     rows_at,
     train_jobs,
@@ -101,7 +101,7 @@ class Results:
     def picture(
         self, row: str, picture: str, dataset: str, codec: str = "bpg", level: int = 37
     ) -> np.ndarray | None:  # uint8 (128, 128, 3); None where it is not there
-        "The middle of a picture: of a domain, `raw` or `compressed`, or as the first training of a row made it"
+        "The middle of a picture: `raw`, `compressed`, or as the first training of a row made it"
         if self.study is not None:
             return crop_of(self.keys, row, picture, dataset, codec, level)
         path = crop_path(self.place, dataset, codec, level, row, picture)
@@ -166,7 +166,7 @@ def crop_of(keys: Keys, row: str, picture: str, dataset: str, codec: str, level:
         return middle(pairs.raw(at) if row == "raw" else pairs.compressed(at), CROP)
     rows = keys.study.rows
     seed = rows[row].seeds[0] if row in rows else 0
-    name = enhanced_name(row, codec, level, seed, dataset)
+    name = evaluated_name("enhance", row, codec, level, seed, dataset)
     path = keys.folder(name) / f"{picture}.png" if is_made(keys, name) else None
     return middle(read_rgb(path), CROP) if path and path.exists() else None
 

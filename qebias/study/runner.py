@@ -354,10 +354,8 @@ def require_warm(folder: Path) -> None:
             raise QebiasError(f"the process that jobs start from has ended: see {folder}/jobs.txt; {words}")
 
 # %% ../../nbs/tools/26_study.runner.ipynb #6c5f05c1
-def end_groups(
-    grace: float = 0.6,  # seconds between asking processes to end and ending them
-) -> None:
-    "End every process of `RUNNING` and all of its group, together"
+def end_groups(grace: float = 0.6) -> None:
+    "Ask all processes of `RUNNING` and their groups to end, and end them after so many seconds"
     signal_groups(signal.SIGTERM)
     deadline = time.monotonic() + grace
     while time.monotonic() < deadline and any(child.poll() is None for child in RUNNING):
