@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['STOPPED', 'SIGNALS', 'app', 'Profile', 'Model', 'Skip', 'Overwrite', 'Trust', 'Device', 'Suffix', 'PATIENCE', 'LAST',
-           'Out', 'Where', 'In', 'Flag', 'offered', 'listed', 'main', 'study', 'compress', 'Bar', 'enhance', 'score',
+           'Out', 'Where', 'In', 'Flag', 'offered', 'listed', 'Bar', 'main', 'study', 'compress', 'enhance', 'score',
            'audit', 'metrics', 'data', 'docs', 'methods', 'train', 'convert', 'export']
 
 # %% ../nbs/tools/60_cli.ipynb #d839c9de
@@ -185,6 +185,36 @@ def _line(message):
 def _plain(text) -> str:
     "A text on one line; what would command a terminal, as a file's name may, is written out"
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
+
+# %% ../nbs/tools/60_cli.ipynb #490ad16f
+def _say(line):
+    print(_plain(line), flush=True)
+
+# %% ../nbs/tools/60_cli.ipynb #af60765d
+class Bar:
+    "How far a command is, in one line that is written anew, where a terminal is"
+
+    def __init__(self):
+        self.on, self.width = sys.stderr.isatty(), 0
+
+    def __call__(self, text: str) -> None:
+        if self.on:
+            text = _plain(text)[: os.get_terminal_size(sys.stderr.fileno()).columns - 1]
+            print("\r" + text.ljust(self.width), end="", file=sys.stderr, flush=True)
+            self.width = len(text)
+
+    def clear(self) -> None:
+        if self.width:
+            print("\r" + " " * self.width, end="\r", file=sys.stderr, flush=True)
+            self.width = 0
+
+# %% ../nbs/tools/60_cli.ipynb #67e47357
+def _finished(done):
+    "The summary of a command over files, and exit 1 where some were left out"
+    for line in done.lines():
+        _say(line)
+    if done.failed:
+        raise typer.Exit(1)
 
 # %% ../nbs/tools/60_cli.ipynb #b82b0a12
 PATIENCE = 1.0  # seconds between the signal and the end
@@ -437,10 +467,6 @@ def compress(
     print(*_sizes(rows), sep="\n")
     _finished(rows)
 
-# %% ../nbs/tools/60_cli.ipynb #490ad16f
-def _say(line):
-    print(_plain(line), flush=True)
-
 # %% ../nbs/tools/60_cli.ipynb #c930d578
 def _list_models(value: bool):
     if not value:
@@ -449,24 +475,6 @@ def _list_models(value: bool):
 
     print(*list_models(), sep="\n")
     raise typer.Exit()
-
-# %% ../nbs/tools/60_cli.ipynb #af60765d
-class Bar:
-    "How far a command is, in one line that is written anew, where a terminal is"
-
-    def __init__(self):
-        self.on, self.width = sys.stderr.isatty(), 0
-
-    def __call__(self, text: str) -> None:
-        if self.on:
-            text = _plain(text)[: os.get_terminal_size(sys.stderr.fileno()).columns - 1]
-            print("\r" + text.ljust(self.width), end="", file=sys.stderr, flush=True)
-            self.width = len(text)
-
-    def clear(self) -> None:
-        if self.width:
-            print("\r" + " " * self.width, end="\r", file=sys.stderr, flush=True)
-            self.width = 0
 
 # %% ../nbs/tools/60_cli.ipynb #31f2b0e4
 @app.command()
@@ -526,14 +534,6 @@ def enhance(
     )
     bar.clear()
     _finished(found)
-
-# %% ../nbs/tools/60_cli.ipynb #67e47357
-def _finished(done):
-    "The summary of a command over files, and exit 1 where some were left out"
-    for line in done.lines():
-        _say(line)
-    if done.failed:
-        raise typer.Exit(1)
 
 # %% ../nbs/tools/60_cli.ipynb #0ed9637f
 @app.command()
