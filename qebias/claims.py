@@ -342,12 +342,14 @@ def is_trained_where(results: Results, row: str, place: Place, wanted: str) -> b
         return False
     if wanted == "all levels":
         return own == "all"
-    if own == "all" or wanted == "another level":
-        return own != "all"
-    rates = [results.values("compressed", "bpp", dataset, codec, l) for l in (int(own), level)]
-    if any(rate.missing for rate in rates):
+    if own == "all":
         return False
-    stronger_here = rates[1].array[0, 0] < rates[0].array[0, 0]
+    if wanted == "another level":
+        return True
+    there, here = (results.values("compressed", "bpp", dataset, codec, at) for at in (int(own), level))
+    if there.missing or here.missing:
+        return False
+    stronger_here = here.array[0, 0] < there.array[0, 0]
     return stronger_here == (wanted == "a stronger level")
 
 # %% ../nbs/tools/00_claims.ipynb #8452edfd
@@ -649,7 +651,7 @@ def verdict_row(row: dict, main: Place) -> dict:
         "dataset": dataset,
         "codec": codec,
         "level": level,
-        "rows": " / ".join(row if isinstance(row, str) else ", ".join(row) for row in statement.rows),
+        "rows": " / ".join(name if isinstance(name, str) else ", ".join(name) for name in statement.rows),
         "quantity": " - ".join(statement.quantities) or f"deviation by {statement.distance}",
     }
 

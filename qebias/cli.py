@@ -655,13 +655,13 @@ def _psi(features, download):
             except QebiasError as error:
                 lacking.append(f"{error}: {_wanted(row)}")
                 continue
-        state = f"{row['state']}: {_wanted(row)}"
         if row["state"] == "present":
-            state = row["path"]
-            if row["source"]:
-                state = f"{state}, its arrays, made of a file of sha256 {row['source']}"
+            made_of = f", its arrays, made of a file of sha256 {row['source']}" if row["source"] else ""
+            state = f"{row['path']}{made_of}"
         elif row["state"] == weights.TO_CONVERT:
             state = f"{row['state']}: run qebias metrics --convert"
+        else:
+            state = f"{row['state']}: {_wanted(row)}"
         print(f"psi {', '.join(users)}: {row['file']}, {state}")
     if lacking:
         raise QebiasError("; ".join(lacking))

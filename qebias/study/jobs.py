@@ -270,13 +270,13 @@ def killed_words(
     record: str,  # of the job's notebook
 ) -> str:
     "What is told of a job that a signal ended, and what to do"
-    with contextlib.suppress(ValueError):
-        why = f"it was killed ({signal.Signals(number).name})"
-        if number == signal.SIGKILL:
-            why += ", by hand or by the system because memory ran out: see how much is free"
-        seen = f"its notebook, as far as it came: {os.path.abspath(record)}"
-        return f"{why}; run the same command to go on where it was ({seen})"
-    return f"it ended with the exit code {128 + number}: run the same command to go on"
+    if number not in list(signal.Signals):
+        return f"it ended with the exit code {128 + number}: run the same command to go on"
+    why = f"it was killed ({signal.Signals(number).name})"
+    if number == signal.SIGKILL:
+        why += ", by hand or by the system because memory ran out: see how much is free"
+    seen = f"its notebook, as far as it came: {os.path.abspath(record)}"
+    return f"{why}; run the same command to go on where it was ({seen})"
 
 # %% ../../nbs/tools/24_study.jobs.ipynb #4d94a8a8
 def end_with(connection: socket.socket, pid: int) -> None:

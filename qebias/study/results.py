@@ -368,10 +368,8 @@ def still_asked(
     trained = {job.name for job in train_jobs(study)}
     cells = zip(table.codec, table.level, table.row, strict=True)
     asked = [cell in places or cell[2].startswith("bank:") for cell in cells]
-    names = itertools.starmap(
-        train_name, zip(curves.row, curves.codec, curves.level, curves.seed, strict=True)
-    )
-    return table[asked], curves[[name in trained for name in names]]
+    trainings = zip(curves.row, curves.codec, curves.level, curves.seed, strict=True)
+    return table[asked], curves[[train_name(*one) in trained for one in trainings]]
 
 # %% ../../nbs/tools/27_study.results.ipynb #abd3639e
 def published_profile(profile: Profile) -> dict:

@@ -169,10 +169,9 @@ def enhance(keys: Keys, job: Job, folder: Path, progress: Callable | None = None
     else:
         (enhancer,) = enhancers(keys, job).values()
         pictures = map(enhancer, compressed)
-    parts = []
-    for i, (name, rgb) in enumerate(zip(pairs.names, pictures)):
-        write_png(folder / f"{name}.png", rgb)
-        parts.append(f"{name}.png")
+    parts = [f"{name}.png" for name in pairs.names]
+    for i, (part, rgb) in enumerate(zip(parts, pictures)):
+        write_png(folder / part, rgb)
         if progress:
             progress(i + 1, len(pairs))
     made_by = provenance(device=keys.study.profile.device, precision="fp32")
