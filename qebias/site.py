@@ -18,6 +18,7 @@ import re
 import subprocess
 import sys
 from collections import Counter
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -248,10 +249,10 @@ def inverse_page(items: list[Item], root: Path) -> str:  # Markdown
         "The [paper's map](map.md), read backwards.\n",
         "## Functions\n",
     ]
-    for function in sorted({f for i in items for f in i.functions}):
+    for function in sorted(set(chain.from_iterable(item.functions for item in items))):
         lines.append(f"- {link(function)}: {mentions(items, function)}")
     lines.append("\n## Notebooks\n")
-    for notebook in sorted({n for i in items for n in i.notebooks}):
+    for notebook in sorted(set(chain.from_iterable(item.notebooks for item in items))):
         title = page_title(root / "nbs" / notebook)
         lines.append(f"- [{title}](../{notebook}): {mentions(items, notebook)}")
     return "\n".join(lines) + "\n"
@@ -259,8 +260,8 @@ def inverse_page(items: list[Item], root: Path) -> str:  # Markdown
 # %% ../nbs/tools/05_site.ipynb #6b21fa80
 def mentions(items: list[Item], name: str) -> str:  # Markdown
     "Links to the paper's items that name a function or notebook; empty where none does"
-    there = [i for i in items if name in i.functions or name in i.notebooks]
-    return ", ".join(f"[{i.title}](#{i.id})" for i in there)
+    there = [item for item in items if name in item.functions or name in item.notebooks]
+    return ", ".join(f"[{item.title}](#{item.id})" for item in there)
 
 # %% ../nbs/tools/05_site.ipynb #16833090
 def entry(
@@ -521,10 +522,10 @@ def contents(root: Path) -> str:  # MyST directives
 # %% ../nbs/tools/05_site.ipynb #9afb63fc
 def neighbours(notebook: str, items: list[Item]) -> str:  # Markdown
     "What ends a notebook's page: the paper's items that it computes, and the functions behind them"
-    there = [i for i in items if notebook in i.notebooks]
+    there = [item for item in items if notebook in item.notebooks]
     if not there:
         return ""
-    functions = dict.fromkeys(f for i in there for f in i.functions)
+    functions = dict.fromkeys(chain.from_iterable(item.functions for item in there))
     return f"---\n\nIn the paper: {mentions(items, notebook)}. In code: {', '.join(map(link, functions))}."
 
 # %% ../nbs/tools/05_site.ipynb #91a522b7

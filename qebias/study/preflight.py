@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['resolve', 'absolute', 'absolute_notebooks', 'notebook_there', 'folder_spec', 'folder_name', 'require_folder',
-           'Cluster', 'cluster', 'preflight', 'problems', 'light_checks', 'heavy_checks', 'codec_works',
-           'measures_there', 'reads_psi', 'psi_there', 'psi_loads', 'pictures_there', 'device_there', 'costs_path',
-           'known_costs', 'specs_of', 'counted_before', 'networks_fit', 'shown', 'images_fit']
+           'Cluster', 'cluster', 'preflight', 'problems', 'light_checks', 'codec_works', 'measures_there', 'reads_psi',
+           'psi_there', 'psi_loads', 'pictures_there', 'device_there', 'costs_path', 'known_costs', 'specs_of',
+           'counted_before', 'networks_fit', 'shown', 'images_fit']
 
 # %% ../../nbs/tools/25_study.preflight.ipynb #db06f137
 import functools
@@ -154,8 +154,13 @@ def cluster(
 # %% ../../nbs/tools/25_study.preflight.ipynb #d80c1932
 def preflight(study: Study, only: Iterable[str] = (), on: Cluster | None = None) -> None:
     "Say before anything runs what would be missing or impossible later; raises `QebiasError`"
-    for check in [*light_checks(study, only), *heavy_checks(study, on)]:
+    for check in light_checks(study, only):
         check()
+    if not on:  # a login node need not have what the nodes have
+        device_there(study)
+        psi_loads(study)
+    networks_fit(study)
+    images_fit(study)
 
 # %% ../../nbs/tools/25_study.preflight.ipynb #4f7afed0
 def problems(study: Study, only: Iterable[str] = ()) -> list[str]:
@@ -183,12 +188,6 @@ def light_checks(study: Study, only: Iterable[str] = ()) -> list:
     checks += [functools.partial(pictures_there, study, dataset) for dataset in study.datasets]
     checks += [functools.partial(notebook_there, path) for path in own_notebooks(study.profile)]
     return checks
-
-# %% ../../nbs/tools/25_study.preflight.ipynb #5c1f6c02
-def heavy_checks(study: Study, on: Cluster | None) -> list:
-    "What looks at pictures and networks; a login node need not have what the nodes have"
-    checks = [networks_fit, images_fit] if on else [device_there, psi_loads, networks_fit, images_fit]
-    return [functools.partial(check, study) for check in checks]
 
 # %% ../../nbs/tools/25_study.preflight.ipynb #8c561f64
 def codec_works(study: Study, codec: str, level: int) -> None:
