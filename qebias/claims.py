@@ -234,7 +234,7 @@ CURVES = ("BD-rate", "highest gap")  # contrasts over all levels of a codec
 
 
 def filled_rows(claim: Claim, names: dict, groups: dict[str, list[str]], results: Results) -> tuple:
-    "The rows that a record is about, and what they are compared with; a tuple where a group is meant"
+    "The rows that a record is about and is compared with; a tuple where a group is meant"
     found = []
     for row in claim.rows:
         members = []
@@ -329,7 +329,7 @@ def places_of(
 
 # %% ../nbs/tools/00_claims.ipynb #705079e1
 def is_trained_where(results: Results, row: str, place: Place, wanted: str) -> bool:
-    "Whether a row that was tested at a place was trained where a statement means, by one of `PLACES`"
+    "Whether a row tested at a place was trained where a statement means, one of `PLACES`"
     dataset, codec, level = place
     lines = results.rows_at.get((dataset, codec, level, row))
     if not lines:
@@ -447,7 +447,7 @@ def controls_for(statement: Statement, results: Results) -> list[str]:
 
 # %% ../nbs/tools/00_claims.ipynb #18c2af87
 def controls(statement: Statement, results: Results) -> str:
-    "Which of the rows that restore nothing pass the same statement, in words; empty if none was measured"
+    "Which rows that restore nothing pass the same statement, in words; empty if none is there"
     if not statement.claim.controls or any(q.startswith(("score:", "psi:")) for q in statement.quantities):
         return ""
     measured, passing = False, []
@@ -619,7 +619,7 @@ def correct(rows: list[dict]) -> None:
 
 # %% ../nbs/tools/00_claims.ipynb #099cbf21
 def verdict_row(row: dict, main: Place) -> dict:
-    "A row of the verdict table, of plain values, from one that was `evaluated`, counted and corrected"
+    "An `evaluated` row, counted and corrected, as the verdict table has it: plain values"
     statement, found = row["statement"], row["estimate"]
     dataset, codec, level = statement.place
     text = statement.text
@@ -669,7 +669,7 @@ COLUMNS = ("item", "statement", "paper", "ours", "verdict", "grade", "seeds", "c
 
 
 def decimals(row: dict) -> int:
-    "Decimals for a verdict's number and bounds: one in per cent, else three, or more where these hide all"
+    "Decimals of a verdict: one in per cent, else three, or more where these would hide all"
     if row["unit"] in ("%", "points"):
         return 1
     largest = max(abs(row[name]) for name in ("value", "low", "high") if row[name] is not None)

@@ -366,10 +366,7 @@ def study(
     raw: Annotated[Path | None, Where("One folder of pictures; a fifth is held out by content")] = None,
     raw_train: Annotated[Path | None, Where("Folder of pictures to train on")] = None,
     raw_eval: Annotated[Path | None, Where("Folder of pictures to evaluate on")] = None,
-    out: Annotated[
-        Path | None,
-        Where("The study's folder [default: runs/<profile>]"),
-    ] = None,
+    out: Annotated[Path | None, Where("The study's folder [default: runs/<profile>]")] = None,
     only: Annotated[
         list[str] | None, Option(help="Only these items and what they need: tab4,tab5, or repeated")
     ] = None,

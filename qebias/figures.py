@@ -290,7 +290,7 @@ def save(figure: Picture, stem: str | Path) -> list[Path]:
 
 # %% ../nbs/measurement/30_figures.ipynb #2fb0e777
 def caption(figure: Picture, words: str) -> Picture:  # the same
-    "One line under a figure, cut where it would be wider than the figure; none where there are no words"
+    "One line under a figure, cut where it would be wider than that; none without words"
     if words:
         wide = int(figure.get_size_inches()[0] * 72 / 4.3)
         line = textwrap.shorten(words[:1].upper() + words[1:], wide, placeholder=" …")
@@ -317,7 +317,7 @@ def number(value: float, digits: int = 3) -> str:
 
 # %% ../nbs/measurement/30_figures.ipynb #c792aa0f
 def decimals(frame: pd.DataFrame) -> Callable:  # which writes one of its numbers
-    "As many decimals as the intervals of a frame are worth: two digits of the narrower half of them"
+    "As many decimals as the intervals are worth: two digits of the narrower half of them"
     reach = (frame["high"] - frame["low"]) / 2
     reach = reach[np.isfinite(reach) & (reach > 0)]
     if reach.empty:
@@ -541,7 +541,7 @@ def peak(frame: pd.DataFrame) -> float:  # in bases
 
 # %% ../nbs/measurement/30_figures.ipynb #61165634
 def words_of(line: Any, where: Apex, look: Look, outside: bool) -> str:
-    "What the list below says of a row: its deviation, and what is odd, as that it is not drawn so far out"
+    "What the list below says of a row: its deviation, and what is odd about it"
     value = getattr(line, "value", np.nan)
     value = where.deviation if pd.isna(value) else value
     words = f"{look.label}: {with_interval(value, line.low, line.high, percent)}"
@@ -568,7 +568,7 @@ def free_height(x: float, y: float, taken: Iterable[tuple[float, float]]) -> flo
 
 # %% ../nbs/measurement/30_figures.ipynb #6e0cf2ec
 def one_apex(ax: "Axes", line: Any, look: Look, taken: list[tuple[float, float]]) -> mpl.lines.Line2D:
-    "One vertex over the base, with its sides and interval, added to what is taken; its handle for a legend"
+    "One vertex over the base, with its sides and its interval; its handle for a legend"
     where = apex(line.ce, line.re, line.cr)
     x, y = where.x / line.cr, where.y / line.cr
     ideal = bool(getattr(line, "ideal", False))
@@ -711,7 +711,7 @@ def apart(wanted: list[float], gap: float) -> list[float]:
 
 # %% ../nbs/measurement/30_figures.ipynb #d45aea0e
 def rate_panel(ax: "Axes", frame: pd.DataFrame, looks: dict[str, Look]) -> None:
-    "One panel of `rate_curves`, its lines by rising rates: the rows' names stand at their right ends"
+    "One panel of `rate_curves`: the rows' names stand at the right ends of their lines"
     ends = {}
     for row, look in looks.items():
         line = frame[frame["row"] == row]
@@ -747,7 +747,7 @@ def rate_curves(
 
 # %% ../nbs/measurement/30_figures.ipynb #80c2864e
 def same_size(images: dict[str, Any], what: str) -> dict[str, np.ndarray]:
-    "Pictures of one size as uint8 RGB; raises `QebiasError` that names what is drawn and the odd one"
+    "Pictures of one size as uint8 RGB; raises `QebiasError` that names the odd one"
     images = {name: as_rgb(image, f"{what}: {name}") for name, image in images.items()}
     if not images:
         raise QebiasError(f"{what}: no picture was given")

@@ -362,7 +362,7 @@ def source_of(picture: Picked, written: Outputs) -> Picked:
 
 # %% ../nbs/tools/40_files.ipynb #1e7db96d
 def with_network(picked: list[Picked], choose: Callable, done: Done) -> list[Picked]:
-    "The pictures for whose paths `choose` finds a network; raises `QebiasError` where it does for none"
+    "The pictures that `choose` finds a network for; raises `QebiasError` where that is none"
     found = []
     for picture in picked:
         try:

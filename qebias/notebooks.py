@@ -66,7 +66,7 @@ TYPES: dict[str, type | tuple] = {
 
 # %% ../nbs/tools/10_notebooks.ipynb #ea247826
 def check_parameters(notebook: str | Path, values: dict) -> None:
-    "Refuse a name that a notebook does not declare, or a value of another type; raises `QebiasError`"
+    "Raise `QebiasError` for a name that a notebook does not declare, or a value of another type"
     declared, name = parameters(notebook), Path(notebook).name
     if unknown := sorted(values.keys() - declared.keys()):
         raise QebiasError(
@@ -86,7 +86,7 @@ def first_line(text: object) -> str:
 
 # %% ../nbs/tools/10_notebooks.ipynb #607923c5
 def failure_words(name: str, text: object) -> str:
-    "What an error, by its type's name and its message, comes to in a line; a full disk with what to do then"
+    "An error, by its type's name and message, in one line; a full disk with what to do about it"
     line = first_line(text)
     if name == "QebiasError":
         return line

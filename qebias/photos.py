@@ -88,7 +88,7 @@ def psi_here() -> str:
 
 # %% ../nbs/tools/45_photos.ipynb #aabc59d3
 def configs(name: str, settings: dict) -> list[tuple[str, "TrainConfig"]]:
-    "A method's trainings at the scale of this machine by their folders, in order; raises `QebiasError`"
+    "A method's trainings at this machine's scale, by their folders; raises `QebiasError`"
     settings = dict(settings)
     device = settings.pop("device", "auto")
     device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
@@ -157,7 +157,7 @@ MOST_SKIPPED = 0.1  # share of the photographs that may be left out; a single on
 
 
 def of_a_training(path: Path, out: Path) -> bool:
-    "Whether a training wrote a picture, such as the one into `out`: its bitstreams are no photographs"
+    "Whether a training, as the one into `out`, wrote a picture: bitstreams are no photographs"
     above = path.absolute().parents
     stores = [p for p in above if p.name == "streams" and (p.parent / "manifest.json").is_file()]
     return bool(stores) or out.absolute() in above

@@ -41,7 +41,7 @@ def is_published(profile: str = "photos") -> bool:
 
 # %% ../nbs/tools/50_readme.ipynb #aa8a48c1
 def findings() -> str:  # Markdown
-    "A strip of pictures, and the answer to each question of the front page, from the published photos"
+    "A strip of pictures, and the answers of the front page, from the published photos"
     if not is_published():
         return PENDING
     page = open_page("photos")
@@ -69,7 +69,7 @@ STRIP_LABELS = ("raw", "compressed", "Real-ESRGAN", "with the method")
 
 
 def strip(page: "Page") -> np.ndarray | None:  # uint8 RGB; None where a crop is not published
-    "Two pictures of the front page in all their versions, at twice their size and under their names"
+    "Two pictures in the versions of the front page, at twice their size and under their names"
     there = last_set(page)
     rows: list[list] = []
     for name in there.results.crop_names(there.dataset):
@@ -161,7 +161,7 @@ def readme() -> str:
 
 # %% ../nbs/tools/50_readme.ipynb #f2db61a9
 def absolute_links(text: str) -> str:
-    "Links relative to nbs/ lead to pages where the repository shows them, to pictures where it serves them"
+    "Links relative to nbs/ lead to where the repository shows pages and serves pictures"
     home = repository()
     raw = home.replace("https://github.com", "https://raw.githubusercontent.com")
 

@@ -150,7 +150,7 @@ class Item(NamedTuple):
 
 # %% ../nbs/tools/05_site.ipynb #f856a6ba
 def paper_map(root: str | Path | None = None) -> list[Item]:
-    "The paper's items, in its order, and where each is computed; raises `QebiasError` for an unknown name"
+    "The paper's items and where each is computed; raises `QebiasError` for an unknown name"
     root = Path(root or project_root())
     rows = read_yaml(root / "docs" / "map.yaml")
     known = {f"{s.module}.{s.name}" for m in modules(root).values() for s in m.symbols}
@@ -189,7 +189,7 @@ def repository(root: str | Path | None = None) -> str:
 
 # %% ../nbs/tools/05_site.ipynb #24d534b3
 def label(dotted: str) -> str:
-    "The label of a dotted name; labels know no case, so a class is told from a function by its ending"
+    "The label of a dotted name; labels know no case, so that of a class has an ending"
     words = dotted.split(".")
     capital = next((i for i, word in enumerate(words) if word[:1].isupper()), None)
     return dotted if capital is None else ".".join([*words[: capital + 1], "class", *words[capital + 1 :]])
@@ -308,7 +308,7 @@ LONG = 40  # lines of a library cell above which it is folded
 
 
 def cell_tags(source: str, study: bool) -> list[str]:
-    "The tags of myst-nb for a code cell: what nbdev's directives mean, and all code of the study folded"
+    "The tags of myst-nb for a code cell: nbdev's directives, and all of the study folded"
     marks = re.findall(r"^#\|\s*(\S+)", source, re.M)
     if {"hide", "default_exp"} & set(marks) or re.search(r"nbdev_export\(", source):
         return ["remove-cell"]
@@ -318,7 +318,7 @@ def cell_tags(source: str, study: bool) -> list[str]:
 
 # %% ../nbs/tools/05_site.ipynb #8ffc3622
 def link_names(text: str, names: dict[str, str]) -> str:  # Markdown
-    "Names in prose become links to the dotted ones; code blocks, links and formulas stay as they are"
+    "Names in prose become links to dotted ones; code blocks, links and formulas stay"
     parts = re.split(r"(```.*?```|^#.*?$|\[[^\]]*\]\([^)]*\))", text, flags=re.S | re.M)
 
     def one(match):
@@ -369,7 +369,7 @@ def is_picture(output: dict) -> bool:
 
 # %% ../nbs/tools/05_site.ipynb #0bd78f8a
 def in_reading_order(cells: list[dict]) -> list[dict]:
-    "Parameters and code of a study notebook below its first picture; without one, a line says what makes it"
+    "A study notebook with parameters and code below its first picture, or a line on what makes it"
     given = [c for c in cells if "parameters" in c["metadata"].get("tags", [])]
     if not given:
         return cells
@@ -426,7 +426,7 @@ SLIDERS = "<!-- the sliders stand here -->"
 
 
 def published_crops(root: Path) -> dict[tuple[str, str], dict[str, Path]]:
-    "(Place, picture) -> {row: path} of what can be compared, raw and compressed first, without controls"
+    "(Place, picture) -> {row: path} of what can be compared, raw and compressed first; no controls"
     folder = root / "nbs" / "study" / "results" / "photos" / "crops"
     found: dict = {}
     for path in sorted(folder.glob("*/*.webp")):
@@ -604,7 +604,7 @@ def mathjax(static: Path) -> bool:
 
 # %% ../nbs/tools/05_site.ipynb #6f766b62
 def build_site(output: str | Path | None = None) -> Path:  # its front page
-    "Build the site into a folder, `_docs/html` if left out; raises `QebiasError` with Sphinx's own words"
+    "Build the site, into `_docs/html` if left out; raises `QebiasError` with Sphinx's own words"
     require("myst_nb", "the site")
     require("sphinx_book_theme", "the site")
     root = project_root()

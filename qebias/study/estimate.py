@@ -170,7 +170,7 @@ class Load(NamedTuple):
 
 # %% ../../nbs/tools/28_study.estimate.ipynb #c8388f60
 def job_loads(study: Study, waiting: dict[str, Todo]) -> tuple[dict[str, Load], dict[str, int]]:
-    "The load of each job; and of data sets that are not here, the number of pictures as published, or 0"
+    "The load of each job; and of data sets that are not here, how many pictures they have, or 0"
     read = {name: item.job.cell.get("dataset", "") for name, item in waiting.items()}
     size: dict[str, float] = {"": 0}  # of what no data set is read for
     away = {}
@@ -183,7 +183,7 @@ def job_loads(study: Study, waiting: dict[str, Todo]) -> tuple[dict[str, Load], 
 
 # %% ../../nbs/tools/28_study.estimate.ipynb #6bc49234
 def estimate(study: Study, waiting: dict[str, Todo]) -> tuple[dict[str, Load], dict[str, int]]:
-    "The load of each kind of job; and of data sets that are not here, how many pictures they have, or 0"
+    "The load of each kind of job; and of data sets that are not here, their pictures, or 0"
     loads: dict[str, Load] = {}
     found, away = job_loads(study, waiting)
     for name, load in found.items():

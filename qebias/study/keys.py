@@ -169,7 +169,7 @@ def train_name(row: str, codec: str, level: int | str, seed: int) -> str:
 
 # %% ../../nbs/tools/22_study.keys.ipynb #82f89f95
 def evaluated_name(kind: str, row: str, codec: str, level: int | str, seed: int, dataset: str) -> str:
-    "The name of the job that enhances a data set's pictures (`enhance`), or looks at them (`measure`)"
+    "The name of the job that enhances a data set (`enhance`), or looks at it (`measure`)"
     return f"{kind}/{dataset}/{codec}-{level}/{row}/seed-{seed}"
 
 # %% ../../nbs/tools/22_study.keys.ipynb #b26ce84a

@@ -42,7 +42,7 @@ from .results import Results, load, sets_in_words
 
 # %% ../../nbs/tools/30_study.pages.ipynb #9034b9ad
 def repeats(spec: RowSpec | None) -> bool:
-    "Does a derived row differ in its discriminator's last steps alone? Its pictures are the other row's"
+    "Does a derived row differ in its discriminator's last steps alone, and not in its pictures?"
     told = spec.differs.model_fields_set if spec else set()
     return "d_final_iterations" in told and told <= {"d_final_iterations", "iterations"}
 
@@ -251,7 +251,7 @@ def with_controls(row: Verdict) -> str:
 
 # %% ../../nbs/tools/30_study.pages.ipynb #2d5ab019
 def brief(row: Verdict, named: bool = False) -> str:
-    "A number with its verdict behind it; without controls that pass where the sentence has named them"
+    "A number with its verdict behind it, and the controls that pass unless they were named"
     return f"{with_unit(row)} ({verdict_of(row) if named else with_controls(row)})"
 
 # %% ../../nbs/tools/30_study.pages.ipynb #cc9124ed
@@ -303,7 +303,7 @@ def in_a_sentence(
 
 # %% ../../nbs/tools/30_study.pages.ipynb #49423317
 def verdicts(page: Page, *items: str) -> list[Verdict]:
-    "The verdicts on some items, such as `Tab. 1`, here; Holm's correction counts those on other sets as well"
+    "The verdicts on items such as `Tab. 1` here; Holm's correction counts other sets as well"
     found = []
     for item in items:
         if item not in page.judged:
@@ -502,7 +502,7 @@ def answer_steps(page: Page) -> str:  # Markdown
 
 # %% ../../nbs/tools/30_study.pages.ipynb #a2bcd981
 def who_leads(nearer: list[Verdict]) -> str:
-    "Which halves lead nearer to raw for certain, by the verdicts on that distance, and which controls do too"
+    "Which halves lead nearer to raw for certain, and which controls do so too"
     certain = [row for row in nearer if verdict_of(row) in ("reproduced", "not specific")]
     if not certain:
         return "none of them leads nearer to raw for certain"
@@ -680,7 +680,7 @@ def numbers_once(page: Page) -> list[Verdict]:
 
 # %% ../../nbs/tools/30_study.pages.ipynb #f237b3f7
 def line(row: str, found: Estimate, **more: Any) -> dict:
-    "An estimate as a line of a figure's table, with further columns; nan where there is no interval"
+    "An estimate as a line of a figure's table; nan where there is no interval"
     low, high = (np.nan if bound is None else bound for bound in (found.low, found.high))
     return {"row": row, "value": found.value, "low": low, "high": high, **more}
 
@@ -693,7 +693,7 @@ PRINTED_GAPS = {
 
 # %% ../../nbs/tools/30_study.pages.ipynb #4f5e7892
 def score_gaps(page: Page, rows: list[str]) -> pd.DataFrame:  # row, domain, value, low, high, paper
-    "Realism scores of compressed and enhanced patches less raw's, by each row's discriminator (Tab. 1, 2)"
+    "Realism scores of compressed and of enhanced patches, less raw's (Tab. 1, 2)"
     lines = []
     printed = PRINTED_GAPS if (page.codec, page.level) == ("bpg", 37) else {}
     for row in page.rows(rows):
@@ -885,7 +885,7 @@ def pictures(
 
 # %% ../../nbs/tools/30_study.pages.ipynb #271fa04d
 def scored(page: Page, row: str) -> tuple:  # (name, dict label with its score -> uint8 RGB)
-    "The middle of one picture in three domains, with the scores that a row's discriminator gave all of it"
+    "The middle of one picture in three domains, and how a row's discriminator scores all of it"
     name, found = pictures(page, [row])
     lines = page.lines()
     mine = lines[(lines.row == row) & (lines.picture == name)]

@@ -68,7 +68,7 @@ def write_report(study: Study) -> Path:  # of the page to open
 
 # %% ../../nbs/tools/29_study.report.ipynb #d0487fe2
 def opening(study: Study) -> tuple:
-    "Figure 1 on these results, two panels a row and one for a phone; the answers to what was asked, as HTML"
+    "Figure 1 on these results, wide and for a phone; and the answers to what was asked"
     from qebias.figures import triangles
     from qebias.study.pages import headline, headlines, open_page, sides
 

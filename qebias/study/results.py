@@ -188,7 +188,7 @@ def training_curves(keys: Keys, points: int = 60) -> "pd.DataFrame":
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=CURVES)
 
 # %% ../../nbs/tools/27_study.results.ipynb #89599cfd
-def sets_in_words(profile: Profile) -> tuple[str, dict]:  # (of the training set or "", of the others by name)
+def sets_in_words(profile: Profile) -> tuple[str, dict]:  # (training set or "", others by name)
     "What the sets of a published study hold, from `nbs/study/sets.yaml`; nothing for other sets"
     path = project_root() / "nbs" / "study" / "sets.yaml"
     known = read_yaml(path).get(profile.name, {}) if path.exists() else {}

@@ -119,7 +119,7 @@ def read_result(folder: str | Path, key: str | None = None) -> dict | None:
 
 # %% ../../nbs/tools/21_study.store.ipynb #c54c92a4
 def faults(folder: str | Path, result: dict, deep: bool = False) -> list[str]:
-    "What is wrong with the parts of a result, a line each; large ones are hashed where `deep` asks for it"
+    "What is wrong with the parts of a result, a line each; `deep`: large ones are hashed too"
     wrong = []
     for name, part in result["parts"].items():
         path = Path(folder) / name
