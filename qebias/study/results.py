@@ -88,11 +88,6 @@ class Results:
         "What decides each result of the run folder, and so which of those that lie there are meant"
         return Keys(self.study or Study(self.profile, self.place))
 
-    @functools.cached_property
-    def labels(self) -> dict[str, str]:
-        "What a row is called in figures"
-        return {name: row.label for name, row in Study(self.profile, self.place).rows.items()}
-
     def crop_names(self, dataset: str) -> list[str]:
         "The pictures of an evaluation set that are shown"
         names, crops = sorted(picture_names(self.table, dataset)), self.profile.crops
