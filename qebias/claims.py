@@ -111,10 +111,8 @@ class Claims(BaseModel):
     claims: list[Claim]
 
 # %% ../nbs/tools/00_claims.ipynb #1c5049d0
-def read_claims(
-    path: str | Path | None = None,  # the project's own, if left out
-) -> Claims:
-    "Read a file of claims; raises `QebiasError`, which names the record and the field"
+def read_claims(path: str | Path | None = None) -> Claims:
+    "Read a file of claims, or our own; raises `QebiasError`, which names record and field"
     path = Path(path) if path else project_root() / "nbs" / "study" / "claims.yaml"
     try:
         return Claims.model_validate(read_yaml(path))
@@ -195,12 +193,8 @@ def replacements(claim: Claim, groups: dict[str, list[str]], results: Results) -
     return found
 
 # %% ../nbs/tools/00_claims.ipynb #020e2078
-def meanings(
-    value: str | list[str],  # rows, patterns with *, or names of groups
-    groups: dict,
-    results: Results,
-) -> list[str]:
-    "What one name of a record stands for, one after another"
+def meanings(value: str | list[str], groups: dict[str, list[str]], results: Results) -> list[str]:
+    "What rows, patterns with * or groups of a record stand for, one after another"
     values = value if isinstance(value, list) else [value]
     found = []
     for x in values:

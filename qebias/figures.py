@@ -345,13 +345,8 @@ def with_interval(value: float, low: float, high: float, write: Callable = numbe
     return f"{write(value)} [{bounds}]"
 
 # %% ../nbs/measurement/30_figures.ipynb #dd1e4cbc
-def checked(
-    table: pd.DataFrame | list,
-    columns: list,  # that it must have
-    numbers: list,  # columns of finite numbers
-    what: str,  # the figure, for the message
-) -> pd.DataFrame:
-    "The table as a frame that has what a figure needs; raises `QebiasError`"
+def checked(table: pd.DataFrame | list, columns: list, numbers: list, what: str) -> pd.DataFrame:
+    "The table as a frame with some columns, some of finite numbers; raises `QebiasError`"
     frame = pd.DataFrame(table).reset_index(drop=True)
     missing = [column for column in columns if column not in frame]
     if missing:
@@ -643,14 +638,8 @@ def causal_graph(note: str = "") -> Picture:
     return caption(figure, note)
 
 # %% ../nbs/measurement/30_figures.ipynb #f93dd16e
-def cloud(
-    ax: "Axes",
-    cr: np.ndarray,  # (pictures,) from compressed to raw
-    ce: np.ndarray,  # (pictures,) from compressed to enhanced
-    look: Look,  # of the row
-    end: float,  # of both axes
-) -> None:
-    "A row's pictures, and the line through the origin that fits them best"
+def cloud(ax: "Axes", cr: np.ndarray, ce: np.ndarray, look: Look, end: float) -> None:
+    "A row's pictures at (cr, ce), and the line through the origin, to `end`, that fits them best"
     slope = float((cr * ce).sum() / (cr * cr).sum())
     name = f"{look.label}: {slope:.2f} of raw's"
     ax.plot(cr, ce, look.marker, color=look.colour, markersize=4.5, label=name)
@@ -760,12 +749,8 @@ def same_size(images: dict[str, Any], what: str) -> dict[str, np.ndarray]:
     return images
 
 # %% ../nbs/measurement/30_figures.ipynb #416e45ad
-def cut(
-    image: np.ndarray,  # (H, W, ...)
-    box: tuple | None,  # (top, left, height, width), or None for the whole
-    what: str,  # the figure, for the message
-) -> np.ndarray:
-    "The box of a picture; raises `QebiasError` where it leaves the picture"
+def cut(image: np.ndarray, box: tuple | None, what: str) -> np.ndarray:
+    "The box (top, left, height, width) of a picture; raises `QebiasError` where it leaves that"
     if box is None:
         return image
     top, left, height, width = (int(v) for v in box)
@@ -895,13 +880,8 @@ OF_TWO = {
 }  # curves that share a panel: name in the legend, domain whose look it has
 
 # %% ../nbs/measurement/30_figures.ipynb #1db42cde
-def curve_panel(
-    ax: "Axes",
-    frame: pd.DataFrame,  # iteration, and a column a term
-    columns: list,  # the terms of this panel
-    window: int,  # rows in the running mean
-) -> None:
-    "One panel of `training_curves`"
+def curve_panel(ax: "Axes", frame: pd.DataFrame, columns: list[str], window: int) -> None:
+    "One panel of `training_curves`: these columns, and their mean over a window of rows"
     for column in columns:
         name, domain = OF_TWO.get(column, (column, ""))
         look = DOMAINS.get(domain, Look("", INK, "o", "-"))

@@ -101,21 +101,14 @@ class Progress:
 class Meter:
     "Counts pictures and pixels, and tells how long the rest will take"
 
-    def __init__(
-        self,
-        pixels: Iterable[int],  # of each picture that is to be made
-        report: Callable | None = None,  # called with a `Progress`
-    ):
-        self.pixels = list(pixels)
-        self.report = report
+    def __init__(self, pixels: Iterable[int], report: Callable | None = None):
+        self.pixels = list(pixels)  # of each picture that is to be made
+        self.report = report  # called with a `Progress`
         self.done = 0
         self.start = time.monotonic()
 
-    def __call__(
-        self,
-        name: str,
-        part: float | None = None,  # of the picture that is under way; left out: it is done
-    ) -> None:
+    def __call__(self, name: str, part: float | None = None) -> None:
+        "A picture is done, or under way so far"
         if part is None:
             self.done += 1
         before: float = sum(self.pixels[: self.done])

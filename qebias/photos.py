@@ -21,7 +21,7 @@ import torch
 
 from .codecs import codec as codec_named
 from .core import QebiasError, duration, write_json
-from .datasets import UnreadablePictures, load_dataset, split_by_content
+from .datasets import RawImage, UnreadablePictures, load_dataset, split_by_content
 from .inference import enhance, tile_for
 from .methods import method, train_config
 from .metrics import psnr
@@ -239,13 +239,8 @@ def train(
     return result
 
 # %% ../nbs/tools/45_photos.ipynb #7b650068
-def look(
-    model: str | Path,  # a `generator.safetensors`
-    images: list,  # of `RawImage`
-    coder: "Codec",
-    device: str = "cpu",
-) -> list:  # of dicts picture, compressed, enhanced (PSNR in dB)
-    "PSNR of whole photographs before and after"
+def look(model: str | Path, images: list[RawImage], coder: "Codec", device: str = "cpu") -> list[dict]:
+    "PSNR in dB of whole photographs, compressed and enhanced"
     generator, rows = load_network(model, trust=True), []  # our own training's file
     for image in images:
         raw = image()

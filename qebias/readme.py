@@ -86,11 +86,8 @@ def last_set(page: "Page") -> "Page":
     return page.at(dataset=list(page.results.profile.evaluate)[-1])
 
 # %% ../nbs/tools/50_readme.ipynb #b8e1af4e
-def with_names(
-    rows: list,  # of lists of pictures, uint8 RGB of one size
-    names: Sequence[str],  # of the columns
-) -> np.ndarray:  # uint8 RGB
-    "Pictures in rows, twice as large, with the names of the columns above them"
+def with_names(rows: list[list[np.ndarray]], names: Sequence[str]) -> np.ndarray:
+    "Pictures of one size in rows, twice as large, with the names of the columns above them"
     shown = beside([beside(row, axis=1) for row in rows], axis=0).repeat(2, axis=0).repeat(2, axis=1)
     head = Image.new("RGB", (shown.shape[1], 30), "white")
     draw, font = ImageDraw.Draw(head), ImageFont.load_default(18)
@@ -100,11 +97,8 @@ def with_names(
     return np.concatenate([np.asarray(head), shown])
 
 # %% ../nbs/tools/50_readme.ipynb #37a784fd
-def beside(
-    pictures: list,  # uint8 RGB, alike in the other direction
-    axis: int,  # 1: from left to right, 0: from top to bottom
-) -> np.ndarray:  # uint8 RGB
-    "Pictures in a row or a column, four white pixels between them"
+def beside(pictures: list[np.ndarray], axis: int) -> np.ndarray:
+    "Pictures in a row (axis 1) or a column (axis 0), four white pixels between them"
     line = np.full_like(pictures[0], 255)
     line = line[:, :4] if axis else line[:4]
     joined = [pictures[0]]

@@ -264,12 +264,8 @@ def mentions(items: list[Item], name: str) -> str:  # Markdown
     return ", ".join(f"[{item.title}](#{item.id})" for item in there)
 
 # %% ../nbs/tools/05_site.ipynb #16833090
-def entry(
-    symbol: Symbol,  # to show
-    items: list,  # of Item
-    within: str = "",  # the class that it is a method of
-) -> str:  # Markdown
-    "One function or class of a module's page"
+def entry(symbol: Symbol, items: list[Item], within: str = "") -> str:  # Markdown
+    "One function or class of a module's page, or a method `within` a class"
     name = f"{within}.{symbol.name}" if within else symbol.name
     dotted = f"{symbol.module}.{name}"
     shown = ", ".join(f"{a.name}={a.default}" if a.default else a.name for a in symbol.arguments)
@@ -468,12 +464,8 @@ def served(place: str, picture: str, row: str) -> str:
     return f"../_static/crops/{place}/{picture}.{row.replace('+', '-')}.webp"
 
 # %% ../nbs/tools/05_site.ipynb #2ca9f36f
-def compare_page(
-    text: str,  # of `nbs/pages/compare.md`
-    root: Path,
-    static: Path,  # the site's folder of pictures
-) -> str:  # Markdown
-    "The page with its sliders; the crops are put beside the site's scripts"
+def compare_page(text: str, root: Path, static: Path) -> str:  # Markdown
+    "The text of a page with its sliders; the crops are put beside the site's scripts"
     from qebias.figures import label_of
 
     sets = read_yaml(root / "nbs" / "study" / "sets.yaml")["photos"]["evaluate"]
@@ -529,12 +521,8 @@ def neighbours(notebook: str, items: list[Item]) -> str:  # Markdown
     return f"---\n\nIn the paper: {mentions(items, notebook)}. In code: {', '.join(map(link, functions))}."
 
 # %% ../nbs/tools/05_site.ipynb #91a522b7
-def stage(
-    source: Path,  # the staging folder
-    root: Path,  # the checkout
-    static: Path,  # the site's scripts and pictures
-) -> None:
-    "Write everything that Sphinx reads, and remove what is no longer there"
+def stage(source: Path, root: Path, static: Path) -> None:
+    "Write everything that Sphinx reads into `source`, and remove what is no longer there"
     every, items = modules(root), paper_map(root)
     files: dict[str, Any] = {}
     for path in sorted((root / "nbs").rglob("*")):

@@ -265,11 +265,8 @@ def attend(connection: socket.socket) -> None:
             connection.shutdown(socket.SHUT_RDWR)  # another fork may hold the connection open
 
 # %% ../../nbs/tools/24_study.jobs.ipynb #5abde14f
-def killed_words(
-    number: int,  # of the signal
-    record: str,  # of the job's notebook
-) -> str:
-    "What is told of a job that a signal ended, and what to do"
+def killed_words(number: int, record: str) -> str:
+    "What is told of a job that a signal ended: where its record is, and what to do"
     if number not in list(signal.Signals):
         return f"it ended with the exit code {128 + number}: run the same command to go on"
     why = f"it was killed ({signal.Signals(number).name})"

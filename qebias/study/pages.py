@@ -789,12 +789,8 @@ def paired(page: Page, rows: list[str]) -> pd.DataFrame:  # picture, row, cr, ce
     return wide.reindex(columns=["picture", "row", "cr", "ce"]).dropna()
 
 # %% ../../nbs/tools/30_study.pages.ipynb #a3043749
-def curves(
-    page: Page,
-    rows: list[str],
-    quantity: str,  # such as psnr or re:fd_nss
-) -> pd.DataFrame:  # panel, row, bpp, value
-    "Rate and quality of each row at every level of every codec (Fig. 7)"
+def curves(page: Page, rows: list[str], quantity: str) -> pd.DataFrame:  # panel, row, bpp, value
+    "Rate and quality, such as `psnr`, of each row at every level of every codec (Fig. 7)"
     lines = []
     for dataset, codec, level in page.index.places():
         if dataset != page.dataset:
@@ -810,11 +806,7 @@ def curves(
     return frame[levels > 1]
 
 # %% ../../nbs/tools/30_study.pages.ipynb #7f7cd4f9
-def rates_saved(
-    page: Page,
-    rows: list[str],
-    quantities: list[str],  # such as psnr or re:fd_alex
-) -> pd.DataFrame:  # a line a row
+def rates_saved(page: Page, rows: list[str], quantities: list[str]) -> pd.DataFrame:  # a line a row
     "BD-rates against the compressed pictures with intervals, as Table 4 has them; minus saves"
     lines = {}
     for row in page.rows(rows):

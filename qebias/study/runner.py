@@ -129,11 +129,8 @@ def time_to_go(
     return left * elapsed / busy if busy else left
 
 # %% ../../nbs/tools/26_study.runner.ipynb #f1351898
-def new_events(
-    folder: Path,  # of files of events, a line of JSON each
-    read: collections.Counter,  # path -> bytes that were read before; moved on
-) -> Iterator[dict]:
-    "The events whose lines were written since the last look; a half line is left for the next one"
+def new_events(folder: Path, read: collections.Counter) -> Iterator[dict]:
+    "The events since the last look, by the bytes read of each file; half a line is left for the next"
     for path in sorted(folder.glob("*.jsonl")):
         with path.open("rb") as lines:
             lines.seek(read[path])
@@ -330,11 +327,8 @@ def started_process(command: list, folder: Path, log: IO, environment: dict) -> 
 
 # %% ../../nbs/tools/26_study.runner.ipynb #b6f0e02b
 @contextlib.contextmanager
-def warm_process(
-    folder: Path,  # where it runs and keeps its log
-    environment: dict,
-) -> Iterator[str]:
-    "The process that jobs are forked from, while the block runs; yields the path that its socket will have"
+def warm_process(folder: Path, environment: dict[str, str]) -> Iterator[str]:
+    "The process that jobs are forked from, while the block runs, and the path of its socket"
     with tempfile.TemporaryDirectory(prefix="qebias-") as place:
         path = str(Path(place) / "socket")
         with (folder / "jobs.txt").open("w") as log:
