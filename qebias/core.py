@@ -10,11 +10,12 @@ __all__ = ['MOST_DIGITS', 'MOST_DEEP', 'MOST_YAML', 'MOST_VALUES', 'MOST_TABLE',
            'as_plain', 'locked', 'reading', 'one_line', 'closest', 'nearest', 'require_file', 'contents',
            'whole_number', 'finite_number', 'unique_names', 'require_flat', 'parse_json', 'read_json', 'read_lines',
            'parse_lines', 'plain_value', 'YamlEvents', 'YamlBuilder', 'read_yaml', 'read_table', 'require_plain',
-           'parquet_table', 'unpacked_texts', 'tensors_header', 'as_rgb', 'middle', 'bands', 'quiet_libtiff',
-           'image_kind', 'require_single', 'require_sane_jpeg', 'open_image', 'require_size', 'is_deep', 'is_deep_tile',
-           'upright', 'orientation_of', 'require_checksums', 'require_rows', 'read_rgb', 'write_png', 'duration',
-           'aligned', 'digest', 'file_digest', 'array_digest', 'outputs_of', 'fitting_entry', 'require_own', 'Outputs',
-           'one_output', 'seed_for', 'threads', 'in_order', 'package_versions', 'code_version', 'provenance']
+           'parquet_table', 'unpacked_texts', 'tensors_header', 'as_rgb', 'middle', 'as_numbers', 'bands',
+           'quiet_libtiff', 'image_kind', 'require_single', 'require_sane_jpeg', 'open_image', 'require_size',
+           'is_deep', 'is_deep_tile', 'upright', 'orientation_of', 'require_checksums', 'require_rows', 'read_rgb',
+           'write_png', 'duration', 'aligned', 'digest', 'file_digest', 'array_digest', 'outputs_of', 'fitting_entry',
+           'require_own', 'Outputs', 'one_output', 'seed_for', 'threads', 'in_order', 'package_versions',
+           'code_version', 'provenance']
 
 # %% ../nbs/foundations/00_core.ipynb #fa1dc3fa
 import collections
@@ -669,6 +670,23 @@ def middle(rgb: np.ndarray, side: int) -> np.ndarray:
     "The middle of a picture (H, W, ...), of so many pixels a side, or all of a small one"
     top, left = (max(0, (size - side) // 2) for size in rgb.shape[:2])
     return np.ascontiguousarray(rgb[top : top + side, left : left + side])
+
+# %% ../nbs/foundations/00_core.ipynb #c31ca4e9
+def as_numbers(
+    x: Any,  # a number, a list, an array or a tensor, on any device
+    name: str = "a value",  # how messages call it
+) -> np.ndarray:  # float64
+    "Real numbers, or a `QebiasError`"
+    if hasattr(x, "detach"):
+        x = x.detach().cpu()
+        x = x if x.is_complex() else x.double()
+    try:
+        found = np.asarray(x)
+    except (TypeError, ValueError, RuntimeError):
+        raise QebiasError(f"{name} is no array of numbers: its parts differ in length") from None
+    if found.dtype.kind not in "biuf":
+        raise QebiasError(f"{name} holds {found.dtype.name}, no real numbers: pass floating point")
+    return found.astype(np.float64, copy=False)
 
 # %% ../nbs/foundations/00_core.ipynb #3a950425
 def bands(shape: tuple, pixels: int = 2**20) -> list[slice]:

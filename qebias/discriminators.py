@@ -15,7 +15,7 @@ from torch.nn.utils import spectral_norm
 from torch.nn.utils.spectral_norm import SpectralNorm
 
 from .core import QebiasError
-from .generators.core import check_counts, check_float, check_input, check_range, load_weights
+from .generators.core import check_counts, check_float, check_input, check_unit, load_weights
 
 # %% ../nbs/networks/20_discriminators.ipynb #ca9afa7c
 class VGGStyle(nn.Module):
@@ -32,7 +32,7 @@ class VGGStyle(nn.Module):
         super().__init__()
         check_counts("VGGStyle", in_channels=in_channels, width=width)
         if type(size) is not int or size not in (32, 64, 128, 256):
-            raise QebiasError(f"VGGStyle judges pictures of 32, 64, 128 or 256 pixels a side, not {size}")
+            raise QebiasError(f"VGGStyle judges pictures of 32, 64, 128 or 256 pixels a side, not {size!r}")
         self.in_channels, self.size = in_channels, size
         channels = [width * f for f in (1, 2, 4, 8, 8, 8)[: size.bit_length() - 3]]
         self.stages = len(channels)
@@ -184,6 +184,6 @@ class ConditionalDiscriminator(nn.Module):
                 "differ in shape: crop both at the same place"
             )
         if not self.looked:
-            check_range(compressed, "a conditional discriminator")
+            check_unit(compressed, "a conditional discriminator")
             self.looked = True
         return self.network(torch.cat([project(image), project(compressed)], 1))

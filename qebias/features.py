@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CAFFE_MEAN', 'WEIGHTS_RMS', 'noise_images', 'random_vgg', 'for_rgb', 'normalised', 'load_vgg', 'ordered_layers',
-           'check_images', 'check_unit', 'Psi']
+           'check_images', 'Psi']
 
 # %% ../nbs/networks/40_features.ipynb #737e204c
 import functools
@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from .core import QebiasError
-from .generators.core import check_float, check_range
+from .generators.core import check_float, check_unit
 from .layers import _NAMES, LAYERS, PSI_FILES, psi_path, random_psi
 from .weights import tensors
 
@@ -125,8 +125,12 @@ def load_vgg(
     return PSI_FILES[weights][0], tuple(pairs)
 
 # %% ../nbs/networks/40_features.ipynb #39df9db1
-def ordered_layers(layers: str | Iterable[str]) -> tuple[str, ...]:  # from the first to the deepest
-    "Layers of psi from the first to the deepest; raises `QebiasError` for a name that is none"
+def ordered_layers(
+    layers: str | Iterable[str],  # names in `LAYERS`
+) -> tuple[str, ...]:  # from the first to the deepest
+    "The layers that a psi computes; raises `QebiasError` for a name that is none"
+    if not isinstance(layers, Iterable):
+        raise QebiasError(f"psi's layers are {layers!r}: pass names such as conv5_4")
     chosen = {layers} if isinstance(layers, str) else set(layers)
     for layer in sorted(chosen - set(_NAMES), key=str):
         raise QebiasError(f"psi has no layer {layer!r}: there are {', '.join(_NAMES)}")
@@ -146,16 +150,6 @@ def check_images(x: torch.Tensor, layer: str, least: int) -> None:
     if min(height, width) < least:
         raise QebiasError(
             f"psi got images of {height} x {width} pixels: {layer} needs at least {least} a side"
-        )
-
-# %% ../nbs/networks/40_features.ipynb #dbb1e579
-def check_unit(x: torch.Tensor) -> None:
-    "Whether pictures are in [0, 1]; raises `QebiasError` for 0..255, and warns of [-1, 1]"
-    low = check_range(x, "psi")
-    if low < -0.5:
-        warnings.warn(
-            f"psi takes pictures in [0, 1], these begin at {low:.3g}: bring [-1, 1] there by (x + 1) / 2",
-            stacklevel=4,
         )
 
 # %% ../nbs/networks/40_features.ipynb #db1fcca4
@@ -205,7 +199,7 @@ class Psi(nn.Module):
         "Features of the chosen layers, computed no further than the deepest; raises `QebiasError`"
         check_images(x, self.layers[-1], self.multiple)
         if not (self.looked or x.requires_grad):
-            check_unit(x)
+            check_unit(x, "psi")
             self.looked = True
         x = ((x.to(self.mean.dtype) - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
         found = {}

@@ -24,7 +24,8 @@ from qebias.generators.core import (
     applied,
     arithmetic,
     as_device,
-    check_range,
+    check_float,
+    check_unit,
     evaluating,
     grid_of,
     measured_halo,
@@ -38,8 +39,13 @@ def to_tensor(rgb: np.ndarray) -> torch.Tensor:  # float32 (1, 3, H, W) in [0, 1
     return x
 
 # %% ../nbs/method/20_inference.ipynb #782beb72
-def to_rgb(x: torch.Tensor) -> np.ndarray:  # uint8 (H, W, 3)
-    "Clamp (1, 3, H, W), scale to 255, round half up; raises `QebiasError` where not finite"
+def to_rgb(
+    x: torch.Tensor,  # (1, 3, H, W) or (3, H, W), any range
+) -> np.ndarray:  # uint8 (H, W, 3)
+    "Clamp to [0, 1], scale to 255, round half up; raises `QebiasError` for several, or what is not finite"
+    check_float(x, "to_rgb")
+    if x.dim() not in (3, 4) or x.shape[-3] != 3 or not x.numel() or x.shape[:-3] not in ((), (1,)):
+        raise QebiasError(f"to_rgb takes one picture (1, 3, H, W) or (3, H, W), not shape {tuple(x.shape)}")
     x = x.detach().float().reshape(x.shape[-3:])
     if not all(map(math.isfinite, torch.stack(x.aminmax()).tolist())):
         raise QebiasError(
@@ -304,11 +310,12 @@ def enhance_tensor(
     progress: Callable | None = None,  # called with (tiles done, tiles)
 ) -> torch.Tensor:  # the enhanced pictures, not clamped; shape, type and device of `x`
     "Enhance pictures in floating point; raises `QebiasError` for another shape, tile, or too little memory"
-    if x.dim() != 4 or x.shape[1] != 3 or not x.numel() or not x.is_floating_point():
+    check_float(x, "enhance_tensor")
+    if x.dim() != 4 or x.shape[1] != 3 or not x.numel():
         raise QebiasError(
             f"enhance takes floating point (N, 3, H, W), not {x.dtype} of shape {tuple(x.shape)}"
         )
-    check_range(x, "enhance")
+    check_unit(x, "enhance", stacklevel=3)
     where, enhanced = as_device(device), torch.empty(x.shape, dtype=x.dtype, device=x.device)
     x = x.detach()
 

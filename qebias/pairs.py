@@ -181,6 +181,10 @@ def _raw_store(images: list, folder: Path, workers: int, progress: bool) -> Pixe
 def _require_names(images):
     if not images:
         raise QebiasError("no pictures to make pairs of: give at least one")
+    for image in images:
+        if not (hasattr(image, "name") and callable(image)):
+            kind = type(image).__name__
+            raise QebiasError(f"pairs are made of RawImage(name, load), one of these is a {kind}")
     names = [image.name for image in images]
     for name in names:
         if not name or name != Path(name).name or "\0" in name:
@@ -461,9 +465,12 @@ def to_float(
     batch: "torch.Tensor | tuple",  # a uint8 tensor, or a tuple of them such as (raw, compressed)
     device: str = "cpu",  # where it goes, as bytes
 ) -> "torch.Tensor | tuple":  # float32 in [0, 1], of the same form
-    "Move patches to the device and scale them to [0, 1]"
+    "Move patches to the device and scale them to [0, 1]; raises `QebiasError` for what is not uint8"
     if isinstance(batch, (tuple, list)):
         return tuple(to_float(part, device) for part in batch)
+    kind = getattr(batch, "dtype", type(batch).__name__)
+    if str(kind) != "torch.uint8":
+        raise QebiasError(f"patches are uint8 tensors in 0..255, these are {kind}: scale them by themselves")
     return batch.to(device, non_blocking=True).float().div_(255)
 
 # %% ../nbs/data/20_pairs.ipynb #83cbee09

@@ -1070,3 +1070,9 @@ def test_bpgenc_is_offered_pictures_of_any_size(programs, tmp_path):
     assert files._large_enough(picked, BpgEnc(37, "jctvc"), files.Done()) == picked
     with pytest.raises(QebiasError, match="has a side below 9 pixels, which BPG cannot code"):
         files._large_enough(picked, Bpg(37), files.Done())
+
+
+def test_bits_per_pixel_of_what_is_no_picture():
+    for shape in ((3, 20, 20), (1, 3, 4, 4), (0, 4, 3)):
+        with pytest.raises(CodecError, match="a picture has shape"):
+            bpp(b"1234", np.zeros(shape, np.uint8))

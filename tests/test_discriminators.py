@@ -225,3 +225,10 @@ def test_the_range_is_looked_at_once():
     discriminator(image, compressed)
     assert discriminator.looked
     discriminator(image, 255 * compressed)
+
+
+def test_a_condition_in_minus_one_to_one_is_told():
+    discriminator = ConditionalDiscriminator(UNetSN(6, 2), True)
+    image, compressed = torch.rand(2, 1, 3, 16, 16)
+    with pytest.warns(UserWarning, match="a conditional discriminator takes pictures in .0, 1., these begin"):
+        discriminator(image, 2 * compressed - 1)

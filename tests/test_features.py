@@ -473,3 +473,10 @@ def test_what_a_generator_makes_is_not_held_to_a_range():
         psi(torch.full((1, 3, 8, 8), torch.nan))
         assert psi.looked
         psi(255 * torch.rand(1, 3, 8, 8))
+
+
+def test_layers_that_are_no_names_are_one_line():
+    with pytest.raises(QebiasError, match="psi's layers are 5"):
+        Psi(5, weights="random-w4-s0")
+    with pytest.raises(QebiasError, match="psi has no weights None"):
+        Psi(weights=None)

@@ -363,3 +363,10 @@ def test_checkpoints_of_parallel_trainings_are_read(wrap):
     one, other = ARCNN(), ARCNN()
     load_weights(other, wrap(one.state_dict()))
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters()))
+
+
+@pytest.mark.parametrize("make", [ARCNN, lambda: DnCNN(4, 3, unshuffle=2), lambda: RRDBNet(4, 1, 4)])
+def test_an_empty_batch_is_one_line(make):
+    "Pixels that become channels once made torch complain of groups and weights"
+    with pytest.raises(QebiasError, match="this batch is empty"):
+        make()(torch.zeros(0, 3, 16, 16))

@@ -851,3 +851,28 @@ def test_what_is_no_generator_is_one_line():
         enhance(Several(), rgb)
     with pytest.raises(QebiasError, match=r"these go up to 200: divide them by 255"):
         enhance_tensor(nn.Identity(), torch.full((1, 3, 8, 8), 200.0))
+
+
+def test_a_picture_in_another_form_is_one_line():
+    x = torch.rand(2, 3, 8, 8)
+    for call, bad, words in [
+        (lambda x: enhance_tensor(nn.Identity(), x), np.zeros((1, 3, 8, 8)), "not a ndarray"),
+        (lambda x: enhance_tensor(nn.Identity(), x), [x], "not a list"),
+        (to_rgb, x, "takes one picture"),
+        (to_rgb, x[:1, :2], "takes one picture"),
+        (to_rgb, x[:1, :, :0], "takes one picture"),
+        (to_rgb, (255 * x[:1]).byte(), "floating point"),
+        (to_rgb, np.zeros((8, 8, 3)), "not a ndarray"),
+    ]:
+        with pytest.raises(QebiasError, match=words):
+            call(bad)
+    with pytest.warns(UserWarning, match="enhance takes pictures in .0, 1., these begin at -1"):
+        enhance_tensor(nn.Identity(), torch.full((1, 3, 8, 8), -1.0))
+
+
+def test_a_precision_is_the_call_s_and_not_the_caller_s_autocast(arcnn):
+    rgb = picture(24, 31)
+    whole, low = (enhance(arcnn, rgb, precision=precision) for precision in ("fp32", "bf16"))
+    with torch.autocast("cpu", torch.float16):
+        assert (enhance(arcnn, rgb) == whole).all()
+        assert (enhance(arcnn, rgb, precision="bf16") == low).all()

@@ -682,3 +682,17 @@ def test_a_sampler_travels_to_another_process_without_its_pictures(tmp_path):
     data = pickle.dumps(sampler)
     assert len(data) < 2000
     assert all((a == b).all() for a, b in zip(sampler(5), pickle.loads(data)(5)))
+
+
+def test_patches_that_are_scaled_already_are_refused():
+    "They once became 255 times as dark"
+    import torch
+
+    for batch in (torch.rand(1, 3, 4, 4), np.zeros((1, 3, 4, 4), np.uint8)):
+        with pytest.raises(QebiasError, match="patches are uint8 tensors"):
+            to_float((batch, batch))
+
+
+def test_pictures_without_a_name_are_one_line(tmp_path):
+    with pytest.raises(QebiasError, match="RawImage.name, load., one of these is a ndarray"):
+        build_pairs([picture(0)], Jpeg(20), tmp_path / "d" / "jpeg-20")

@@ -70,8 +70,14 @@ def codec(
     return kind(level, **options)
 
 # %% ../../nbs/data/04_codecs.__init__.ipynb #27fe94e8
-def bpp(data: bytes, rgb: np.ndarray) -> float:
-    "Bits per pixel, counted from the bytes of the file"
+def bpp(
+    data: bytes,  # the compressed file
+    rgb: np.ndarray,  # the picture, (H, W, 3)
+) -> float:
+    "Bits per pixel, counted from the bytes of the file; raises `CodecError` for what is no picture"
+    shape = np.shape(rgb)
+    if len(shape) not in (2, 3) or 0 in shape or shape[2:] > (4,):
+        raise CodecError(f"a picture has shape (H, W, 3), not {tuple(shape)}")
     return 8 * len(data) / (rgb.shape[0] * rgb.shape[1])
 
 # %% ../../nbs/data/04_codecs.__init__.ipynb #0f6a575d

@@ -4,16 +4,18 @@
 
 # %% auto #0
 __all__ = ['PRECISIONS', 'TOLERANCE', 'hashed', 'fill', 'test_image', 'fingerprint', 'evaluating', 'as_device', 'fp32_operations',
-           'round_as', 'fp32_as', 'arithmetic', 'tried_kernels', 'count', 'watching', 'layer_macs', 'blank', 'macs',
-           'stages', 'show_stages', 'measured_reach', 'check_float', 'extremes', 'check_range', 'check_input',
-           'check_counts', 'pad_to_multiple', 'crop_to', 'grid_of', 'applied', 'spans', 'cell_depth', 'strays_of',
-           'Halo', 'Lattice', 'lattices', 'lattice_error', 'measured_halo', 'misfit', 'load_weights']
+           'round_as', 'fp32_as', 'without_autocast', 'arithmetic', 'tried_kernels', 'count', 'watching', 'layer_macs',
+           'blank', 'macs', 'stages', 'show_stages', 'measured_reach', 'check_float', 'extremes', 'check_range',
+           'check_unit', 'check_input', 'check_counts', 'pad_to_multiple', 'crop_to', 'grid_of', 'applied', 'spans',
+           'cell_depth', 'strays_of', 'Halo', 'Lattice', 'lattices', 'lattice_error', 'measured_halo', 'misfit',
+           'load_weights']
 
 # %% ../../nbs/networks/00_generators.core.ipynb #9b7326b1
 import contextlib
 import itertools
 import math
 import threading
+import warnings
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -171,6 +173,16 @@ def _old_flags(allowed: bool):
     finally:
         cudnn.allow_tf32, matmul.allow_tf32 = before
 
+# %% ../../nbs/networks/00_generators.core.ipynb #53a6c20c
+@contextlib.contextmanager
+def without_autocast() -> Iterator[None]:
+    "What is computed in a caller's autocast is computed as outside of it while the block runs"
+    with contextlib.ExitStack() as stack:
+        for kind in ("cpu", "cuda"):
+            if torch.is_autocast_enabled(kind):
+                stack.enter_context(torch.autocast(kind, enabled=False))
+        yield
+
 # %% ../../nbs/networks/00_generators.core.ipynb #55dcfcbe
 @contextlib.contextmanager
 def arithmetic(
@@ -184,6 +196,7 @@ def arithmetic(
     if precision == "tf32" and device.type != "cuda":
         raise QebiasError(f"precision tf32 is a GPU's: {device} has none, take fp32 there")
     with contextlib.ExitStack() as stack:
+        stack.enter_context(without_autocast())
         if precision == "bf16":
             stack.enter_context(torch.autocast(device.type, torch.bfloat16))
         if precision == "tf32":
@@ -332,6 +345,20 @@ def check_range(x: torch.Tensor, who: str) -> float:  # the least value
         raise QebiasError(f"{who} takes pictures in [0, 1], these go up to {high:.4g}: divide them by 255")
     return low
 
+# %% ../../nbs/networks/00_generators.core.ipynb #bb995dd8
+def check_unit(
+    x: torch.Tensor,  # raw or compressed pictures: what a generator makes may leave [0, 1]
+    who: str,  # who takes it, for the message
+    stacklevel: int = 4,  # of the warning
+) -> None:
+    "Whether pictures are in [0, 1]; raises `QebiasError` for 0..255, and warns of [-1, 1]"
+    low = check_range(x, who)
+    if low < -0.5:
+        warnings.warn(
+            f"{who} takes pictures in [0, 1], these begin at {low:.3g}: bring [-1, 1] there by (x + 1) / 2",
+            stacklevel=stacklevel,
+        )
+
 # %% ../../nbs/networks/00_generators.core.ipynb #65114f7f
 def check_input(x: torch.Tensor, network: str, channels: int = 3, multiple: int = 1) -> None:
     "Refuse a batch of other channels, or with sides that are no multiples; raises `QebiasError`"
@@ -339,6 +366,8 @@ def check_input(x: torch.Tensor, network: str, channels: int = 3, multiple: int 
     if x.dim() != 4 or x.shape[1] != channels:
         raise QebiasError(f"{network} takes (N, {channels}, H, W), this batch has shape {tuple(x.shape)}")
     h, w = x.shape[2:]
+    if x.shape[0] == 0:
+        raise QebiasError(f"{network} takes one picture or more, this batch is empty: {tuple(x.shape)}")
     if h % multiple or w % multiple or not h * w:
         raise QebiasError(
             f"{network} takes heights and widths that are multiples of {multiple}, this batch is {h} x {w}: "
