@@ -6,23 +6,45 @@
 __all__ = ['deviation', 'is_triangle', 'slope', 'causal_chain', 'dependence', 'mutual_information']
 
 # %% ../nbs/measurement/10_bias.ipynb #dfc4dc9d
+from typing import TYPE_CHECKING, overload
+
 import numpy as np
 
-from .core import QebiasError
+from .core import QebiasError, as_numbers
+
+if TYPE_CHECKING:
+    from qebias.audit import AuditReport, audit, bars  # noqa: F401
 
 # %% ../nbs/measurement/10_bias.ipynb #578b595f
+@overload
+def deviation(ce: float, re: float, cr: float) -> float: ...
+
+
+@overload
+def deviation(
+    ce: float | np.ndarray, re: float | np.ndarray, cr: float | np.ndarray
+) -> float | np.ndarray: ...
+
+
 def deviation(
     ce: float | np.ndarray,  # S between compressed and enhanced, >= 0; scalar or array
     re: float | np.ndarray,  # S between raw and enhanced, >= 0
     cr: float | np.ndarray,  # S between compressed and raw, > 0
 ) -> float | np.ndarray:  # per cent: a float, or an array where arrays came in
     "Horizontal deviation of the enhanced domain from the middle of the base (Eq. 1); raises `QebiasError`"
-    ce, re, cr = (np.asarray(x, np.float64) for x in (ce, re, cr))
+    try:
+        distances = np.broadcast_arrays(*map(as_numbers, (ce, re, cr), ("CE", "RE", "CR")))
+    except ValueError:
+        shapes = ", ".join(str(np.shape(x)) for x in (ce, re, cr))
+        raise QebiasError(f"CE, RE and CR have the shapes {shapes}: pass as many of each") from None
+    ce, re, cr = distances
     if not all((np.isfinite(x) & (x >= 0)).all() for x in (ce, re, cr)):
         raise QebiasError(f"distances must be finite and not negative: CE = {ce}, RE = {re}, CR = {cr}")
     if not (cr > 0).all():
         raise QebiasError("compressed and raw do not differ (S_CR = 0): the triangle of Eq. 1 has no base")
-    value = 100 * (ce**2 - re**2) / cr**2
+    with np.errstate(all="ignore"):
+        value = 100 * (ce**2 - re**2) / cr**2
+        value = np.where(np.isfinite(value), value, 100 * (ce / cr - re / cr) * (ce / cr + re / cr))
     return float(value) if value.ndim == 0 else value
 
 # %% ../nbs/measurement/10_bias.ipynb #fae22db8
@@ -35,10 +57,12 @@ def slope(
     d_cr: np.ndarray,  # (..., n) disparities of raw from compressed
     d_ce: np.ndarray,  # (..., n) disparities of enhanced from compressed, of the same pictures
 ) -> tuple:  # (slope, intercept, ratio of the means), each (...,)
-    "The regression of D(C, E) on D(C, R), and how large the one is in the other (Fig. 6)"
-    x, y = np.asarray(d_cr, float), np.asarray(d_ce, float)
+    "The regression of D(C, E) on D(C, R), and how large one is in the other (Fig. 6); raises `QebiasError`"
+    x, y = np.atleast_1d(as_numbers(d_cr, "D(C, R)")), np.atleast_1d(as_numbers(d_ce, "D(C, E)"))
     if x.shape != y.shape or x.shape[-1] < 3 or not np.ptp(x, axis=-1).all():
         raise QebiasError(f"a line through {x.shape[-1]} disparities needs three with different D(C, R)")
+    if not (np.isfinite(x).all() and np.isfinite(y).all()):
+        raise QebiasError("disparities must be finite: leave out what has none")
     mean_x, mean_y = x.mean(-1), y.mean(-1)
     dx, dy = x - mean_x[..., None], y - mean_y[..., None]
     steep = (dx * dy).sum(-1) / (dx**2).sum(-1)
@@ -51,8 +75,11 @@ def causal_chain(
     enhancer: np.ndarray,  # (m, n) p(enhanced | compressed)
     leak: float = 0.0,  # how probably the enhancer gives the raw value itself, which Fig. 5 rules out
 ) -> np.ndarray:  # (n, m, n) the joint distribution of raw, compressed and enhanced
-    "The graph of Fig. 5 for images of few values"
-    raw, codec, enhancer = (np.asarray(x, float) for x in (raw, codec, enhancer))
+    "The graph of Fig. 5 for images of few values; raises `QebiasError` for what are no probabilities"
+    raw, codec, enhancer = (as_numbers(x) for x in (raw, codec, enhancer))
+    for name, p in (("raw", raw), ("codec", codec), ("enhancer", enhancer)):
+        if not (p >= 0).all() or not np.allclose(p.sum(-1), 1):
+            raise QebiasError(f"{name} holds no probabilities: they are not negative, and rows sum to 1")
     given = (1 - leak) * enhancer[None] + leak * np.eye(len(raw))[:, None]
     return raw[:, None, None] * codec[:, :, None] * given
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .core import QebiasError, bands, seed_for
+from .core import QebiasError, as_rgb, bands, seed_for
 
 # %% ../nbs/measurement/26_controls.ipynb #0ce15848
 def grey_noise(
@@ -20,7 +20,10 @@ def grey_noise(
     name: str,  # of the picture: its noise is a function of it
     sd: float,  # in grey levels
 ) -> np.ndarray:
-    "The compressed picture with Gaussian noise, the same in the three channels"
+    "The compressed picture with Gaussian noise, the same in the three channels; raises `QebiasError`"
+    compressed = as_rgb(compressed, name)
+    if not sd >= 0:
+        raise QebiasError(f"noise has a deviation of 0 or more grey levels, not {sd}")
     generator = np.random.default_rng(seed_for("grey noise", name, sd))
     out = np.empty_like(compressed)
     for rows in bands(compressed.shape):
@@ -34,9 +37,12 @@ def unsharp(
     radius: float = 1.0,  # of the Gaussian, in px
     amount: float = 1.0,  # how much of what it takes away is added
 ) -> np.ndarray:
-    "The compressed picture through an unsharp mask"
+    "The compressed picture through an unsharp mask; raises `QebiasError`"
     from scipy.ndimage import gaussian_filter
 
+    compressed = as_rgb(compressed)
+    if not radius > 0:
+        raise QebiasError(f"an unsharp mask has a radius above 0, not {radius}")
     out = np.empty_like(compressed)
     reach = int(4 * radius + 0.5)  # of scipy's Gaussian
     for rows in bands(compressed.shape):
@@ -52,7 +58,13 @@ def other_residual(
     raw_of_other: np.ndarray,  # uint8: another picture
     compressed_of_other: np.ndarray,  # uint8: the same, compressed
 ) -> np.ndarray:
-    "The compressed picture plus what another picture lost, repeated or cut to its size"
+    "The compressed picture plus what another one lost, repeated or cut to its size; raises `QebiasError`"
+    compressed, raw_of_other, compressed_of_other = map(
+        as_rgb, (compressed, raw_of_other, compressed_of_other)
+    )
+    if raw_of_other.shape != compressed_of_other.shape:
+        shapes = f"{raw_of_other.shape[:2]} and {compressed_of_other.shape[:2]}"
+        raise QebiasError(f"the other picture has two sizes, {shapes}: pass it raw and compressed")
     return eight_bit(compressed + tiled(raw_of_other.astype(float) - compressed_of_other, compressed.shape))
 
 

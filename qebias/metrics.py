@@ -34,6 +34,7 @@ from qebias.core import (
     QebiasError,
     aligned,
     array_digest,
+    as_numbers,
     as_rgb,
     bands,
     closest,
@@ -182,10 +183,12 @@ def metric_name(name: str) -> str:  # a name in `METRICS`
     return wanted if wanted in METRICS else _unknown(name)
 
 # %% ../nbs/measurement/00_metrics.ipynb #6c0801d2
-def find_metric(name: str) -> Metric:
-    "A row, or a `module:name`, which joins the table; raises `QebiasError` with the nearest name"
-    if name not in METRICS:
-        found = elsewhere(name) if ":" in name else None
+def find_metric(
+    name: str,  # in `METRICS`, or `module:name` of a `Metric` elsewhere, which joins the table
+) -> Metric:
+    "A metric's row; raises `QebiasError` with the nearest name"
+    if not isinstance(name, str) or name not in METRICS:
+        found = elsewhere(name) if ":" in str(name) else None
         if not isinstance(found, Metric):
             _unknown(name)
         METRICS[name] = replace(found, name=name)
@@ -213,8 +216,12 @@ def _find(file, purpose):
     return find_any(*ALEXNET, purpose=purpose) if file == ALEXNET[0] else find(file, purpose)
 
 # %% ../nbs/measurement/00_metrics.ipynb #d87a926b
-def _ready(name):
-    "A metric's row, once its name, its packages and its weight files have been checked"
+def _ready(name, device="cpu"):
+    "A metric's row, once its name, its packages, its weight files and the device have been checked"
+    if str(device) != "cpu":
+        from qebias.generators.core import as_device
+
+        as_device(device)
     entry = find_metric(name)
     weight_files(name)
     if entry.needs and is_absent(entry.needs):
@@ -241,23 +248,33 @@ def weight_files(name: str) -> tuple:  # paths
     return tuple(_find(file, f"metric '{name}'") for file in METRICS[name].weights)
 
 # %% ../nbs/measurement/00_metrics.ipynb #56e601f4
-def _squares(enhanced, raw) -> float:
-    "Sum of squared differences; exact, since they are whole numbers, so that bands give what the whole would"
+def _mean_square(enhanced, raw) -> float:
+    "Mean squared difference; exact, since they are whole numbers, so that bands give what the whole would"
+    enhanced, raw = as_rgb(enhanced, "the enhanced image"), as_rgb(raw, "the raw image")
+    if enhanced.shape != raw.shape:
+        a, b = enhanced.shape[:2], raw.shape[:2]
+        raise QebiasError(f"images of one size are compared, not {a} and {b}")
     total = 0.0
     for rows in bands(enhanced.shape):
         error = np.subtract(enhanced[rows], raw[rows], dtype=np.float64).ravel()
         total += float(error @ error)
-    return total
+    return total / enhanced.size
 
 # %% ../nbs/measurement/00_metrics.ipynb #25e175bb
-def psnr(enhanced: np.ndarray, raw: np.ndarray) -> float:  # dB, at most 80
-    "PSNR of two uint8 pictures over RGB, as pyiqa defines it"
-    return float(-10 * np.log10(_squares(enhanced, raw) / enhanced.size / 255**2 + 1e-8))
+def psnr(
+    enhanced: np.ndarray,  # uint8 (H, W, 3)
+    raw: np.ndarray,  # uint8 (H, W, 3)
+) -> float:  # dB, at most 80
+    "Peak signal-to-noise ratio over RGB, as pyiqa defines it; raises `QebiasError` for what is not 8 bit"
+    return float(-10 * np.log10(_mean_square(enhanced, raw) / 255**2 + 1e-8))
 
 # %% ../nbs/measurement/00_metrics.ipynb #af51af27
-def rmse(enhanced: np.ndarray, raw: np.ndarray) -> float:  # grey levels
-    "Root of the mean squared error of two uint8 pictures over RGB, unlike PSNR a distance"
-    return float(np.sqrt(_squares(enhanced, raw) / enhanced.size))
+def rmse(
+    enhanced: np.ndarray,  # uint8 (H, W, 3)
+    raw: np.ndarray,  # uint8 (H, W, 3)
+) -> float:  # grey levels
+    "Root of the mean squared error over RGB, unlike PSNR a distance; raises `QebiasError` as `psnr` does"
+    return float(np.sqrt(_mean_square(enhanced, raw)))
 
 # %% ../nbs/measurement/00_metrics.ipynb #2670cf84
 @contextlib.contextmanager
@@ -472,10 +489,10 @@ def _same_kernels():
 
 @contextlib.contextmanager
 def _exactly():
-    "fp32 as it is written: no gradients, no TF32, no kernels that differ from call to call"
-    from qebias.generators.core import fp32_as
+    "fp32 as it is written: no gradients, no TF32, no autocast, no kernels that differ from call to call"
+    from qebias.generators.core import fp32_as, without_autocast
 
-    with _same_kernels(), torch.no_grad(), fp32_as("ieee"):
+    with _same_kernels(), torch.no_grad(), fp32_as("ieee"), without_autocast():
         yield
 
 # %% ../nbs/measurement/00_metrics.ipynb #e2ad7330
@@ -597,7 +614,7 @@ def _niqe(purpose, device="cpu"):
 def metric(
     name: str,  # a name in `METRICS` of kind full-reference or no-reference
     device: str = "cpu",  # a GPU differs in the last digits: use one device for a table
-) -> Callable:  # (enhanced, raw=None) -> float, both uint8 (H, W, 3); `QebiasError` where there is no value
+) -> Callable[..., float]:  # (enhanced, raw=None), both uint8 (H, W, 3); raises `QebiasError`
     "A metric of Table 3, ready to use; raises `MissingWeights` at once where a file is not on this machine"
     entry, compute = find_metric(name), _built(name, device)
 
@@ -609,7 +626,7 @@ def metric(
 # %% ../nbs/measurement/00_metrics.ipynb #c0bf0052
 def _built(name, device):
     "A function of views; a file that cannot be loaded is a `QebiasError`"
-    entry = _ready(name)
+    entry = _ready(name, device)
     if entry.kind == "set":
         raise QebiasError(f"{name} compares two sets of images: use score, or features and frechet_distance")
     if entry.function:
@@ -642,7 +659,7 @@ def around(
     device: str = "cpu",
 ) -> Callable | None:  # of (raw, compressed, list of others), uint8 (H, W, 3)
     "A function that gives [other to compressed, other to raw] of each, and compressed to raw; None for most"
-    entry = _ready(name)
+    entry = _ready(name, device)
     if entry.kind != "full-reference" or entry.function:
         return None
     net = _loaded(entry, device)
@@ -662,7 +679,7 @@ def around(
 def _loaded(entry, device):
     "What a metric's `build` makes; whatever a file's content does to it becomes one line"
     what = f"metric '{entry.name}'"
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):  # a network is drawn, then filled
         warnings.simplefilter("ignore")
         try:
             return _named(entry.build)(what, device)
@@ -715,8 +732,8 @@ def frechet_distance(
 
 # %% ../nbs/measurement/00_metrics.ipynb #1dc0111e
 def _rows(x, name):
-    x = np.asarray(x, np.float64)
-    if x.ndim != 2 or len(x) < 2:
+    x = as_numbers(x, name)
+    if x.ndim != 2 or len(x) < 2 or not x.shape[1]:
         needed = "a Fréchet distance takes features (n, d) of at least 2 images, patches or blocks"
         raise QebiasError(f"{name} has shape {x.shape}: {needed}")
     if bad := (~np.isfinite(x)).any(1).sum():
@@ -879,7 +896,7 @@ def patches(rgb: np.ndarray, side: int) -> list:  # none where it is too small
 def features(
     name: str,  # of a distance of sets: `fd_nss` (36 a block of 96 px), `fd_alex` (256 an image) ...
     device: str = "cpu",  # where the network runs
-) -> Callable:  # uint8 (H, W, 3) -> float64 (k, d); rows of blocks and of patches go along the image's rows
+) -> Callable[..., np.ndarray]:  # uint8 (H, W, 3) -> float64 (k, d), of blocks and patches along the rows
     "What a distance of sets compares; raises `MissingWeights` at once where a file is not on this machine"
     extract = _extractor(name, device)
     return lambda rgb: extract(_View(as_rgb(rgb), device))
@@ -887,7 +904,7 @@ def features(
 # %% ../nbs/measurement/00_metrics.ipynb #594fb3eb
 def _extractor(name, device):
     "A function of a view"
-    entry = _ready(name)
+    entry = _ready(name, device)
     if entry.kind != "set":
         raise QebiasError(f"{name} is a value of one image: use metric")
     extract = _loaded(entry, device)
@@ -912,7 +929,7 @@ class _Several:
 def patch_features(
     name: str,  # of a distance of sets, as in `features`
     device: str = "cpu",  # where the network runs
-) -> Callable:  # list of uint8 (side, side, 3) -> float64 (k, d)
+) -> Callable[..., np.ndarray]:  # list of uint8 (side, side, 3) -> float64 (k, d)
     "What a distance of sets compares, of the patches of a picture"
     extract = _extractor(name, device)
 
@@ -955,6 +972,9 @@ def _eight_bit(image, name="the image"):
             raise QebiasError(f"{name} holds NaN or infinity: fix what made it")
         if image.size and image.max() > 2:
             raise QebiasError(f"{name} has floating values up to {image.max():.4g}: pass [0, 1], or uint8")
+        if image.size and image.min() < -0.5:  # an enhancer's overshoots are smaller
+            low = f"floating values from {image.min():.4g}"
+            raise QebiasError(f"{name} has {low}: pass [0, 1], of [-1, 1] by (x + 1) / 2")
         image = np.rint(image.clip(0, 1) * 255).astype(np.uint8)
     return as_rgb(image, name)
 
@@ -989,7 +1009,7 @@ def score(
     workers: int | None = None,  # images at once; one a CPU thread if left out
     progress: Callable | None = None,  # called with each image's name when it is done
 ) -> "pd.DataFrame":  # image ("" for a set), metric, value; `attrs`: empty (image, metric, reason), notes
-    "Score images by several metrics in one pass, as a long table; an error names the image"
+    "Score images by several metrics in one pass, as a long table; raises `QebiasError` that names the image"
     import pandas
 
     if errors not in ("keep", "raise"):
@@ -1028,6 +1048,12 @@ def score(
     return table
 
 # %% ../nbs/measurement/00_metrics.ipynb #3fd729aa
+def _said(item):
+    "What stands in an image's place, in a few words"
+    kind = f"a {type(item).__name__}"
+    return f"{kind} of {len(item)}" if isinstance(item, (tuple, list)) else kind
+
+
 class _Evaluator:
     "Called with (name, enhanced, raw): the name, and every metric's (value, None) or (None, reason)"
 
@@ -1040,6 +1066,8 @@ class _Evaluator:
         self.versions = {name: _version(name, device) if journal else None for name in names}
 
     def __call__(self, item):
+        if not isinstance(item, (tuple, list)) or len(item) != 3:
+            raise QebiasError(f"score takes (name, enhanced, raw or None) of each image, not {_said(item)}")
         image, *pair = item
         try:
             views = [

@@ -216,7 +216,11 @@ def bd_rates(
     method: str = "cubic",  # interpolation: `cubic` or `pchip`
 ) -> np.ndarray:  # (...,) per cent, NaN where there is none
     "The BD-BR of many pairs of curves"
-    bpp, anchor, test = np.broadcast_arrays(bpp, anchor, test)
+    try:
+        bpp, anchor, test = np.broadcast_arrays(bpp, anchor, test)
+    except ValueError:
+        shapes = ", ".join(str(np.shape(x)) for x in (bpp, anchor, test))
+        raise QebiasError(f"rates and values of {shapes}: pass as many levels of each") from None
     found = np.full(bpp.shape[:-1], np.nan)
     for place in np.ndindex(found.shape):
         rates = bpp[place]

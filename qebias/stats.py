@@ -331,7 +331,9 @@ def estimate(
     values: Values,  # as `Results.values` and the arithmetic above give them
     level: float = 0.95,  # of the interval
 ) -> Estimate:
-    "The mean over trainings; its interval is over trainings and pictures, below three seeds over pictures"
+    "The mean over trainings; its interval is over them, from three on, and pictures; raises `QebiasError`"
+    if not 0 < level < 1:
+        raise QebiasError(f"an interval's level lies between 0 and 1, not at {level}")
     if values.missing:
         return Estimate(missing=values.missing)
     points, draws = values.array[:, 0], values.array[:, 1:].mean(0)

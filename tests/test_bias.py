@@ -86,3 +86,27 @@ def test_an_audit_answers_to_its_old_name():
     assert bias.audit is qebias.audit.audit
     with pytest.raises(AttributeError, match="no attribute 'measured'"):
         _ = bias.measured
+
+
+@pytest.mark.parametrize(
+    "call, words",
+    [
+        (lambda: deviation([1, 2], [1, 2, 3], 1), "pass as many of each"),
+        (lambda: deviation("1", 1, 1), "CE holds"),
+        (lambda: deviation(1, 1j, 1), "RE holds complex128"),
+        (lambda: deviation(None, 1, 1), "CE holds object"),
+        (lambda: slope(1, 2), "needs three"),
+        (lambda: slope([1, 2, 3], [1, 2, np.nan]), "must be finite"),
+        (lambda: causal_chain([0.5, 0.6], np.eye(2), np.eye(2)), "raw holds no probabilities"),
+        (lambda: causal_chain([0.5, 0.5], np.ones((2, 2)), np.eye(2)), "codec holds no probabilities"),
+    ],
+)
+def test_what_is_no_number_is_one_line(call, words):
+    with pytest.raises(QebiasError, match=words):
+        call()
+
+
+@pytest.mark.parametrize("unit", [1e-200, 1e200])
+def test_the_deviation_has_no_unit(unit):
+    assert deviation(unit, unit / 2, unit) == pytest.approx(75)
+    assert deviation(np.array([unit]), np.array([unit / 2]), unit) == pytest.approx(75)

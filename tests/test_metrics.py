@@ -915,3 +915,39 @@ def test_alexnet_in_strips_sees_what_it_sees_in_the_whole_picture(weights, kodak
         monkeypatch.setattr(metrics, "STRIP_DEEP", pixels)
         assert lpips(enhanced, raw) == pytest.approx(whole[0], rel=1e-6)
         np.testing.assert_allclose(alex(enhanced), whole[1], rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", ["psnr", "rmse"])
+def test_what_is_not_8_bit_has_no_psnr(name):
+    "Floats in [0, 1] once had 75 dB"
+    rgb, call = np.zeros((8, 9, 3), np.uint8), getattr(metrics, name)
+    for enhanced, raw in ((rgb / 255, rgb), (rgb, rgb[:1]), (rgb[:, :8], rgb), (torch.tensor(rgb), rgb)):
+        with pytest.raises(QebiasError, match="uint8|one size"):
+            call(enhanced, raw)
+
+
+def test_features_come_from_tensors_and_are_numbers():
+    rows = np.random.default_rng(0).normal(size=(6, 4))
+    found = frechet_distance(torch.tensor(rows, requires_grad=True), torch.tensor(rows + 1).bfloat16())
+    assert found == pytest.approx(frechet_distance(rows, rows + 1), abs=0.05)
+    for bad in (rows + 1j, [[1, 2], [3]], "rows", rows[:, :0]):
+        with pytest.raises(QebiasError, match="the first set"):
+            frechet_distance(bad, rows)
+
+
+def test_a_device_that_is_not_there_is_refused_at_once():
+    for call in (metric, features):
+        with pytest.raises(QebiasError, match="device"):
+            call("psnr" if call is metric else "fd_nss", device="tpu")
+    with pytest.raises(QebiasError, match="no metric is called .None"):
+        metric(None)
+
+
+@pytest.mark.parametrize("name", ["ssim", "nlpd"])
+def test_a_metric_within_a_caller_s_autocast_is_the_same(name, photo):
+    "As in the validation of a training in bf16: NLPD once was .3125 in .3046's place"
+    blurred, value = jpeg(photo, 10), metric(name)
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = value(blurred, photo), features("fd_nss")(photo)
+    assert inside[0] == value(blurred, photo)
+    np.testing.assert_array_equal(inside[1], features("fd_nss")(photo))

@@ -310,3 +310,8 @@ def test_words_that_are_none():
     for words in (dict(better="up"), dict(better="higher", method="spline")):
         with pytest.raises(QebiasError, match="is called"):
             bd_br(ANCHOR, BETTER, **words)
+
+
+def test_levels_that_do_not_match_are_one_line():
+    with pytest.raises(QebiasError, match="pass as many levels of each"):
+        bd_rates(np.ones((3, 4)), np.ones((2, 4)), np.ones(4))

@@ -711,3 +711,24 @@ def test_a_module_that_another_thread_is_importing_is_there(monkeypatch):
     assert is_absent("half_imported")
     monkeypatch.setitem(sys.modules, "half_imported", half)
     assert not is_absent("half_imported")
+
+
+def test_items_that_are_none_are_named():
+    rgb = noise()
+    for items in ([rgb], [("a", rgb)], ("a", rgb, rgb)):
+        with pytest.raises(QebiasError, match=r"score takes \(name, enhanced, raw or None\) of each image"):
+            score(items, ["psnr"])
+
+
+def test_pictures_in_minus_one_to_one_are_refused():
+    with pytest.raises(
+        QebiasError, match=r"a: the enhanced image has floating values from -1: pass \[0, 1\]"
+    ):
+        score([("a", noise() / 127.5 - 1, noise())], ["psnr"])
+
+
+@pytest.mark.skipif(not os.environ.get("QEBIAS_WEIGHTS"), reason="QEBIAS_WEIGHTS names no folder")
+def test_scoring_leaves_the_caller_s_random_numbers_alone(pairs):
+    before = torch.get_rng_state()
+    score(pairs, ["psnr", "lpips-alex"])
+    assert torch.equal(before, torch.get_rng_state())

@@ -198,3 +198,9 @@ def test_holm_against_its_definition():
     p = [0.001, 0.04, 0.03, 0.2]
     assert holm(p) == pytest.approx([0.004, 0.09, 0.09, 0.2])
     assert holm([0.9, 0.9]) == [1, 1]
+
+
+@pytest.mark.parametrize("level", [0, 1, 95])
+def test_a_level_that_is_none(level):
+    with pytest.raises(QebiasError, match="level lies between 0 and 1"):
+        estimate(Values(np.ones((1, 201)), (0,), 5), level)
