@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['PERCEPTUAL_LAYERS', 'GAN_LOSSES', 'REDUCTIONS', 'LAMBDAS', 'GAN_TERMS', 'RECONSTRUCTIONS', 'TERMS', 'full',
-           'reconstruction', 'charbonnier', 'squared', 'perceptual', 'GanTerms', 'vanilla_gan', 'relativistic_gan',
-           'mean_disparity', 'domain_divergence', 'LossWeights', 'Given', 'LossTerm', 'L1', 'Charbonnier', 'L2',
-           'PSNRLoss', 'Perceptual', 'VanillaGan', 'RelativisticGan', 'DomainDivergence', 'Term', 'find_term',
-           'arguments_of', 'make_term', 'term_version', 'usual_terms', 'usm_sharp']
+           'reconstruction', 'check_eps', 'charbonnier', 'squared', 'perceptual', 'GanTerms', 'vanilla_gan',
+           'relativistic_gan', 'mean_disparity', 'domain_divergence', 'LossWeights', 'Given', 'LossTerm', 'L1',
+           'Charbonnier', 'L2', 'PSNRLoss', 'Perceptual', 'VanillaGan', 'RelativisticGan', 'DomainDivergence', 'Term',
+           'find_term', 'arguments_of', 'make_term', 'term_version', 'usual_terms', 'usm_sharp']
 
 # %% ../nbs/method/00_losses.ipynb #44036b1e
 import functools
@@ -15,6 +15,7 @@ import inspect
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from numbers import Real
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -57,6 +58,14 @@ def reconstruction(
     return (enhanced - raw).abs().mean()
 
 # %% ../nbs/method/00_losses.ipynb #e4beb0e2
+def check_eps(eps: float) -> None:
+    "Raise `QebiasError` for what does not lie above 0"
+    if isinstance(eps, bool) or not isinstance(eps, (int, float)) or not 0 < eps < math.inf:
+        raise QebiasError(
+            f"charbonnier needs eps above 0, not {eps!r}: at 0 it has no gradient where the images agree"
+        )
+
+
 def charbonnier(
     enhanced: "torch.Tensor",  # (N, 3, H, W), not clamped
     raw: "torch.Tensor",  # (N, 3, H, W) in [0, 1]
@@ -64,10 +73,7 @@ def charbonnier(
 ) -> "torch.Tensor":  # scalar
     "A mean absolute error that is smooth at zero, sqrt(d^2 + eps), as MPRNet uses it; raises `QebiasError`"
     _same("enhanced and raw", enhanced, raw)
-    if not eps > 0:
-        raise QebiasError(
-            f"charbonnier needs eps above 0, not {eps}: at 0 it has no gradient where the images agree"
-        )
+    check_eps(eps)
     error = enhanced - raw
     if error.dtype == torch.float16:
         error = error.float()  # where eps would be 0
@@ -99,7 +105,10 @@ def _layers(weights, *features):
                 f"features, and the weights of their layers, come by the layer's name, not as a "
                 f'{type(what).__name__}: {{"conv5_4": ...}}, as `Psi` gives them'
             )
-    for layer in weights:
+    for layer, weight in weights.items():
+        known = math.isfinite(weight) if isinstance(weight, Real) else isinstance(weight, torch.Tensor)
+        if not known:
+            raise QebiasError(f"the weight of layer {layer} is {str(weight)[:80]}: pass a finite number")
         for f in features:
             if layer not in f:
                 raise QebiasError(f"psi computed no {layer}: it was made for {', '.join(f)}")
@@ -165,12 +174,19 @@ def relativistic_gan(
 GAN_LOSSES = {"vanilla": vanilla_gan, "relativistic": relativistic_gan}
 
 # %% ../nbs/method/00_losses.ipynb #95188a06
+def _same_features(what, a, b):
+    "The same, and one row of them or more an image"
+    _same(what, a, b)
+    if a.dim() < 2:
+        raise QebiasError(f"{what} come as (N, C, h, w), not in the shape {tuple(a.shape)}")
+
+
 def mean_disparity(
     psi_a: "torch.Tensor",  # features (N, C, h, w) of one domain
     psi_b: "torch.Tensor",  # features of the other, the same shape
 ) -> "torch.Tensor":  # (N,): one disparity an image
     "Eq. 7 or 8, averaged over an image: the mean absolute difference of features; raises `QebiasError`"
-    _same("features", psi_a, psi_b)
+    _same_features("features", psi_a, psi_b)
     return (full(psi_a) - full(psi_b)).abs().flatten(1).mean(1)
 
 
@@ -189,8 +205,8 @@ def domain_divergence(
         raise QebiasError(
             f"domain divergence has no reduction {reduction!r}: there are {', '.join(REDUCTIONS)}"
         )
-    _same("features of raw and compressed", psi_raw, psi_compressed)
-    _same("features of enhanced and compressed", psi_enhanced, psi_compressed)
+    _same_features("features of raw and compressed", psi_raw, psi_compressed)
+    _same_features("features of enhanced and compressed", psi_enhanced, psi_compressed)
     psi_raw, psi_compressed, psi_enhanced = full(psi_raw), full(psi_compressed), full(psi_enhanced)
     gap = (psi_raw - psi_compressed).abs().detach() - (psi_enhanced - psi_compressed.detach()).abs()
     if reduction == "sample":
@@ -204,10 +220,10 @@ class LossWeights(BaseModel):
     "The lambdas of Eq. 5 and 9"
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    recon: float = Field(1.0, ge=0, allow_inf_nan=False)  # lambda_r
-    percept: float = Field(0.0, ge=0, allow_inf_nan=False)  # lambda_p
-    discrim: float = Field(0.0, ge=0, allow_inf_nan=False)  # lambda_d
-    divergence: float = Field(0.0, ge=0, allow_inf_nan=False)  # lambda_R
+    recon: float = Field(default=1.0, ge=0, allow_inf_nan=False)  # lambda_r
+    percept: float = Field(default=0.0, ge=0, allow_inf_nan=False)  # lambda_p
+    discrim: float = Field(default=0.0, ge=0, allow_inf_nan=False)  # lambda_d
+    divergence: float = Field(default=0.0, ge=0, allow_inf_nan=False)  # lambda_R
 
 
 LAMBDAS = {
@@ -262,6 +278,7 @@ class Charbonnier(LossTerm):
 
     def __init__(self, eps: float = 1e-12):
         self.eps = float(eps)
+        check_eps(self.eps)
 
     def __call__(self, given: Given) -> "torch.Tensor":
         return charbonnier(given.enhanced, given.target, self.eps)
@@ -282,8 +299,11 @@ class PSNRLoss(LossTerm):
         floor: float = 3e-5,  # squared error that is added: patches of more than 45 dB weigh ever less
     ):
         self.floor = float(floor)
+        if not 0 <= self.floor < math.inf:
+            raise QebiasError(f"PSNRLoss needs a floor of 0 or more, not {floor}")
 
     def __call__(self, given: Given) -> "torch.Tensor":
+        _same("enhanced and raw", given.enhanced, given.target)
         error = (given.enhanced - given.target).square().mean((1, 2, 3))
         return 10 * torch.log10(error + self.floor).mean()
 
@@ -301,6 +321,7 @@ class Perceptual(LossTerm):
         self.layers = tuple(self.weights)
         if odd := [layer for layer in self.layers if layer not in LAYERS]:
             raise QebiasError(f"psi has no layer {str(odd[0])[:80]!r}: there are {', '.join(LAYERS)}")
+        _layers(self.weights)
 
     def __call__(self, given: Given) -> "torch.Tensor":
         return perceptual(given.psi["enhanced"], given.psi["target"], self.weights)
@@ -334,6 +355,8 @@ class DomainDivergence(LossTerm):
         blocks: tuple[int, ...] = (5,),  # l, from 1 to 5
         reduction: str = "sample",  # where the hinge acts, as in `domain_divergence`
     ):
+        if not blocks:
+            raise QebiasError("divergence.blocks is empty: take blocks from 1 to 5")
         if bad := [b for b in blocks if b not in range(1, 6)]:
             raise QebiasError(f"divergence.blocks has {str(bad)[:80]}: VGG-19 has the blocks 1 to 5")
         if reduction not in REDUCTIONS:

@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['PATIENCE', 'PALE', 'TINTED', 'world', 'mean_of_all', 'average_in_place', 'SharedGradients', 'ema_update',
            'new_moments', 'Adam', 'is_settling', 'players_at', 'rates_at', 'new_networks', 'Networks', 'autocast',
-           'logits_of', 'features_of', 'terms_of', 'with_second_fake', 'colour_of', 'given_to', 'gradients', 'Trainer',
-           'probe', 'Recording', 'StepGraph', 'first_replay', 'textbook_step', 'TrainingFailed', 'check_health',
-           'run_key', 'check_finite_weights', 'state_of', 'copied_state', 'write_checkpoint', 'save_checkpoint',
-           'CheckpointWriter', 'DamagedCheckpoint', 'read_checkpoint', 'load_checkpoint', 'read_stats', 'NewRecords',
-           'fit', 'read_result', 'part_of', 'finished', 'held_key', 'halo_of', 'device_name', 'job_of', 'reason_of',
-           'launch', 'main']
+           'logits_of', 'features_of', 'check_term', 'terms_of', 'with_second_fake', 'colour_of', 'given_to',
+           'gradients', 'Trainer', 'probe', 'Recording', 'StepGraph', 'first_replay', 'textbook_step', 'TrainingFailed',
+           'check_health', 'run_key', 'check_finite_weights', 'state_of', 'copied_state', 'write_checkpoint',
+           'save_checkpoint', 'CheckpointWriter', 'DamagedCheckpoint', 'read_checkpoint', 'load_checkpoint',
+           'read_stats', 'NewRecords', 'fit', 'read_result', 'part_of', 'finished', 'held_key', 'halo_of', 'draw_alike',
+           'device_name', 'job_of', 'reason_of', 'launch', 'main']
 
 # %% ../nbs/method/10_training.ipynb #77539ec4
 import contextlib
@@ -275,9 +275,9 @@ def new_networks(config: TrainConfig, init: dict | None = None) -> tuple:
         if config.discriminator:
             network = build(discriminator_spec(config))
             discriminator = ConditionalDiscriminator(network, config.conditional, config.projection)
+        average = build(config.generator)
     if init is not None:
         load_weights(generator, init)
-    average = build(config.generator)
     average.load_state_dict(generator.state_dict())
     average.requires_grad_(False)
     modules: list[Any] = [generator, average, discriminator]
@@ -381,17 +381,27 @@ def features_of(
     return found
 
 # %% ../nbs/method/10_training.ipynb #6248224d
+def check_term(name: str, value: Any) -> None:
+    "Raise `QebiasError` where what a term of one's own gave is no loss"
+    if not isinstance(value, torch.Tensor) or value.dim() or not value.is_floating_point():
+        kind = type(value).__name__
+        if isinstance(value, torch.Tensor):
+            kind = f"{value.dtype} of shape {tuple(value.shape)}"
+        raise QebiasError(f"term {name!r} gave a {kind}: a loss is one number, a tensor's mean for instance")
+
+
 def terms_of(terms: list, players: Iterable[str], given: Given) -> tuple:
-    "Values of those who play, by name, with what is watched; and the adversarial terms, or None"
+    "Values of those who play, by name, and the adversarial terms, or None; raises `QebiasError`"
     log: dict[str, Any] = {}
     gan = None
     for term, compute in terms:
         if ("discriminator" if is_gan(term) else "generator") not in players:
             continue
         value = compute(given)
-        if isinstance(value, GanTerms):
-            gan, value = value, value.generator
-        log[term.name] = value
+        gan = value if isinstance(value, GanTerms) else gan
+        for part in value if isinstance(value, GanTerms) else [value]:
+            check_term(term.name, part)
+        log[term.name] = value.generator if isinstance(value, GanTerms) else value
         if watch := getattr(compute, "watch", None):
             log |= watch(given)
     return log, gan
@@ -452,6 +462,8 @@ def gradients(
     log, gan = terms_of(terms, players, given)
     if "generator" in players:
         loss = sum(term.weight * log[term.name] for term, _ in terms if term.name in log)
+        if not loss.requires_grad:
+            raise QebiasError("no term of the loss has a gradient: none is computed of the enhanced patches")
         loss.backward(inputs=_learnt(trainer.generator), retain_graph=gan is not None)
         log = {"generator": loss} | log
     if gan is not None:
@@ -945,6 +957,8 @@ def fit(
             f"torchrun started {processes}, and the configuration says processes={config.processes}: "
             "start as many"
         )
+    if init:
+        require_file(init, "generator to start from")
     made_of = {"pairs": pairs.key, "init": file_digest(init) if init else ""}
     key = run_key(config, pairs, made_of["init"])
     with locked(folder, f"a training of {config.method}") if rank == 0 else contextlib.nullcontext():
@@ -1067,6 +1081,14 @@ def _contrasted(rgb, side):
     return max(windows, key=lambda window: window.std())
 
 # %% ../nbs/method/10_training.ipynb #35421ab5
+def draw_alike(trainer: Trainer, iteration: int) -> None:
+    "Whatever a network of one's own draws, as by dropout, is a function of seed, iteration and process"
+    seed = seed_for("draws", trainer.config.seed, iteration, world()[0])
+    torch.default_generator.manual_seed(seed)
+    if trainer.device.type == "cuda" and trainer.graph is None:
+        torch.cuda.manual_seed(seed)
+
+
 def _loop(trainer, sampler, iterations, records, key, folder, log_every, save_every, progress):
     "The iterations, with a record and a checkpoint now and then"
     config, first = trainer.config, world()[0] == 0
@@ -1075,8 +1097,10 @@ def _loop(trainer, sampler, iterations, records, key, folder, log_every, save_ev
         open(folder / "stats.jsonl" if first else os.devnull, "a", encoding="utf-8") as stats,
         contextlib.closing(batches(sampler, iterations, trainer.device)) as patches,
         contextlib.closing(CheckpointWriter(folder, key, config)) as checkpoints,
+        torch.random.fork_rng(devices=[]),
     ):
         for i, raw, compressed in patches:
+            draw_alike(trainer, i)
             log = trainer.step(i, raw, compressed)
             if i % log_every == 0 or i == config.iterations - 1:
                 record = {"iteration": i, **_numbers(log, trainer.device)}

@@ -178,3 +178,10 @@ def test_what_is_sensitive_stays_in_fp32_and_nothing_else(tmp_path):
     hint = {"INFERENCE_PRECISION_HINT": "f32"}
     before, after = (openvino.compile_model(m, "CPU", hint)(x)[0] for m in (model, kept))
     assert np.abs(before - after).max() < 1e-5
+
+
+def test_an_export_leaves_the_caller_s_random_numbers_alone(tmp_path):
+    net = network("dncnn:DnCNN", {"width": 4, "depth": 3})
+    before = torch.get_rng_state()
+    export.onnx_program(net)
+    assert torch.equal(before, torch.get_rng_state())

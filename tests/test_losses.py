@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from qebias import losses
 from qebias.core import QebiasError
 from qebias.features import Psi
 from qebias.layers import LAYERS
@@ -491,3 +492,39 @@ def test_losses_are_one_graph_even_before_their_first_use():
     for name, arguments in {"usm_sharp": (image,), "reconstruction": (image, other)}.items():
         compiled = torch.compile(getattr(fresh, name), fullgraph=True, backend="eager")
         torch.testing.assert_close(compiled(*arguments), getattr(known, name)(*arguments))
+
+
+@pytest.mark.parametrize(
+    "function, options, words",
+    [
+        ("Charbonnier", {"eps": 0}, "needs eps above 0"),
+        ("PSNRLoss", {"floor": -1}, "needs a floor of 0 or more"),
+        ("PSNRLoss", {"floor": math.nan}, "needs a floor of 0 or more"),
+        ("Perceptual", {"layers": {}}, "no layer to compare"),
+        ("Perceptual", {"layers": {"conv1_2": math.nan}}, "pass a finite number"),
+        ("DomainDivergence", {"blocks": []}, "blocks is empty"),
+    ],
+)
+def test_options_that_cannot_be_are_refused_when_a_term_is_made(function, options, words):
+    "A training once failed at its first step, or at none"
+    term = losses.Term(name="a", function=f"qebias.losses:{function}", options=options)
+    with pytest.raises(QebiasError, match=words):
+        losses.make_term(term)
+
+
+def test_numbers_and_shapes_that_are_none():
+    x = rand(2, 3, 8, 8)
+    for eps in (None, "1", math.inf, math.nan, True):
+        with pytest.raises(QebiasError, match="needs eps above 0"):
+            charbonnier(x, x, eps)
+    with pytest.raises(QebiasError, match="the weight of layer a is x"):
+        perceptual({"a": x}, {"a": x}, {"a": "x"})
+    with pytest.raises(QebiasError, match="enhanced and raw differ in shape"):
+        losses.PSNRLoss()(losses.Given(x[:1], x[:1], x))
+
+
+def test_features_without_rows_are_one_line():
+    x = rand(4)
+    for call in (lambda: mean_disparity(x, x), lambda: domain_divergence(x, x, x)):
+        with pytest.raises(QebiasError, match=r"come as \(N, C, h, w\), not in the shape \(4,\)"):
+            call()

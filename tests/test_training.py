@@ -1477,3 +1477,65 @@ def test_a_step_on_the_gpu_computes_in_tf32_where_it_is_asked_for(pairs):
     trainer.generator.register_forward_hook(lambda *_: seen.append(torch.backends.cudnn.conv.fp32_precision))
     trainer.step(0, *to_float(PatchSampler(pairs, 32, 2, seed=0)(0), "cuda"))
     assert seen == ["tf32"]
+
+
+PARTS = """
+import torch
+from torch import nn
+
+def a_map(given): return given.enhanced
+def a_number(given): return 1.0
+def nothing(given): return given.raw.mean()
+
+class Dropped(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.Dropout2d(), nn.Conv2d(4, 3, 1))
+    def forward(self, x):
+        return x + self.body(x)
+"""
+
+
+@pytest.fixture
+def parts(tmp_path, monkeypatch):
+    (tmp_path / "own_parts.py").write_text(PARTS)
+    monkeypatch.syspath_prepend(tmp_path)
+    yield "own_parts"
+    sys.modules.pop("own_parts", None)
+
+
+@pytest.mark.parametrize(
+    "term, words",
+    [
+        ("a_map", r"term 'r' gave a torch.float32 of shape \(2, 3, 32, 32\): a loss is one number"),
+        ("a_number", "term 'r' gave a float: a loss is one number"),
+        ("nothing", "no term of the loss has a gradient"),
+    ],
+)
+def test_a_term_of_one_s_own_that_gives_no_loss_is_named(pairs, tmp_path, parts, term, words):
+    terms = (Term(name="r", function=f"{parts}:{term}"),)
+    settings = dict(stage="fidelity", discriminator=None, conditional=False, terms=terms)
+    with pytest.raises(QebiasError, match=words):
+        fit(config(**settings), pairs, tmp_path / "t")
+
+
+def test_what_a_network_of_one_s_own_draws_is_repeated_and_resumed(pairs, tmp_path, parts):
+    "Dropout drew from whatever state the process was in: no training was like another, nor a resumed one"
+    settings = dict(stage="fidelity", discriminator=None, conditional=False, iterations=6)
+    settings |= dict(
+        generator={"class": f"{parts}:Dropped"}, terms=(Term(name="r", function="qebias.losses:L1"),)
+    )
+    before = torch.get_rng_state()
+    fit(config(**settings), pairs, tmp_path / "a")
+    assert torch.equal(before, torch.get_rng_state())
+    torch.manual_seed(1)
+    fit(config(**settings), pairs, tmp_path / "b", stop_at=4)
+    torch.manual_seed(2)
+    fit(config(**settings), pairs, tmp_path / "b")
+    a, b = (load_state(tmp_path / name / "generator.safetensors") for name in "ab")
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_a_start_that_is_not_there_is_one_line(pairs, tmp_path):
+    with pytest.raises(QebiasError, match="does not exist: name a generator to start from"):
+        fit(config(), pairs, tmp_path / "t", init=tmp_path / "none.safetensors")
