@@ -4,15 +4,15 @@
 
 # %% auto #0
 __all__ = ['DOMAINS', 'TURNS', 'SHOWN_CONTROLS', 'AT', 'MOST_TOGETHER', 'SHORT', 'MINUS', 'FAR', 'ABOUT', 'STYLE', 'HEAD',
-           'TEMPLATE', 'Pictures', 'Found', 'match', 'coding_notes', 'pixels_of', 'short_names', 'given', 'Look',
-           'differences', 'detail', 'blocks', 'look', 'thumbnail', 'shift', 'turned', 'exchanged', 'pattern', 'some',
-           'swapped', 'count_of', 'remarks', 'Set', 'gather', 'look_all', 'give_back', 'choose', 'large_enough',
+           'TEMPLATE', 'Pictures', 'Found', 'match', 'coding_notes', 'pixels_of', 'short_names', 'several', 'given',
+           'Look', 'differences', 'detail', 'blocks', 'look', 'thumbnail', 'shift', 'turned', 'exchanged', 'pattern',
+           'some', 'swapped', 'count_of', 'remarks', 'Set', 'gather', 'look_all', 'give_back', 'choose', 'large_enough',
            'wanted', 'side_needed', 'Cells', 'Lines', 'measure_all', 'numbers', 'listed', 'compared', 'whole_percent',
            'from_raw', 'side_of', 'leaning', 'outside_words', 'quality_words', 'realism_words', 'control_words',
-           'verdict', 'AuditReport', 'audit', 'single_scores', 'pixel_deviations', 'telling', 'bars', 'audit_target',
-           'Shown', 'embedded', 'drawn', 'triangle_of', 'telling_square', 'along_row', 'marked', 'telling_pictures',
-           'Table', 'interval_text', 'distance_table', 'quality_table', 'signed', 'realism_part', 'image_table',
-           'origin_table', 'audit_page', 'no_home']
+           'verdict', 'AuditReport', 'audit', 'Judge', 'takes_two', 'single_scores', 'pixel_deviations', 'telling',
+           'bars', 'audit_target', 'Shown', 'embedded', 'drawn', 'triangle_of', 'telling_square', 'along_row', 'marked',
+           'telling_pictures', 'Table', 'interval_text', 'distance_table', 'quality_table', 'signed', 'realism_part',
+           'image_table', 'origin_table', 'audit_page', 'no_home']
 
 # %% ../nbs/measurement/40_audit.ipynb #8f222e54
 import base64
@@ -25,6 +25,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from inspect import Parameter, signature
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -48,6 +50,7 @@ from qebias.core import (
     provenance,
     threads,
 )
+from .discriminators import ConditionalDiscriminator
 from .figures import cut, number, percent, realism_differences, residuals, triangle, with_interval
 from .measure import FEW, Cell, measure
 from .metrics import METRICS, around, available, find_metric, weight_files
@@ -164,8 +167,19 @@ def short_names(folders: dict) -> dict:
     return short
 
 # %% ../nbs/measurement/40_audit.ipynb #cc50a7ee
+def several(images: Any, domain: str) -> list:
+    "Pictures in a list; raises `QebiasError` for a single one, and for what cannot hold any"
+    single = np.ndim(images) == 3 if hasattr(images, "shape") else not isinstance(images, Iterable)
+    if single:
+        raise QebiasError(
+            f"{domain} is a single {type(images).__name__}: pass a list of pictures, or a folder"
+        )
+    return list(images)
+
+
 def given(images: dict, names: Iterable[str] | None) -> Found:
     "Three lists of arrays as if they had been found"
+    images = {domain: several(some, domain) for domain, some in images.items()}
     count = len(images["raw"])
     names = [str(n) for n in (names if names is not None else (f"image {i + 1}" for i in range(count)))]
     for domain, some in images.items():
@@ -178,7 +192,7 @@ def given(images: dict, names: Iterable[str] | None) -> Found:
     loads = {}
     for i, name in enumerate(names):
         loads[name] = [partial(as_rgb, some[i], f"{name} ({domain})") for domain, some in images.items()]
-    pixels = {name: some[i].size // 3 for i, name in enumerate(names)}
+    pixels = {name: getattr(images["raw"][i], "nbytes", 0) // 3 for i, name in enumerate(names)}
     return Found(loads, {}, [], {"found": dict.fromkeys(DOMAINS, len(names))}, pixels)
 
 # %% ../nbs/measurement/40_audit.ipynb #30122fa6
@@ -894,9 +908,9 @@ def _check(on_mismatch, judge, discriminator, patch, level, device):
         raise QebiasError(f"on_mismatch is {on_mismatch!r}: raise or skip")
     if judge is not None and discriminator is not None:
         raise QebiasError("judge and discriminator exclude each other: pass one of them")
-    if patch < 32:
-        raise QebiasError(f"patch is {patch}: distances need patches of at least 32 px")
-    if not 0 < level < 1:
+    if isinstance(patch, bool) or not isinstance(patch, (int, np.integer)) or patch < 32:
+        raise QebiasError(f"patch is {patch!r}: distances need patches of a whole number of px, at least 32")
+    if not isinstance(level, Real) or not 0 < level < 1:
         raise QebiasError(f"an interval's level lies between 0 and 1, not at {level}")
     try:
         torch.zeros(1, device=device)
@@ -905,6 +919,38 @@ def _check(on_mismatch, judge, discriminator, patch, level, device):
         raise QebiasError(f"device {str(device)!r} is {where}") from None
 
 # %% ../nbs/measurement/40_audit.ipynb #a926a48e
+class Judge(ConditionalDiscriminator):
+    "A function of one's own in a discriminator's place"
+
+    def __init__(
+        self,
+        function: Callable,  # (image, compressed), both (N, 3, H, W) in [0, 1] -> logits, (N, ...)
+    ):
+        torch.nn.Module.__init__(self)
+        self.function, self.conditional = function, True
+
+    def forward(self, image: torch.Tensor, compressed: torch.Tensor | None = None) -> torch.Tensor:
+        logits = torch.as_tensor(self.function(image, compressed))
+        if not logits.dim() or len(logits) != len(image):
+            shape = tuple(logits.shape)
+            raise QebiasError(
+                f"the judge gave logits of shape {shape} for {len(image)} patches: one row each"
+            )
+        return logits.reshape(len(image), -1)
+
+
+def takes_two(judge: Any) -> bool:
+    "Whether a judge takes image and compressed image, unlike a bare network; raises `QebiasError`"
+    if not callable(judge):
+        raise QebiasError(f"judge is a {type(judge).__name__}: pass a function of (image, compressed)")
+    if isinstance(judge, ConditionalDiscriminator) or hasattr(judge, "in_channels"):
+        return False
+    if not isinstance(judge, torch.nn.Module):
+        return True
+    asked = signature(judge.forward).parameters.values()
+    return sum(p.default is Parameter.empty or p.name == "compressed" for p in asked) > 1
+
+
 def _discriminator(file, judge, gan, patch):
     "The discriminator that scores, and what is known of its training"
     if file is not None:
@@ -914,8 +960,12 @@ def _discriminator(file, judge, gan, patch):
         return None, None
     if gan not in ("vanilla", "relativistic"):
         raise QebiasError(f"gan is {gan!r}: vanilla or relativistic")
+    known = {"gan": gan, "patch": int(patch)}
+    if takes_two(judge):
+        kind = getattr(judge, "__name__", type(judge).__name__)
+        return Judge(judge), {"class": kind, "conditional": True} | known
     kind, conditional = type(getattr(judge, "network", judge)).__name__, getattr(judge, "conditional", None)
-    return judge, {"class": kind, "conditional": conditional, "gan": gan, "patch": patch}
+    return judge, {"class": kind, "conditional": conditional} | known
 
 # %% ../nbs/measurement/40_audit.ipynb #11313d9e
 def single_scores(results: Results, metrics: list) -> pd.DataFrame:

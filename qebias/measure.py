@@ -286,7 +286,7 @@ class Judged:
 def judged(cell: Cell) -> dict:  # domain -> Judged
     "The logits of the cell's discriminator on all patches of the three domains"
     from qebias.discriminators import ConditionalDiscriminator
-    from qebias.generators.core import evaluating
+    from qebias.generators.core import evaluating, without_autocast
 
     found: dict[str, list] = {"raw": [], "compressed": [], "enhanced": []}
     if cell.discriminator is None:
@@ -294,7 +294,7 @@ def judged(cell: Cell) -> dict:  # domain -> Judged
     network = cell.discriminator.to(cell.device)
     if not isinstance(network, ConditionalDiscriminator):
         network = ConditionalDiscriminator(network, cell.conditional)
-    with torch.no_grad(), evaluating(network):
+    with torch.no_grad(), without_autocast(), evaluating(network):
         for _, *pictures in cell.triples():
             domains = [as_batch(cut(rgb, cell.patch), cell.device) for rgb in pictures]
             for domain, images in zip(found, domains):
@@ -411,11 +411,12 @@ SOME = 16  # patches of a picture that psi looks at
 def measure_psi(cell: Cell, weights: str, layer: str = "conv5_4") -> list:
     "The disparities of Eq. 7 and 8 from the compressed domain, `psi:cr` and `psi:ce`, per picture"
     from qebias.features import Psi
+    from qebias.generators.core import without_autocast
 
     psi = (cell.psi or Psi(layer, weights)).to(cell.device)
     deepest = psi.layers[-1]
     lines = []
-    with torch.no_grad():
+    with torch.no_grad(), without_autocast():
         for picture, *pictures in cell.triples():
             chosen = [as_batch(evenly(cut(rgb, cell.patch)), cell.device) for rgb in pictures]
             raw, compressed, enhanced = (psi(x)[deepest] for x in chosen)

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from PIL import Image, ImageFilter
 
 from qebias import audit as pages
@@ -1080,3 +1081,61 @@ def test_the_square_of_a_tiny_picture_is_drawn(shape):
 
     data, width = marked(np.zeros(shape, np.uint8), (0, 0, min(shape[0], 160), min(shape[1], 160)))
     assert data[:2] == b"\xff\xd8" and width >= 1
+
+
+def decoded(rgb):
+    return np.array(Image.open(io.BytesIO(jpeg(rgb))))
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (lambda raw: raw[0], "raw is a single ndarray: pass a list"),
+        (lambda raw: None, "raw is a single NoneType: pass a list"),
+        (lambda raw: ["a.png", "b.png", "c.png"], r"image 1: image 1 \(raw\) is a str: pass a numpy array"),
+    ],
+)
+def test_what_is_no_list_of_pictures_is_one_line(change, words):
+    "The rows of a single picture once were audited as pictures"
+    raw = list(scenes(3))
+    with pytest.raises(QebiasError, match=words):
+        audit(change(raw), raw, raw, **QUICK)
+
+
+def test_a_stack_and_a_generator_are_lists_of_pictures():
+    raw = np.stack(list(scenes(3)))
+    compressed, enhanced = [decoded(x) for x in raw], (soft(x) for x in raw)
+    whole = audit(raw, compressed, enhanced, **QUICK)
+    listed = audit(list(raw), compressed, [soft(x) for x in raw], **QUICK)
+    assert whole.frame.equals(listed.frame)
+
+
+@pytest.mark.parametrize("patch", [64.5, True, "64"])
+def test_a_patch_is_a_whole_number(patch):
+    with pytest.raises(QebiasError, match="a whole number of px"):
+        audit([], [], [], **{**QUICK, "patch": patch})
+
+
+class Nearness(torch.nn.Module):
+    def forward(self, image, compressed=None):
+        return -(image - compressed).abs().mean((1, 2, 3))
+
+
+@pytest.mark.parametrize(
+    "judge", [Nearness(), Nearness().forward, lambda image, compressed: Nearness()(image, compressed).numpy()]
+)
+def test_any_function_of_two_pictures_is_a_judge(judge):
+    "One that was no module once failed, as did a module of two pictures"
+    raw = list(scenes(3))
+    compressed = [decoded(x) for x in raw]
+    found = audit(raw, compressed, compressed, judge=judge, **{**QUICK, "patch": 32})
+    of = found.frame[found.frame["what"] == "realism"].set_index("domain")["value"]
+    assert of["compressed"] == 0.5 > of["raw"] and found.facts["judge"]["conditional"] is True
+
+
+def test_judges_that_are_none_are_one_line():
+    raw = list(scenes(3))
+    compressed = [decoded(x) for x in raw]
+    for judge, words in ((3, "judge is a int"), (lambda a, b: a.mean(), "one row each")):
+        with pytest.raises(QebiasError, match=words):
+            audit(raw, compressed, raw, judge=judge, **{**QUICK, "patch": 32})

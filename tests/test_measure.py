@@ -512,3 +512,20 @@ if __name__ == "__main__":
     for name, (version, values) in numbers().items():
         stored.setdefault(name, {})[version] = values
     STORED.write_text(json.dumps(stored, indent=1) + "\n")
+
+
+@pytest.mark.parametrize(
+    "call, words",
+    [
+        (lambda x: c.grey_noise(x / 255, "x", 4), "x has dtype float64: pass uint8"),
+        (lambda x: c.grey_noise(x, "x", -1), "0 or more grey levels"),
+        (lambda x: c.unsharp(x / 255), "pass uint8"),
+        (lambda x: c.unsharp(x, radius=0), "radius above 0"),
+        (lambda x: c.other_residual(x, x, x / 255), "pass uint8"),
+        (lambda x: c.other_residual(x, x, x[1:]), "has two sizes"),
+    ],
+)
+def test_controls_of_what_is_not_8_bit_are_refused(call, words):
+    "Floats in [0, 1] once became black pictures"
+    with pytest.raises(QebiasError, match=words):
+        call(COMPRESSED[0])
