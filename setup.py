@@ -12,7 +12,7 @@ setup(
     author=cfg["author"], author_email=cfg["author_email"], license="Apache-2.0", url=cfg["git_url"],
     classifiers=["Development Status :: 3 - Alpha", "Intended Audience :: Science/Research", "Programming Language :: Python :: 3"],
     packages=find_packages(include=[f"{cfg['lib_path']}*"]), include_package_data=True,
-    package_data={cfg["lib_path"]: ["pretrained/*.safetensors"]},
+    package_data={cfg["lib_path"]: ["py.typed", "pretrained/*.safetensors"]},
     install_requires=cfg["requirements"].split(),
     extras_require={name: cfg[f"{name}_requirements"].split() for name in ("study", "dev", "docs", "backends", "slurm", "browser")},
     long_description=Path("README.md").read_text(encoding="utf-8"), long_description_content_type="text/markdown",

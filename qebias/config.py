@@ -56,7 +56,7 @@ class Divergence(BaseModel):
     "Where Eq. 6-8 are taken: the block(s) l of psi, and what the hinge is applied to"
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    blocks: tuple[int, ...] = Field((5,), min_length=1)
+    blocks: tuple[int, ...] = Field(default=(5,), min_length=1)
     reduction: Literal["sample", "batch", "element"] = "sample"
 
     @field_validator("blocks")
@@ -85,9 +85,9 @@ class Run(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     method: str  # for the records
-    processes: int = Field(1, gt=0)  # that share a batch, one GPU each on `cuda`
+    processes: int = Field(default=1, gt=0)  # that share a batch, one GPU each on `cuda`
     device: str = "cpu"
-    threads: int | None = Field(None, gt=0)  # CPU threads of a process
+    threads: int | None = Field(default=None, gt=0)  # CPU threads of a process
 
 # %% ../nbs/method/05_config.ipynb #a0ba6384
 class Recipe(BaseModel):
