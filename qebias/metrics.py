@@ -844,7 +844,8 @@ def _alex(purpose, device="cpu"):
     "Mean of AlexNet's conv5 after ReLU, d = 256"
     net = trunk_of("alexnet", ALEXNET[0], purpose)[:12].to(device)
     mean, std = (
-        torch.tensor(x, device=device).view(3, 1, 1) for x in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+        torch.tensor(x, dtype=torch.float32, device=device).view(3, 1, 1)
+        for x in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     )
 
     @_exactly()

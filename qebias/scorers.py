@@ -30,7 +30,8 @@ class LpipsNet(torch.nn.Module):
         self.trunk = metrics.trunk_of("alexnet", metrics.ALEXNET[0], purpose)
         heads = metrics.state_of("LPIPS_v0.1_alex-df73285e.pth", purpose)
         widths = 64, 192, 384, 256, 256
-        self.heads = torch.nn.ModuleList(torch.nn.Conv2d(c, 1, 1, bias=False) for c in widths)
+        heads_of = [torch.nn.Conv2d(c, 1, 1, bias=False, dtype=torch.float32) for c in widths]
+        self.heads = torch.nn.ModuleList(heads_of)
         renamed = {f"{name[3]}.weight": value for name, value in heads.items()}
         metrics.fill(self.heads, renamed, "LPIPS_v0.1_alex-df73285e.pth")
 
@@ -127,7 +128,7 @@ class Nlpd(torch.nn.Module):
     def __init__(self) -> None:
         super().__init__()
         spread = torch.tensor(_SPREAD, dtype=torch.float32)[None, None]
-        around = torch.zeros(6, 1, 1, 3, 3)
+        around = torch.zeros(6, 1, 1, 3, 3, dtype=torch.float32)
         for kernel, (up, left, right, down) in zip(around, _NEIGHBOURS):
             kernel[0, 0, 0, 1], kernel[0, 0, 2, 1] = down, up  # a convolution: turned around
             kernel[0, 0, 1, 0], kernel[0, 0, 1, 2] = right, left

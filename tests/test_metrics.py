@@ -951,3 +951,19 @@ def test_a_metric_within_a_caller_s_autocast_is_the_same(name, photo):
         inside = value(blurred, photo), features("fd_nss")(photo)
     assert inside[0] == value(blurred, photo)
     np.testing.assert_array_equal(inside[1], features("fd_nss")(photo))
+
+
+@pytest.mark.parametrize("name", ["ssim", "nlpd", "lpips-alex", "fd_nss", "fd_alex"])
+def test_a_program_that_computes_in_double_has_the_same_metrics(name, photo):
+    if METRICS[name].weights:
+        folder("QEBIAS_WEIGHTS")
+
+    def value():
+        return features(name)(photo) if name.startswith("fd") else metric(name)(jpeg(photo, 10), photo)
+
+    expected = value()
+    torch.set_default_dtype(torch.float64)
+    try:
+        np.testing.assert_array_equal(value(), expected)
+    finally:
+        torch.set_default_dtype(torch.float32)
