@@ -248,7 +248,8 @@ def cell_of(keys: Keys, job: Job) -> "Cell":
         from qebias.networks import load_discriminator
 
         (trained,) = job.needed("train")
-        discriminator = load_discriminator(keys.folder(trained) / "discriminator.safetensors")
+        file = keys.folder(trained) / "discriminator.safetensors"
+        discriminator = load_discriminator(file, trust=study.profile.trust)
         judge = {"discriminator": discriminator, "gan": discriminator.gan}
     return Cell(
         names=pairs.names,
