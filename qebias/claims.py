@@ -257,6 +257,10 @@ def statement_at(
     quantities = tuple(fill(q, names) for q in quantity)
     side = fill(claim.side, names)
     if side == "better":
+        if quantities[0] not in METRICS:
+            raise QebiasError(
+                f"{quantities[0]} is no metric that is known here: say above or below, not better"
+            )
         side = "above" if better(quantities[0]) == "higher" else "below"
     paper = fill(fill(claim.paper, names), names)  # a replacement may hold another, as <set>
     return Statement(
@@ -392,8 +396,10 @@ def row_number(statement: Statement, row: str, results: Results) -> Values:
 # %% ../nbs/tools/00_claims.ipynb #0a56c686
 def better(quantity: str) -> str:
     "Whether higher or lower values of a quantity are good"
-    name = quantity.partition(":")[2] or quantity
-    return METRICS[name].better if name in METRICS else "lower"
+    for name in (quantity, quantity.partition(":")[2]):  # a metric from outside has a colon in its name
+        if name in METRICS:
+            return METRICS[name].better
+    return "lower"
 
 
 GROUPS: dict[str, Callable] = {"mean": np.mean, "lowest": np.min, "highest": np.max}

@@ -1,6 +1,7 @@
 "Each kind of thing is added from outside of the package by one file, and its pipeline runs"
 
 import json
+import os
 
 import nbformat
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 import torch
 from nbformat.v4 import new_code_cell, new_notebook
 
-from qebias.claims import judge, read_claims
+from qebias.claims import better, judge, read_claims
 from qebias.codecs import codec
 from qebias.core import QebiasError
 from qebias.datasets import load_dataset
@@ -20,6 +21,7 @@ from qebias.stats import COLUMNS
 from qebias.study.keys import Keys, Study
 from qebias.study.preflight import problems, resolve
 from qebias.study.report import write_report
+from qebias.study.results import load
 from qebias.study.work import do
 from qebias.training import Trainer
 
@@ -155,6 +157,13 @@ def test_a_metric(add):
     raw = np.random.default_rng(0).integers(0, 256, (40, 48, 3), np.uint8)
     lines = measure("added_metric:row", Cell(["a"], [raw], [raw], [raw // 2], [1.0]))
     assert len(lines) == 1 and lines[0][0] == "a" and 0.4 < lines[0][2] < 0.6
+    assert better("added_metric:row") == "higher" and better("re:added_metric:row") == "higher"
+
+
+def test_a_metric_whose_direction_is_not_known_is_not_guessed(add):
+    own = CLAIMS.replace("quantity: psnr", "quantity: 'else:row'").replace("side: above", "side: better")
+    with pytest.raises(QebiasError, match="else:row.* say above or below"):
+        judge(read_claims(add("added_claims.yaml", own)), table())
 
 
 def table():
@@ -225,6 +234,68 @@ def test_a_notebook_from_outside_is_an_item_of_a_study(add, tmp_path, monkeypatc
     assert any("own: trained on sample" in str(cell.get("outputs")) for cell in shown)
     page = write_report(study).read_text()
     assert 'href="added.html"' in page and (study.folder / "report" / "added.html").exists()
+
+
+OWN = """
+items: [added.ipynb]
+methods: [rrdb, realesrgan]
+codecs: {"added_codec:Coarse": 16}
+networks: {RRDBNet: {class: "added_generator:Three"}, UNetSN: {class: "added_discriminator:Flat"}}
+patch: 64
+training:
+  fidelity: {iterations: 2, batch: 1}
+  adversarial:
+    iterations: 2
+    batch: 1
+    terms: [{name: smooth, weight: 0.1, function: "added_term:smooth"}]
+psi: random-w4-s0
+metrics: [psnr, "added_metric:row"]
+distances: [rmse]
+threads: 1
+trust:
+  - added.ipynb
+  - added_codec:Coarse
+  - added_generator:Three
+  - added_discriminator:Flat
+  - added_term:smooth
+  - added_metric:row
+"""
+JUDGES = """
+from qebias.claims import judge, read_claims
+from qebias.study.pages import open_page, quality, score_gaps
+page = open_page(profile, run_dir)
+told = judge(read_claims("CLAIMS"), page.results.table)
+print([row["verdict"] for row in told], sorted(set(page.lines().quantity)))
+print(quality(page, page.rows()).to_string(), len(score_gaps(page, page.rows())))
+"""
+
+
+def test_a_study_in_which_everything_is_from_outside(add, tmp_path, monkeypatch):
+    "Codec, generator, discriminator, loss term, metric, claim and notebook, through every job of a study"
+    for name, text in (
+        ("added_codec.py", CODEC),
+        ("added_generator.py", GENERATOR),
+        ("added_discriminator.py", DISCRIMINATOR),
+        ("added_term.py", TERM),
+        ("added_metric.py", METRIC),
+        ("own.yaml", OWN),
+    ):
+        add(name, text)
+    claims = add("added_claims.yaml", CLAIMS)
+    add("added.ipynb", notebook(JUDGES.replace("CLAIMS", str(claims))))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    study = resolve("own.yaml", out=tmp_path / "run", trust=True)
+    assert problems(study, ["added"]) == []
+    study.save()
+    for name in Keys(study).jobs:
+        do(study, name)
+    table = load("own", str(study.folder)).table
+    scores = table[(table.row == "realesrgan") & (table.quantity == "score:enhanced")]
+    assert len(scores) and scores["value"].between(0, 1).all() and set(table.codec) == {"added_codec:Coarse"}
+    cells = json.loads((study.store.named("item/added") / "notebook.ipynb").read_text())["cells"]
+    said = "".join("".join(output.get("text", "")) for output in cells[-1]["outputs"])
+    assert "['direction only']" in said and "added_metric:row" in said
 
 
 def test_what_would_be_executed_or_imported_is_asked_for_by_name(add, tmp_path, monkeypatch):
