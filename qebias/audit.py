@@ -861,10 +861,11 @@ def audit(
     progress: Callable | None = None,  # called with (stage, done, total)
     controls: bool = True,  # whether to measure what noise and an unsharp mask score
     suffix: str = "",  # what the enhanced pictures' names have behind the raw ones'
+    trust: bool = False,  # whether a class that the discriminator's file names, and none of ours, may be run
 ) -> AuditReport:
     "Audit a method by three sets of pictures (Sec. 3, Eq. 1); raises `QebiasError` for what does not match"
     _check(on_mismatch, judge, discriminator, patch, level, device)
-    judge, judging = _discriminator(discriminator, judge, gan, patch)
+    judge, judging = _discriminator(discriminator, judge, gan, patch, trust)
     chosen, scored, reasons = wanted(distances, metrics)
     pictures = gather(dict(zip(DOMAINS, (raw, compressed, enhanced))), names, on_mismatch, progress, suffix)
     side = partial(side_needed, patch=patch, whole=len(pictures.names) >= FEW)
@@ -951,10 +952,10 @@ def takes_two(judge: Any) -> bool:
     return sum(p.default is Parameter.empty or p.name == "compressed" for p in asked) > 1
 
 
-def _discriminator(file, judge, gan, patch):
+def _discriminator(file, judge, gan, patch, trust):
     "The discriminator that scores, and what is known of its training"
     if file is not None:
-        judge = load_discriminator(file)
+        judge = load_discriminator(file, trust)
         gan, patch = judge.gan, judge.patch
     if judge is None:
         return None, None

@@ -608,6 +608,7 @@ def audit(
     ] = None,
     patch: Annotated[int, Option(help="Side of patches in pixels, the units below ten pictures")] = 128,
     title: Annotated[str | None, Option(help="Of the page [default: the enhanced folder's name]")] = None,
+    trust: Trust = False,
     device: Device = "cpu",
 ) -> None:
     "Audit a method by three folders: is what it makes nearer to compressed or raw pictures? Writes a page."
@@ -628,6 +629,7 @@ def audit(
         device=device,
         progress=bias.bars(),
         suffix=suffix,
+        trust=trust,
     )
     print(f"{report.text()}\n\npage: {pages.audit_page(report, page, overwrite)}")
 

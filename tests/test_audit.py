@@ -577,6 +577,19 @@ def test_a_discriminator_file_says_how_it_judges(three, tmp_path, conditional, g
     assert "the discriminator" in found.verdict
 
 
+def test_a_discriminator_from_elsewhere_scores_on_trust(three, tmp_path, monkeypatch):
+    (tmp_path / "own_judge.py").write_text("from qebias.discriminators import UNetSN as Own\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    spec = {"class": "own_judge:Own", "kwargs": {"in_channels": 3, "width": 4}}
+    known = {"conditional": False, "gan": "vanilla", "patch": 32}
+    file = tmp_path / "own.safetensors"
+    save_network(file, UNetSN(3, 4), spec, known)
+    with pytest.raises(QebiasError, match="Pass --trust"):
+        audit(*folders(three), file, distances=[], metrics=[])
+    found = audit(*folders(three), file, distances=[], metrics=[], trust=True)
+    assert len(found.frame.query("what == 'realism'")) == 7
+
+
 def test_other_files_are_no_judges(three, tmp_path):
     save_network(
         tmp_path / "generator.safetensors",
