@@ -275,16 +275,9 @@ def _large_enough(picked, codec, done):
 # %% ../nbs/tools/40_files.ipynb #6cd4842e
 def _row(picture, size, decoded):
     "What is printed of a coded picture"
-    return picture.name, size, 8 * size / picture.pixels, _psnr(decoded, read_rgb8(picture.path))
+    from qebias.metrics import psnr
 
-# %% ../nbs/tools/40_files.ipynb #ac2b3eb4
-def _psnr(a, b):
-    "PSNR of two uint8 pictures, in bands: a large picture costs no memory beyond its own"
-    total = 0.0
-    for rows in bands(a.shape):
-        difference = a[rows].astype(np.int32) - b[rows]
-        total += float(np.sum(difference * difference, dtype=np.float64))
-    return 10 * math.log10(255**2 * a.size / total) if total else math.inf
+    return picture.name, size, 8 * size / picture.pixels, psnr(decoded, read_rgb8(picture.path))
 
 # %% ../nbs/tools/40_files.ipynb #592ee4f0
 def enhance_files(
