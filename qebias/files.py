@@ -27,7 +27,6 @@ from qebias.core import (
     QebiasError,
     aligned,
     array_digest,
-    bands,
     digest,
     duration,
     file_digest,

@@ -299,8 +299,10 @@ def model_for(
 # %% ../nbs/method/40_pretrained.ipynb #a9b6b4f7
 def helps(model: Model, level: int, sampling: str = "4:2:0") -> bool:
     "Whether a file of this level is to be touched; a better one than the model knows passes through as it is"
+    from qebias.codecs import codec_class
+
     low, high = levels_at(model, sampling)
-    return level <= high if model.codec == "jpeg" else level >= low
+    return level <= high if codec_class(model.codec).higher_is_better else level >= low
 
 
 def levels_at(model: Model, sampling: str) -> tuple:  # the lowest and the highest level
@@ -892,7 +894,10 @@ def helping(
     codec: str,
 ) -> tuple:  # lowest and highest level
     "The levels up to the best quality that was tried and harmed no picture; by LPIPS, one in twenty at most"
-    tried = sorted({row["level"] for row in rows}, reverse=codec == "bpg")
+    from qebias.codecs import codec_class
+
+    rising = codec_class(codec).higher_is_better
+    tried = sorted({row["level"] for row in rows}, reverse=not rising)
     good = []
     for level in tried:
         at_level = [row for row in rows if row["level"] == level]
@@ -901,8 +906,8 @@ def helping(
             break
         good.append(level)
     if not good:
-        return (levels[0] - 1,) * 2 if codec == "jpeg" else (levels[1] + 1,) * 2
-    return (levels[0], good[-1]) if codec == "jpeg" else (good[-1], levels[1])
+        return (levels[0] - 1,) * 2 if rising else (levels[1] + 1,) * 2
+    return (levels[0], good[-1]) if rising else (good[-1], levels[1])
 
 # %% ../nbs/method/40_pretrained.ipynb #71b1d6e5
 AIMS = {"fidelity": "psnr", "perceptual": "lpips-alex"}  # what a model is judged by

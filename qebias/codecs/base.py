@@ -126,7 +126,7 @@ def register(kind: type[Codec]) -> type[Codec]:  # the same
     return kind
 
 # %% ../../nbs/data/00_codecs.base.ipynb #97dd9ac2
-def codec_class(name: str) -> type:
+def codec_class(name: str) -> type[Codec]:
     "The codec of a name, or of a `module:Class`; raises `CodecError` where there is none"
     if name in CODECS:
         return CODECS[name]
