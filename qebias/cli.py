@@ -444,7 +444,7 @@ def compress(
         ),
     ] = "bpg",
     encoder: Annotated[
-        Literal["jctvc", "x265"] | None, Option(help="Of bpg [default: jctvc, as libbpg's]")
+        Literal["jctvc", "x265"] | None, Option(help="Of bpg [default: jctvc, as libbpg's], or of bpgenc")
     ] = None,
     workers: Annotated[int | None, Option(min=1, help="Processes [default: all processors]")] = None,
     skip: Skip = False,
@@ -453,8 +453,6 @@ def compress(
     "Compress pictures: write the bitstreams and what they decode to, print bpp and PSNR."
     from qebias import codecs, files
 
-    if encoder and codec != "bpg":
-        raise QebiasError(f"--encoder belongs to bpg, not to {codec}: leave it out")
     options = {"encoder": encoder} if encoder else {}
     bar = Bar()
     rows = files.compress_files(

@@ -100,6 +100,10 @@ WRONG = [
     (("compress", "in/none.png", "--level", 37, "-o", "o"), "in/none.png does not exist"),
     (("compress", "in/scene.png", "--level", 99, "-o", "o"), "99"),
     (("compress", "in/scene.png", "--codec", "avi", "--level", 37, "-o", "o"), "avi"),
+    (
+        ("compress", "in/scene.png", "--codec", "jpeg", "--encoder", "x265", "--level", 37, "-o", "o"),
+        "jpeg has no option 'encoder'",
+    ),
     (("compress", "in/scene.png", "--level", 37, "-o", "in"), "is an input and would be overwritten"),
     (("enhance", "in/scene.png", "--model", "none.safetensors", "-o", "o"), "none.safetensors"),
     (("enhance", "in/scene.png", "--model", "none.safetensors", "--halo", 8, "-o", "o"), "none.safetensors"),
