@@ -62,7 +62,7 @@ def codec(
     **options: Any,  # the codec's own, for instance `encoder` of "bpg" and "bpgenc"
 ) -> Codec:
     "The codec of that name; raises `CodecError` for an unknown name, level or option"
-    kind = codec_class(name)
+    kind: type = codec_class(name)  # a dataclass, of a level and its options
     known = [f.name for f in fields(kind) if f.init][1:]
     unknown = [repr(option) for option in options if option not in known]
     if unknown:
