@@ -77,6 +77,14 @@ class Metric:
     distance: str = ""  # whether Eq. 1 can be taken by it: "pair" (mean over pictures) or "set", else ""
     beside_controls: bool = False  # a distance that says nothing unless controls are shown with it
     large: bool = False  # takes gigabytes an image: one goes through at a time
+    digits: int = 3  # after the point, in tables
+    words: str = ""  # its name in a sentence; if left out, its label before the bracket
+    about: str = ""  # what it is, in a sentence or two, for the page of an audit
+
+    @property
+    def in_words(self) -> str:
+        "Its name in a sentence"
+        return self.words or self.label.partition(" (")[0]
 
 # %% ../nbs/measurement/00_metrics.ipynb #7c6d0c03
 METRICS: dict[str, Metric] = {}  # by name
@@ -95,8 +103,18 @@ ALEXNET = ("alexnet-owt-7be5be79.pth", "alexnet_features_tv_imagenet1k_v1.pth")
 _LPIPS = (ALEXNET[0], "LPIPS_v0.1_alex-df73285e.pth")
 
 enter(
-    Metric("psnr", "PSNR (RGB, dB)", "higher", _FR, 1, (0, 80), function="psnr"),
-    Metric("rmse", "RMS error (grey levels)", "lower", _FR, 1, (0, 255), function="rmse", distance="pair"),
+    Metric("psnr", "PSNR (RGB, dB)", "higher", _FR, 1, (0, 80), function="psnr", digits=2),
+    Metric(
+        "rmse",
+        "RMS error (grey levels)",
+        "lower",
+        _FR,
+        1,
+        (0, 255),
+        function="rmse",
+        distance="pair",
+        about="Root of the mean squared difference of pixels.",
+    ),
     Metric("ssim", "SSIM (Y)", "higher", _FR, 11, _UNIT, build="_ssim_metric"),
     Metric("nlpd", "NLPD", "lower", _FR, 32, _UP, build="qebias.scorers:nlpd"),
     Metric(
@@ -109,8 +127,9 @@ enter(
         _LPIPS,
         build="qebias.scorers:Lpips",
         distance="pair",
+        about="LPIPS: differences of learned features at the same place. The mean over pairs of images.",
     ),
-    Metric("niqe", "NIQE (official parameters)", "lower", _NR, 192, _UP, (_NIQE,), build="_niqe"),
+    Metric("niqe", "NIQE (official parameters)", "lower", _NR, 192, _UP, (_NIQE,), build="_niqe", digits=2),
 )
 
 # %% ../nbs/measurement/00_metrics.ipynb #5ec9e4a5
@@ -131,7 +150,7 @@ enter(
     _of_pyiqa("clipiqa", "CLIP-IQA (RN50)", "higher", _NR, 32, _UNIT, ("RN50.pt",), build="_clipiqa"),
     _of_pyiqa("dists", "DISTS (VGG-16)", "lower", _FR, 16, _UNIT, _DISTS, build="_dists", distance="pair"),
     _of_pyiqa("hyperiqa", "HyperIQA (KonIQ-10k)", "higher", _NR, 225, _UNIT, _HYPERIQA, build="_hyperiqa"),
-    _of_pyiqa("musiq", "MUSIQ (KonIQ-10k)", "higher", _NR, 32, (0, 100), _MUSIQ, build="_musiq"),
+    _of_pyiqa("musiq", "MUSIQ (KonIQ-10k)", "higher", _NR, 32, (0, 100), _MUSIQ, build="_musiq", digits=2),
     _of_pyiqa("pi", "PI (NRQM and NIQE)", "lower", _NR, 200, _UP, _PI, build="_pi"),
     _of_pyiqa(
         "topiq_fr", "TOPIQ (full reference, KADID-10k)", "higher", _FR, 32, _UNIT, _TOPIQ, build="_topiq"
@@ -145,15 +164,38 @@ _of_sets = functools.partial(Metric, better="lower", kind=_SET, range=_UP, dista
 _of_inception = functools.partial(_of_sets, weights=(_INCEPTION,), needs="pyiqa")
 
 enter(
-    _of_inception("fid", "FID (clean, whole images)", min_side=1, build="_inception"),
-    _of_inception("fid_patch256", "FID of patches of 256 px", min_side=256, build="_inception_256"),
-    _of_sets("fd_alex", "Fréchet distance (AlexNet conv5)", min_side=31, weights=ALEXNET[:1], build="_alex"),
+    _of_inception(
+        "fid",
+        "FID (clean, whole images)",
+        min_side=1,
+        build="_inception",
+        digits=2,
+        about="Fréchet distance between two sets, of 2048 Inception features an image (the paper's FID).",
+    ),
+    _of_inception(
+        "fid_patch256",
+        "FID of patches of 256 px",
+        min_side=256,
+        build="_inception_256",
+        words="FID of patches",
+    ),
+    _of_sets(
+        "fd_alex",
+        "Fréchet distance (AlexNet conv5)",
+        min_side=31,
+        weights=ALEXNET[:1],
+        build="_alex",
+        words="the Fréchet distance of AlexNet features",
+        about="Fréchet distance between two sets, of 256 AlexNet features an image.",
+    ),
     _of_sets(
         "fd_nss",
         "Fréchet distance (natural-scene statistics)",
         min_side=96,
         build="_nss",
         beside_controls=True,
+        words="the Fréchet distance of scene statistics",
+        about="Fréchet distance between two sets, of 36 statistics of natural scenes per block of 96 px.",
     ),
 )
 

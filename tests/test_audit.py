@@ -757,8 +757,9 @@ def test_a_verdict_is_whole_sentences(report):
         assert len(re.findall(r"\.(?=\s|$)", text)) in (2, 3) and text.endswith(".") and "nan" not in text
 
 
-def test_every_distance_and_metric_has_a_short_name():
-    assert set(METRICS) <= set(pages.SHORT)
+def test_a_metric_has_a_name_in_a_sentence_without_a_word_elsewhere():
+    assert METRICS["lpips-alex"].in_words == "LPIPS" and METRICS["fid_patch256"].in_words == "FID of patches"
+    assert all("(" not in metric.in_words for metric in METRICS.values())
 
 
 def test_the_text_for_a_terminal(three):

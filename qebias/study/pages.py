@@ -829,7 +829,7 @@ def quality(page: Page, rows: list[str]) -> pd.DataFrame:  # a line a row
     for row in page.rows(rows):
         cells = {}
         for name in page.results.profile.metrics:
-            digits = 2 if name in ("psnr", "niqe", "musiq", "fid") else 3
+            digits = METRICS[name].digits if name in METRICS else 3
             cells[f"{towards_better(name)} {metric_label(name)}"] = shown(page.estimate(row, name), digits)
         lines[label_of(row)] = cells
     return pd.DataFrame.from_dict(lines, orient="index")
