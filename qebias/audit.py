@@ -6,11 +6,11 @@
 __all__ = ['DOMAINS', 'TURNS', 'SHOWN_CONTROLS', 'AT', 'MOST_TOGETHER', 'MINUS', 'FAR', 'STYLE', 'HEAD', 'TEMPLATE', 'Pictures',
            'Found', 'match', 'coding_notes', 'pixels_of', 'short_names', 'several', 'given', 'Look', 'differences',
            'detail', 'blocks', 'look', 'thumbnail', 'shift', 'turned', 'exchanged', 'pattern', 'some', 'swapped',
-           'count_of', 'remarks', 'Set', 'gather', 'look_all', 'give_back', 'choose', 'large_enough', 'wanted',
-           'side_needed', 'Cells', 'Lines', 'measure_all', 'numbers', 'listed', 'compared', 'whole_percent', 'from_raw',
-           'side_of', 'leaning', 'outside_words', 'quality_words', 'realism_words', 'control_words', 'verdict',
-           'AuditReport', 'audit', 'Judge', 'takes_two', 'single_scores', 'pixel_deviations', 'telling', 'bars',
-           'audit_target', 'Shown', 'embedded', 'drawn', 'triangle_of', 'telling_square', 'along_row', 'marked',
+           'count_of', 'move_in_words', 'remarks', 'Set', 'gather', 'look_all', 'give_back', 'choose', 'large_enough',
+           'wanted', 'side_needed', 'Cells', 'Lines', 'measure_all', 'numbers', 'listed', 'compared', 'whole_percent',
+           'from_raw', 'side_of', 'leaning', 'outside_words', 'quality_words', 'realism_words', 'control_words',
+           'verdict', 'AuditReport', 'audit', 'Judge', 'takes_two', 'single_scores', 'pixel_deviations', 'telling',
+           'bars', 'audit_target', 'Shown', 'embedded', 'drawn', 'triangle_of', 'telling_square', 'along_row', 'marked',
            'telling_pictures', 'Table', 'interval_text', 'distance_table', 'quality_table', 'signed', 'realism_part',
            'image_table', 'origin_table', 'audit_page', 'no_home']
 
@@ -47,6 +47,7 @@ from qebias.core import (
     digest,
     in_order,
     middle,
+    plural,
     provenance,
     threads,
 )
@@ -140,8 +141,9 @@ def coding_notes(formats: dict) -> list:
     notes, coded = [], {".jpg", ".jpeg", ".bpg"}
     lossy = sum(formats["raw"].get(suffix, 0) for suffix in (*coded, ".avif", ".webp"))
     if lossy:
+        are = "is a JPEG, BPG, AVIF or WebP file" if lossy == 1 else "are JPEG, BPG, AVIF or WebP files"
         words = "what a codec has touched is not raw, and the base of the triangles is too short"
-        notes.append(f"{lossy} of the raw pictures are JPEG, BPG, AVIF or WebP files: {words}")
+        notes.append(f"{lossy} of the raw pictures {are}: {words}")
     if set(formats["enhanced"]) <= coded and not set(formats["compressed"]) & coded:
         words = "are the folders exchanged? If not, what their codec did counts as the method's"
         notes.append(f"the enhanced pictures are JPEG or BPG files, the compressed ones are not: {words}")
@@ -352,9 +354,16 @@ def swapped(looks: dict) -> str:
     return ""
 
 # %% ../nbs/measurement/40_audit.ipynb #d3c17e9f
-def count_of(names: Sequence, domain: str) -> str:
-    "How many pictures are"
-    return f"1 {domain} picture is" if len(names) == 1 else f"{len(names)} {domain} pictures are"
+def count_of(count: int, domain: str, verb: tuple = ("is", "are")) -> str:  # such as `1 raw picture is`
+    "How many pictures of a domain do what the verb says"
+    one, many = verb
+    return f"{plural(count, f'{domain} picture')} {one if count == 1 else many}"
+
+
+def move_in_words(down: int, right: int) -> str:  # such as `by -1 row and +2 columns`
+    "A move in pixels"
+    rows, columns = ("row" if abs(down) == 1 else "rows"), ("column" if abs(right) == 1 else "columns")
+    return f"by {down:+d} {rows} and {right:+d} {columns}"
 
 # %% ../nbs/measurement/40_audit.ipynb #10b690a7
 def remarks(looks: dict) -> list:
@@ -362,20 +371,22 @@ def remarks(looks: dict) -> list:
     lines = []
     for k, domain in ((1, "compressed"), (2, "enhanced")):
         if flat := [name for name, one in looks.items() if one.flat[k] and not one.flat[0]]:
-            lines.append(f"{count_of(flat, domain)} of one colour throughout: {some(flat)}")
+            lines.append(f"{count_of(len(flat), domain)} of one colour throughout: {some(flat)}")
         ways = {name: turned(one, k) for name, one in looks.items()}
         for way in dict.fromkeys(filter(None, ways.values())):
             names = [name for name in ways if ways[name] == way]
-            lines.append(f"{count_of(names, domain)} {way}: {some(names)}")
+            lines.append(f"{count_of(len(names), domain)} {way}: {some(names)}")
         upright = {name: one for name, one in looks.items() if not ways[name]}
         if other := exchanged(upright, k):
             pairs = some(f"{name} looks like {raw}" for name, raw in other.items())
-            lines.append(f"{len(other)} {domain} pictures seem to be exchanged: {pairs}")
+            who = count_of(len(other), domain, ("seems", "seem"))
+            lines.append(f"{who} to be exchanged: {pairs}")
         off = {name: one.shifts[k - 1] for name, one in upright.items() if any(one.shifts[k - 1])}
         if off:
-            moved = some(f"{name} by {y:+d} rows and {x:+d} columns" for name, (y, x) in off.items())
-            words = f"pictures are shifted against raw: {moved} would bring them back"
-            lines.append(f"{len(off)} {domain} {words}")
+            moved = some(f"{name} {move_in_words(y, x)}" for name, (y, x) in off.items())
+            back = "it" if len(off) == 1 else "them"
+            words = f"shifted against raw: {moved} would bring {back} back"
+            lines.append(f"{count_of(len(off), domain)} {words}")
     if words := swapped(looks):
         lines.append(words)
     first: dict[str, str] = {}
@@ -384,15 +395,16 @@ def remarks(looks: dict) -> list:
         if first.setdefault(one.digests[0], name) != name:
             same.append((first[one.digests[0]], name))
     if same:
-        words = "they count as often, and intervals are too narrow"
+        who = count_of(len(same), "raw", ("occurs", "occur"))
         pair = " and ".join(same[0])
-        lines.append(f"{len(same)} raw pictures occur more than once, first {pair}: {words}")
+        lines.append(f"{who} more than once, first {pair}: each counts again, and intervals are too narrow")
     two = ("enhanced", "compressed"), ("enhanced", "raw"), ("compressed", "raw")
     for k, (a, b) in enumerate(two):
         if count := sum(one.mse[k] == 0 for one in looks.values()):
-            lines.append(f"{count} {a} pictures are the {b} ones, pixel by pixel")
+            ones = "one" if count == 1 else "ones"
+            lines.append(f"{count_of(count, a)} the {b} {ones}, pixel by pixel")
     if len(looks) < FEW:
-        who = "1 picture says" if len(looks) == 1 else f"{len(looks)} pictures say"
+        who = f"{plural(len(looks), 'picture')} {'says' if len(looks) == 1 else 'say'}"
         lines.append(f"{who} little about others: take {FEW} or more")
     return lines
 
@@ -424,7 +436,8 @@ def gather(
         listed = "; ".join(f"{name}: {why}" for name, why in list(problems.items())[:3])
         more = f"; and {len(problems) - 3} more" if len(problems) > 3 else ""
         remedy = ", or leave these out with --skip (in Python, on_mismatch='skip')" if looks else ""
-        words = f"{len(problems)} of {total} images do not match: {listed}{more}"
+        do = "does" if len(problems) == 1 else "do"
+        words = f"{len(problems)} of {total} images {do} not match: {listed}{more}"
         raise QebiasError(f"{words}: correct the folders{remedy}")
     for domain, short in found.facts.get("folders", {}).items():
         long = str(Path(folders[domain]).expanduser())
@@ -823,7 +836,7 @@ class AuditReport:
         lines = [self.verdict, "", f"{'distance':12} deviation"]
         for row in self.frame[self.frame["what"] == "deviation"].itertuples():
             told = with_interval(row.value, row.low, row.high, percent)
-            lines.append(f"{row.name:12} {told}, {row.n} image{'s' * (row.n != 1)}")
+            lines.append(f"{row.name:12} {told}, {plural(row.n, 'image')}")
         for row in self.frame[self.frame["what"] == "control"].itertuples():
             label = CONTROLS[row.domain.removeprefix(PREFIX)].label
             lines.append(f"  {label:18} {row.name}: {percent(row.value)}")
@@ -1313,7 +1326,8 @@ enhanced: {{ facts.folders.enhanced }}{% endif %}</p>
 <p class="verdict">{{ report.verdict }}</p>
 {% if report.notes %}<div class="warn"><ul>
 {%- for note in report.notes %}<li>{{ note }}</li>{% endfor %}</ul></div>{% endif %}
-{% if report.skipped %}<div class="warn"><p>{{ report.skipped | length }} images were left out:</p><ul>
+{% if report.skipped %}<div class="warn"><p>{{ report.skipped | length }}
+{{ "image was" if report.skipped | length == 1 else "images were" }} left out:</p><ul>
 {%- for name, why in report.skipped.items() %}<li>{{ name }}: {{ why }}</li>{% endfor %}</ul></div>{% endif %}
 <h2>Nearer to compressed, or to raw?</h2>
 <p>C is compressed, R raw, E enhanced; the sides are distances, drawn to scale within each
@@ -1321,7 +1335,7 @@ triangle. The deviation (Eq. 1 of the paper on enhancement bias, CVPR 2024) says
 E stands over the base:
 −100 % straight above compressed, 0 % midway, +100 % straight above raw; beyond that E
 is outside, further from one corner than the corners are apart. 0 % is no ideal: by the
-RMS error the best possible enhancer has about −60 %.
+RMS error the best possible enhancer has about −60 % where .9 dB can be gained, and leans more where less can.
 The small marks are controls: the compressed pictures with noise, or sharpened, which restores
 nothing. A deviation counts only as far as they do not reach it.</p>
 {{ grid(triangles) }}

@@ -54,7 +54,7 @@ from typing import Annotated, Any, Literal
 import typer
 from typer import Argument, Option
 
-from .core import QebiasError, aligned, closest
+from .core import QebiasError, aligned, closest, plural
 
 # %% ../nbs/tools/60_cli.ipynb #cebf8bb6
 app = typer.Typer(
@@ -505,7 +505,7 @@ def enhance(
     trust: Trust = False,
 ) -> None:
     "Enhance pictures of any size: qebias enhance PHOTO... -o DIR. Never writes over an input."
-    _say(f"enhancing {len(images)} {'input' if len(images) == 1 else 'inputs'} into {out}")
+    _say(f"enhancing {plural(len(images), 'input')} into {out}")
     from qebias import files, pretrained
     from qebias.generators.core import as_device
 
@@ -572,9 +572,9 @@ def score(
         report=bar,
     )
     bar.clear()
-    print(*map(_plain, files.summary(table)), "", f"{out}: {len(table)} rows", sep="\n")
+    print(*map(_plain, files.summary(table)), "", f"{out}: {plural(len(table), 'row')}", sep="\n")
     if metric and (empty := table.attrs["empty"]):
-        raise QebiasError(f"{out} has {len(empty)} empty cells, first: {empty[0]['reason']}")
+        raise QebiasError(f"{out} has {plural(len(empty), 'empty cell')}, first: {empty[0]['reason']}")
     if table.attrs["failed"]:
         raise typer.Exit(1)
 

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import save
 from torch import nn
 
-from .core import QebiasError, file_digest, one_output, reading, require_file
+from .core import QebiasError, file_digest, one_output, plural, reading, require_file
 from .generators.core import load_weights
 from qebias.networks import (
     NETWORKS,
@@ -191,7 +191,7 @@ def why_unknown(state: Mapping) -> str:
         kind = f"that enlarges (scale {scale})" if scale else f"with {first.shape[1]} channels at its input"
         return f"an RRDBNet {kind}: {only}"
     names = ", ".join(list(state)[:3])
-    return f"no network of this package has its {len(state)} tensors ({names}, ...)"
+    return f"no network of this package has its {plural(len(state), 'tensor')} ({names}, ...)"
 
 # %% ../nbs/networks/35_convert.ipynb #0708829f
 def load_any(

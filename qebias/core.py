@@ -13,9 +13,9 @@ __all__ = ['MOST_DIGITS', 'MOST_DEEP', 'MOST_YAML', 'MOST_VALUES', 'MOST_TABLE',
            'parquet_table', 'unpacked_texts', 'tensors_header', 'as_rgb', 'middle', 'as_numbers', 'bands',
            'quiet_libtiff', 'image_kind', 'require_single', 'require_sane_jpeg', 'open_image', 'require_size',
            'is_deep', 'is_deep_tile', 'upright', 'orientation_of', 'require_checksums', 'require_rows', 'read_rgb',
-           'write_png', 'duration', 'aligned', 'digest', 'file_digest', 'array_digest', 'outputs_of', 'fitting_entry',
-           'require_own', 'Outputs', 'one_output', 'seed_for', 'threads', 'in_order', 'package_versions',
-           'code_version', 'provenance']
+           'write_png', 'duration', 'plural', 'aligned', 'digest', 'file_digest', 'array_digest', 'outputs_of',
+           'fitting_entry', 'require_own', 'Outputs', 'one_output', 'seed_for', 'threads', 'in_order',
+           'package_versions', 'code_version', 'provenance']
 
 # %% ../nbs/foundations/00_core.ipynb #fa1dc3fa
 import collections
@@ -975,6 +975,14 @@ def duration(seconds: float) -> str:
     if seconds < 3600:
         return f"{seconds // 60} min {seconds % 60} s"
     return f"{seconds // 3600} h {seconds % 3600 // 60} min"
+
+# %% ../nbs/foundations/00_core.ipynb #0391cf31
+def plural(
+    count: int,
+    noun: str,  # that takes an s
+) -> str:
+    "How many of what: 1 picture, 2 pictures"
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 # %% ../nbs/foundations/00_core.ipynb #9cb1522d
 def aligned(rows: Iterable[Sequence[str]], right: Iterable[int] = ()) -> list[str]:

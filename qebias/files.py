@@ -32,6 +32,7 @@ from qebias.core import (
     file_digest,
     in_order,
     locked,
+    plural,
     require,
     sweep,
     threads,
@@ -145,7 +146,7 @@ def pick(
         except QebiasError as error:
             done.leave_out(name, error)
     if not picked:
-        raise QebiasError(f"none of {len(found)} pictures can be read, first: {done.failed[0][1]}")
+        raise QebiasError(f"none of {plural(len(found), 'picture')} can be read, first: {done.failed[0][1]}")
     return picked, done
 
 # %% ../nbs/tools/40_files.ipynb #27cf4f02
@@ -357,7 +358,9 @@ def with_network(picked: list[Picked], choose: Callable, done: Done) -> list[Pic
         else:
             found.append(picture)
     if not found:
-        raise QebiasError(f"none of {len(picked)} pictures can be enhanced, first: {done.failed[-1][1]}")
+        raise QebiasError(
+            f"none of {plural(len(picked), 'picture')} can be enhanced, first: {done.failed[-1][1]}"
+        )
     return found
 
 # %% ../nbs/tools/40_files.ipynb #c2acfce4

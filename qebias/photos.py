@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from .codecs import codec as codec_named
-from .core import QebiasError, duration, write_json
+from .core import QebiasError, duration, plural, write_json
 from .datasets import RawImage, UnreadablePictures, load_dataset, split_by_content
 from .inference import enhance, tile_for
 from .methods import method, train_config
@@ -220,7 +220,7 @@ def train(
     if not found:
         raise QebiasError(f"{photos} holds no photographs, only what a training wrote: name another folder")
     images, kept = split_by_content(found)
-    say(f"{len(images)} photographs to train on, {len(kept)} to look at; {codec} at level {level}")
+    say(f"{plural(len(images), 'photograph')} to train on, {len(kept)} to look at; {codec} at level {level}")
     pairs = build_pairs(images, coder, out / "data" / "train" / f"{codec}-{level}")
     init = None
     for part, config in stages:

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 from scipy import special as _special  # scipy.stats has the same, and takes much longer to import
 
-from .core import QebiasError, seed_for
+from .core import QebiasError, plural, seed_for
 
 # %% ../nbs/foundations/20_stats.ipynb #55c14234
 COLUMNS = ["dataset", "picture", "codec", "level", "row", "trained_on", "seed", "quantity", "value", "unit"]
@@ -297,7 +297,7 @@ class Estimate:
         "What the interval is over, in words"
         if self.low is None:
             return "no interval"
-        pictures = f"{self.n} pictures"
+        pictures = plural(self.n, "picture")
         if self.seeds >= FEW_SEEDS:
             return f"{self.seeds} seeds and {pictures}"
         if self.seeds:

@@ -149,7 +149,7 @@ def test_what_does_not_match_is_named_and_counted_and_fatal_unless_skipped(three
     with pytest.raises(QebiasError) as error:
         audit(*folders(three), **QUICK)
     assert (
-        str(error.value).startswith("1 of 3 images do not match: p01: ")
+        str(error.value).startswith("1 of 3 images does not match: p01: ")
         and words in str(error.value)
         and "--skip" in str(error.value)
         and "\n" not in str(error.value)
@@ -236,8 +236,8 @@ def test_remarks_on_the_pictures(tmp_path):
     write_png(root / "enhanced" / "p01.png", read_rgb(root / "compressed" / "p01.jpg"))
     notes = " | ".join(audit(*folders(root), **QUICK).notes)
     assert (
-        "1 raw pictures occur more than once, first p00 and p03" in notes
-        and "1 enhanced pictures are the compressed ones" in notes
+        "1 raw picture occurs more than once, first p00 and p03" in notes
+        and "1 enhanced picture is the compressed one, pixel by pixel" in notes
         and "raw ones" not in notes
     )
     assert any(
@@ -382,7 +382,9 @@ def test_exchanged_and_shifted_pictures_are_named(eleven):
     assert "2 enhanced pictures seem to be exchanged: p02 looks like p05, p05 looks like p02" in notes
     moved = [np.roll(e, 1, 1) if i == 3 else e for i, e in enumerate(enhanced)]
     notes = " | ".join(audit(raw, compressed, moved, names=names, **QUICK).notes)
-    assert "1 enhanced pictures are shifted against raw: p03 by +0 rows and -1 columns" in notes
+    assert (
+        "1 enhanced picture is shifted against raw: p03 by +0 rows and -1 column would bring it back" in notes
+    )
     assert not audit(raw, compressed, enhanced, names=names, **QUICK).notes
 
 

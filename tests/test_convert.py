@@ -182,7 +182,7 @@ def test_damaged_files_are_one_line(tmp_path, content, suffix):
         ([1, 2], "it holds a list"),
         ({}, "it holds no tensors"),
         ({"params": {}}, "it holds no tensors"),
-        ({"a": torch.ones(2)}, "no network of this package has its 1 tensors"),
+        ({"a": torch.ones(2)}, "no network of this package has its 1 tensor "),
         (network(SPECS[7]).state_dict() | {"more": torch.ones(1)}, "no network of this package"),
         (
             network(SPECS[7]).state_dict() | {"conv_first.weight": torch.ones(4, 3, 3, 3)},

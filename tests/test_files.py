@@ -249,7 +249,7 @@ def test_skip_leaves_out_a_picture_for_which_there_is_no_network(tmp_path):
         files.enhance_files([tmp_path / "in"], chooser(), tmp_path / "out")
     made = files.enhance_files([tmp_path / "in"], chooser(), tmp_path / "out", skip=True)
     assert [path.name for path in made] == ["a.png"] and [name for name, _ in made.failed] == ["shot"]
-    with pytest.raises(QebiasError, match="none of 1 pictures can be enhanced, first: .*shot.png"):
+    with pytest.raises(QebiasError, match="none of 1 picture can be enhanced, first: .*shot.png"):
         files.enhance_files([tmp_path / "in" / "shot.png"], chooser(), tmp_path / "out", skip=True)
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image, features
 
 from .base import Codec, CodecError, checked_picture, file_bytes, register
-from ..core import QebiasError, as_rgb, one_line, package_versions, require_size
+from ..core import QebiasError, as_rgb, one_line, package_versions, plural, require_size
 
 # %% ../../nbs/data/03_codecs.avif.ipynb #f6503e0e
 AS_LIBAVIF = {
@@ -97,7 +97,7 @@ def _require_whole(data) -> None:
         if 0 < size < 8:
             raise CodecError("AVIF file is damaged: a box is shorter than its header")
     if at > len(data):
-        raise CodecError(f"AVIF file is truncated: {at - len(data)} bytes are missing")
+        raise CodecError(f"AVIF file is truncated: {plural(at - len(data), 'byte')} missing")
 
 # %% ../../nbs/data/03_codecs.avif.ipynb #7b616c8c
 def _read_avif(data) -> np.ndarray:

@@ -41,6 +41,7 @@ from qebias.core import (
     atomic,
     file_digest,
     one_line,
+    plural,
     read_rgb,
     require,
     require_size,
@@ -452,9 +453,9 @@ def _read_tools(data, at, length) -> tuple:
     if length and at + length != len(data):
         missing = at + length - len(data)
         raise CodecError(
-            f"BPG file is truncated: {missing} bytes are missing"
+            f"BPG file is truncated: {plural(missing, 'byte')} missing"
             if missing > 0
-            else f"BPG file has {-missing} bytes too many behind its picture"
+            else f"BPG file has {plural(-missing, 'byte')} too many behind its picture"
         )
     size, at = _read_ue7(data, at)
     if size > 64:

@@ -29,7 +29,7 @@ from ..claims import better, claims_markdown, decimals, judge, paper_number, rea
 from ..codecs import Bpg, code
 from ..codecs.bpg import ENCODERS
 from ..controls import AFTER, PREFIX, ROWS, ideal_deviations
-from ..core import QebiasError, project_root, read_yaml, require
+from ..core import QebiasError, plural, project_root, read_yaml, require
 from ..figures import deviations, intervals, label_of, number
 from ..methods import FIDELITY, PRETRAINING
 from ..metrics import METRICS, psnr
@@ -296,9 +296,9 @@ def in_a_sentence(
     said = told.format(found) if told else f"For “{plain(row['statement'])}” we find {found}"
     distance = distance_of(row)
     by = f" by {distance}" if told and distance else ""
-    over = f"{row['pictures']} pictures"
+    over = plural(row["pictures"], "picture")
     if row["seeds"]:
-        over = f"{row['seeds']} training{'s' if row['seeds'] > 1 else ''} and {over}"
+        over = f"{plural(row['seeds'], 'training')} and {over}"
     return f"**{first}.** {said}{by}, over {over}{also}."
 
 # %% ../../nbs/tools/30_study.pages.ipynb #49423317
@@ -430,7 +430,8 @@ def lead_of(kinds: list[str]) -> str:
     if set(kinds) == {"direction only"}:
         return "There are too few trainings to tell"
     if set(kinds) == {"not specific"}:
-        return f"The number says yes, but {RESTORES_NOTHING}"
+        say = "The number says" if len(kinds) == 1 else "The numbers say"
+        return f"{say} yes, but {RESTORES_NOTHING}"
     if "not specific" in kinds:
         return f"Some numbers say yes, but {RESTORES_NOTHING}"
     return "Not that we could see"
@@ -559,6 +560,7 @@ KINDS = {
     "No,": "opposite",
     "In part": "part",
     "The number says yes": "control",
+    "The numbers say yes": "control",
     "Some numbers say yes": "control",
 }  # first words -> kind
 
@@ -618,7 +620,7 @@ def verdict_table(page: Page, *items: str) -> str:  # Markdown
     parts = [minus(claims_markdown(told, columns))] if told else []
     parts.append("[What each verdict means](../tools/00_claims.ipynb).")
     if missing:
-        many = f"{len(missing)} statement{'s' if len(missing) > 1 else ''}"
+        many = plural(len(missing), "statement")
         parts.append(folded(f"Not measured: {many}", counted(why_missing(row) for row in missing)))
     return "\n\n".join(parts)
 
@@ -642,6 +644,8 @@ def why_missing(row: Verdict) -> str:
         return "curves that do not overlap"
     if "levels" in told:
         return "not trained at several levels"
+    if found := re.search(r"(\S+) is not monotone", told):
+        return f"a curve of {label_of(found[1])} that does not rise"
     return told.partition(": ")[2] or told
 
 # %% ../../nbs/tools/30_study.pages.ipynb #efc9beb1
@@ -657,7 +661,9 @@ def tally_in_words(page: Page) -> str:
     kinds = Counter(verdict_of(row) for row in found)
     reproduced = [row for row in found if verdict_of(row) == "reproduced"]
     sure = Counter(row["grade"] for row in reproduced)
-    told = f"Of {len(found)} numbers of the paper's statements, {kinds.pop('reproduced', 0)} are reproduced"
+    are = "is" if len(reproduced) == 1 else "are"
+    kinds.pop("reproduced", 0)
+    told = f"Of {len(found)} numbers of the paper's statements, {len(reproduced)} {are} reproduced"
     weaker = {"could not fail": "could hardly fail", "stand-in": "by a stand-in for FID"}
     parts = [f"{sure[grade]} {words}" for grade, words in weaker.items() if sure[grade]]
     others = [row["item"] for row in reproduced if row["grade"] not in weaker]

@@ -26,6 +26,7 @@ from qebias.core import (
     digest,
     file_digest,
     middle,
+    plural,
     project_root,
     provenance,
     read_json,
@@ -249,10 +250,10 @@ def phases(config: "TrainConfig") -> str:
     "The steps of a training: of the generator, or of both networks with those of one of them alone"
     if config.discriminator is None:
         kind = "perceptual pretraining" if config.weight("percept") else "fidelity"
-        return f"{kind} {config.iterations:,} steps"
+        return f"{kind} {plural(config.iterations, 'step')}"
     first, last = config.d_init_iterations, config.d_final_iterations
     both = config.iterations - config.g_init_iterations - first - last
-    told = f"GANs {both:,} steps"
+    told = f"GANs {plural(both, 'step')}"
     if first:
         told += f" after {first:,} of the discriminator alone"
     if last:
@@ -278,7 +279,8 @@ def scale_line(profile: Profile, table: "pd.DataFrame") -> str:
     seeds = sorted({len(row.seeds) for row in study.rows.values()})
     many = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
     noun = "training" if many == "1" else "trainings"
-    patches = f"{' or '.join(map(str, batches))} patches of {profile.patch} px"
+    noun_of = "patch" if batches == [1] else "patches"
+    patches = f"{' or '.join(map(str, batches))} {noun_of} of {profile.patch} px"
     learnt = learnt or source_name(profile.train)
     starts = {row.label: model_of(profile, row) for row in study.rows.values()}
     start = "".join(

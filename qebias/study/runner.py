@@ -33,6 +33,7 @@ from qebias.core import (
     duration,
     locked,
     package_versions,
+    plural,
     project_root,
     require,
     sweep,
@@ -243,7 +244,7 @@ def summary(waiting: dict[str, Todo]) -> str:
         return "nothing to do, every result is there and whole"
     counts = collections.Counter(item.job.kind for item in waiting.values())
     kinds = ", ".join(f"{counts[kind]} {kind}" for kind in KINDS if counts[kind])
-    return f"{len(waiting)} jobs ({kinds})"
+    return f"{plural(len(waiting), 'job')} ({kinds})"
 
 # %% ../../nbs/tools/26_study.runner.ipynb #c9a20bf8
 def set_names(keys: Keys, waiting: dict[str, Todo]) -> None:
@@ -266,10 +267,11 @@ def differences(keys: Keys) -> list[str]:
         for package, version in packages.items():
             if package in today and today[package] != version:
                 found.setdefault((package, version), []).append(name)
-    return [
-        f"taken up from {package} {version}, today {today[package]}: {len(names)} results, first {names[0]}"
-        for (package, version), names in found.items()
-    ]
+    told = []
+    for (package, version), names in found.items():
+        which = f"{plural(len(names), 'result')}, first {names[0]}"
+        told.append(f"taken up from {package} {version}, today {today[package]}: {which}")
+    return told
 
 # %% ../../nbs/tools/26_study.runner.ipynb #a34f6668
 def walk(
@@ -391,7 +393,7 @@ def what_failed(
         failed.setdefault(job, told)
     if failed:
         what = "; ".join(f"{job}: {text}" for job, text in failed.items())
-        return f"{len(failed)} job{'s' * (len(failed) > 1)} failed, {ended}: {what}"
+        return f"{plural(len(failed), 'job')} failed, {ended}: {what}"
     return f"Snakemake stopped, {ended}: {last_word(said)} (see {log})"
 
 # %% ../../nbs/tools/26_study.runner.ipynb #de96c60c
@@ -462,7 +464,7 @@ def verify(study: Study, show: Callable = print) -> int:  # how many results hav
         for fault in damaged:
             show(f"{name}: {fault}")
         wrong += len(damaged)
-    show(f"{study.profile.name}: {there} of {len(keys.jobs)} results are there, {wrong} faults")
+    show(f"{study.profile.name}: {there} of {len(keys.jobs)} results are there, {plural(wrong, 'fault')}")
     return wrong
 
 # %% ../../nbs/tools/26_study.runner.ipynb #9bbb8e8e
@@ -479,7 +481,7 @@ def prune_study(
     for folder, size in found.items():
         show(f"{size / 1e6:10.2f} MB  {folder}")
     total = sum(found.values())
-    listed = f"{len(found)} results, {total / 1e6:.2f} MB"
+    listed = f"{plural(len(found), 'result')}, {total / 1e6:.2f} MB"
     if not yes:
         show(f"{listed}, are of no setting of this profile; --yes removes them")
         return total

@@ -17,6 +17,7 @@ from qebias.core import (
     QebiasError,
     atomic,
     digest,
+    plural,
     provenance,
     read_json,
     read_rgb,
@@ -149,8 +150,9 @@ def never_evaluated(keys: Keys, trained: "Pairs", codec: str, level: int | str) 
         held = pairs_at(keys, dataset, codec, level)
         both = [(seen[d], name) for d, name in zip(held.digests, held.names) if d in seen]
         if both:
+            first = f"first {both[0][0]} = {both[0][1]}"
             raise QebiasError(
-                f"{len(both)} pictures are in both train and {dataset}, first {both[0][0]} = {both[0][1]}: "
+                f"{plural(len(both), 'picture')} in both train and {dataset}, {first}: "
                 "remove them from one, or let --raw divide one folder"
             )
 
