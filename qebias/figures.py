@@ -248,7 +248,9 @@ class Picture(Figure):
         if self.photo:
             rgb.save(stored, format="jpeg", quality=82, optimize=True)
             return "image/jpeg", stored.getvalue()
-        rgb.quantize(128, dither=Image.Dither.NONE).save(stored, format="png", optimize=True)
+        # by coverage, not by area: a small mark keeps its colour
+        few = rgb.quantize(128, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+        few.save(stored, format="png", optimize=True)
         return "image/png", stored.getvalue()
 
     def _ipython_display_(self):
