@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['DOMAINS', 'INK', 'FAINT', 'LABELS', 'MARKS', 'VARIANTS', 'SHADES', 'SINGLE', 'SPARE', 'NUMBER', 'BELOW', 'OUTSIDE',
            'APART', 'TERMS', 'UNITS', 'OF_TWO', 'Look', 'parts_of', 'control_label', 'label_of', 'in_order',
-           'method_looks', 'style', 'theme', 'styled', 'Picture', 'panels', 'save', 'caption', 'in_lines', 'number',
-           'decimals', 'percent', 'with_interval', 'checked', 'intervals', 'interval_panel', 'realism_differences',
-           'deviations', 'Apex', 'apex', 'base', 'triangle', 'list_height', 'peak', 'words_of', 'free_height',
-           'one_apex', 'triangles', 'causal_graph', 'cloud', 'paired_changes', 'apart', 'rate_panel', 'rate_curves',
-           'same_size', 'cut', 'show', 'crops', 'signed_residual', 'residuals', 'score_maps', 'curve_panel',
-           'training_curves']
+           'spare_look', 'method_looks', 'style', 'theme', 'styled', 'Picture', 'panels', 'save', 'caption', 'in_lines',
+           'number', 'decimals', 'percent', 'with_interval', 'checked', 'intervals', 'interval_panel',
+           'realism_differences', 'deviations', 'Apex', 'apex', 'base', 'triangle', 'list_height', 'peak', 'words_of',
+           'free_height', 'one_apex', 'triangles', 'causal_graph', 'cloud', 'paired_changes', 'apart', 'rate_panel',
+           'rate_curves', 'same_size', 'cut', 'show', 'crops', 'signed_residual', 'residuals', 'score_maps',
+           'curve_panel', 'training_curves']
 
 # %% ../nbs/measurement/30_figures.ipynb #54810be6
 from typing import TYPE_CHECKING, Any
@@ -33,6 +33,7 @@ import math
 import os
 import re
 import textwrap
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -156,12 +157,19 @@ def in_order(rows: Iterable[str]) -> list[str]:
     return sorted(dict.fromkeys(rows), key=place)
 
 # %% ../nbs/measurement/30_figures.ipynb #f2f9162c
+def spare_look(name: str, taken: list) -> tuple:  # marker, colour
+    "The same look for a name without its own, such as `, multi-level`, unless another row has it"
+    first = zlib.crc32(name.encode()) % len(SPARE)
+    order = SPARE[first:] + SPARE[:first]
+    return next((look for look in order if look not in taken), order[0])
+
+
 def method_looks(rows: Iterable[str]) -> dict[str, Look]:
     "The one look and the one order (`in_order`) of rows in every figure, controls among them"
     names = in_order(rows)
     kinds = Counter(parts_of(name)[:2] for name in names)
     looks: dict[str, Look] = {}
-    spare = iter(SPARE * len(names))
+    taken: list[tuple] = []
     for name in names:
         base, variant, more = parts_of(name)
         if kinds[base, variant] == 1:
@@ -174,7 +182,8 @@ def method_looks(rows: Iterable[str]) -> dict[str, Look]:
         elif base in SINGLE and not variant and not more:
             marker, colour = SINGLE[base]
         else:
-            marker, colour = next(spare)
+            marker, colour = spare_look(more or name, taken)
+            taken.append((marker, colour))
         line = VARIANTS.get(variant, "-") if base in SHADES else "-"
         looks[name] = Look(label_of(name), colour, marker, line)
     return looks
