@@ -150,9 +150,10 @@ def never_evaluated(keys: Keys, trained: "Pairs", codec: str, level: int | str) 
         held = pairs_at(keys, dataset, codec, level)
         both = [(seen[d], name) for d, name in zip(held.digests, held.names) if d in seen]
         if both:
+            are = "is" if len(both) == 1 else "are"
             first = f"first {both[0][0]} = {both[0][1]}"
             raise QebiasError(
-                f"{plural(len(both), 'picture')} in both train and {dataset}, {first}: "
+                f"{plural(len(both), 'picture')} {are} in both train and {dataset}, {first}: "
                 "remove them from one, or let --raw divide one folder"
             )
 
