@@ -56,7 +56,15 @@ from .figures import cut, number, percent, realism_differences, residuals, trian
 from .measure import FEW, Cell, measure
 from .metrics import METRICS, around, available, find_metric, weight_files
 from .networks import load_discriminator
-from .pictures import find_pictures, is_text, read_rgb8, shown_name
+from qebias.pictures import (
+    by_bare_name,
+    find_pictures,
+    is_text,
+    read_rgb8,
+    seen_alike,
+    shown_name,
+    told_apart,
+)
 from .pictures import look as header
 from .stats import COLUMNS, Estimate, Results, combine, deviation_of, difference, estimate
 
@@ -114,19 +122,25 @@ def match(folders: dict, suffix: str = "") -> Found:
         except QebiasError as error:
             raise QebiasError(f"{domain}: {error}") from None
         behind = suffix if domain == "enhanced" else ""
-        listed[domain] = {picture.name.removesuffix(behind): picture.path for picture in found}
-        notes += [f"{domain}: {line}" for line in left_out]
+        named, lacking = by_bare_name(found, behind, root)
+        listed[domain] = {name: picture.path for name, picture in named.items()}
+        notes += [f"{domain}: {line}" for line in (*left_out, *lacking)]
     if not set.intersection(*map(set, listed.values())):
         first = ", ".join(f"{domain} has {next(iter(found))}" for domain, found in listed.items())
-        remedy = "name the files alike (a suffix that a method adds is given by --suffix)"
+        some, *others = (next(iter(found)) for found in listed.values())
+        remedy = told_apart(some, seen_alike(other for other in others if other != some)) or (
+            "name the files alike (a suffix that a method adds is given by --suffix)"
+        )
         raise QebiasError(f"no name occurs in all three folders: {first}: {remedy}")
     loads, problems = {}, {}
+    alike = {domain: seen_alike(found) for domain, found in listed.items()}
     for name in sorted(set().union(*listed.values())):
         absent = [domain for domain in DOMAINS if name not in listed[domain]]
         if not is_text(name):
             problems[shown_name(name)] = "has a name that is no text, and tables cannot hold it: rename it"
         elif absent:
-            problems[name] = f"missing in {' and '.join(absent)}"
+            why = told_apart(name, alike[absent[0]])
+            problems[name] = f"missing in {' and '.join(absent)}" + (f": {why}" if why else "")
         else:
             loads[name] = [partial(read_rgb8, listed[domain][name]) for domain in DOMAINS]
     formats = {d: dict(Counter(p.suffix.lower() for p in found.values())) for d, found in listed.items()}

@@ -42,13 +42,16 @@ from qebias.pictures import (
     Found,
     Notes,
     Picture,
+    by_bare_name,
     find_pictures,
     is_text,
     look,
     read_picture,
     read_rgb8,
     save_picture,
+    seen_alike,
     to_srgb,
+    told_apart,
 )
 
 if TYPE_CHECKING:
@@ -570,15 +573,19 @@ def _match(ours, theirs, images, raw, done):
     "Leave out, or refuse, what has no counterpart"
     for here, there, one, other in ((ours, theirs, images, raw), (theirs, ours, raw, images)):
         lone = [name for name in here if name not in there]
+        alike = seen_alike(there)
         if lone and not done.skip:
             first = here[lone[0]].path
             more = f" and {len(lone) - 1} more of {one} have" if len(lone) > 1 else " has"
-            raise QebiasError(
-                f"{first}{more} no counterpart in {other}: the two folders must hold pictures of the same "
-                "names (a suffix that a method adds is given by --suffix)"
+            why = told_apart(lone[0], alike) or (
+                "the two folders must hold pictures of the same names (a suffix that a method adds is given "
+                "by --suffix)"
             )
+            raise QebiasError(f"{first}{more} no counterpart in {other}: {why}")
         for name in lone:
-            done.failed.append((name, f"{here.pop(name).path} has no counterpart in {other}"))
+            why = told_apart(name, alike)
+            why = f"{here.pop(name).path} has no counterpart in {other}" + (f": {why}" if why else "")
+            done.failed.append((name, why))
 
 # %% ../nbs/tools/40_files.ipynb #1648148d
 def _by_name(folder, option, done, suffix=""):
@@ -588,13 +595,15 @@ def _by_name(folder, option, done, suffix=""):
     picked, said = pick([folder], skip=done.skip)
     done.notes += said.notes
     done.failed += said.failed
-    found = {}
+    texts = []
     for p in picked:
         if is_text(p.name):
-            found[p.name.removesuffix(suffix)] = p
+            texts.append(p)
         else:
             why = f"{os.fsencode(p.path)!r} has a name that is no text, and tables cannot hold it: rename it"
             done.leave_out(p.name, QebiasError(why))
+    found, lines = by_bare_name(texts, suffix, folder)
+    done.notes += lines
     return found
 
 # %% ../nbs/tools/40_files.ipynb #b252ba38

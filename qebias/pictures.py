@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MOST_METADATA', 'MOST_PROFILE', 'LOSSLESS', 'PICTURE_SUFFIXES', 'BESIDE', 'Picture', 'to_srgb', 'Look', 'look',
            'read_picture', 'has_clip', 'save_picture', 'write_picture', 'Notes', 'read_rgb8', 'Found', 'is_text',
-           'shown_name', 'walk', 'one_a_name', 'find_pictures']
+           'shown_name', 'walk', 'one_a_name', 'find_pictures', 'by_bare_name', 'seen_alike', 'told_apart']
 
 # %% ../nbs/data/08_pictures.ipynb #c8b816d0
 import contextlib
@@ -16,6 +16,7 @@ import os
 import re
 import struct
 import sys
+import unicodedata
 import zlib
 from collections import Counter
 from collections.abc import Iterable
@@ -677,3 +678,46 @@ def _in_folder(path, but):
         more = f" and {len(doubled) - 10} more" if len(doubled) > 10 else ""
         lines.append(f"{path}: of files of one name the lossless one counts: left out {named}{more}")
     return [Found(path / f, f.with_suffix("").as_posix()) for f in kept], lines
+
+# %% ../nbs/data/08_pictures.ipynb #1b0c8b43
+def by_bare_name(
+    pictures: Iterable,  # anything with a `path` and a `name`
+    suffix: str,  # what a method has put behind their names: `_out`; empty for nothing
+    folder: str | Path,  # what messages call their folder
+) -> tuple:  # (dict of names without the suffix, list of lines that say what is left out)
+    "Pictures by their names before a method added to them; raises `QebiasError` where it did to none"
+    if not suffix:
+        return {picture.name: picture for picture in pictures}, []
+    found, others = {}, []
+    for picture in pictures:
+        bare = picture.name.removesuffix(suffix)
+        if bare != picture.name and not picture.name.endswith("/" + suffix):
+            found[bare] = picture
+        else:
+            others.append(picture)
+    if not found and others:
+        first = shown_name(others[0].path.name)
+        raise QebiasError(
+            f"{folder}: no picture's name ends in {suffix}, {first} as little as others: correct --suffix"
+        )
+    names = ", ".join(shown_name(picture.path.name) for picture in others[:3])
+    more = f" and {len(others) - 3} more" if len(others) > 3 else ""
+    return found, [
+        f"{folder}: left out what has no {suffix} behind its name: {names}{more}"
+    ] if others else []
+
+# %% ../nbs/data/08_pictures.ipynb #19786d6d
+def seen_alike(
+    names: Iterable[str],  # those of a folder
+) -> dict:  # what they look like -> the name
+    "Names by what is the same in all that look like them, but for capitals"
+    return {unicodedata.normalize("NFC", name).casefold(): name for name in names}
+
+
+def told_apart(
+    name: str,
+    there: dict,  # `seen_alike` of the names in another folder, which lacks this one
+) -> str:  # empty where no name there looks like it
+    "What a user cannot see: that two names differ in capitals, or in how their accents are written"
+    (look,) = seen_alike([name])
+    return f"{ascii(there[look])} there is not {ascii(name)}: name them alike" if look in there else ""

@@ -958,6 +958,29 @@ def test_subfolders_bitstreams_and_a_suffix(three, tmp_path):
     assert any("left out what is no picture" in note for note in found.notes)
 
 
+def test_an_audit_takes_what_a_suffix_names_and_tells_names_apart_that_look_alike(tmp_path):
+    lay(tmp_path, 3)
+    for path in sorted((tmp_path / "enhanced").glob("*.png")):
+        path.with_name(f"{path.stem}-out.png").write_bytes(path.read_bytes())
+        write_png(path, 255 - read_rgb(path))  # `p00.png` sorts behind `p00-out.png`
+    three = [tmp_path / name for name in ("raw", "compressed", "enhanced")]
+    found = audit(*three, suffix="-out", **QUICK)
+    scores = found.images[(found.images["metric"] == "psnr") & (found.images["domain"] == "enhanced")]
+    assert len(scores) == 3 and scores["value"].min() > 15
+    assert any("has no -out behind its name: p00.png" in note for note in found.notes)
+    for path in (tmp_path / "enhanced").glob("*-out.png"):
+        path.rename(path.with_name(path.name.replace("-out", "").upper()))
+    for path in (tmp_path / "enhanced").glob("p*.png"):
+        path.unlink()
+    with pytest.raises(
+        QebiasError, match="no name occurs in all three .*: 'P00' there is not 'p00': name them"
+    ):
+        audit(*three, **QUICK)
+    (tmp_path / "enhanced" / "P00.PNG").rename(tmp_path / "enhanced" / "p00.png")
+    with pytest.raises(QebiasError, match="missing in enhanced: 'P01' there is not 'p01': name them alike"):
+        audit(*three, **QUICK)
+
+
 def test_bars_are_for_terminals(capsys):
     tell = pages.bars()
     tell("reading", 1, 2)

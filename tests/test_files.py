@@ -225,6 +225,33 @@ def test_a_suffix_that_a_method_adds(tree):
     assert table.image.tolist() == ["01", "x/01", "y/z/02"]
 
 
+def test_what_a_picture_was_made_of_is_not_taken_for_it_beside_a_suffix(tree):
+    "`01.png` sorts behind `01-out.png`, and its score stood in the table"
+    for name in ("01", "x/01", "y/z/02"):
+        write_png(tree / "mixed" / f"{name}.png", 255 - read_rgb(tree / "raw" / f"{name}.png"))
+        write_png(tree / "mixed" / f"{name}-out.png", read_rgb(tree / "raw" / f"{name}.png"))
+        write_png(tree / "mixed" / f"{name}_out.png", scene(7))
+    table = psnr(tree / "mixed", tree, suffix="-out")
+    assert table.value.tolist() == [80, 80, 80]  # of a picture with itself
+    assert any(
+        "has no -out behind its name: 01.png, 01_out.png, 01.png and 3 more" in line
+        for line in table.attrs["notes"]
+    )
+    with pytest.raises(QebiasError, match="mixed: no picture's name ends in _x4, .* correct --suffix"):
+        psnr(tree / "mixed", tree, suffix="_x4")
+
+
+@pytest.mark.parametrize("ours, theirs", [("A", "a"), ("e\u0301", "\u00e9")])
+def test_names_that_only_look_alike_are_told_apart(tmp_path, ours, theirs):
+    write_png(tmp_path / "ours" / f"{ours}.png", scene())
+    write_png(tmp_path / "raw" / f"{theirs}.png", scene())
+    with pytest.raises(QebiasError) as told:
+        psnr(tmp_path / "ours", tmp_path)
+    assert f"no counterpart in {tmp_path}/raw: {ascii(theirs)} there is not {ascii(ours)}: name them" in str(
+        told.value
+    )
+
+
 # What a picture carries comes out again
 
 
