@@ -54,7 +54,7 @@ from typing import Annotated, Any, Literal
 import typer
 from typer import Argument, Option
 
-from .core import QebiasError, aligned, closest, plural
+from .core import QebiasError, aligned, closest, is_out_of_memory, one_line, plural
 
 # %% ../nbs/tools/60_cli.ipynb #cebf8bb6
 app = typer.Typer(
@@ -281,6 +281,17 @@ def _listen():
     os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))  # what a child is told is its own
     threading.Thread(target=_watch, args=(signals,), daemon=True).start()
 
+# %% ../nbs/tools/60_cli.ipynb #c1f82a7f
+def _open_streams():
+    "Give the command those standard streams that whoever started it has closed"
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:  # all before it are open, so it is the next number
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w" if number else "r"))  # noqa: SIM115
+
 # %% ../nbs/tools/60_cli.ipynb #04afb4f3
 def _misused(error) -> str:
     "What is wrong with a command line, with the nearest option that there is"
@@ -304,6 +315,7 @@ def _warn(message, category, filename, lineno, file=None, line=None):
 # %% ../nbs/tools/60_cli.ipynb #20ed0fa1
 def main() -> None:
     "The entry point: whatever a user can fix is one line on standard error and a non-zero exit"
+    _open_streams()
     _listen()
     warnings.filterwarnings("ignore", module=r"torch\.")  # what is wrong with a file is told by us
     warnings.showwarning = _warn
@@ -325,6 +337,8 @@ def main() -> None:
             remedy = "what was complete is kept, free some space and run the same command to go on"
         sys.exit(_line(f"{where}: {error.strerror or error}: {remedy}"))
     except Exception as error:
+        if is_out_of_memory(error):
+            sys.exit(_line(f"memory ran out ({one_line(error, 120)}): free some, or ask for less at once"))
         if type(error).__name__ == "Abort":
             code = 130
         elif not hasattr(error, "format_message"):

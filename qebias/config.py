@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from .core import MOST_THREADS
 from .later import written
 from .layers import psi_identity
 from .losses import Term, find_term, make_term, term_version
@@ -87,7 +88,7 @@ class Run(BaseModel):
     method: str  # for the records
     processes: int = Field(default=1, gt=0)  # that share a batch, one GPU each on `cuda`
     device: str = "cpu"
-    threads: int | None = Field(default=None, gt=0)  # CPU threads of a process
+    threads: int | None = Field(default=None, gt=0, le=MOST_THREADS)  # CPU threads of a process
 
 # %% ../nbs/method/05_config.ipynb #a0ba6384
 class Recipe(BaseModel):

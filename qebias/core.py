@@ -5,16 +5,16 @@
 # %% auto #0
 __all__ = ['MOST_DIGITS', 'MOST_DEEP', 'MOST_YAML', 'MOST_VALUES', 'MOST_TABLE', 'MOST_COLUMNS', 'MOST_LETTERS', 'MOST_HEADER',
            'IMAGE_SUFFIXES', 'MOST_PIXELS', 'MOST_SIDE', 'MOST_PICTURE', 'MOST_PLAIN', 'MOST_COPIES', 'MOST_SCANS',
-           'MOST_SCANNED', 'OUTPUTS', 'MOST_UNDER_WAY', 'PACKAGES', 'QebiasError', 'LockedError', 'is_absent',
-           'require', 'imported', 'project_root', 'atomic', 'cut_name', 'umask', 'atomic_dir', 'sweep', 'write_json',
-           'as_plain', 'locked', 'reading', 'one_line', 'closest', 'nearest', 'require_file', 'contents',
-           'whole_number', 'finite_number', 'unique_names', 'require_flat', 'parse_json', 'read_json', 'read_lines',
-           'parse_lines', 'plain_value', 'YamlEvents', 'YamlBuilder', 'read_yaml', 'read_table', 'require_plain',
-           'parquet_table', 'unpacked_texts', 'tensors_header', 'as_rgb', 'middle', 'as_numbers', 'bands',
-           'quiet_libtiff', 'image_kind', 'require_single', 'require_sane_jpeg', 'open_image', 'require_size',
-           'is_deep', 'is_deep_tile', 'upright', 'orientation_of', 'require_checksums', 'require_rows', 'read_rgb',
-           'write_png', 'duration', 'plural', 'aligned', 'digest', 'file_digest', 'array_digest', 'outputs_of',
-           'fitting_entry', 'require_own', 'Outputs', 'one_output', 'seed_for', 'threads', 'in_order',
+           'MOST_SCANNED', 'OUTPUTS', 'MOST_THREADS', 'MOST_UNDER_WAY', 'PACKAGES', 'QebiasError', 'LockedError',
+           'is_absent', 'require', 'imported', 'project_root', 'atomic', 'cut_name', 'umask', 'atomic_dir', 'sweep',
+           'write_json', 'as_plain', 'locked', 'reading', 'one_line', 'is_out_of_memory', 'closest', 'nearest',
+           'require_file', 'contents', 'whole_number', 'finite_number', 'unique_names', 'require_flat', 'parse_json',
+           'read_json', 'read_lines', 'parse_lines', 'plain_value', 'YamlEvents', 'YamlBuilder', 'read_yaml',
+           'read_table', 'require_plain', 'parquet_table', 'unpacked_texts', 'tensors_header', 'as_rgb', 'middle',
+           'as_numbers', 'bands', 'quiet_libtiff', 'image_kind', 'require_single', 'require_sane_jpeg', 'open_image',
+           'require_size', 'is_deep', 'is_deep_tile', 'upright', 'orientation_of', 'require_checksums', 'require_rows',
+           'read_rgb', 'write_png', 'duration', 'plural', 'aligned', 'digest', 'file_digest', 'array_digest',
+           'outputs_of', 'fitting_entry', 'require_own', 'Outputs', 'one_output', 'seed_for', 'threads', 'in_order',
            'package_versions', 'code_version', 'provenance']
 
 # %% ../nbs/foundations/00_core.ipynb #fa1dc3fa
@@ -274,6 +274,12 @@ def one_line(error: Exception, longest: int = 200) -> str:
     "An exception's message on one line of so many characters, or its name where it has none"
     text = " ".join(str(getattr(error, "strerror", None) or error).split())
     return text[:longest] or type(error).__name__
+
+# %% ../nbs/foundations/00_core.ipynb #bd9ef347
+def is_out_of_memory(error: BaseException) -> bool:
+    "Whether an exception of Python, NumPy or PyTorch says that memory ran out, a GPU's too"
+    lacks = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    return lacks or isinstance(error, RuntimeError) and "allocate memory" in str(error)
 
 # %% ../nbs/foundations/00_core.ipynb #282913ef
 def closest(name: object, known: Iterable[str], alike: float = 0.6) -> str | None:
@@ -1108,6 +1114,7 @@ def seed_for(*what: object) -> int:  # in [0, 2**63)
     return int(digest(what, 16), 16) >> 1
 
 # %% ../nbs/foundations/00_core.ipynb #7b5e549c
+MOST_THREADS = 1024  # PyTorch ends with a segmentation fault where the system starts no more
 MOST_UNDER_WAY = 48 * 2**20  # pixels
 
 

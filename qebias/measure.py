@@ -257,9 +257,14 @@ def domain_features(
             domains[domain].append(cell.once(of, rows_of, rgb))
         owner += [i] * len(domains["raw"][-1])
     stacked = {domain: np.concatenate(rows) for domain, rows in domains.items()}
-    whole = np.logical_and.reduce([np.isfinite(rows).all(1) for rows in stacked.values()])
+    finite = {domain: np.isfinite(rows).all(1) for domain, rows in stacked.items()}
+    whole = np.logical_and.reduce(list(finite.values()))
     if whole.sum() < 2:
-        raise QebiasError(f"{name} found {whole.sum()} usable rows in {len(cell.names)} pictures: it takes 2")
+        each = ", ".join(f"{rows.sum()} in {domain}" for domain, rows in finite.items())
+        raise QebiasError(
+            f"{name} found {whole.sum()} usable rows in {len(cell.names)} pictures ({each}): it takes 2, and "
+            "what is flat or small has none: take other pictures, or leave this distance out"
+        )
     unit = f"of patches of {cell.patch} px" if in_patches else ""
     drawn = np.array(owner)[whole], cell.times
     return {domain: rows[whole] for domain, rows in stacked.items()} | {"drawn": drawn, "unit": unit}

@@ -10,6 +10,7 @@ __all__ = ['NARROW', 'SETTINGS', 'MOST_SKIPPED', 'parsed', 'psi_here', 'configs'
 import contextlib
 import json
 import math
+import os
 import time
 import warnings
 from collections.abc import Callable, Iterable
@@ -214,6 +215,10 @@ def train(
 ) -> dict:  # path of the weights, and what they reach
     "Compress, train and look; raises `QebiasError`"
     out, coder = Path(out), codec_named(codec, level)
+    if os.path.realpath(out) == os.path.realpath(photos):
+        raise QebiasError(
+            f"-o {out} is the folder of the photographs: name another, for instance {out}/trained"
+        )
     require_own_folder(out)
     stages = configs(name, settings)
     found = photographs(photos, say, skip, out)

@@ -45,6 +45,7 @@ from qebias.core import (
     contents,
     digest,
     file_digest,
+    is_out_of_memory,
     locked,
     one_line,
     parse_lines,
@@ -972,14 +973,16 @@ def fit(
         trainer = Trainer(config, init=load_state(init) if init else None, graph=graph and on_gpu)
         patches = config.patch, config.batch // processes, config.seed
         sampler = PatchSampler(pairs, *patches, rank, processes, config.symmetries)
-        probe(trainer)
+        with _in_memory(config):
+            probe(trainer)
         start = _resumed(folder, key, trainer)
         records = [r for r in read_stats(folder) if r["iteration"] < start]
         _together()
         if rank == 0:
             _begin(folder, config, key, made_of, records)
         end = config.iterations if stop_at is None else min(stop_at, config.iterations)
-        _loop(trainer, sampler, range(start, end), records, key, folder, log_every, save_every, progress)
+        with _in_memory(config):
+            _loop(trainer, sampler, range(start, end), records, key, folder, log_every, save_every, progress)
         if end == config.iterations and rank == 0:
             _finish(trainer, pairs, key, made_of, records, folder)
         _together()
@@ -990,6 +993,20 @@ def _together():
     "Wait for the other processes, if there are any"
     if world()[1] > 1:
         dist.barrier()
+
+# %% ../nbs/method/10_training.ipynb #e8984d45
+@contextlib.contextmanager
+def _in_memory(config):
+    "Say in one line that a batch is too large for the memory there is"
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise QebiasError(
+            f"not enough memory on {config.device} for {config.batch} patches of {config.patch} pixels at "
+            "once: take a smaller batch or patch"
+        ) from None
 
 # %% ../nbs/method/10_training.ipynb #57670607
 def _resumed(folder, key, trainer):

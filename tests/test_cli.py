@@ -317,6 +317,39 @@ def test_a_signal_while_the_imports_are_under_way_is_answered_in_the_same_words(
     assert done.returncode == 128 + number and done.stderr == f"qebias: {STOPPED}\n"
 
 
+@pytest.mark.parametrize("closed", [(0,), (1,), (2,), (0, 1, 2)], ids=str)
+def test_a_stream_that_is_closed_is_an_empty_one(tmp_path, closed):
+    "It was a traceback, or silence, or a pipe of ours took its number"
+    write_png(tmp_path / "in.png", np.full((40, 56, 3), 120, np.uint8))
+    words = [
+        "compress",
+        str(tmp_path / "in.png"),
+        "--codec",
+        "jpeg",
+        "--level",
+        "30",
+        "-o",
+        str(tmp_path / "o"),
+    ]
+    ends = " ".join(f"{number}{'<' if number == 0 else '>'}&-" for number in closed)
+    done = subprocess.run(["sh", "-c", f'"$@" {ends}', "sh", *QEBIAS, *words], capture_output=True, text=True)
+    assert done.returncode == 0 and not done.stderr, done.stderr
+    assert ("bpp" in done.stdout) == (1 not in closed)
+    assert (tmp_path / "o" / "in.png").is_file() and (tmp_path / "o" / "in.jpg").is_file()
+
+
+def test_a_lack_of_memory_is_one_line():
+    code = "import qebias.cli as c, qebias.methods as m\nclass None_:\n"
+    code += "    def values(self): raise MemoryError('Unable to allocate 9 TiB')\n"
+    code += "m.METHODS = None_()\nimport sys; sys.argv = ['qebias', 'methods']; c.main()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert (
+        done.stderr
+        == "qebias: memory ran out (Unable to allocate 9 TiB): free some, or ask for less at once\n"
+    )
+
+
 def test_a_signal_to_a_child_does_not_end_the_command():
     patch = (
         "import os, signal\ndef parent(standalone_mode):\n    child = os.fork()\n    if not child:\n"

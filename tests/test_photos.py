@@ -31,6 +31,32 @@ def test_a_training_among_the_photographs_goes_on_and_feeds_no_other(folder):
         train(folder / "run", "dncnn", "jpeg", 20, folder / "third", TINY, said.append)
 
 
+def test_the_folder_of_the_photographs_is_no_place_for_a_training(folder):
+    with pytest.raises(QebiasError, match="-o .* is the folder of the photographs: name another"):
+        train(folder, "dncnn", "jpeg", 20, folder / ".." / folder.name, TINY)
+    assert sorted(p.name for p in folder.iterdir()) == ["0.png", "1.png", "2.png"]
+
+
+def test_a_batch_that_memory_does_not_hold_is_one_line(folder, tmp_path, monkeypatch):
+    def lacking(*_):
+        raise RuntimeError(
+            "DefaultCPUAllocator: can't allocate memory: you tried to allocate 26214400000 bytes"
+        )
+
+    monkeypatch.setattr("qebias.training._loop", lacking)
+    with pytest.raises(
+        QebiasError, match="not enough memory on cpu for 1 patches of 48 pixels at once: take"
+    ):
+        train(folder, "dncnn", "jpeg", 20, tmp_path / "run", TINY)
+
+
+@pytest.mark.parametrize("count", [0, 1025, 100_000])
+def test_threads_that_no_system_starts_are_refused(folder, tmp_path, count):
+    "PyTorch ends with a segmentation fault"
+    with pytest.raises(QebiasError, match="threads: Input should be (less|greater) than"):
+        train(folder, "dncnn", "jpeg", 20, tmp_path / "run", {**TINY, "threads": count})
+
+
 def test_a_folder_of_ones_own_called_streams_counts(folder):
     (folder / "streams").mkdir()
     (folder / "0.png").rename(folder / "streams" / "0.png")

@@ -25,7 +25,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ..core import QebiasError
+from ..core import QebiasError, is_out_of_memory
 
 # %% ../../nbs/networks/00_generators.core.ipynb #ef8d1171
 def hashed(n: int) -> np.ndarray:  # float64 (n,), in [0, 1)
@@ -411,7 +411,7 @@ def applied(model: nn.Module, x: torch.Tensor) -> torch.Tensor:  # the same shap
     try:
         result = model(x)
     except RuntimeError as error:
-        if isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error):
+        if is_out_of_memory(error):
             raise QebiasError(
                 f"not enough memory on {x.device} for {h} x {w} pixels at once: pass a tile or a smaller "
                 "one, and a halo where tiles were refused"
