@@ -1387,7 +1387,11 @@ numbers of this page as CSV</a></p>
 """
 
 # %% ../nbs/measurement/40_audit.ipynb #15cb2fae
-def audit_page(report: AuditReport, path: str | Path, overwrite: bool = False) -> Path:
+def audit_page(
+    report: AuditReport,
+    path: str | Path,  # see `audit_target`
+    overwrite: bool = False,  # replace a page that is not ours
+) -> Path:  # of the page that was written
     "Write an audit as one self-contained page, whole or not at all; raises `QebiasError`"
     page = audit_target(path, overwrite)
     names = dict.fromkeys(report.frame[report.frame["what"] == "deviation"]["name"])

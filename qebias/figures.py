@@ -760,8 +760,12 @@ def same_size(images: dict[str, Any], what: str) -> dict[str, np.ndarray]:
     return images
 
 # %% ../nbs/measurement/30_figures.ipynb #416e45ad
-def cut(image: np.ndarray, box: tuple | None, what: str) -> np.ndarray:
-    "The box (top, left, height, width) of a picture; raises `QebiasError` where it leaves that"
+def cut(
+    image: np.ndarray,  # (H, W, ...)
+    box: tuple | None,  # (top, left, height, width), or None for the whole
+    what: str,  # the figure, for the message
+) -> np.ndarray:
+    "The box of a picture; raises `QebiasError` where it leaves the picture"
     if box is None:
         return image
     top, left, height, width = (int(v) for v in box)
@@ -801,8 +805,12 @@ def crops(
     return figure
 
 # %% ../nbs/measurement/30_figures.ipynb #bafcd07b
-def signed_residual(a: np.ndarray, b: np.ndarray, gain: float) -> np.ndarray:
-    "The difference of two uint8 RGB pictures, magnified, around middle grey"
+def signed_residual(
+    a: np.ndarray,  # uint8 RGB
+    b: np.ndarray,  # uint8 RGB, subtracted
+    gain: float,  # magnification
+) -> np.ndarray:  # uint8 RGB, 128 where the two agree
+    "The difference of two pictures around middle grey"
     return eight_bit(128 + gain * (a.astype(float) - b))
 
 # %% ../nbs/measurement/30_figures.ipynb #7ee8972a

@@ -280,8 +280,11 @@ LARGE = 1_500_000  # pixels from which `tile_for` cuts a picture into tiles
 TILE = 512  # the side that it takes, in pixels
 
 
-def tile_for(height: int, width: int) -> int | None:
-    "The side in px of tiles that stay within a gigabyte; None where the whole picture does"
+def tile_for(
+    height: int,  # of the picture, in pixels
+    width: int,
+) -> int | None:  # side of a tile in pixels; None = the whole picture at once
+    "A tile that keeps a photograph of any size within a gigabyte, for who has no wish of their own"
     return TILE if height * width > LARGE else None
 
 # %% ../nbs/method/20_inference.ipynb #90c8c32a

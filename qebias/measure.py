@@ -270,7 +270,10 @@ def domain_features(
     return {domain: rows[whole] for domain, rows in stacked.items()} | {"drawn": drawn, "unit": unit}
 
 # %% ../nbs/measurement/25_measure.ipynb #c113649a
-def cut(rgb: np.ndarray, side: int) -> list:  # of (side, side, 3)
+def cut(
+    rgb: np.ndarray,  # (H, W, 3)
+    side: int,  # px
+) -> list:  # of (side, side, 3)
     "The whole patches of a picture, along its rows; raises `QebiasError` where none fits"
     if found := patches(rgb, side):
         return found

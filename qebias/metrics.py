@@ -216,7 +216,9 @@ ALIASES = {
 }
 
 
-def metric_name(name: str) -> str:  # a name in `METRICS`
+def metric_name(
+    name: str,  # as somebody types it: `LPIPS`, `musiq-koniq`, `topiq`
+) -> str:  # a name in `METRICS`
     "The table's name of a metric; raises `QebiasError` with the nearest one"
     if ":" in str(name):
         return find_metric(str(name).strip()).name
@@ -271,7 +273,9 @@ def _ready(name, device="cpu"):
     return entry
 
 # %% ../nbs/measurement/00_metrics.ipynb #fcf5ecd0
-def available(names: Iterable[str] | None = None) -> tuple:  # (usable names, {name: why not})
+def available(
+    names: Iterable[str] | None = None,  # names in `METRICS`; all of them if left out
+) -> tuple:  # (usable names, {name: why it cannot be computed here})
     "Which metrics can be computed on this machine, and in one line why the others cannot"
     usable, reasons = [], {}
     for name in METRICS if names is None else names:
@@ -903,7 +907,9 @@ def _alex(purpose, device="cpu"):
     return extract
 
 # %% ../nbs/measurement/00_metrics.ipynb #84e34c2f
-def clean_resize(rgb: np.ndarray) -> np.ndarray:  # float32 (299, 299, 3) in 0..255, not rounded
+def clean_resize(
+    rgb: np.ndarray,  # uint8 (H, W, 3)
+) -> np.ndarray:  # float32 (299, 299, 3) in 0..255, not rounded
     "Resize as clean-fid does: a float image a channel, Pillow's bicubic, clipped"
     channels = [Image.fromarray(rgb[..., c].astype(np.float32)) for c in range(3)]
     small = [channel.resize((299, 299), Image.Resampling.BICUBIC) for channel in channels]
@@ -929,7 +935,10 @@ def _inception(purpose, device="cpu", patch=None):
 _inception_256 = functools.partial(_inception, patch=256)
 
 # %% ../nbs/measurement/00_metrics.ipynb #6562a35a
-def patches(rgb: np.ndarray, side: int) -> list:  # none where it is too small
+def patches(
+    rgb: np.ndarray,  # (H, W, ...)
+    side: int,  # px
+) -> list:  # of (side, side, ...); none of an image that is too small
     "Whole patches of an image along its rows"
     height, width = rgb.shape[:2]
     corners = itertools.product(range(0, height - side + 1, side), range(0, width - side + 1, side))

@@ -89,7 +89,10 @@ class Coded(NamedTuple):
     bpp: float  # bits per pixel
 
 # %% ../../nbs/data/04_codecs.__init__.ipynb #529101dd
-def code(rgb: np.ndarray, codec: Codec) -> Coded:
+def code(
+    rgb: np.ndarray,  # uint8 (H, W, 3)
+    codec: Codec,  # a codec, for instance `Bpg(37)`
+) -> Coded:
     "Compress and decompress one image"
     data = codec.encode(rgb)
     return Coded(data, codec.decode(data), bpp(data, rgb))

@@ -43,7 +43,10 @@ class Avif(Codec):
     backend: ClassVar = "pillow"
     seconds_per_megapixel: ClassVar = 0.6
 
-    def encode(self, rgb: np.ndarray) -> bytes:
+    def encode(
+        self,
+        rgb: np.ndarray,  # uint8 (H, W, 3); grey and opaque alpha as in `as_rgb`
+    ) -> bytes:  # an .avif file
         "Compress a picture; raises `CodecError` for a wrong type, shape or size, or a Pillow without AVIF"
         rgb, buffer = checked_picture(rgb), io.BytesIO()
         _avif()
@@ -55,7 +58,10 @@ class Avif(Codec):
             ) from None
         return buffer.getvalue()
 
-    def decode(self, data: bytes) -> np.ndarray:
+    def decode(
+        self,
+        data: bytes,  # an .avif file of any quality
+    ) -> np.ndarray:  # uint8 (H, W, 3)
         "Decompress an AVIF file, grey ones to RGB; raises `CodecError` for what is no whole opaque still"
         return _read_avif(file_bytes(data, "AVIF"))
 

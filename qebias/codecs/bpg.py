@@ -94,7 +94,9 @@ def _round(x):
     return np.clip(np.floor(x + np.float32(0.5)), 0, 255).astype(np.uint8)
 
 # %% ../../nbs/data/02_codecs.bpg.ipynb #61b6bab3
-def rgb_to_420(rgb: np.ndarray) -> tuple:  # Y (H, W), Cb and Cr (ceil(H/2), ceil(W/2)), uint8
+def rgb_to_420(
+    rgb: np.ndarray,  # uint8 (H, W, 3)
+) -> tuple:  # Y (H, W), Cb and Cr (ceil(H/2), ceil(W/2)), uint8
     "Full-range BT.601 YCbCr with chroma decimated by Lanczos-3"
     height, width = rgb.shape[:2]
     y = np.empty((height, width), np.uint8)
@@ -111,7 +113,11 @@ def rgb_to_420(rgb: np.ndarray) -> tuple:  # Y (H, W), Cb and Cr (ceil(H/2), cei
     return y, cb, cr
 
 # %% ../../nbs/data/02_codecs.bpg.ipynb #932a6af0
-def rgb_from_420(y: np.ndarray, cb: np.ndarray, cr: np.ndarray) -> np.ndarray:  # uint8 (H, W, 3)
+def rgb_from_420(
+    y: np.ndarray,  # uint8 (H, W)
+    cb: np.ndarray,  # uint8 (ceil(H/2), ceil(W/2))
+    cr: np.ndarray,  # uint8 (ceil(H/2), ceil(W/2))
+) -> np.ndarray:  # uint8 (H, W, 3)
     "The inverse of `rgb_to_420`, with chroma interpolated by Lanczos-4"
     height, width = y.shape
     rgb = np.empty((height, width, 3), np.uint8)
@@ -180,7 +186,11 @@ def coded_side(side: int) -> int:
     return max(16, -(-side // 8) * 8)
 
 # %% ../../nbs/data/02_codecs.bpg.ipynb #1c7c8ccf
-def padded(plane: np.ndarray, height: int, width: int) -> np.ndarray:  # (height, width)
+def padded(
+    plane: np.ndarray,  # (h, w)
+    height: int,  # at least h
+    width: int,  # at least w
+) -> np.ndarray:  # (height, width)
     "A plane with its last row and column repeated"
     below, right = height - plane.shape[0], width - plane.shape[1]
     return np.pad(plane, ((0, below), (0, right)), "edge") if below or right else plane
@@ -570,7 +580,10 @@ class Bpg(Codec):
         if self.encoder not in ENCODERS:
             raise CodecError(f"encoder is {self.encoder!r}: choose {' or '.join(ENCODERS)}")
 
-    def encode(self, rgb: np.ndarray) -> bytes:
+    def encode(
+        self,
+        rgb: np.ndarray,  # uint8 (H, W, 3), both sides at least 9; grey and opaque alpha as in `as_rgb`
+    ) -> bytes:  # a .bpg file
         "Compress a picture; raises `CodecError` for a wrong type, shape or size, or transparency"
         rgb = checked_picture(rgb, self.smallest)
         height, width = rgb.shape[:2]
@@ -702,11 +715,17 @@ class BpgEnc(Codec):
             raise CodecError(f"the installed bpgenc holds {held}, not {self.encoder}: choose one of these")
         object.__setattr__(self, "program", about)
 
-    def encode(self, rgb: np.ndarray) -> bytes:
+    def encode(
+        self,
+        rgb: np.ndarray,  # uint8 (H, W, 3); grey and opaque alpha as in `as_rgb`
+    ) -> bytes:  # a .bpg file
         "Compress a picture; raises `CodecError` for a wrong type or shape, or a program that fails"
         return _bpgenc(self.parameters["arguments"], checked_picture(rgb))
 
-    def decode(self, data: bytes) -> np.ndarray:
+    def decode(
+        self,
+        data: bytes,  # a .bpg file
+    ) -> np.ndarray:  # uint8 (H, W, 3)
         "Decompress a BPG file with bpgdec; raises `CodecError` where that fails or the file is not whole"
         data = file_bytes(data, "BPG")
         header = bpg_header(data)

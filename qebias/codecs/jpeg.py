@@ -34,13 +34,19 @@ class Jpeg(Codec):
     seconds_per_megapixel: ClassVar = 0.03
     threads: ClassVar = True  # libjpeg runs without the interpreter's lock
 
-    def encode(self, rgb: np.ndarray) -> bytes:
+    def encode(
+        self,
+        rgb: np.ndarray,  # uint8 (H, W, 3); grey and opaque alpha as in `as_rgb`
+    ) -> bytes:  # a .jpg file
         "Compress a picture; raises `CodecError` for a wrong type, shape or size, or transparency"
         buffer = io.BytesIO()
         Image.fromarray(checked_picture(rgb)).save(buffer, "JPEG", **self.parameters)
         return buffer.getvalue()
 
-    def decode(self, data: bytes) -> np.ndarray:
+    def decode(
+        self,
+        data: bytes,  # a .jpg file of any quality
+    ) -> np.ndarray:  # uint8 (H, W, 3)
         "Decompress a JPEG file, grey ones to RGB; raises `CodecError` for what is no whole RGB file"
         return _read_jpeg(file_bytes(data, "JPEG"))
 

@@ -104,7 +104,9 @@ def evaluating(model: nn.Module) -> Iterator[nn.Module]:
 PRECISIONS = ("fp32", "tf32", "bf16")
 
 
-def as_device(device: str | torch.device) -> torch.device:
+def as_device(
+    device: str | torch.device,  # `"cpu"`, `"cuda"`, `"cuda:1"`
+) -> torch.device:
     "A device that is there, or a `QebiasError` in one line"
     try:
         found = torch.device(device)
@@ -254,8 +256,12 @@ def blank(model: nn.Module, size: int | tuple, channels: int) -> torch.Tensor:  
 
 # %% ../../nbs/networks/00_generators.core.ipynb #67b0ca48
 @torch.no_grad()
-def macs(model: nn.Module, size: int | tuple = 128, channels: int = 3) -> int:
-    "Multiply-accumulate operations of convolutions and linear layers, for one image"
+def macs(
+    model: nn.Module,
+    size: int | tuple = 128,  # side of the input in pixels, or (height, width)
+    channels: int = 3,  # channels of the input
+) -> int:
+    "Multiply-accumulate operations of the convolutions and linear layers, for one image"
     total = []
     with evaluating(model), watching(model, lambda name, m, x, y: total.append(layer_macs(m, x, y))):
         model(blank(model, size, channels))
@@ -382,8 +388,11 @@ def check_counts(network: str, **counts: int) -> None:
             raise QebiasError(f"{network}: {name} is {n!r}, it must be a positive integer")
 
 # %% ../../nbs/networks/00_generators.core.ipynb #db0a61c0
-def pad_to_multiple(x: torch.Tensor, multiple: int) -> torch.Tensor:
-    "Pad right and below to a multiple, by reflection; by replication where an axis is too short"
+def pad_to_multiple(
+    x: torch.Tensor,  # (N, C, H, W), any size from 1 x 1 on
+    multiple: int,  # 1 leaves the image as it is
+) -> torch.Tensor:  # (N, C, H', W'), the original in its top left corner
+    "Pad height and width to the next multiple, by reflection, and by replication on an axis too short for it"
     for axis in (2, 3):
         size, more = x.shape[axis], -x.shape[axis] % multiple
         if more:
@@ -392,7 +401,10 @@ def pad_to_multiple(x: torch.Tensor, multiple: int) -> torch.Tensor:
     return x
 
 # %% ../../nbs/networks/00_generators.core.ipynb #4d1250ef
-def crop_to(x: torch.Tensor, like: torch.Tensor) -> torch.Tensor:  # (N, C, H, W)
+def crop_to(
+    x: torch.Tensor,  # (N, C, H', W')
+    like: torch.Tensor,  # the image before padding
+) -> torch.Tensor:  # (N, C, H, W)
     "Take the padding off again"
     return x[..., : like.shape[2], : like.shape[3]]
 
@@ -405,7 +417,10 @@ def grid_of(model: nn.Module) -> int:  # pixels, a multiple of `model.multiple`
     return math.lcm(*(n or 1 for n in stated))
 
 # %% ../../nbs/networks/00_generators.core.ipynb #1dad058d
-def applied(model: nn.Module, x: torch.Tensor) -> torch.Tensor:  # the same shape
+def applied(
+    model: nn.Module,  # a generator
+    x: torch.Tensor,  # (N, C, H, W)
+) -> torch.Tensor:  # the same shape
     "Run the network; another output shape and a lack of memory are one line each, a `QebiasError`"
     h, w = x.shape[2:]
     try:
