@@ -7,12 +7,12 @@ __all__ = ['DOMAINS', 'TURNS', 'SHOWN_CONTROLS', 'AT', 'MOST_TOGETHER', 'MINUS',
            'Found', 'match', 'coding_notes', 'pixels_of', 'short_names', 'several', 'given', 'Look', 'differences',
            'detail', 'blocks', 'look', 'thumbnail', 'shift', 'turned', 'exchanged', 'pattern', 'some', 'swapped',
            'count_of', 'move_in_words', 'remarks', 'Set', 'gather', 'look_all', 'give_back', 'choose', 'large_enough',
-           'wanted', 'side_needed', 'Cells', 'Lines', 'measure_all', 'numbers', 'listed', 'compared', 'whole_percent',
+           'wanted', 'side_needed', 'Rows', 'Lines', 'measure_all', 'numbers', 'listed', 'compared', 'whole_percent',
            'from_raw', 'side_of', 'leaning', 'outside_words', 'quality_words', 'realism_words', 'control_words',
-           'verdict', 'AuditReport', 'audit', 'Judge', 'takes_two', 'single_scores', 'pixel_deviations', 'telling',
-           'bars', 'audit_target', 'Shown', 'embedded', 'drawn', 'triangle_of', 'telling_square', 'along_row', 'marked',
-           'telling_pictures', 'Table', 'interval_text', 'distance_table', 'quality_table', 'signed', 'realism_part',
-           'image_table', 'origin_table', 'audit_page', 'no_home']
+           'verdict', 'AuditReport', 'audit', 'OwnDiscriminator', 'takes_two', 'single_scores', 'pixel_deviations',
+           'telling', 'bars', 'audit_target', 'Shown', 'embedded', 'drawn', 'triangle_of', 'telling_square',
+           'along_row', 'marked', 'telling_pictures', 'Table', 'interval_text', 'distance_table', 'quality_table',
+           'signed', 'realism_part', 'image_table', 'origin_table', 'audit_page', 'no_home']
 
 # %% ../nbs/measurement/40_audit.ipynb #8f222e54
 import base64
@@ -53,7 +53,7 @@ from qebias.core import (
 )
 from .discriminators import ConditionalDiscriminator
 from .figures import cut, number, percent, realism_differences, residuals, triangle, with_interval
-from .measure import FEW, Cell, measure
+from .measure import FEW, Evaluation, measure
 from .metrics import METRICS, around, available, find_metric, weight_files
 from .networks import load_discriminator
 from qebias.pictures import (
@@ -541,19 +541,21 @@ def side_needed(name: str, patch: int, whole: bool) -> int:
     return patch if in_patches else METRICS[name].min_side
 
 # %% ../nbs/measurement/40_audit.ipynb #7d1c0bf7
-class Cells:
+class Rows:
     "What an audit measures: the method's row and the controls', with what they share"
 
     def __init__(self, pictures: Set, patch: int, device: str):
         self.pictures, self.patch, self.device = pictures, patch, device
         self.known: dict = {}  # of raw and compressed, which every row has
 
-    def cell(self, row: str, **more: Any) -> Cell:
-        "The cell of a row"
+    def evaluation(self, row: str, **more: Any) -> Evaluation:
+        "The evaluation of a row"
         names, domains = self.pictures.names, self.pictures.domains
         own: dict[str, Any] = {"patch": self.patch, "device": self.device, "known": self.known, "row": row}
         nothing = [np.nan] * len(names)
-        return Cell(names, domains["raw"], domains["compressed"], self.enhanced(row), nothing, **own | more)
+        return Evaluation(
+            names, domains["raw"], domains["compressed"], self.enhanced(row), nothing, **own | more
+        )
 
     def enhanced(self, row: str) -> Pictures:
         "The pictures of a row; a control's are made when they are asked for"
@@ -576,7 +578,7 @@ class Cells:
 MOST_TOGETHER = 2**27  # pixels of the pictures that are compared with one raw one at a time
 
 
-class Lines(Cells):
+class Lines(Rows):
     "The table of an audit while it grows; what was measured on the same pictures is taken from a cache"
 
     def __init__(self, pictures: Set, patch: int, device: str, cache: dict, progress: Callable | None):
@@ -607,11 +609,11 @@ class Lines(Cells):
             self.cache[self.key(f"distance:{name}", row)] = found
         give_back()
 
-    def add(self, column: str, row: str, cell: Cell | None = None) -> None:
+    def add(self, column: str, row: str, evaluation: Evaluation | None = None) -> None:
         "Measure a column of a row"
         key = self.key(column, row)
-        if cell is not None or key not in self.cache:
-            self.cache[key] = measure(column, cell or self.cell(row))
+        if evaluation is not None or key not in self.cache:
+            self.cache[key] = measure(column, evaluation or self.evaluation(row))
             give_back()
         self.lines += [(*line, row) for line in self.cache[key]]
         self.done += 1
@@ -898,7 +900,7 @@ def audit(
     measure_all(lines, chosen, scored, (distances is not None, metrics is not None), controls, reasons)
     if judge is not None:
         told = dict(gan=judging["gan"], patch=judging["patch"], conditional=bool(judging["conditional"]))
-        lines.add("realism", "enhanced", lines.cell("enhanced", discriminator=judge, **told))
+        lines.add("realism", "enhanced", lines.evaluation("enhanced", discriminator=judge, **told))
     chosen, scored = ([name for name in part if name not in reasons] for part in (chosen, scored))
     results = lines.results()
     frame = numbers(results, pictures.looks, chosen, scored, level)
@@ -940,7 +942,7 @@ def _check(on_mismatch, judge, discriminator, patch, level, device):
         raise QebiasError(f"device {str(device)!r} is {where}") from None
 
 # %% ../nbs/measurement/40_audit.ipynb #a926a48e
-class Judge(ConditionalDiscriminator):
+class OwnDiscriminator(ConditionalDiscriminator):
     "A function of one's own in a discriminator's place"
 
     def __init__(
@@ -984,7 +986,7 @@ def _discriminator(file, judge, gan, patch, trust):
     known = {"gan": gan, "patch": int(patch)}
     if takes_two(judge):
         kind = getattr(judge, "__name__", type(judge).__name__)
-        return Judge(judge), {"class": kind, "conditional": True} | known
+        return OwnDiscriminator(judge), {"class": kind, "conditional": True} | known
     kind, conditional = type(getattr(judge, "network", judge)).__name__, getattr(judge, "conditional", None)
     return judge, {"class": kind, "conditional": conditional} | known
 

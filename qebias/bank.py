@@ -28,7 +28,7 @@ from .discriminators import ConditionalDiscriminator, UNetSN
 from .figures import intervals
 from .generators.core import evaluating
 from .losses import vanilla_gan
-from .measure import Cell, as_batch, cut, measure
+from .measure import Evaluation, as_batch, cut, measure
 from .pairs import PatchSampler
 from .stats import COLUMNS, Estimate, Results, difference, estimate
 
@@ -199,8 +199,8 @@ def score_lines(
 ) -> list:  # of (picture, quantity, value, unit)
     "What a discriminator says of held-out pictures"
     domains = pictures.first, pictures.second, fakes.first
-    cell = Cell(pictures.names, *domains, [0.0] * len(pictures), discriminator, patch=patch)
-    lines = measure("realism", cell)
+    evaluation = Evaluation(pictures.names, *domains, [0.0] * len(pictures), discriminator, patch=patch)
+    lines = measure("realism", evaluation)
     if not discriminator.conditional:
         return lines
     asked = {f"score:blend-{share}": (blended(pictures, share), pictures.second) for share in BLENDS}

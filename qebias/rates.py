@@ -224,9 +224,9 @@ def bd_rates(
     found = np.full(bpp.shape[:-1], np.nan)
     for place in np.ndindex(found.shape):
         rates = bpp[place]
-        cell = bd_br(Curve(rates, anchor[place]), Curve(rates, test[place]), better, method)
-        if cell.value is not None:
-            found[place] = cell.value
+        saved = bd_br(Curve(rates, anchor[place]), Curve(rates, test[place]), better, method)
+        if saved.value is not None:
+            found[place] = saved.value
     return found
 
 # %% ../nbs/measurement/20_rates.ipynb #98b57005

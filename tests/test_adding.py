@@ -13,7 +13,7 @@ from qebias.claims import better, judge, read_claims
 from qebias.codecs import codec
 from qebias.core import QebiasError
 from qebias.datasets import load_dataset
-from qebias.measure import Cell, measure
+from qebias.measure import Evaluation, measure
 from qebias.methods import method, train_config
 from qebias.notebooks import execute
 from qebias.pairs import build_pairs
@@ -155,7 +155,7 @@ def test_a_loss_term(add):
 def test_a_metric(add):
     add("added_metric.py", METRIC)
     raw = np.random.default_rng(0).integers(0, 256, (40, 48, 3), np.uint8)
-    lines = measure("added_metric:row", Cell(["a"], [raw], [raw], [raw // 2], [1.0]))
+    lines = measure("added_metric:row", Evaluation(["a"], [raw], [raw], [raw // 2], [1.0]))
     assert len(lines) == 1 and lines[0][0] == "a" and 0.4 < lines[0][2] < 0.6
     assert better("added_metric:row") == "higher" and better("re:added_metric:row") == "higher"
 

@@ -25,7 +25,7 @@ from qebias.codecs import Bpg
 from qebias.core import QebiasError, read_rgb, write_png
 from qebias.discriminators import ConditionalDiscriminator, UNetSN, VGGStyle
 from qebias.generators.arcnn import ARCNN
-from qebias.measure import Cell, measure
+from qebias.measure import Evaluation, measure
 from qebias.metrics import METRICS, metric
 from qebias.networks import save_network
 
@@ -333,7 +333,7 @@ def test_pictures_are_not_gathered_in_memory(eleven):
         Pictures([lambda f=f: load(f) for f in sorted(folder.iterdir())], [(64, 64)] * 11)
         for folder in folders(eleven)
     ]
-    cell = Cell([f"p{i:02}" for i in range(11)], *sets, [1] * 11, UNetSN(width=4), patch=32)
+    cell = Evaluation([f"p{i:02}" for i in range(11)], *sets, [1] * 11, UNetSN(width=4), patch=32)
     assert len(measure("distance:rmse", cell)) == 33 and len(measure("realism", cell)) > 33
     gc.unfreeze()
     assert len(alive) == 99 and most <= 6
@@ -561,7 +561,7 @@ def test_a_discriminator_file_says_how_it_judges(three, tmp_path, conditional, g
     found = audit(*folders(three), file, distances=[], metrics=[])
     arrays = [[read_rgb(f) for f in sorted(folder.iterdir())] for folder in folders(three)]
     more = dict(conditional=conditional, gan=gan, patch=32)
-    cell = Cell(["p00", "p01", "p02"], *arrays, [1] * 3, net, **more)
+    cell = Evaluation(["p00", "p01", "p02"], *arrays, [1] * 3, net, **more)
     direct = [line for line in measure("realism", cell) if line[1] == "score:raw" and line[0][:1] != "~"]
     rows = found.frame.query("what == 'realism'").set_index("domain")["value"]
     assert rows["raw"] == pytest.approx(np.mean([line[2] for line in direct]), abs=1e-5)

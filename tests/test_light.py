@@ -187,7 +187,9 @@ def test_how_often_a_training_is_kept_and_whether_it_is_recorded_stand_in_the_pr
     monkeypatch.setattr(work, "never_evaluated", lambda *args: None)
     for changes, want in (({}, (30.0, False)), ({"save_every": 600, "graph": True}, (600.0, True))):
         keys = Keys(Study(load_profile("smoke").model_copy(update=changes), tmp_path / "run"))
-        job = next(job for job in keys.jobs.values() if job.kind == "train" and job.cell["row"] == "rrdb")
+        job = next(
+            job for job in keys.jobs.values() if job.kind == "train" and job.parameters["row"] == "rrdb"
+        )
         with pytest.raises(Asked) as asked:
             work.train(keys, job, tmp_path)
         assert asked.value.args == want

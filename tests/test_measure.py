@@ -17,7 +17,7 @@ from qebias import measure as m
 from qebias.codecs import Jpeg
 from qebias.core import QebiasError, read_rgb
 from qebias.discriminators import ConditionalDiscriminator, UNetSN, VGGStyle
-from qebias.measure import Cell, columns, identity, measure
+from qebias.measure import Evaluation, columns, identity, measure
 from qebias.metrics import METRICS, available, frechet_distance, frechet_resampled, psnr
 from qebias.stats import COLUMNS, Results, deviation_of, estimate, resamples
 
@@ -69,7 +69,7 @@ class SeesCondition(torch.nn.Module):
 
 
 def a_cell(**changes):
-    return Cell(
+    return Evaluation(
         **(
             dict(
                 names=NAMES, raw=RAW, compressed=COMPRESSED, enhanced=ENHANCED, bpp=[0.3, 0.2, 0.4], patch=64
@@ -250,7 +250,7 @@ def test_the_interval_of_a_relativistic_difference_has_the_right_width():
     generator = np.random.default_rng(0)
 
     def judged(logits):
-        return m.Judged(m.sigmoid(logits), logits, [(x[None], np.ones(1)) for x in logits], [])
+        return m.DomainLogits(m.sigmoid(logits), logits, [(x[None], np.ones(1)) for x in logits], [])
 
     def world(n=30):
         raw = generator.normal(0, 1, n)
@@ -291,7 +291,7 @@ def test_kodak_photographs_a_blurred_jpeg_leans_to_compressed():
     raw = [read_rgb(path)[:192, :192] for path in sorted(folder.glob("*.png"))[:12]]
     compressed = [Jpeg(20).decode(Jpeg(20).encode(rgb)) for rgb in raw]
     blurred = [np.asarray(Image.fromarray(c).filter(ImageFilter.GaussianBlur(0.7))) for c in compressed]
-    cell = Cell([f"k{i:02}" for i in range(12)], raw, compressed, blurred, [1] * 12)
+    cell = Evaluation([f"k{i:02}" for i in range(12)], raw, compressed, blurred, [1] * 12)
     found = results(measure("distance:fd_nss", cell) + measure("bpp", cell))
     told = estimate(
         deviation_of(*(found.values(quantity=f"{side}:fd_nss", **AT) for side in ("ce", "re", "cr")))

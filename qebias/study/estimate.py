@@ -171,7 +171,7 @@ class Load(NamedTuple):
 # %% ../../nbs/tools/28_study.estimate.ipynb #c8388f60
 def job_loads(study: Study, waiting: dict[str, Todo]) -> tuple[dict[str, Load], dict[str, int]]:
     "The load of each job; and of data sets that are not here, how many pictures they have, or 0"
-    read = {name: item.job.cell.get("dataset", "") for name, item in waiting.items()}
+    read = {name: item.job.parameters.get("dataset", "") for name, item in waiting.items()}
     size: dict[str, float] = {"": 0}  # of what no data set is read for
     away = {}
     for dataset in dict.fromkeys(filter(None, read.values())):
@@ -208,7 +208,7 @@ def load_of(study: Study, job: Job, n: float) -> Load:
         return Load(1, cpu=start + SECONDS["item"], bytes=2e6)
     if job.kind == "measure":
         return Load(1, cpu=start + SECONDS["score"] * n / 1e6, bytes=1e5)
-    row = job.cell["row"]
+    row = job.parameters["row"]
     if row not in study.rows:
         return Load(1, cpu=start, bytes=BYTES["enhanced"] * n)
     if own_classes(p, study.rows[row]):

@@ -89,7 +89,7 @@ class Job(NamedTuple):
 
     kind: str  # compress, train, enhance, measure, bank, table or item
     name: str  # for instance `train/bpg-37/rrdb/seed-0`
-    cell: dict  # what its notebook is told
+    parameters: dict  # what its notebook is told
     needs: tuple = ()  # names of the jobs whose results it reads
 
     def needed(self, kind: str) -> list[str]:
@@ -178,8 +178,8 @@ def compress_jobs(study: Study) -> list[Job]:
     found = []
     for dataset in study.datasets:
         for codec, level in study.levels:
-            cell = {"dataset": dataset, "codec": codec, "level": level}
-            found.append(Job("compress", pairs_name(dataset, codec, level), cell))
+            parameters = {"dataset": dataset, "codec": codec, "level": level}
+            found.append(Job("compress", pairs_name(dataset, codec, level), parameters))
     return found
 
 # %% ../../nbs/tools/22_study.keys.ipynb #c6ef8679
@@ -223,8 +223,8 @@ def train_job(study: Study, row: Row, codec: str, level: int | str, seed: int) -
     first = study.rows.get(start_of(study.profile, row))
     if first:
         needs.append(train_name(first.name, *study.trained_on(first, codec, level), seed))
-    cell = {"row": row.name, "codec": codec, "level": str(level), "seed": seed}
-    return Job("train", train_name(row.name, codec, level, seed), cell, tuple(needs))
+    parameters = {"row": row.name, "codec": codec, "level": str(level), "seed": seed}
+    return Job("train", train_name(row.name, codec, level, seed), parameters, tuple(needs))
 
 # %% ../../nbs/tools/22_study.keys.ipynb #566bb9e4
 def training_of(study: Study, row: str, codec: str, level: int, seed: int) -> list[str]:
@@ -480,7 +480,7 @@ def is_unknown(keys: Keys, job: Job) -> bool:
     "Is a job's key known only to who imports a class of another module?"
     if keys.imports or job.kind != "train":
         return False
-    return bool(own_classes(keys.study.profile, keys.study.rows[job.cell["row"]]))
+    return bool(own_classes(keys.study.profile, keys.study.rows[job.parameters["row"]]))
 
 
 def part_digest(keys: Keys, name: str, part: str) -> str:
@@ -515,24 +515,24 @@ def key_compress(keys: Keys, job: Job) -> str:
     "The raw pictures' bytes; the codec's parameters and version, since those of libraries are provenance"
     from qebias.pairs import FORMAT
 
-    cell = job.cell
-    codec = codec_of(keys.study, cell["codec"], cell["level"])
+    parameters = job.parameters
+    codec = codec_of(keys.study, parameters["codec"], parameters["level"])
     identity = {name: value for name, value in codec.describe().items() if name != "versions"}
     identity["version"] = getattr(codec, "version", 1)
-    return digest({"raw": keys.raw(cell["dataset"]), "codec": identity, "store": FORMAT}, 24)
+    return digest({"raw": keys.raw(parameters["dataset"]), "codec": identity, "store": FORMAT}, 24)
 
 # %% ../../nbs/tools/22_study.keys.ipynb #2a993bcb
 def key_train(keys: Keys, job: Job) -> str:
     "The configuration, the content of the pairs, and the generator that the training starts from"
-    row = keys.study.rows[job.cell["row"]]
+    row = keys.study.rows[job.parameters["row"]]
     pairs = [keys.content(need) for need in job.needed("compress")]
     first = job.needed("train")
     init = part_digest(keys, first[0], "generator.safetensors") if first else ""
     model = model_of(keys.study.profile, row)
     if model:
         init = file_digest(model)
-    config = training_identity(keys, row, job.cell["seed"])
-    joined = digest(pairs) if job.cell["level"] == "all" else pairs[0]
+    config = training_identity(keys, row, job.parameters["seed"])
+    joined = digest(pairs) if job.parameters["level"] == "all" else pairs[0]
     return digest({"config": config, "pairs": joined, "init": init})
 
 # %% ../../nbs/tools/22_study.keys.ipynb #17dbfff3
@@ -541,24 +541,24 @@ def key_enhance(keys: Keys, job: Job) -> str:
     trained, before = job.needed("train"), job.needed("enhance")
     generator = part_digest(keys, trained[0], "generator.safetensors") if trained else ""
     pairs = keys.content(job.needs[0])
-    made_of = {"generator": generator, "pairs": pairs, "by": enhancer_identity(job.cell["row"])}
+    made_of = {"generator": generator, "pairs": pairs, "by": enhancer_identity(job.parameters["row"])}
     if before:
         made_of["after"] = keys.content(before[0])
     return digest(made_of, 24)
 
 # %% ../../nbs/tools/22_study.keys.ipynb #bf506527
 def key_measure(keys: Keys, job: Job) -> str:
-    "All columns of a cell; each is stored under a key of its own as well"
+    "All columns of an evaluation; each is stored under a key of its own as well"
     return digest(sorted(column_keys(keys, job).values()), 24)
 
 # %% ../../nbs/tools/22_study.keys.ipynb #5790f6d7
 def column_keys(keys: Keys, job: Job) -> dict[str, str]:
-    "What names each column of a cell"
-    cell = job.cell
-    pairs = keys.content(pairs_name(cell["dataset"], cell["codec"], cell["level"]))
+    "What names each column of an evaluation"
+    parameters = job.parameters
+    pairs = keys.content(pairs_name(parameters["dataset"], parameters["codec"], parameters["level"]))
     enhanced = [keys.content(need) for need in job.needed("enhance")]
     found = {}
-    for column in columns_of(keys.study, cell["row"]):
+    for column in columns_of(keys.study, parameters["row"]):
         judged = ""
         if column == "realism":
             judged = part_digest(keys, job.needed("train")[0], "discriminator.safetensors")
@@ -575,7 +575,7 @@ def key_bank(keys: Keys, job: Job) -> str:
 
 
 def key_table(keys: Keys, job: Job) -> str:
-    "The columns that it consists of, and what the cells are called"
+    "The columns that it consists of, and what the evaluations are called"
     return digest({need: keys.content(need) for need in job.needs}, 24)
 
 # %% ../../nbs/tools/22_study.keys.ipynb #abad3f95
@@ -592,7 +592,7 @@ def page_code() -> dict[str, str]:
 def key_item(keys: Keys, job: Job) -> str:
     "The notebook's cells, what draws and judges, the table, the claims, and how the profile calls itself"
     root = project_root() / "nbs" / "study"
-    notebook = read_json(keys.study.known_items()[job.cell["item"]].path)
+    notebook = read_json(keys.study.known_items()[job.parameters["item"]].path)
     cells = [[cell["cell_type"], "".join(cell["source"])] for cell in notebook["cells"]]
     shared = [file_digest(root / name) for name in PAGE_DATA]
     made_of = {"cells": cells, "shared": shared, "code": page_code(), "table": keys.content("table")}

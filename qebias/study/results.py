@@ -180,7 +180,7 @@ def training_curves(keys: Keys, points: int = 60) -> "pd.DataFrame":
             continue
         kept = records[:: max(1, len(records) // points)]
         frame = pd.DataFrame(kept).melt("iteration", var_name="quantity", value_name="value")
-        frames.append(frame.assign(**job.cell)[CURVES])
+        frames.append(frame.assign(**job.parameters)[CURVES])
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=CURVES)
 
 # %% ../../nbs/tools/27_study.results.ipynb #89599cfd

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['TABLE', 'VALUES', 'WORK', 'place_of', 'do', 'compress', 'set_damaged_aside', 'pairs_at', 'train', 'never_evaluated',
-           'enhance', 'enhancers', 'enhanced_pictures', 'measure', 'column_result', 'cell_of', 'write_records',
-           'write_table', 'table', 'gathered', 'cell_frames', 'item', 'bank']
+           'enhance', 'enhancers', 'enhanced_pictures', 'measure', 'column_result', 'evaluation_of', 'write_records',
+           'write_table', 'table', 'gathered', 'evaluation_frames', 'item', 'bank']
 
 # %% ../../nbs/tools/23_study.work.ipynb #89f49ddf
 import functools
@@ -46,10 +46,10 @@ TABLE = ["dataset", "picture", "codec", "level", "row", "trained_on", "seed", "q
 if TYPE_CHECKING:
     import pandas as pd
 
-    from qebias.measure import Cell
+    from qebias.measure import Evaluation
     from qebias.pairs import Pairs
 
-VALUES = ["picture", "quantity", "value", "unit"]  # of a column of a cell
+VALUES = ["picture", "quantity", "value", "unit"]  # of a column of an evaluation
 
 # %% ../../nbs/tools/23_study.work.ipynb #f76946f0
 def place_of(keys: Keys, job: Job) -> Path:
@@ -84,18 +84,18 @@ def compress(keys: Keys, job: Job, folder: Path, workers: int | None = None, pro
     "Code a data set at one level, beside the store of its raw pictures"
     from qebias.pairs import build_pairs
 
-    study, cell = keys.study, job.cell
-    raw = study.store.folder("raw", raw_key(keys.raw(cell["dataset"])))
-    codec = codec_of(study, cell["codec"], cell["level"])
+    study, parameters = keys.study, job.parameters
+    raw = study.store.folder("raw", raw_key(keys.raw(parameters["dataset"])))
+    codec = codec_of(study, parameters["codec"], parameters["level"])
     set_damaged_aside(raw)
     pairs = build_pairs(
-        images(study, cell["dataset"]), codec, folder, raw=raw, workers=workers, progress=progress
+        images(study, parameters["dataset"]), codec, folder, raw=raw, workers=workers, progress=progress
     )
     parts = ["manifest.json", "pixels.bin", *(f"streams/{p.name}" for p in (folder / "streams").iterdir())]
     if read_result(raw) is None:
         finish(raw, raw.name, ["manifest.json", "pixels.bin"])
     made_by = provenance(codec=codec.describe())
-    finish(folder, folder.name, parts, content=pairs.key, raw=raw.name, cell=cell, provenance=made_by)
+    finish(folder, folder.name, parts, content=pairs.key, raw=raw.name, cell=parameters, provenance=made_by)
 
 # %% ../../nbs/tools/23_study.work.ipynb #d7960807
 def set_damaged_aside(raw: Path) -> None:
@@ -107,7 +107,7 @@ def set_damaged_aside(raw: Path) -> None:
 
 # %% ../../nbs/tools/23_study.work.ipynb #d17d3a78
 def pairs_at(keys: Keys, dataset: str, codec: str, level: int | str) -> "Pairs":
-    "The store of raw and compressed pictures of a cell; raises `QebiasError` where it has not been made"
+    "Raw and compressed pictures of a set at a level; raises `QebiasError` where they have not been made"
     from qebias.pairs import Pairs
 
     folder = keys.folder(pairs_name(dataset, codec, level))
@@ -120,16 +120,16 @@ def train(keys: Keys, job: Job, folder: Path, progress: Callable | None = None) 
     from qebias.pairs import JoinedPairs
     from qebias.training import fit
 
-    study, cell = keys.study, job.cell
-    row = study.rows[cell["row"]]
-    levels = trained_levels(study, cell["codec"], cell["level"])
-    stores = [pairs_at(keys, "train", cell["codec"], level) for level in levels]
+    study, parameters = keys.study, job.parameters
+    row = study.rows[parameters["row"]]
+    levels = trained_levels(study, parameters["codec"], parameters["level"])
+    stores = [pairs_at(keys, "train", parameters["codec"], level) for level in levels]
     for level, store in zip(levels, stores):
-        never_evaluated(keys, store, cell["codec"], level)
+        never_evaluated(keys, store, parameters["codec"], level)
     first = job.needed("train")
     fit(
-        config_of(study, row, cell["seed"]),
-        JoinedPairs(stores) if cell["level"] == "all" else stores[0],
+        config_of(study, row, parameters["seed"]),
+        JoinedPairs(stores) if parameters["level"] == "all" else stores[0],
         folder,
         init=keys.folder(first[0]) / "generator.safetensors" if first else model_of(study.profile, row),
         log_every=study.profile.log_every,
@@ -162,13 +162,13 @@ def enhance(keys: Keys, job: Job, folder: Path, progress: Callable | None = None
     "Enhance a data set with a row's generator, or with a control"
     from qebias import controls
 
-    cell = job.cell
-    pairs = pairs_at(keys, cell["dataset"], cell["codec"], cell["level"])
+    parameters = job.parameters
+    pairs = pairs_at(keys, parameters["dataset"], parameters["codec"], parameters["level"])
     compressed = [pairs.compressed(i) for i in range(len(pairs))]
-    if cell["row"].startswith(controls.PREFIX):
+    if parameters["row"].startswith(controls.PREFIX):
         raw = [pairs.raw(i) for i in range(len(pairs))]
         before = enhanced_pictures(keys, job, pairs.names, compressed)
-        pictures: Iterable = controls.control(cell["row"], pairs.names, raw, before)
+        pictures: Iterable = controls.control(parameters["row"], pairs.names, raw, before)
     else:
         (enhancer,) = enhancers(keys, job).values()
         pictures = map(enhancer, compressed)
@@ -178,7 +178,7 @@ def enhance(keys: Keys, job: Job, folder: Path, progress: Callable | None = None
         if progress:
             progress(i + 1, len(pairs))
     made_by = provenance(device=keys.study.profile.device, precision="fp32")
-    finish(folder, folder.name, parts, cell=cell, provenance=made_by)
+    finish(folder, folder.name, parts, cell=parameters, provenance=made_by)
 
 # %% ../../nbs/tools/23_study.work.ipynb #a1d19357
 def enhancers(keys: Keys, job: Job) -> dict[str, Callable]:
@@ -194,7 +194,7 @@ def enhancers(keys: Keys, job: Job) -> dict[str, Callable]:
     found: dict[str, Callable] = {}
     for need in job.needed("train"):
         generator = load_network(keys.folder(need) / "generator.safetensors", trust=p.trust)
-        found[keys.jobs[need].cell["row"]] = functools.partial(enhanced, generator, device=p.device)
+        found[keys.jobs[need].parameters["row"]] = functools.partial(enhanced, generator, device=p.device)
     return found
 
 # %% ../../nbs/tools/23_study.work.ipynb #22843051
@@ -208,14 +208,14 @@ def enhanced_pictures(keys: Keys, job: Job, names: list, compressed: list) -> li
 
 # %% ../../nbs/tools/23_study.work.ipynb #fd1f00fe
 def measure(keys: Keys, job: Job, folder: Path, progress: Callable | None = None) -> None:
-    "Measure a cell: each column that is not there yet, then the list of them all"
+    "Measure an evaluation: each column that is not there yet, then the list of them all"
     from qebias.measure import measure as measured
 
     study = keys.study
     wanted = column_keys(keys, job)
     missing = {column: key for column, key in wanted.items() if column_result(study, key) is None}
     if missing:
-        looked_at, made_by = cell_of(keys, job), provenance()
+        looked_at, made_by = evaluation_of(keys, job), provenance()
         for i, (column, key) in enumerate(missing.items()):
             if progress:
                 progress(i, len(missing), column)
@@ -226,7 +226,7 @@ def measure(keys: Keys, job: Job, folder: Path, progress: Callable | None = None
             finish(place, key, ["values.parquet"], **told, provenance=made_by)
     results: list[Any] = [column_result(study, key) for key in wanted.values()]
     content = digest(sorted(content_of(result) for result in results), 24)
-    finish(folder, folder.name, [], content=content, columns=wanted, cell=job.cell)
+    finish(folder, folder.name, [], content=content, columns=wanted, cell=job.parameters)
 
 # %% ../../nbs/tools/23_study.work.ipynb #336e7bd5
 def column_result(study: Study, key: str) -> dict | None:
@@ -238,14 +238,14 @@ def column_result(study: Study, key: str) -> dict | None:
     return result
 
 # %% ../../nbs/tools/23_study.work.ipynb #f016f9fa
-def cell_of(keys: Keys, job: Job) -> "Cell":
-    "The pictures of a cell, and the discriminator of the row's own training where it has one"
-    from qebias.measure import Cell
+def evaluation_of(keys: Keys, job: Job) -> "Evaluation":
+    "The pictures of an evaluation, and the discriminator of the row's own training where it has one"
+    from qebias.measure import Evaluation
 
-    study, cell = keys.study, job.cell
-    pairs = pairs_at(keys, cell["dataset"], cell["codec"], cell["level"])
+    study, parameters = keys.study, job.parameters
+    pairs = pairs_at(keys, parameters["dataset"], parameters["codec"], parameters["level"])
     compressed = [pairs.compressed(i) for i in range(len(pairs))]
-    row = study.rows.get(cell["row"])
+    row = study.rows.get(parameters["row"])
     judge: dict[str, Any] = {}
     if row is not None and row.method.discriminator is not None:
         from qebias.networks import load_discriminator
@@ -254,7 +254,7 @@ def cell_of(keys: Keys, job: Job) -> "Cell":
         file = keys.folder(trained) / "discriminator.safetensors"
         discriminator = load_discriminator(file, trust=study.profile.trust)
         judge = {"discriminator": discriminator, "gan": discriminator.gan}
-    return Cell(
+    return Evaluation(
         names=pairs.names,
         raw=[pairs.raw(i) for i in range(len(pairs))],
         compressed=compressed,
@@ -287,13 +287,13 @@ def table(keys: Keys, job: Job, folder: Path) -> None:
 
 # %% ../../nbs/tools/23_study.work.ipynb #6c3bdeb0
 def gathered(keys: Keys) -> "pd.DataFrame":
-    "The columns of all cells that have been measured, as one long table"
+    "The columns of all evaluations that have been measured, as one long table"
     import pandas as pd
 
     frames = []
     for job in keys.jobs.values():
         if job.kind == "measure" and keys.result(job.name) is not None:
-            frames += cell_frames(keys, job)
+            frames += evaluation_frames(keys, job)
         if job.kind == "bank" and keys.result(job.name) is not None:
             frames.append(read_table(keys.folder(job.name) / "table.parquet", TABLE))
     if not frames:
@@ -301,14 +301,14 @@ def gathered(keys: Keys) -> "pd.DataFrame":
     return pd.concat(frames, ignore_index=True)
 
 # %% ../../nbs/tools/23_study.work.ipynb #c84adfe3
-def cell_frames(keys: Keys, job: Job) -> list:
-    "The columns of one cell, with the cell's names; a control of a row is trained where the row is"
+def evaluation_frames(keys: Keys, job: Job) -> list:
+    "The columns of one evaluation, with its names; a control of a row is trained where the row is"
     from qebias.controls import control_of
 
-    study, cell = keys.study, job.cell
-    row = study.rows.get(control_of(cell["row"])[1] or cell["row"])
-    trained = study.trained_on(row, cell["codec"], cell["level"]) if row else ()
-    where = {name: cell[name] for name in ("dataset", "codec", "level", "row", "seed")}
+    study, parameters = keys.study, job.parameters
+    row = study.rows.get(control_of(parameters["row"])[1] or parameters["row"])
+    trained = study.trained_on(row, parameters["codec"], parameters["level"]) if row else ()
+    where = {name: parameters[name] for name in ("dataset", "codec", "level", "row", "seed")}
     where["trained_on"] = "-".join(map(str, trained))
     frames = []
     for column_key in keys.made(job.name)["columns"].values():
@@ -325,7 +325,7 @@ def item(keys: Keys, job: Job, folder: Path) -> None:
     from qebias.study.jobs import engine_here
 
     study = keys.study
-    known = study.known_items()[job.cell["item"]]
+    known = study.known_items()[job.parameters["item"]]
     codec, level = study.main
     values = {"profile": study.profile.name, "run_dir": str(study.folder), "codec": codec, "level": level}
     execute(known.path, folder / "notebook.ipynb", values, engine=engine_here())
