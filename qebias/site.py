@@ -132,7 +132,8 @@ def modules(root: str | Path | None = None) -> dict[str, Module]:
         tree, lines = ast.parse(text), text.splitlines()
         kinds = (ast.FunctionDef, ast.ClassDef)
         public = [n for n in tree.body if isinstance(n, kinds) and not n.name.startswith("_")]
-        symbols = tuple(symbol_of(node, lines, name) for node in public)
+        last = {node.name: node for node in public}  # of several of one name: overloads come first
+        symbols = tuple(symbol_of(node, lines, name) for node in last.values())
         found[name] = Module(name, made_of[1], ast.get_docstring(tree) or "", symbols)
     return found
 
