@@ -118,22 +118,22 @@ def match(folders: dict, suffix: str = "") -> Found:
             state = "is a file" if root.exists() else "does not exist"
             raise QebiasError(f"{root} ({domain}) {state}: pass a folder of pictures")
         try:
-            found, left_out = find_pictures([root])
+            images, left_out = find_pictures([root])
         except QebiasError as error:
             raise QebiasError(f"{domain}: {error}") from None
         behind = suffix if domain == "enhanced" else ""
-        named, lacking = by_bare_name(found, behind, root)
+        named, lacking = by_bare_name(images, behind, root)
         listed[domain] = {name: picture.path for name, picture in named.items()}
         notes += [f"{domain}: {line}" for line in (*left_out, *lacking)]
     if not set.intersection(*map(set, listed.values())):
-        first = ", ".join(f"{domain} has {next(iter(found))}" for domain, found in listed.items())
-        some, *others = (next(iter(found)) for found in listed.values())
+        first = ", ".join(f"{domain} has {next(iter(images))}" for domain, images in listed.items())
+        some, *others = (next(iter(images)) for images in listed.values())
         remedy = told_apart(some, seen_alike(other for other in others if other != some)) or (
             "name the files alike (a suffix that a method adds is given by --suffix)"
         )
         raise QebiasError(f"no name occurs in all three folders: {first}: {remedy}")
     loads, problems = {}, {}
-    alike = {domain: seen_alike(found) for domain, found in listed.items()}
+    alike = {domain: seen_alike(images) for domain, images in listed.items()}
     for name in sorted(set().union(*listed.values())):
         absent = [domain for domain in DOMAINS if name not in listed[domain]]
         if not is_text(name):
@@ -143,10 +143,10 @@ def match(folders: dict, suffix: str = "") -> Found:
             problems[name] = f"missing in {' and '.join(absent)}" + (f": {why}" if why else "")
         else:
             loads[name] = [partial(read_rgb8, listed[domain][name]) for domain in DOMAINS]
-    formats = {d: dict(Counter(p.suffix.lower() for p in found.values())) for d, found in listed.items()}
+    formats = {d: dict(Counter(p.suffix.lower() for p in images.values())) for d, images in listed.items()}
     notes += coding_notes(formats)
-    found = {domain: len(pictures) for domain, pictures in listed.items()}
-    facts = {"folders": short_names(folders), "found": found, "formats": formats}
+    images = {domain: len(pictures) for domain, pictures in listed.items()}
+    facts = {"folders": short_names(folders), "found": images, "formats": formats}
     return Found(loads, problems, notes, facts, {name: pixels_of(listed["raw"][name]) for name in loads})
 
 # %% ../nbs/measurement/40_audit.ipynb #fe7d7ea7
@@ -177,7 +177,7 @@ def short_names(folders: dict) -> dict:
     parts = {d: Path(os.path.abspath(Path(folder).expanduser())).parts for d, folder in folders.items()}
     short = {}
     for k in range(1, 5):
-        short = {domain: "/".join(found[-k:]) for domain, found in parts.items()}
+        short = {domain: "/".join(path_parts[-k:]) for domain, path_parts in parts.items()}
         if len(set(short.values())) == len(set(parts.values())):
             break
     return short
@@ -246,13 +246,13 @@ def blocks(rgb: np.ndarray) -> float:
     "How many times as large steps are on JPEG's grid of 8 pixels as beside it, in the middle's green"
     top, left = (max(0, (size - 256) // 2) // 8 * 8 for size in rgb.shape[:2])
     green = rgb[top : top + 256, left : left + 256, 1].astype(float)
-    found = []
+    ratios = []
     for part in (green, green.T):
         steps = np.abs(np.diff(part, axis=1)).mean(0)
         on_grid = np.arange(len(steps)) % 8 == 7
         if on_grid.any():
-            found.append(steps[on_grid].mean() / max(steps[~on_grid].mean(), 1e-9))
-    return float(np.mean(found)) if found else 1.0
+            ratios.append(steps[on_grid].mean() / max(steps[~on_grid].mean(), 1e-9))
+    return float(np.mean(ratios)) if ratios else 1.0
 
 # %% ../nbs/measurement/40_audit.ipynb #596cb02b
 def look(loads: list[Callable]) -> Look | str:
@@ -327,11 +327,11 @@ def exchanged(looks: dict, k: int) -> dict:  # name -> name of a raw one
     raw, own = (np.stack([pattern(looks[name].small[j]) for name in names]) for j in (0, k))
     apart = np.sqrt(np.maximum((own**2).sum(1)[:, None] + (raw**2).sum(1) - 2 * own @ raw.T, 0))
     best = apart.argmin(1)
-    found = {}
+    lookalikes = {}
     for i, j in enumerate(best):
         if j != i and apart[i, i] > 0.2 and apart[i, j] < 0.4 * apart[i, i]:
-            found[names[i]] = names[j]
-    return found
+            lookalikes[names[i]] = names[j]
+    return lookalikes
 
 # %% ../nbs/measurement/40_audit.ipynb #c05afdd2
 def pattern(small: np.ndarray) -> np.ndarray:
@@ -441,36 +441,36 @@ def gather(
     arrays = [not isinstance(images, (str, os.PathLike)) for images in folders.values()]
     if any(arrays) and not all(arrays):
         raise QebiasError("raw, compressed and enhanced are three folders or three lists: do not mix them")
-    found = given(folders, names) if arrays[0] else match(folders, suffix)
-    looks, wrong = look_all(found.loads, found.pixels, progress)
+    pairing = given(folders, names) if arrays[0] else match(folders, suffix)
+    looks, wrong = look_all(pairing.loads, pairing.pixels, progress)
     give_back()
-    problems = found.problems | wrong
+    problems = pairing.problems | wrong
     if problems and (on_mismatch == "raise" or not looks):
-        total = len(found.loads) + len(found.problems)
+        total = len(pairing.loads) + len(pairing.problems)
         listed = "; ".join(f"{name}: {why}" for name, why in list(problems.items())[:3])
         more = f"; and {len(problems) - 3} more" if len(problems) > 3 else ""
         remedy = ", or leave these out with --skip (in Python, on_mismatch='skip')" if looks else ""
         do = "does" if len(problems) == 1 else "do"
         words = f"{len(problems)} of {total} images {do} not match: {listed}{more}"
         raise QebiasError(f"{words}: correct the folders{remedy}")
-    for domain, short in found.facts.get("folders", {}).items():
+    for domain, short in pairing.facts.get("folders", {}).items():
         long = str(Path(folders[domain]).expanduser())
         problems = {name: why.replace(long, short) for name, why in problems.items()}
     if all(one.mse[2] == 0 for one in looks.values()):
         words = "so Eq. 1 has no base: pass the compressed pictures"
         raise QebiasError(f"the compressed pictures are the raw ones, pixel by pixel, {words}")
     shapes = [one.shape for one in looks.values()]
-    domains = {d: Pictures([found.loads[n][k] for n in looks], shapes) for k, d in enumerate(DOMAINS)}
+    domains = {d: Pictures([pairing.loads[n][k] for n in looks], shapes) for k, d in enumerate(DOMAINS)}
     sizes = Counter(f"{width}x{height}" for height, width in shapes)
     content = {d: digest([one.digests[k] for one in looks.values()]) for k, d in enumerate(DOMAINS)}
     facts = {"images": len(looks), "sizes": dict(sizes.most_common()), "content": content}
-    notes = [*found.notes, *remarks(looks)]
-    return Set(list(looks), domains, looks, problems, notes, found.facts | facts)
+    notes = [*pairing.notes, *remarks(looks)]
+    return Set(list(looks), domains, looks, problems, notes, pairing.facts | facts)
 
 # %% ../nbs/measurement/40_audit.ipynb #34a22801
 def look_all(loads: dict, pixels: dict, progress: Callable | None) -> tuple:  # looks, faults
     "Look at all of them, a few at a time, large ones alone"
-    found: dict[str, Look] = {}
+    summaries: dict[str, Look] = {}
     wrong: dict[str, str] = {}
     with threads(min(4, os.cpu_count() or 1)) as pool:
         looks = in_order(pool, lambda name: look(loads[name]), loads, 8, lambda name: 4 * pixels[name])
@@ -478,10 +478,10 @@ def look_all(loads: dict, pixels: dict, progress: Callable | None) -> tuple:  # 
             if isinstance(one, str):
                 wrong[name] = one
             else:
-                found[name] = one
+                summaries[name] = one
             if progress:
                 progress("reading", k, len(loads))
-    return found, wrong
+    return summaries, wrong
 
 # %% ../nbs/measurement/40_audit.ipynb #34a22802
 def give_back() -> None:
@@ -599,14 +599,14 @@ class Lines(Rows):
             raw, compressed = domains["raw"][i], domains["compressed"][i]
             few = max(MOST_TOGETHER // (raw.size // 3), 1)
             for some_rows in (rows[k : k + few] for k in range(0, len(rows), few)):
-                *found, known = values(raw, compressed, [self.enhanced(row)[i] for row in some_rows])
-                for row, *sides in zip(some_rows, found[::2], found[1::2]):
-                    told = zip(("ce", "re", "cr"), (*sides, known))
-                    columns[row] += [(names[i], f"{side}:{name}", float(x), "") for side, x in told]
+                *distances, known = values(raw, compressed, [self.enhanced(row)[i] for row in some_rows])
+                for row, *sides in zip(some_rows, distances[::2], distances[1::2]):
+                    side_values = zip(("ce", "re", "cr"), (*sides, known))
+                    columns[row] += [(names[i], f"{side}:{name}", float(x), "") for side, x in side_values]
                 if len(some_rows) < len(rows):  # large: the controls need its room
                     domains["enhanced"].forget()
-        for row, found in columns.items():
-            self.cache[self.key(f"distance:{name}", row)] = found
+        for row, distances in columns.items():
+            self.cache[self.key(f"distance:{name}", row)] = distances
         give_back()
 
     def add(self, column: str, row: str, evaluation: Evaluation | None = None) -> None:
@@ -623,8 +623,8 @@ class Lines(Rows):
     def derive(self, name: str) -> None:
         "A metric that was measured as a distance: of enhanced it is RE, of compressed CR"
         for side, row in (("re", "enhanced"), ("cr", "compressed")):
-            found = [line for line in self.lines if line[1] == f"{side}:{name}" and line[4] == "enhanced"]
-            self.lines += [(picture, name, value, unit, row) for picture, _, value, unit, _ in found]
+            lines = [line for line in self.lines if line[1] == f"{side}:{name}" and line[4] == "enhanced"]
+            self.lines += [(picture, name, value, unit, row) for picture, _, value, unit, _ in lines]
 
     def results(self) -> Results:
         "What has been measured"
@@ -670,9 +670,9 @@ def numbers(results: Results, looks: dict, distances: list, metrics: list, level
     rows = []
 
     def enter(what, name, domain, values):
-        found = values if isinstance(values, Estimate) else estimate(values, level)
-        low, high = (np.nan if x is None else x for x in (found.low, found.high))
-        rows.append((what, name, domain, found.value, low, high, "image", found.n))
+        estimated = values if isinstance(values, Estimate) else estimate(values, level)
+        low, high = (np.nan if x is None else x for x in (estimated.low, estimated.high))
+        rows.append((what, name, domain, estimated.value, low, high, "image", estimated.n))
 
     def of(row, quantity):
         return results.values(row, quantity, **AT)
@@ -751,9 +751,9 @@ def leaning(frame: pd.DataFrame, images: int) -> str:
     sides: dict[str, list] = {side: [] for side in ("compressed", "raw", "open", "outside")}
     ratios = from_raw(frame)
     for row in rows.itertuples():
-        told = f"{METRICS[row.name].in_words} ({whole_percent(row.value)})"
-        sides[side_of(row, ratios.get(row.name, 1))].append(told)
-    words = {side: listed(found) for side, found in sides.items()}
+        phrase = f"{METRICS[row.name].in_words} ({whole_percent(row.value)})"
+        sides[side_of(row, ratios.get(row.name, 1))].append(phrase)
+    words = {side: listed(phrases) for side, phrases in sides.items()}
     cannot = "To which side the enhanced images lean cannot be told"
     aside = f", while by {words['open']} the interval includes 0 %" if words["open"] else ""
     text = ""
@@ -788,16 +788,16 @@ def outside_words(frame: pd.DataFrame, names: str) -> str:
 # %% ../nbs/measurement/40_audit.ipynb #a4e47c88
 def quality_words(frame: pd.DataFrame, images: int) -> str:
     "Which metrics are better than those of the compressed images, worse, or neither"
-    found: dict[str, list] = {"better": [], "worse": [], "not told apart": []}
+    metrics: dict[str, list] = {"better": [], "worse": [], "not told apart": []}
     changes = frame[(frame["what"] == "quality") & (frame["domain"] == "enhanced - compressed")]
     for row in changes.itertuples():
-        found[compared(row)].append(METRICS[row.name].in_words)
-    told = [f"{how} by {listed(found[how])}" for how in ("better", "worse") if found[how]]
-    if found["not told apart"]:
-        told.append(f"{'and ' if told else ''}not told apart by {listed(found['not told apart'])}")
-    if not told:
+        metrics[compared(row)].append(METRICS[row.name].in_words)
+    phrases = [f"{how} by {listed(metrics[how])}" for how in ("better", "worse") if metrics[how]]
+    if metrics["not told apart"]:
+        phrases.append(f"{'and ' if phrases else ''}not told apart by {listed(metrics['not told apart'])}")
+    if not phrases:
         return "no quality metric was measured"
-    return f"compared with the compressed images the enhanced ones are {', '.join(told)}"
+    return f"compared with the compressed images the enhanced ones are {', '.join(phrases)}"
 
 # %% ../nbs/measurement/40_audit.ipynb #054be8e7
 def realism_words(frame: pd.DataFrame) -> str:
@@ -851,8 +851,8 @@ class AuditReport:
         "The verdict and the deviations, for a terminal"
         lines = [self.verdict, "", f"{'distance':12} deviation"]
         for row in self.frame[self.frame["what"] == "deviation"].itertuples():
-            told = with_interval(row.value, row.low, row.high, percent)
-            lines.append(f"{row.name:12} {told}, {plural(row.n, 'image')}")
+            deviation = with_interval(row.value, row.low, row.high, percent)
+            lines.append(f"{row.name:12} {deviation}, {plural(row.n, 'image')}")
         for row in self.frame[self.frame["what"] == "control"].itertuples():
             label = CONTROLS[row.domain.removeprefix(PREFIX)].label
             lines.append(f"  {label:18} {row.name}: {percent(row.value)}")
@@ -899,8 +899,8 @@ def audit(
     lines.add("residual", "enhanced")
     measure_all(lines, chosen, scored, (distances is not None, metrics is not None), controls, reasons)
     if judge is not None:
-        told = dict(gan=judging["gan"], patch=judging["patch"], conditional=bool(judging["conditional"]))
-        lines.add("realism", "enhanced", lines.evaluation("enhanced", discriminator=judge, **told))
+        options = dict(gan=judging["gan"], patch=judging["patch"], conditional=bool(judging["conditional"]))
+        lines.add("realism", "enhanced", lines.evaluation("enhanced", discriminator=judge, **options))
     chosen, scored = ([name for name in part if name not in reasons] for part in (chosen, scored))
     results = lines.results()
     frame = numbers(results, pictures.looks, chosen, scored, level)
@@ -1014,11 +1014,11 @@ def telling(pictures: Set, pixels: pd.DataFrame) -> dict:
     chosen = {"worst": order[0]}
     if len(order) > 1:
         chosen["median"] = order[len(order) // 2]
-    found = {}
+    examples = {}
     for role, name in chosen.items():
         i = pictures.names.index(name)
-        found[role] = (name, *(pictures.domains[domain][i] for domain in DOMAINS))
-    return found
+        examples[role] = (name, *(pictures.domains[domain][i] for domain in DOMAINS))
+    return examples
 
 # %% ../nbs/measurement/40_audit.ipynb #8d5ed1f0
 def bars() -> Callable:
@@ -1089,17 +1089,17 @@ def triangle_of(report: AuditReport, name: str) -> Shown:
     "The triangle by one distance, the controls beside the method"
     lines = []
     results, frame = report.results, report.frame
-    found = frame[(frame["name"] == name) & frame["what"].isin(["deviation", "control"])]
-    for row in found.itertuples():
+    rows = frame[(frame["name"] == name) & frame["what"].isin(["deviation", "control"])]
+    for row in rows.itertuples():
         who = row.domain or "enhanced"
         sides = (estimate(results.values(who, f"{side}:{name}", **AT)).value for side in ("ce", "re", "cr"))
         ce, re, cr = sides
         lines.append(dict(row=who, ce=ce, re=re, cr=cr, value=row.value, low=row.low, high=row.high))
     first = lines[0]
-    told = with_interval(first["value"], first["low"], first["high"], percent)
+    deviation = with_interval(first["value"], first["low"], first["high"], percent)
     label = METRICS[name].label
     lengths = ", ".join(f"{side.upper()} {number(first[side])}" for side in ("ce", "re", "cr"))
-    alt = f"Triangle by {label}: {lengths}; {told}"
+    alt = f"Triangle by {label}: {lengths}; {deviation}"
     return drawn(triangle(lines, label), alt, METRICS[name].about)
 
 # %% ../nbs/measurement/40_audit.ipynb #33410d22
@@ -1150,18 +1150,18 @@ def telling_pictures(report: AuditReport) -> list:  # dicts: words, name, row, f
             most = max(most, float(np.quantile(np.abs(apart).mean(-1), 0.95)))
     gain = next((g for g in (24, 16, 12, 8, 6, 4, 3, 2) if 127 / g >= most), 1)
     words = {"worst": "The most biased image", "median": "The median image"}
-    found = []
+    entries = []
     for role, (name, raw, compressed, enhanced) in report.pictures.items():
         figure = residuals(raw, compressed, {"enhanced": enhanced}, boxes[role], gain=gain, size=1.9)
         alt = f"{name}: crops of raw, compressed and enhanced, and maps of their differences"
         data, width = marked(raw, boxes[role])
         place = f"{name}, the raw image, with the place of the crops"
-        told = "Raw, whole. The square is where compression changed most."
-        small = embedded("image/jpeg", data, width, place, told)
+        caption = "Raw, whole. The square is where compression changed most."
+        small = embedded("image/jpeg", data, width, place, caption)
         row = report.pixels.set_index("image").loc[name]
         title = words[role] if len(report.pictures) > 1 else "The image"
-        found.append(dict(words=title, name=name, row=row, figures=[small, drawn(figure, alt)]))
-    return found
+        entries.append(dict(words=title, name=name, row=row, figures=[small, drawn(figure, alt)]))
+    return entries
 
 # %% ../nbs/measurement/40_audit.ipynb #9b73c152
 class Table(NamedTuple):
@@ -1231,8 +1231,8 @@ def realism_part(report: AuditReport) -> tuple:  # (words, figures, Table)
     if judge["conditional"]:
         twins = "is an extrapolation: training never showed it twins"
         words += f" The score of compressed images, beside themselves, {twins}."
-    told = ", ".join(f"{row.domain} {row.value:.2f}" for row in rows)
-    figure = drawn(realism_differences(gaps), f"Mean realism scores: {told}")
+    scores = ", ".join(f"{row.domain} {row.value:.2f}" for row in rows)
+    figure = drawn(realism_differences(gaps), f"Mean realism scores: {scores}")
     table = [[row.domain.replace(" - ", f" {MINUS} "), number(row.value), interval_text(row)] for row in rows]
     return words, [figure], Table(["domain", "score", "interval"], table)
 

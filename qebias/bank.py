@@ -129,8 +129,8 @@ def train_discriminator(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_for("bank", seed))
         network = UNetSN(6 if conditional else 3, settings["width"])
-    found = ConditionalDiscriminator(network, conditional, settings["projection"]).to(dtype).train()
-    optimiser = torch.optim.Adam(found.parameters(), settings["lr"], betas=(0.9, 0.99))
+    discriminator = ConditionalDiscriminator(network, conditional, settings["projection"]).to(dtype).train()
+    optimiser = torch.optim.Adam(discriminator.parameters(), settings["lr"], betas=(0.9, 0.99))
     patch, batch = settings["patch"], settings["batch"]
     of_raw = PatchSampler(raw, patch, batch, seed_for("bank", seed))
     of_fakes = PatchSampler(fakes, patch, batch, seed_for("bank", seed))
@@ -138,9 +138,9 @@ def train_discriminator(
         real, compressed = of_raw(iteration)
         fake, _ = of_fakes(iteration)
         optimiser.zero_grad()
-        bank_loss(found, kind, *(x.to(dtype) / 255 for x in (real, fake, compressed))).backward()
+        bank_loss(discriminator, kind, *(x.to(dtype) / 255 for x in (real, fake, compressed))).backward()
         optimiser.step()
-    return found.float().eval()
+    return discriminator.float().eval()
 
 # %% ../nbs/measurement/50_bank.ipynb #64751b23
 def bank_loss(
@@ -168,14 +168,14 @@ def mean_scores(
     patch: int,  # side in px
 ) -> list[float]:
     "The realism score of each picture: sigmoid of the logits, mean over its patches"
-    found = []
+    means = []
     with torch.no_grad(), evaluating(discriminator):
         for rgb, condition in zip(pictures, conditions):
             images, beside = (as_batch(cut(x, patch)) for x in (rgb, condition))
             parts = zip(images.split(16), beside.split(16))
             scores = [torch.sigmoid(discriminator(*part)).mean((1, 2, 3)) for part in parts]
-            found.append(float(torch.cat(scores).double().mean()))
-    return found
+            means.append(float(torch.cat(scores).double().mean()))
+    return means
 
 # %% ../nbs/measurement/50_bank.ipynb #547c291c
 def swapped(pictures: Pictures) -> list:
@@ -259,7 +259,7 @@ def run_bank(
     contents = {name: pairs.key for name, pairs in pictures.items()}
     one = {k: v for k, v in settings.items() if k not in ("fakes", "kinds", "rows", "seeds")}
     work = bank_work(settings)
-    found, fakes = [], {}
+    frames, fakes = [], {}
     for i, (fake, kind, seed) in enumerate(work):
         if progress:
             progress(i, len(work))
@@ -271,12 +271,12 @@ def run_bank(
             frame = one_discriminator(settings, kind, sets, fakes[fake], seed)
             with atomic(path) as tmp:
                 frame.to_parquet(tmp, index=False)
-        found.append(read_table(path).assign(row=f"bank:{kind}:{fake}", seed=seed))
+        frames.append(read_table(path).assign(row=f"bank:{kind}:{fake}", seed=seed))
     if progress:
         progress(len(work), len(work))
     codec, level = (pictures["train"].manifest["codec"][part] for part in ("codec", "level"))
     place = {"codec": codec, "level": level, "trained_on": f"{codec}-{level}"}
-    return pd.concat(found, ignore_index=True).assign(**place)[COLUMNS]
+    return pd.concat(frames, ignore_index=True).assign(**place)[COLUMNS]
 
 # %% ../nbs/measurement/50_bank.ipynb #6332cd92
 DOMAINS = ("compressed", "enhanced", "raw-swapped", *(f"blend-{share}" for share in BLENDS))
@@ -312,9 +312,9 @@ def bank_gaps(
             gap = difference(asked(f"score:{domain}"), asked("score:raw"))
             if gap.missing:
                 continue
-            found = estimate(gap)
-            low, high = (np.nan if bound is None else bound for bound in (found.low, found.high))
-            value = {"value": found.value, "low": low, "high": high, "seeds": found.seeds, "auc": auc}
+            estimated = estimate(gap)
+            low, high = (np.nan if bound is None else bound for bound in (estimated.low, estimated.high))
+            value = {"value": estimated.value, "low": low, "high": high, "seeds": estimated.seeds, "auc": auc}
             lines.append({"kind": kind, "fake": fake, "domain": domain, **value})
     columns = ["kind", "fake", "domain", "value", "low", "high", "seeds", "auc"]
     frame = pd.DataFrame(lines, columns=columns)
@@ -345,12 +345,12 @@ def gap_figure(
     return intervals(shown, 0, "score less raw's", "found out", "more real than raw", note=note)
 
 # %% ../nbs/measurement/50_bank.ipynb #558bcff9
-def plain_text(found: Estimate) -> str:
+def plain_text(estimate: Estimate) -> str:
     "An estimate with two digits, as a table has it"
-    if found.value is None:
+    if estimate.value is None:
         return "-"
-    interval = "" if found.low is None else f" [{found.low:.2f}, {found.high:.2f}]"
-    return f"{found.value:.2f}{interval}".replace("-", "\N{MINUS SIGN}")
+    interval = "" if estimate.low is None else f" [{estimate.low:.2f}, {estimate.high:.2f}]"
+    return f"{estimate.value:.2f}{interval}".replace("-", "\N{MINUS SIGN}")
 
 # %% ../nbs/measurement/50_bank.ipynb #d735696a
 SCORES = {
@@ -373,7 +373,7 @@ def bank_scores(
     lines = {}
     for kind, fake in bank_rows(results):
         asked = partial(results.values, f"bank:{kind}:{fake}", dataset=dataset, codec=codec, level=level)
-        found = [estimate(asked(quantity)) for quantity in SCORES]
-        if any(one.value is not None for one in found):
-            lines[f"{KIND_TITLES[kind]}, {fake}"] = [plain_text(one) for one in found]
+        estimates = [estimate(asked(quantity)) for quantity in SCORES]
+        if any(one.value is not None for one in estimates):
+            lines[f"{KIND_TITLES[kind]}, {fake}"] = [plain_text(one) for one in estimates]
     return pd.DataFrame.from_dict(lines, orient="index", columns=list(SCORES.values()))

@@ -43,16 +43,16 @@ def bank_settings(
     for name in settings:
         if name not in DEFAULTS:
             raise QebiasError(f"bank: unknown key {name}: there are {', '.join(DEFAULTS)}")
-    found = {**DEFAULTS, **settings}
+    values = {**DEFAULTS, **settings}
     for name, known in (("kinds", KINDS), ("fakes", FAKE_NAMES)):
-        for one in found[name]:
+        for one in values[name]:
             if one not in known:
                 raise QebiasError(f"bank: {name} has {one!r}: there are {', '.join(known)}")
-    if found["projection"] not in ("none", "edges"):
-        raise QebiasError(f"bank: projection is {found['projection']!r}: there are none, edges")
+    if values["projection"] not in ("none", "edges"):
+        raise QebiasError(f"bank: projection is {values['projection']!r}: there are none, edges")
     for name in ("iterations", "batch", "width", "train_pictures", "pictures"):
-        if type(found[name]) is not int or found[name] < 1:
-            raise QebiasError(f"bank: {name} is {found[name]!r}: it is a whole number from 1 on")
+        if type(values[name]) is not int or values[name] < 1:
+            raise QebiasError(f"bank: {name} is {values[name]!r}: it is a whole number from 1 on")
     of = {"network": class_version("qebias.discriminators:UNetSN"), "patches": PATCHES_VERSION}
     of["realism"] = identity("realism")["version"]
-    return {**found, "patch": profile.patch, "version": VERSION, "versions": of}
+    return {**values, "patch": profile.patch, "version": VERSION, "versions": of}

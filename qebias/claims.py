@@ -185,25 +185,25 @@ WRITTEN: dict[str, Callable] = {
 # %% ../nbs/tools/00_claims.ipynb #8be27738
 def replacements(claim: Claim, groups: dict[str, list[str]], results: Results) -> list[dict[str, str]]:
     "Every combination, name -> value, that a record is made for"
-    found = []
+    combinations = []
     alternatives = claim.replacements if isinstance(claim.replacements, list) else [claim.replacements]
     for names in alternatives:
         choices = [meanings(value, groups, results) for value in names.values()]
-        found += [dict(zip(names, chosen)) for chosen in itertools.product(*choices)]
-    return found
+        combinations += [dict(zip(names, chosen)) for chosen in itertools.product(*choices)]
+    return combinations
 
 # %% ../nbs/tools/00_claims.ipynb #020e2078
 def meanings(value: str | list[str], groups: dict[str, list[str]], results: Results) -> list[str]:
     "What rows, patterns with * or groups of a record stand for, one after another"
     values = value if isinstance(value, list) else [value]
-    found = []
+    names = []
     for x in values:
         if "*" in x:  # models that were trained elsewhere only where it says so
             rows = fnmatch.filter(results.table["row"].unique(), x)
-            found += [row for row in rows if "@" in x or "@" not in row] or [x]
+            names += [row for row in rows if "@" in x or "@" not in row] or [x]
         else:
-            found += groups.get(x, [x])
-    return list(dict.fromkeys(found))
+            names += groups.get(x, [x])
+    return list(dict.fromkeys(names))
 
 # %% ../nbs/tools/00_claims.ipynb #8abb6ff7
 def statements(
@@ -213,15 +213,15 @@ def statements(
     sets: list[str],  # data sets for the statements on every set
 ) -> list[Statement]:
     "All statements of a file at the places of a study"
-    found = []
+    stated = []
     for claim in claims.claims:
         for names in replacements(claim, claims.groups, results):
             for distance in claim.distances or [""]:
                 if distance in WHERE_KNOWN and f"re:{distance}" not in results.known["quantity"]:
                     continue
                 for place in places_of(claim, names, results, main, sets):
-                    found.append(statement_at(claim, names | {"distance": distance}, place, claims, results))
-    return found
+                    stated.append(statement_at(claim, names | {"distance": distance}, place, claims, results))
+    return stated
 
 # %% ../nbs/tools/00_claims.ipynb #f27e12b7
 CURVES = ("BD-rate", "highest gap")  # contrasts over all levels of a codec
@@ -229,7 +229,7 @@ CURVES = ("BD-rate", "highest gap")  # contrasts over all levels of a codec
 
 def filled_rows(claim: Claim, names: dict, groups: dict[str, list[str]], results: Results) -> tuple:
     "The rows that a record is about and is compared with; a tuple where a group is meant"
-    found = []
+    rows = []
     for row in claim.rows:
         members = []
         for name in row if isinstance(row, list) else [row]:
@@ -238,8 +238,8 @@ def filled_rows(claim: Claim, names: dict, groups: dict[str, list[str]], results
         if claim.contrast in CURVES:  # the curve of a multi-level model stands for that of a model a level
             known = results.known["row"]
             members = [f"{member}@all" if f"{member}@all" in known else member for member in members]
-        found.append(members[0] if len(members) == 1 else tuple(members))
-    return tuple(found)
+        rows.append(members[0] if len(members) == 1 else tuple(members))
+    return tuple(rows)
 
 # %% ../nbs/tools/00_claims.ipynb #53a41b7d
 def statement_at(
@@ -298,8 +298,8 @@ def printed(
     numbers = [paper_number(*part) for part in parts]
     value = numbers[0] - sum(numbers[1:])
     table = parts[0][0]
-    told = f"{value:+.{DECIMALS[table]}f}" if table in DECIMALS else f"{value:+.3g}"
-    return f"{told}, {'Flickr2K' if 'Flickr2K' in text else 'DIV2K'}"
+    digits = f"{value:+.{DECIMALS[table]}f}" if table in DECIMALS else f"{value:+.3g}"
+    return f"{digits}, {'Flickr2K' if 'Flickr2K' in text else 'DIV2K'}"
 
 # %% ../nbs/tools/00_claims.ipynb #0fffd88b
 def places_of(
@@ -315,15 +315,15 @@ def places_of(
         return [main]
     if claim.where == "every set":
         return [(dataset, codec, level) for dataset in sets]
-    found = results.places()
+    conditions = results.places()
     if claim.codec == "modern":
-        found = [place for place in found if place[1] not in ("bpg", "jpeg")]
+        conditions = [place for place in conditions if place[1] not in ("bpg", "jpeg")]
     elif claim.codec:
-        found = [place for place in found if place[1] == claim.codec]
+        conditions = [place for place in conditions if place[1] == claim.codec]
     if claim.where != "every place":
         row = fill(claim.rows[0], names)
-        found = [place for place in found if is_trained_where(results, row, place, claim.where)]
-    return found or [("", codec, level)]
+        conditions = [place for place in conditions if is_trained_where(results, row, place, claim.where)]
+    return conditions or [("", codec, level)]
 
 # %% ../nbs/tools/00_claims.ipynb #705079e1
 def is_trained_where(results: Results, row: str, place: Place, wanted: str) -> bool:
@@ -388,10 +388,10 @@ def row_number(statement: Statement, row: str, results: Results) -> Values:
     if contrast == "BD-rate":
         quantity = statement.quantities[0]
         return bd_rate(results, row, quantity, *place[:2], better(quantity))
-    found = [results.values(row, quantity, *place) for quantity in statement.quantities]
-    if len(found) == 1:
-        return found[0]
-    return (ratio if contrast == "ratio" else difference)(*found)
+    values = [results.values(row, quantity, *place) for quantity in statement.quantities]
+    if len(values) == 1:
+        return values[0]
+    return (ratio if contrast == "ratio" else difference)(*values)
 
 # %% ../nbs/tools/00_claims.ipynb #0a56c686
 def better(quantity: str) -> str:
@@ -453,11 +453,11 @@ def controls(statement: Statement, results: Results) -> str:
     measured, passing = False, []
     for row in controls_for(statement, results):
         here = replace(statement, rows=(row, *statement.rows[1:]))
-        found = estimate(number(here, results))
-        if found.low is None:
+        estimated = estimate(number(here, results))
+        if estimated.low is None:
             continue
         measured = True
-        if beyond(found, statement) and not further_from_raw(here, results):
+        if beyond(estimated, statement) and not further_from_raw(here, results):
             name, base = control_of(row)
             passing.append(f"{name} on {label(base)}" if base else name)
     if passing:
@@ -465,12 +465,12 @@ def controls(statement: Statement, results: Results) -> str:
     return "none passes" if measured else ""
 
 # %% ../nbs/tools/00_claims.ipynb #23e570f1
-def beyond(found: Estimate, statement: Statement) -> bool:
+def beyond(estimate: Estimate, statement: Statement) -> bool:
     "Whether the whole interval lies on a statement's side of its threshold"
     threshold = statement.claim.threshold
-    if found.low is None or found.high is None:
+    if estimate.low is None or estimate.high is None:
         return False
-    return found.low > threshold if statement.side == "above" else found.high < threshold
+    return estimate.low > threshold if statement.side == "above" else estimate.high < threshold
 
 # %% ../nbs/tools/00_claims.ipynb #2901f708
 def further_from_raw(statement: Statement, results: Results) -> bool:
@@ -480,8 +480,8 @@ def further_from_raw(statement: Statement, results: Results) -> bool:
     distance = statement.distance
     by_distance = statement.claim.model_copy(update={"contrast": "difference"})
     here = replace(statement, claim=by_distance, quantities=(f"re:{distance}",), distance="")
-    found = estimate(number(here, results))
-    return found.low is not None and found.low > 0
+    estimated = estimate(number(here, results))
+    return estimated.low is not None and estimated.low > 0
 
 # %% ../nbs/tools/00_claims.ipynb #936767c1
 CHANCE = 0.7  # least AUC(raw, enhanced) of a discriminator whose scores mean something
@@ -489,7 +489,7 @@ LEVEL = 0.95  # of all intervals
 
 # %% ../nbs/tools/00_claims.ipynb #425414d4
 def verdict(
-    found: Estimate,
+    estimate: Estimate,
     side: str,  # above or below
     threshold: float = 0.0,
     effect: float = 0.0,  # the smallest effect of interest
@@ -499,16 +499,16 @@ def verdict(
     hypothesis: bool = False,  # whether it is ours, and not the paper's
 ) -> str:
     "What a number and its interval say of a statement"
-    if found.value is None or found.low is None or found.high is None:
-        return f"not measured: {found.missing}"
+    if estimate.value is None or estimate.low is None or estimate.high is None:
+        return f"not measured: {estimate.missing}"
     if chance:
         return "not testable: discriminator at chance"
-    if found.few_seeds:
+    if estimate.few_seeds:
         return "direction only"
-    if found.low > threshold - effect and found.high < threshold + effect:
+    if estimate.low > threshold - effect and estimate.high < threshold + effect:
         return "negligible"
     decided = p <= 1 - LEVEL
-    above, below = found.low > threshold and decided, found.high < threshold and decided
+    above, below = estimate.low > threshold and decided, estimate.high < threshold and decided
     if below if side == "above" else above:
         return "opposite"
     if above if side == "above" else below:
@@ -536,8 +536,8 @@ def at_chance(statement: Statement, results: Results) -> bool:
     if not any(quantity.startswith("score:") for quantity in statement.quantities):
         return False
     for row in statement.rows:
-        found = results.values(row, "auc:raw-enhanced", *statement.place)
-        if found.missing or found.array[:, 0].mean() < CHANCE:
+        auc = results.values(row, "auc:raw-enhanced", *statement.place)
+        if auc.missing or auc.array[:, 0].mean() < CHANCE:
             return True
     return False
 
@@ -589,18 +589,18 @@ def main_place(
 # %% ../nbs/tools/00_claims.ipynb #58851939
 def evaluated(statement: Statement, results: Results, effects: dict[str, float]) -> dict:
     "What a statement's number is, before the other statements of its item are known"
-    found = estimate(number(statement, results), LEVEL)
-    control = controls(statement, results) if found.low is not None else ""
-    if found.low is not None and further_from_raw(statement, results):
+    estimated = estimate(number(statement, results), LEVEL)
+    control = controls(statement, results) if estimated.low is not None else ""
+    if estimated.low is not None and further_from_raw(statement, results):
         control = "noise would pass: the distance to raw rises as well"
     return {
         "item": statement.claim.item,
         "statement": statement,
-        "estimate": found,
+        "estimate": estimated,
         "effect": smallest_effect(statement, effects),
-        "chance": found.low is not None and at_chance(statement, results),
+        "chance": estimated.low is not None and at_chance(statement, results),
         "control": control,
-        "p": found.p_value(statement.claim.threshold),
+        "p": estimated.p_value(statement.claim.threshold),
     }
 
 # %% ../nbs/tools/00_claims.ipynb #e012ab53
@@ -608,8 +608,8 @@ def correct(rows: list[dict]) -> None:
     "Holm's correction over the decidable, distinct numbers of an item; a repeated one takes its first's"
     numbers: dict[tuple, list] = {}
     for row in rows:
-        found = row["estimate"]
-        if found.low is not None and not found.few_seeds and not row["chance"]:
+        estimate = row["estimate"]
+        if estimate.low is not None and not estimate.few_seeds and not row["chance"]:
             key = row["statement"].number, row["statement"].claim.threshold
             numbers.setdefault(key, []).append(row)
     corrected = holm([group[0]["p"] for group in numbers.values()])
@@ -620,7 +620,7 @@ def correct(rows: list[dict]) -> None:
 # %% ../nbs/tools/00_claims.ipynb #099cbf21
 def verdict_row(row: dict, main: Place) -> dict:
     "An `evaluated` row, counted and corrected, as the verdict table has it: plain values"
-    statement, found = row["statement"], row["estimate"]
+    statement, estimate = row["statement"], row["estimate"]
     dataset, codec, level = statement.place
     text = statement.text
     if dataset and dataset != main[0]:
@@ -634,20 +634,20 @@ def verdict_row(row: dict, main: Place) -> dict:
         "item": row["item"],
         "statement": text,
         "paper": statement.paper,
-        "value": found.value,
-        "low": found.low,
-        "high": found.high,
-        "unit": unit_of(statement, found),
+        "value": estimate.value,
+        "low": estimate.low,
+        "high": estimate.high,
+        "unit": unit_of(statement, estimate),
         "side": statement.side,
         "threshold": threshold,
         "effect": row["effect"],
-        "seeds": found.seeds,
-        "pictures": found.n,
-        "p": row["p"] if found.low is not None else None,
+        "seeds": estimate.seeds,
+        "pictures": estimate.n,
+        "p": row["p"] if estimate.low is not None else None,
         "grade": statement.grade,
         "control": row["control"],
         "counted": row["counted"],
-        "verdict": verdict(found, statement.side, threshold, **known, hypothesis=ours),
+        "verdict": verdict(estimate, statement.side, threshold, **known, hypothesis=ours),
         "dataset": dataset,
         "codec": codec,
         "level": level,
@@ -656,13 +656,13 @@ def verdict_row(row: dict, main: Place) -> dict:
     }
 
 # %% ../nbs/tools/00_claims.ipynb #6d8b4ce4
-def unit_of(statement: Statement, found: Estimate) -> str:
+def unit_of(statement: Statement, estimate: Estimate) -> str:
     "The unit of a statement's number"
     if statement.claim.contrast in ("deviation difference", "BD-rate"):
         return "points"
     if statement.claim.contrast in ("deviation", "share"):
         return "%"
-    return "" if found.unit == "1" or found.unit.startswith("of patches") else found.unit
+    return "" if estimate.unit == "1" or estimate.unit.startswith("of patches") else estimate.unit
 
 # %% ../nbs/tools/00_claims.ipynb #9a3171ff
 COLUMNS = ("item", "statement", "paper", "ours", "verdict", "grade", "seeds", "control")
@@ -700,12 +700,12 @@ def folded(rows: list) -> list:
 
     unmeasured = [row for row in rows if row["verdict"].startswith("not measured")]
     alike = Counter(map(reason, unmeasured))
-    lines, told = [], set()
+    lines, reasons = [], set()
     for row in rows:
         if alike[reason(row)] < 3:
             lines.append(row)
-        elif reason(row) not in told:
-            told.add(reason(row))
+        elif reason(row) not in reasons:
+            reasons.add(reason(row))
             words = f"{alike[reason(row)]} statements, as: {row['statement']}"
             lines.append(row | {"statement": words, "paper": "-"})
     return lines

@@ -113,9 +113,9 @@ def offered(
 
     def complete(incomplete: str) -> list:
         module, _, name = place.partition(":")
-        found = getattr(importlib.import_module(module), name)
+        source = getattr(importlib.import_module(module), name)
         try:
-            names = [*more, *(found() if callable(found) else found)]
+            names = [*more, *(source() if callable(source) else source)]
         except QebiasError:  # outside a checkout there are no profiles
             names = [*more]
         return [name for name in names if name.startswith(incomplete)]
@@ -239,7 +239,7 @@ def _watch(signals):
     os._exit(128 + number)
 
 # %% ../nbs/tools/60_cli.ipynb #fc6af9e1
-def _beside(signals, told):
+def _beside(signals, write_end):
     "A process that hands signals on, and kills the command where no thread of it has a turn"
     if not hasattr(os, "pidfd_open") or not _is_command():
         return signals
@@ -252,7 +252,7 @@ def _beside(signals, told):
     if os.fork():
         os._exit(0)  # nobody's child: whoever waits for the command's children does not see it
     try:
-        _hand_on(signals, hand, command, (0, 1, told, handed))
+        _hand_on(signals, hand, command, (0, 1, write_end, handed))
     finally:
         os._exit(0)
 
@@ -273,11 +273,11 @@ def _hand_on(signals, hand, command, unused):
 # %% ../nbs/tools/60_cli.ipynb #a799ee09
 def _listen():
     "Take care of the signals that mean stop"
-    signals, told = os.pipe()
-    signals = _beside(signals, told)
+    signals, write_end = os.pipe()
+    signals = _beside(signals, write_end)
     _answer(_stop)
-    os.set_blocking(told, False)
-    signal.set_wakeup_fd(told, warn_on_full_buffer=False)
+    os.set_blocking(write_end, False)
+    signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
     os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))  # what a child is told is its own
     threading.Thread(target=_watch, args=(signals,), daemon=True).start()
 
@@ -307,10 +307,10 @@ _TOLD: set[str] = set()  # lines
 
 def _warn(message, category, filename, lineno, file=None, line=None):
     "Show a warning of the library as a line of the command line, once"
-    told = _line(f"note: {message}")
-    if told not in _TOLD:
-        _TOLD.add(told)
-        print(told, file=sys.stderr, flush=True)
+    note = _line(f"note: {message}")
+    if note not in _TOLD:
+        _TOLD.add(note)
+        print(note, file=sys.stderr, flush=True)
 
 # %% ../nbs/tools/60_cli.ipynb #20ed0fa1
 def main() -> None:
@@ -538,11 +538,11 @@ def enhance(
         model and os.path.expanduser(model), perceptual, trust, backend, precision, _say
     )
     more = {"precision": precision} if backend == "torch" else {}
-    found = files.enhance_files(
+    summary = files.enhance_files(
         images, choose, out, tile, device, done, halo, skip=skip, overwrite=overwrite, report=bar, **more
     )
     bar.clear()
-    _finished(found)
+    _finished(summary)
 
 # %% ../nbs/tools/60_cli.ipynb #0ed9637f
 @app.command()

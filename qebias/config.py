@@ -183,10 +183,10 @@ def odd_terms(config: "TrainConfig") -> str | None:
     if config.stage == "adversarial" and config.discriminator is None:
         return "stage 'adversarial' needs a discriminator"
     if config.stage == "adversarial" and len(adversarial) != 1:
-        found = ", ".join(adversarial) or "none"
+        gan_terms = ", ".join(adversarial) or "none"
         return (
             "stage 'adversarial' needs one adversarial term, such as qebias.losses:VanillaGan; "
-            f"there is {found}"
+            f"there is {gan_terms}"
         )
     if config.stage == "fidelity" and (config.discriminator or adversarial):
         return "stage 'fidelity' has no discriminator: leave discriminator and the adversarial term out"

@@ -63,15 +63,15 @@ def bare(state: Mapping) -> dict:
     return dict(state)
 
 # %% ../nbs/networks/35_convert.ipynb #13a2488e
-def unwrapped(found: Mapping, part: str = "generator") -> dict:
+def unwrapped(checkpoint: Mapping, part: str = "generator") -> dict:
     "The named tensors of a checkpoint's generator or discriminator; raises `QebiasError` without any"
     for _ in range(4):
         names = NESTED + PARTS[part]
-        inner = next((found[k] for k in names if isinstance(found.get(k), Mapping)), None)
+        inner = next((checkpoint[k] for k in names if isinstance(checkpoint.get(k), Mapping)), None)
         if inner is None:
             break
-        found = inner
-    state = bare({str(k): v for k, v in found.items() if isinstance(v, torch.Tensor)})
+        checkpoint = inner
+    state = bare({str(k): v for k, v in checkpoint.items() if isinstance(v, torch.Tensor)})
     for name in PARTS[part]:
         own = {k.removeprefix(f"{name}."): v for k, v in state.items() if k.startswith(f"{name}.")}
         if own:

@@ -105,8 +105,8 @@ class Codec:
 
     def describe(self) -> dict:
         "What a manifest stores: codec, level, parameters, back end and its versions"
-        found = {"codec": self.name, "level": self.level, "parameters": self.parameters}
-        return found | {"backend": self.backend, "versions": self.versions}
+        entry = {"codec": self.name, "level": self.level, "parameters": self.parameters}
+        return entry | {"backend": self.backend, "versions": self.versions}
 
     def label(self) -> str:
         "How a table calls codec and level: `JPEG QF 10`"
@@ -135,15 +135,15 @@ def codec_class(name: str) -> type[Codec]:
         one_of = f"choose {known}, or name one of your own as module:Class"
         raise CodecError(f"unknown codec {name!r}: {one_of}{nearest(name, CODECS)}")
     try:
-        found = imported(name, "codec")
+        candidate = imported(name, "codec")
     except QebiasError as error:
         raise CodecError(str(error)) from None
-    if not isinstance(found, type) or not issubclass(found, Codec):
+    if not isinstance(candidate, type) or not issubclass(candidate, Codec):
         raise CodecError(f"{name} is no codec: it is to be a subclass of qebias.codecs.Codec")
-    lacking = [a for a in ("name", "encode", "decode") if getattr(found, a, None) is vars(Codec).get(a)]
+    lacking = [a for a in ("name", "encode", "decode") if getattr(candidate, a, None) is vars(Codec).get(a)]
     if lacking:
         raise CodecError(f"{name} is no codec: it lacks {' and '.join(lacking)}")
-    return register(found)
+    return register(candidate)
 
 # %% ../../nbs/data/00_codecs.base.ipynb #76583f15
 _folders: dict = {}

@@ -242,8 +242,8 @@ def x265_version() -> str:
     "The version of the x265 inside PyAV, from the encoder's own message"
     grey = np.full((16, 16), 128, np.uint8)
     text = b"".join(_x265((grey, grey[::2, ::2], grey[::2, ::2]), 37, "jctvc", ":info=1")).decode("latin-1")
-    found = re.search(r"x265 \(build (\d+)\) - ([^:]*):", text)
-    return f"{found[2]} (build {found[1]})" if found else "unknown"
+    match = re.search(r"x265 \(build (\d+)\) - ([^:]*):", text)
+    return f"{match[2]} (build {match[1]})" if match else "unknown"
 
 # %% ../../nbs/data/02_codecs.bpg.ipynb #49c9659a
 def _ue7(value) -> bytes:
@@ -443,19 +443,19 @@ def bpg_extensions(data: bytes) -> dict[int, bytes]:
     at = 6
     for _ in range(3):  # width, height, length
         _, at = _read_ue7(data, at)
-    found: dict[int, bytes] = {}
+    extensions: dict[int, bytes] = {}
     if not data[5] & 8:
-        return found
+        return extensions
     length, at = _read_ue7(data, at)
     end = at + length
     while at < end:
         kind, at = _read_ue7(data, at)
         size, at = _read_ue7(data, at)
-        found.setdefault(kind, data[at : at + size])
+        extensions.setdefault(kind, data[at : at + size])
         at += size
     if at > end:
         raise CodecError("BPG file has metadata that reach into its picture")
-    return found
+    return extensions
 
 # %% ../../nbs/data/02_codecs.bpg.ipynb #ad78e2fa
 def _read_tools(data, at, length) -> tuple:
@@ -638,13 +638,13 @@ def _run(program, *arguments, folder, works=True):
 
 # %% ../../nbs/data/02_codecs.bpg.ipynb #e4b73d1b
 def _program(name) -> str:
-    found = shutil.which(name)
-    if not found:
+    path = shutil.which(name)
+    if not path:
         raise CodecError(
             f"{name} is not on the PATH: build libbpg (https://bellard.org/bpg) and add its folder, "
             'or use codec "bpg", which needs no program'
         )
-    return str(Path(found).resolve())
+    return str(Path(path).resolve())
 
 # %% ../../nbs/data/02_codecs.bpg.ipynb #d822aa10
 @functools.cache
@@ -733,8 +733,8 @@ class BpgEnc(Codec):
             _read_hevc(data, header)
         rgb = _bpgdec(data)
         if rgb.shape[:2] != (header.height, header.width):
-            found, said = f"{rgb.shape[1]}x{rgb.shape[0]}", f"{header.width}x{header.height}"
-            raise CodecError(f"bpgdec wrote a picture of {found}, the header says {said}")
+            size, said = f"{rgb.shape[1]}x{rgb.shape[0]}", f"{header.width}x{header.height}"
+            raise CodecError(f"bpgdec wrote a picture of {size}, the header says {said}")
         return rgb
 
     @property
