@@ -218,10 +218,10 @@ def is_safetensors(path: str | Path) -> bool:
 def from_elsewhere(path: str | Path, part: str) -> tuple[nn.Module, dict]:  # the network, its spec
     "The network of weights from elsewhere; raises `QebiasError`"
     try:
-        found = load_state(path) if is_safetensors(path) else read_pickle(path)
-        if not isinstance(found, Mapping):
-            raise QebiasError(f"it holds a {type(found).__name__}: a state dict was expected")
-        spec, state = recognised(unwrapped(found, part))
+        contents = load_state(path) if is_safetensors(path) else read_pickle(path)
+        if not isinstance(contents, Mapping):
+            raise QebiasError(f"it holds a {type(contents).__name__}: a state dict was expected")
+        spec, state = recognised(unwrapped(contents, part))
         for name, tensor in state.items():
             if tensor.layout != torch.strided or tensor.is_meta:
                 raise QebiasError(f"{name} is sparse, or without values: save it as a plain tensor")

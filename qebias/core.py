@@ -339,11 +339,11 @@ def finite_number(text: str) -> float:
 # %% ../nbs/foundations/00_core.ipynb #c767a78b
 def unique_names(pairs: list) -> dict:
     "A JSON object of its (name, value) pairs, no name of which occurs twice; raises `ValueError`"
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    table = dict(pairs)
+    if len(table) < len(pairs):
         counted = collections.Counter(name for name, _ in pairs)
         raise ValueError(f"{counted.most_common(1)[0][0][:80]!r} occurs twice")
-    return found
+    return table
 
 # %% ../nbs/foundations/00_core.ipynb #4662f345
 def require_flat(value: object) -> None:
@@ -390,13 +390,13 @@ def read_lines(path: str | Path) -> list:  # of dicts, oldest first
 # %% ../nbs/foundations/00_core.ipynb #9fbc488a
 def parse_lines(text: bytes, name: str) -> list:  # of dicts
     "The objects of a text, one a line; a line that is none is left out"
-    found = []
+    records = []
     for line in filter(bytes.strip, text.split(b"\n")):
         with contextlib.suppress(QebiasError):
             record = parse_json(line, name)
             if isinstance(record, dict):
-                found.append(record)
-    return found
+                records.append(record)
+    return records
 
 # %% ../nbs/foundations/00_core.ipynb #a010ee13
 _YAML_PLAIN = (
@@ -498,21 +498,21 @@ class YamlBuilder(YamlEvents):
         return value
 
     def sequence(self, depth: int) -> list:
-        found = []
+        values = []
         while not isinstance(event := next(self.events), self.yaml.SequenceEndEvent):
-            found.append(self.build(event, depth + 1))
-        return found
+            values.append(self.build(event, depth + 1))
+        return values
 
     def mapping(self, depth: int) -> dict:
-        found = {}
+        table = {}
         while not isinstance(event := next(self.events), self.yaml.MappingEndEvent):
             key = self.build(event, depth + 1)
             if isinstance(key, (dict, list)):
                 raise ValueError(f"line {event.start_mark.line + 1} has a list or a table as a name")
-            if key in found:
+            if key in table:
                 raise ValueError(f"{str(key)[:80]!r} occurs twice, again in line {event.start_mark.line + 1}")
-            found[key] = self.build(next(self.events), depth + 1)
-        return found
+            table[key] = self.build(next(self.events), depth + 1)
+        return table
 
 # %% ../nbs/foundations/00_core.ipynb #2e890574
 def read_yaml(
@@ -687,12 +687,12 @@ def as_numbers(
         x = x.detach().cpu()
         x = x if x.is_complex() else x.double()
     try:
-        found = np.asarray(x)
+        array = np.asarray(x)
     except (TypeError, ValueError, RuntimeError):
         raise QebiasError(f"{name} is no array of numbers: its parts differ in length") from None
-    if found.dtype.kind not in "biuf":
-        raise QebiasError(f"{name} holds {found.dtype.name}, no real numbers: pass floating point")
-    return found.astype(np.float64, copy=False)
+    if array.dtype.kind not in "biuf":
+        raise QebiasError(f"{name} holds {array.dtype.name}, no real numbers: pass floating point")
+    return array.astype(np.float64, copy=False)
 
 # %% ../nbs/foundations/00_core.ipynb #3a950425
 def bands(shape: tuple, pixels: int = 2**20) -> list[slice]:
@@ -897,14 +897,14 @@ def require_checksums(path: str | Path) -> None:
         while name != b"IEND":
             head = file.read(8)
             left, name = int.from_bytes(head[:4], "big"), head[4:]
-            found = zlib.crc32(name)
+            checksum = zlib.crc32(name)
             while left > 0 and (part := file.read(min(left, 2**20))):
-                found = zlib.crc32(part, found)
+                checksum = zlib.crc32(part, checksum)
                 left -= len(part)
-            told = file.read(4)
-            if left or len(told) < 4:
+            stored = file.read(4)
+            if left or len(stored) < 4:
                 raise ValueError("it ends too early")
-            if int.from_bytes(told, "big") != found:
+            if int.from_bytes(stored, "big") != checksum:
                 raise ValueError(f"a checksum before byte {file.tell():,} is wrong")
 
 # %% ../nbs/foundations/00_core.ipynb #bf936573
@@ -1030,11 +1030,11 @@ OUTPUTS = ".qebias-outputs.jsonl"  # the hidden list in a folder of outputs
 def outputs_of(folder: str | Path) -> dict:  # name -> list of (digest, bytes, key), oldest first
     "What a folder's hidden list, if there is one, says was written there"
     path = Path(folder) / OUTPUTS
-    found: dict[str, list] = {}
+    entries: dict[str, list] = {}
     for entry in read_lines(path) if path.is_file() else ():
         if {"name", "sha256", "bytes", "key"} <= set(entry) and isinstance(entry["name"], str):
-            found.setdefault(entry["name"], []).append((entry["sha256"], entry["bytes"], entry["key"]))
-    return found
+            entries.setdefault(entry["name"], []).append((entry["sha256"], entry["bytes"], entry["key"]))
+    return entries
 
 # %% ../nbs/foundations/00_core.ipynb #850943b1
 def fitting_entry(path: Path, entries: list) -> tuple | None:
@@ -1156,18 +1156,18 @@ PACKAGES = ["torch", "torchvision", "numpy", "pillow", "av", "pyiqa", "timm", "s
 
 def package_versions(names: Iterable[str] = PACKAGES) -> dict:
     "Installed versions of the packages that numbers depend on; `None` where one is missing"
-    found: dict = dict.fromkeys(names)
-    for name in found:
+    versions: dict = dict.fromkeys(names)
+    for name in versions:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found[name] = importlib.metadata.version(name)
-    return found
+            versions[name] = importlib.metadata.version(name)
+    return versions
 
 # %% ../nbs/foundations/00_core.ipynb #8e5c0143
 def code_version() -> dict:
     "The package's version, and the checkout's commit and cleanliness where there is one"
     import qebias
 
-    found: dict = {"qebias": qebias.__version__}
+    version: dict = {"qebias": qebias.__version__}
     with contextlib.suppress(QebiasError, OSError, subprocess.SubprocessError):
 
         def git(*args):
@@ -1175,11 +1175,11 @@ def code_version() -> dict:
                 ["git", *args], cwd=project_root(), capture_output=True, text=True, check=True, timeout=10
             ).stdout.strip()
 
-        found |= {
+        version |= {
             "commit": git("rev-parse", "--short=12", "HEAD"),
             "modified": bool(git("status", "--porcelain", "--", "qebias", "nbs")),
         }
-    return found
+    return version
 
 # %% ../nbs/foundations/00_core.ipynb #53af3145
 def provenance(

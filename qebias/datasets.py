@@ -391,8 +391,8 @@ def _range(c, rest):
     if not c.choose:
         raise QebiasError(f"{c.name} takes nothing after it, found {rest!r}: write {c.name}")
     least, most = c.parts[0].first, c.parts[-1].last
-    found = re.fullmatch(r"(\d{1,9})-(\d{1,9})", rest)
-    first, last = map(int, found.groups()) if found else (least, most)
+    match = re.fullmatch(r"(\d{1,9})-(\d{1,9})", rest)
+    first, last = map(int, match.groups()) if match else (least, most)
     if not least <= first <= last <= most or (first, last) == (least, most):
         raise QebiasError(
             f"{c.name}:{rest[:80]}: write {c.name}:FIRST-LAST, numbers within {least}-{most} that leave some "
@@ -569,19 +569,19 @@ def _remember(mark, headers):
 def _checked_hash(text: str) -> str:  # "algorithm:digits"
     "A hash that a user gives"
     for algorithm, length in (("sha256", 64), ("md5", 32)):
-        if found := re.fullmatch(f"(?:{algorithm}:)?([0-9a-f]{{{length}}})", text.strip().lower()):
-            return f"{algorithm}:{found[1]}"
+        if match := re.fullmatch(f"(?:{algorithm}:)?([0-9a-f]{{{length}}})", text.strip().lower()):
+            return f"{algorithm}:{match[1]}"
     raise QebiasError(f"{text!r} is no hash: give the 64 digits of a sha256, or the 32 of an md5")
 
 # %% ../nbs/data/10_datasets.ipynb #fcb0464e
 def _hash_of(path, algorithm, progress) -> str:
     "A file's hash, with a bar"
-    found = hashlib.new(algorithm, usedforsecurity=False)
+    digest = hashlib.new(algorithm, usedforsecurity=False)
     with path.open("rb") as file, _bar(f"checking {path.stem}", path.stat().st_size, progress) as bar:
         while block := file.read(1 << 22):
-            found.update(block)
+            digest.update(block)
             bar.update(len(block))
-    return f"{algorithm}:{found.hexdigest()}"
+    return f"{algorithm}:{digest.hexdigest()}"
 
 # %% ../nbs/data/10_datasets.ipynb #fe16e2d2
 def _bar(what, total, progress):
@@ -619,16 +619,16 @@ def _unpack(c, part, archive, target, record, progress):
 # %% ../nbs/data/10_datasets.ipynb #47cc8eff
 def _members(box, wanted, archive):
     "File name -> (how to open it, size) of the expected pictures, wherever in the archive they lie"
-    found = []
+    files = []
     if isinstance(box, zipfile.ZipFile):
         for i in box.infolist():
             if not i.is_dir():
-                found.append((Path(i.filename).name, functools.partial(box.open, i), i.file_size))
+                files.append((Path(i.filename).name, functools.partial(box.open, i), i.file_size))
     else:
         for i in box:
             if i.isfile():
-                found.append((Path(i.name).name, functools.partial(box.extractfile, i), i.size))
-    count = Counter(name for name, _, _ in found if name in wanted)
+                files.append((Path(i.name).name, functools.partial(box.extractfile, i), i.size))
+    count = Counter(name for name, _, _ in files if name in wanted)
     if missing := sorted(wanted - set(count)):
         raise QebiasError(
             f"{archive} holds no {missing[0]}, nor {len(missing) - 1} others of {len(wanted)}: it is "
@@ -636,7 +636,7 @@ def _members(box, wanted, archive):
         )
     if twice := [name for name, n in count.items() if n > 1]:
         raise QebiasError(f"{archive} holds {twice[0]} twice: it is another data set's")
-    return {name: (opened, size) for name, opened, size in found if name in wanted}
+    return {name: (opened, size) for name, opened, size in files if name in wanted}
 
 # %% ../nbs/data/10_datasets.ipynb #7db4bd46
 def _require_room(folder, needed, what):
@@ -722,17 +722,17 @@ def _bring(c, fetches, home, known_hash, progress):
         if not file.exists() or file.stat().st_size != sizes[archive]:
             with _bar(file.stem, sizes[archive], progress) as bar:
                 _fetch(archive.url, file, sizes[archive], bar)
-        found = _hash_of(file, wanted.partition(":")[0], progress)
-        if found != wanted:
+        digest = _hash_of(file, wanted.partition(":")[0], progress)
+        if digest != wanted:
             file.unlink()
             raise QebiasError(
-                f"what {archive.url} sent is not {file.stem}: expected {wanted}, found {found}; it was "
+                f"what {archive.url} sent is not {file.stem}: expected {wanted}, found {digest}; it was "
                 "removed"
             )
         record = {
             "archive": archive.url,
             "bytes": file.stat().st_size,
-            "hash": found,
+            "hash": digest,
             "hash_from": "the user" if known_hash else archive.hash_from,
         }
         _unpack(c, part, file, home / part.folder, record, progress)

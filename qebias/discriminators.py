@@ -152,12 +152,12 @@ class ConditionalDiscriminator(nn.Module):
         projection: str = "none",  # the fixed map before it, a key of `PROJECTIONS`
     ):
         super().__init__()
-        want, found = 6 if conditional else 3, getattr(network, "in_channels", None)
-        if found not in (want, None):
+        want, channels = 6 if conditional else 3, getattr(network, "in_channels", None)
+        if channels not in (want, None):
             kind = "a conditional" if conditional else "an unconditional"
             raise QebiasError(
                 f"{kind} discriminator needs a network with in_channels={want}, "
-                f"this {type(network).__name__} has {found}"
+                f"this {type(network).__name__} has {channels}"
             )
         if projection not in PROJECTIONS:
             raise QebiasError(f"no projection is called {projection!r}: there are {', '.join(PROJECTIONS)}")

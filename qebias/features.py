@@ -95,12 +95,12 @@ WEIGHTS_RMS = (
 
 def normalised(pairs: list) -> list:  # of the same network, whose outputs differ in scale alone
     "Convolutions whose weights have the sizes of `vgg19-normalised`"
-    found, scale = [], 1.0
+    rescaled, scale = [], 1.0
     for (weight, bias), rms in zip(pairs, WEIGHTS_RMS):
         factor = rms / float(weight.double().square().mean().sqrt())
         scale *= factor
-        found.append((weight * factor, bias * scale))
-    return found
+        rescaled.append((weight * factor, bias * scale))
+    return rescaled
 
 # %% ../nbs/networks/40_features.ipynb #f3fd60e9
 def load_vgg(
@@ -202,7 +202,7 @@ class Psi(nn.Module):
             check_unit(x, "psi")
             self.looked = True
         x = ((x.to(self.mean.dtype) - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
-        found = {}
+        features = {}
         cast = torch.is_autocast_enabled(x.device.type)
         weights = self.in_precision(torch.get_autocast_dtype(x.device.type) if cast else self.mean.dtype)
         for n, (weight, bias) in zip(_NAMES, weights):
@@ -210,6 +210,6 @@ class Psi(nn.Module):
                 x = F.max_pool2d(x, 2)
             x = F.conv2d(x, weight, bias, padding=1)
             if n in self.layers:
-                found[n] = x
+                features[n] = x
             x = x.relu() if n in self.layers else x.relu_()
-        return found
+        return features

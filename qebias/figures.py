@@ -538,12 +538,12 @@ def list_height(frame: pd.DataFrame) -> float:  # in inches
 # %% ../nbs/measurement/30_figures.ipynb #5a2daf1d
 def peak(frame: pd.DataFrame) -> float:  # in bases
     "The height of the highest vertex that is drawn"
-    found = [0.3]  # a letter that moved up has room as well
+    heights = [0.3]  # a letter that moved up has room as well
     for line in frame.itertuples():
         height = apex(line.ce, line.re, line.cr).y / line.cr
         if height <= OUTSIDE or not str(line.row).startswith(PREFIX):
-            found.append(height)
-    return max(found)
+            heights.append(height)
+    return max(heights)
 
 # %% ../nbs/measurement/30_figures.ipynb #61165634
 def words_of(line: Any, where: Apex, look: Look, outside: bool) -> str:
@@ -705,9 +705,9 @@ def apart(wanted: list[float], gap: float) -> list[float]:
             shift = (gap - (moved[k + 1] - moved[k])) / 2
             moved[k] -= shift
             moved[k + 1] += shift
-    found = np.empty_like(moved)
-    found[order] = moved
-    return list(found)
+    positions = np.empty_like(moved)
+    positions[order] = moved
+    return list(positions)
 
 # %% ../nbs/measurement/30_figures.ipynb #d45aea0e
 def rate_panel(ax: "Axes", frame: pd.DataFrame, looks: dict[str, Look]) -> None:
@@ -755,8 +755,8 @@ def same_size(images: dict[str, Any], what: str) -> dict[str, np.ndarray]:
     first = next(iter(sizes))
     for name, size in sizes.items():
         if size != sizes[first]:
-            told = f"{name} is {size}, but {first} is {sizes[first]}"
-            raise QebiasError(f"{what}: {told}: pass pictures of one size")
+            sizes_in_words = f"{name} is {size}, but {first} is {sizes[first]}"
+            raise QebiasError(f"{what}: {sizes_in_words}: pass pictures of one size")
     return images
 
 # %% ../nbs/measurement/30_figures.ipynb #416e45ad

@@ -139,17 +139,17 @@ def pick(
     skip: bool = False,  # go on past a picture whose header cannot be read
 ) -> tuple:  # (list of `Picked`, `Done` with what was left out)
     "The pictures that a command line names, once their headers are known to be sane; raises `QebiasError`"
-    found, said = find_pictures(paths, but)
+    named, said = find_pictures(paths, but)
     picked, done = [], Done(skip)
     done.notes += said
-    for path, name in found:
+    for path, name in named:
         try:
             seen = look(path)
             picked.append(Picked(path, name, seen.pixels, seen.width, seen.height))
         except QebiasError as error:
             done.leave_out(name, error)
     if not picked:
-        raise QebiasError(f"none of {plural(len(found), 'picture')} can be read, first: {done.failed[0][1]}")
+        raise QebiasError(f"none of {plural(len(named), 'picture')} can be read, first: {done.failed[0][1]}")
     return picked, done
 
 # %% ../nbs/tools/40_files.ipynb #27cf4f02
@@ -352,19 +352,19 @@ def source_of(picture: Picked, written: Outputs) -> Picked:
 # %% ../nbs/tools/40_files.ipynb #1e7db96d
 def with_network(picked: list[Picked], choose: Callable, done: Done) -> list[Picked]:
     "The pictures that `choose` finds a network for; raises `QebiasError` where that is none"
-    found = []
+    fitting = []
     for picture in picked:
         try:
             choose(picture.path)
         except QebiasError as error:
             done.leave_out(picture.name, error)
         else:
-            found.append(picture)
-    if not found:
+            fitting.append(picture)
+    if not fitting:
         raise QebiasError(
             f"none of {plural(len(picked), 'picture')} can be enhanced, first: {done.failed[-1][1]}"
         )
-    return found
+    return fitting
 
 # %% ../nbs/tools/40_files.ipynb #c2acfce4
 def _chooser(model):
@@ -602,9 +602,9 @@ def _by_name(folder, option, done, suffix=""):
         else:
             why = f"{os.fsencode(p.path)!r} has a name that is no text, and tables cannot hold it: rename it"
             done.leave_out(p.name, QebiasError(why))
-    found, lines = by_bare_name(texts, suffix, folder)
+    named, lines = by_bare_name(texts, suffix, folder)
     done.notes += lines
-    return found
+    return named
 
 # %% ../nbs/tools/40_files.ipynb #b252ba38
 def _readable_pairs(pairs, done):
@@ -619,9 +619,9 @@ def _readable_pairs(pairs, done):
             return str(error)
 
     with threads(min(4, os.cpu_count() or 1)) as pool:
-        found = list(in_order(pool, wrong, pairs, 8, lambda pair: pair.cost))
-    done.failed += [(pair.name, why) for pair, why in zip(pairs, found) if why]
-    return [pair for pair, why in zip(pairs, found) if not why]
+        problems = list(in_order(pool, wrong, pairs, 8, lambda pair: pair.cost))
+    done.failed += [(pair.name, why) for pair, why in zip(pairs, problems) if why]
+    return [pair for pair, why in zip(pairs, problems) if not why]
 
 # %% ../nbs/tools/40_files.ipynb #eb3bf817
 def _table_path(out, overwrite):

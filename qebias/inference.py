@@ -118,15 +118,15 @@ def _probes(source, side, count, grid):
 def _measured(generator, tile, grid, source):
     "The halo for this picture: on windows of growing size, up to twice the tile"
     side = max(PROBE // grid, 5) * grid
-    largest, count, found = max(2 * side, 2 * tile), 4, None
+    largest, count, halo = max(2 * side, 2 * tile), 4, None
     while side <= largest:
         if max(source[:2]) <= side:
             return None
-        found = measured_halo(generator, _probes(source, side, count, grid), grid=grid)
-        if found.pixels is not None:
+        halo = measured_halo(generator, _probes(source, side, count, grid), grid=grid)
+        if halo.pixels is not None:
             break
         side, count = 2 * side, max(count // 2, 1)
-    return found
+    return halo
 
 # %% ../nbs/method/20_inference.ipynb #38eec58d
 def _check_tiles(generator, tile, halo):
@@ -176,23 +176,23 @@ def tiling(
         return Tiling(None, 0, "global")
     if reach != "unknown" and reach <= max(EXACT, tile // 2):
         return Tiling(tile, up(reach), "reach")
-    found, how = getattr(generator, "halo", None), "stored"
-    if isinstance(found, (int, np.integer)):
-        found = Halo(int(found), None)
-    if found is None:
+    stored, how = getattr(generator, "halo", None), "stored"
+    if isinstance(stored, (int, np.integer)):
+        stored = Halo(int(stored), None)
+    if stored is None:
         if source is None:
             raise QebiasError(
                 f"{type(generator).__name__} has no halo stored with its weights: "
                 "pass the picture to measure one on, or a halo"
             )
-        how, found = "measured", _measured(generator.to(as_device(device)), tile, grid, source)
-        if found is None:
+        how, stored = "measured", _measured(generator.to(as_device(device)), tile, grid, source)
+        if stored is None:
             return Tiling(None, 0, "whole")
-    if found.pixels is None:
-        return Tiling(None, 0, "global", found.difference)
-    if reach != "unknown" and found.pixels >= reach:
+    if stored.pixels is None:
+        return Tiling(None, 0, "global", stored.difference)
+    if reach != "unknown" and stored.pixels >= reach:
         return Tiling(tile, up(reach), "reach")
-    return Tiling(tile, up(found.pixels), how, found.difference)
+    return Tiling(tile, up(stored.pixels), how, stored.difference)
 
 # %% ../nbs/method/20_inference.ipynb #3c2f1a8d
 def _windows(sizes, tile, halo, grid):

@@ -49,12 +49,12 @@ def module_tree(
 ) -> ast.Module:
     "The syntax tree of a module; raises `QebiasError` where there is no such module"
     try:
-        found = importlib.util.find_spec(module)
+        spec = importlib.util.find_spec(module)
     except ImportError:
-        found = None
-    if found is None or not found.origin:
+        spec = None
+    if spec is None or not spec.origin:
         raise QebiasError(f"there is no module {module}")
-    return ast.parse(Path(found.origin).read_text(encoding="utf-8"))
+    return ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
 
 # %% ../nbs/foundations/05_later.ipynb #87931162
 def written(
@@ -84,7 +84,7 @@ def assigned(
     default: Any = None,
 ) -> Any:
     "The literal that a name is given in `name = 1`, or in `name, other = 1, 2`"
-    found = default
+    literal = default
     for node in body:
         if not isinstance(node, ast.Assign):
             continue
@@ -94,5 +94,5 @@ def assigned(
                 names, values = target.elts, node.value.elts
             for one, value in zip(names, values):
                 if isinstance(one, ast.Name) and one.id == name:
-                    found = ast.literal_eval(value)
-    return found
+                    literal = ast.literal_eval(value)
+    return literal

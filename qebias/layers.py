@@ -38,8 +38,8 @@ def random_psi(
     weights: str,  # what names them
 ) -> tuple | None:  # (width, seed)
     "Width and seed of a stand-in, `random-w<width>-s<seed>`; None for any other name"
-    found = re.fullmatch(r"random-w([1-9]\d{0,3})-s(\d{1,9})", str(weights))
-    return (int(found[1]), int(found[2])) if found else None
+    match = re.fullmatch(r"random-w([1-9]\d{0,3})-s(\d{1,9})", str(weights))
+    return (int(match[1]), int(match[2])) if match else None
 
 # %% ../nbs/networks/38_layers.ipynb #7883445b
 def psi_path(

@@ -401,10 +401,10 @@ def find_term(function: str) -> Callable:
     "What a term's `module:name` means; raises `QebiasError` where it cannot be imported, or is none of ours"
     if str(function).startswith("qebias.") and function not in TERMS:  # a profile's is called as it stands
         raise QebiasError(f"term {str(function)[:80]!r} is not known here: there are {', '.join(TERMS)}")
-    found = imported(function, "term")
-    if not callable(found):
+    candidate = imported(function, "term")
+    if not callable(candidate):
         raise QebiasError(f"term {function!r} is no function and no class")
-    return found
+    return candidate
 
 # %% ../nbs/method/00_losses.ipynb #cd6c7b6a
 @functools.lru_cache(maxsize=256)
@@ -415,22 +415,22 @@ def arguments_of(function: Callable) -> dict:  # name -> parameter
 # %% ../nbs/method/00_losses.ipynb #35121447
 def make_term(term: Term) -> Callable:  # called with what it is `Given`
     "The function of a term with its options; raises `QebiasError` for an unknown function or option"
-    found = find_term(term.function)
-    known = arguments_of(found)
-    names = list(known) if inspect.isclass(found) else list(known)[1:]
+    function = find_term(term.function)
+    known = arguments_of(function)
+    names = list(known) if inspect.isclass(function) else list(known)[1:]
     takes_all = any(p.kind is p.VAR_KEYWORD for p in known.values())
     if not takes_all and (odd := [option for option in term.options if option not in names]):
         raise QebiasError(
             f"term {term.name!r}: {term.function} takes no {odd[0]}: its options are "
             f"{', '.join(names) or 'none'}"
         )
-    bound: Any = functools.partial(found, **term.options)
-    if inspect.isclass(found):
+    bound: Any = functools.partial(function, **term.options)
+    if inspect.isclass(function):
         try:
             return bound()
         except (TypeError, ValueError) as error:
             raise QebiasError(f"term {term.name!r} cannot be made: {error}") from None
-    bound.layers, bound.domains = getattr(found, "layers", ()), getattr(found, "domains", ())
+    bound.layers, bound.domains = getattr(function, "layers", ()), getattr(function, "domains", ())
     return bound
 
 # %% ../nbs/method/00_losses.ipynb #64e058d9

@@ -134,12 +134,12 @@ class Column:
     weights: tuple = ()  # files that it reads, as `qebias.weights` names them
 
 # %% ../nbs/measurement/25_measure.ipynb #5f4ae986
-def of_set(evaluation: Evaluation, quantity: str, found: np.ndarray, unit: str = "") -> list:
+def of_set(evaluation: Evaluation, quantity: str, values: np.ndarray, unit: str = "") -> list:
     "Lines of a quantity that is no mean over pictures: of the whole set, then of each resample"
     from qebias.stats import resample_name
 
-    places = ["", *(resample_name(k) for k in range(len(found) - 1))]
-    return [(place, quantity, float(value), unit) for place, value in zip(places, found)]
+    places = ["", *(resample_name(k) for k in range(len(values) - 1))]
+    return [(place, quantity, float(value), unit) for place, value in zip(places, values)]
 
 # %% ../nbs/measurement/25_measure.ipynb #c9d9f500
 def measure_metric(evaluation: Evaluation, name: str) -> list:
@@ -234,8 +234,8 @@ def measure_sides(evaluation: Evaluation, name: str) -> list:
     domains = domain_features(evaluation, name)
     lines = []
     for side, (a, b) in SIDES.items():
-        found = frechet_resampled(domains[a], domains[b], *domains["drawn"])
-        lines += of_set(evaluation, f"{side}:{name}", found, domains["unit"])
+        distances = frechet_resampled(domains[a], domains[b], *domains["drawn"])
+        lines += of_set(evaluation, f"{side}:{name}", distances, domains["unit"])
     return lines
 
 # %% ../nbs/measurement/25_measure.ipynb #2840b80f
@@ -277,8 +277,8 @@ def cut(
     side: int,  # px
 ) -> list:  # of (side, side, 3)
     "The whole patches of a picture, along its rows; raises `QebiasError` where none fits"
-    if found := patches(rgb, side):
-        return found
+    if squares := patches(rgb, side):
+        return squares
     height, width = rgb.shape[:2]
     raise QebiasError(f"a picture of {height}x{width} px has no patch of {side} px: take smaller patches")
 
@@ -298,7 +298,7 @@ def domain_logits(evaluation: Evaluation) -> dict:  # domain -> DomainLogits
     from qebias.discriminators import ConditionalDiscriminator
     from qebias.generators.core import evaluating, without_autocast
 
-    found: dict[str, list] = {"raw": [], "compressed": [], "enhanced": []}
+    by_domain: dict[str, list] = {"raw": [], "compressed": [], "enhanced": []}
     if evaluation.discriminator is None:
         raise QebiasError("realism scores need a discriminator: the evaluation has none")
     network = evaluation.discriminator.to(evaluation.device)
@@ -307,9 +307,9 @@ def domain_logits(evaluation: Evaluation) -> dict:  # domain -> DomainLogits
     with torch.no_grad(), without_autocast(), evaluating(network):
         for _, *pictures in evaluation.triples():
             domains = [as_batch(cut(rgb, evaluation.patch), evaluation.device) for rgb in pictures]
-            for domain, images in zip(found, domains):
-                found[domain].append(logits_of(network, images, domains[1]))
-    return {domain: summary(logits) for domain, logits in found.items()}
+            for domain, images in zip(by_domain, domains):
+                by_domain[domain].append(logits_of(network, images, domains[1]))
+    return {domain: summary(logits) for domain, logits in by_domain.items()}
 
 # %% ../nbs/measurement/25_measure.ipynb #cb1f974c
 def as_batch(patches: Sequence[np.ndarray], device: str = "cpu") -> "torch.Tensor":  # (N, 3, H, W) in [0, 1]
@@ -325,8 +325,8 @@ def logits_of(
 ) -> np.ndarray:  # (N, outputs)
     "The logits of patches; raises `QebiasError` where they are not finite"
     parts = zip(images.split(16), compressed.split(16))
-    found = [network(*part).float().flatten(1).double().cpu() for part in parts]
-    logits = torch.cat(found).numpy()
+    batches = [network(*part).float().flatten(1).double().cpu() for part in parts]
+    logits = torch.cat(batches).numpy()
     if not np.isfinite(logits).all():
         raise QebiasError("the discriminator's logits are not finite: its training has diverged")
     return logits
@@ -353,19 +353,19 @@ def measure_realism(evaluation: Evaluation) -> list:
         return []
     if evaluation.gan not in ("vanilla", "relativistic"):
         raise QebiasError(f"gan is {evaluation.gan!r}: vanilla or relativistic")
-    found = domain_logits(evaluation)
+    scored = domain_logits(evaluation)
     lines = []
     for domain in ("raw", "compressed", "enhanced"):
-        other = found["raw" if domain == "enhanced" else "enhanced"]
+        other = scored["raw" if domain == "enhanced" else "enhanced"]
         if evaluation.gan == "relativistic":
             lines += of_set(
-                evaluation, f"score:{domain}", relativistic_scores(found[domain], other, evaluation.times)
+                evaluation, f"score:{domain}", relativistic_scores(scored[domain], other, evaluation.times)
             )
             continue
-        for i, value in zip(evaluation.order, found[domain].score):
+        for i, value in zip(evaluation.order, scored[domain].score):
             lines.append((evaluation.names[i], f"score:{domain}", float(value), "1"))
     for domain in ("enhanced", "compressed"):
-        found_auc = auc_resampled(found["raw"].patches, found[domain].patches, evaluation.times)
+        found_auc = auc_resampled(scored["raw"].patches, scored[domain].patches, evaluation.times)
         lines += of_set(evaluation, f"auc:raw-{domain}", found_auc, "1")
     return lines
 
@@ -386,7 +386,7 @@ def shares_of(
 
 # %% ../nbs/measurement/25_measure.ipynb #3f87468e
 def relativistic_scores(
-    found: DomainLogits,  # of the domain that is scored
+    own: DomainLogits,  # of the domain that is scored
     other: DomainLogits,  # of the one that it is compared with
     times: np.ndarray,  # (draws, pictures)
 ) -> np.ndarray:  # (draws,)
@@ -395,7 +395,7 @@ def relativistic_scores(
     shift = weight @ other.logit
     first, last = shift.min() - 40, shift.max() + 40
     centres = np.linspace(first, last, min(math.ceil((last - first) * 64), 2**16) + 1)
-    shares = weight @ np.stack([shares_of(centres, *spread) for spread in found.spread])
+    shares = weight @ np.stack([shares_of(centres, *spread) for spread in own.spread])
     return np.array([s @ sigmoid(centres - m) for s, m in zip(shares, shift)])
 
 # %% ../nbs/measurement/25_measure.ipynb #ecc05ad3
@@ -485,14 +485,14 @@ def distance_column(name: str) -> Column:
 # %% ../nbs/measurement/25_measure.ipynb #35f438de
 def own_column(name: str) -> Column:
     "A column by the `module:name` of a `Column` or a `Metric`; raises `QebiasError`"
-    found = elsewhere(name)
-    if found is None:
+    candidate = elsewhere(name)
+    if candidate is None:
         raise QebiasError(f"no column is called {name!r}: name a metric, distance:NAME or module:name")
-    if isinstance(found, Metric):
+    if isinstance(candidate, Metric):
         return column(find_metric(name).name)
-    if not isinstance(found, Column):
-        raise QebiasError(f"{name} is a {type(found).__name__}: make it a Column or a Metric")
-    return found
+    if not isinstance(candidate, Column):
+        raise QebiasError(f"{name} is a {type(candidate).__name__}: make it a Column or a Metric")
+    return candidate
 
 # %% ../nbs/measurement/25_measure.ipynb #bf28261c
 def columns(
@@ -514,18 +514,18 @@ def columns(
 def identity(name: str) -> dict:
     "All that decides a column's values besides the pictures; raises `MissingWeights`"
     chosen = column(name)
-    found = {"column": name, "version": chosen.version}
+    made_of = {"column": name, "version": chosen.version}
     if name in METRICS or name.startswith("distance:"):
-        found["metric"] = METRICS[name.removeprefix("distance:")].version
+        made_of["metric"] = METRICS[name.removeprefix("distance:")].version
     if chosen.weights:
-        found["weights"] = [digest_of_weights(path) for path in chosen.weights]
+        made_of["weights"] = [digest_of_weights(path) for path in chosen.weights]
     if name.startswith("psi:"):
         weights = name.split(":")[1]
-        found["weights"] = [weights]
+        made_of["weights"] = [weights]
         if weights in PSI_FILES:
             path = find(PSI_FILES[weights][1], f"psi {weights!r}")
-            found["weights"] = [digest_of_weights(path)]
-    return found
+            made_of["weights"] = [digest_of_weights(path)]
+    return made_of
 
 # %% ../nbs/measurement/25_measure.ipynb #433048be
 def measure(name: str, evaluation: Evaluation) -> list:

@@ -177,17 +177,17 @@ def at_block(row: Method, place: str, name: str) -> Method:
             f"method {name!r}: {row.name} has no divergence to take elsewhere: leave .{place} out, "
             "or take a +div or a +both"
         )
-    found = re.fullmatch(rf"l([1-5])(?:\.({'|'.join(REDUCTIONS)}))?", place)
-    if not found:
+    match = re.fullmatch(rf"l([1-5])(?:\.({'|'.join(REDUCTIONS)}))?", place)
+    if not match:
         raise QebiasError(
             f"method {name!r}: after the dot comes a block of psi, l1 to l5, and after another "
             f"dot, if need be, a reduction: {', '.join(REDUCTIONS)}"
         )
-    label = f"{row.label}, block {found[1]}"
-    chosen: dict = {"blocks": (int(found[1]),)}
-    if found[2]:
-        label += f" by {found[2]}"
-        chosen["reduction"] = found[2]
+    label = f"{row.label}, block {match[1]}"
+    chosen: dict = {"blocks": (int(match[1]),)}
+    if match[2]:
+        label += f" by {match[2]}"
+        chosen["reduction"] = match[2]
     return row.model_copy(update={"label": label, "place": chosen})
 
 # %% ../nbs/method/30_methods.ipynb #7d47c054
@@ -213,14 +213,14 @@ def method(
     if plain not in METHODS:
         listed = f"there are {', '.join(METHODS)}{nearest(plain, METHODS)}"
         raise QebiasError(f"unknown method {plain!r}: {listed}")
-    found = METHODS[plain]
+    row = METHODS[plain]
     if dot:
-        found = at_block(found, place, name)
+        row = at_block(row, place, name)
     if at:
-        found = trained_elsewhere(found, trained_on, name)
+        row = trained_elsewhere(row, trained_on, name)
     if dot or at:
-        found = found.model_copy(update={"name": name, "paper": "-"})
-    return found
+        row = row.model_copy(update={"name": name, "paper": "-"})
+    return row
 
 # %% ../nbs/method/30_methods.ipynb #ca1ff0a0
 PRESETS: dict[str, dict] = {

@@ -232,10 +232,10 @@ def find_metric(
 ) -> Metric:
     "A metric's row; raises `QebiasError` with the nearest name"
     if not isinstance(name, str) or name not in METRICS:
-        found = elsewhere(name) if ":" in str(name) else None
-        if not isinstance(found, Metric):
+        candidate = elsewhere(name) if ":" in str(name) else None
+        if not isinstance(candidate, Metric):
             _unknown(name)
-        METRICS[name] = replace(found, name=name)
+        METRICS[name] = replace(candidate, name=name)
     return METRICS[name]
 
 # %% ../nbs/measurement/00_metrics.ipynb #600500df
@@ -348,8 +348,8 @@ def state_of(file: str, purpose: str) -> dict:
     "The tensors of a checked file, of which nothing is executed"
     path = _find(file, purpose)
     with reading(path, "weight file", "fetch it again"):
-        found = as_stored(path)
-    return {key.removeprefix("module."): value for key, value in found.items()}
+        stored = as_stored(path)
+    return {key.removeprefix("module."): value for key, value in stored.items()}
 
 # %% ../nbs/measurement/00_metrics.ipynb #e076564f
 def fill(net: Any, state: dict, what: str) -> Any:
@@ -392,8 +392,8 @@ def _whole(module, network, file, key=None, timm=None, **options):
         swap = _swapped(arch, timm=SimpleNamespace(create_model=_bare)) if timm else contextlib.nullcontext()
         with swap, contextlib.redirect_stdout(io.StringIO()):
             net = getattr(arch, network)(pretrained=False, **options)
-        found = state[key] if key else state
-        return fill(net, {name.removeprefix("module."): value for name, value in found.items()}, file)
+        tensors = state[key] if key else state
+        return fill(net, {name.removeprefix("module."): value for name, value in tensors.items()}, file)
 
     return build
 
@@ -491,13 +491,13 @@ def _by_blocks(view, call, margin):
     if not view.large:
         return call(view.luma)
     height, width = (side // 96 * 96 for side in view.rgb.shape[:2])
-    found = []
+    parts = []
     for top, end in strips(height, width, 96):
         above, below = min(top, margin), min(height - end, margin)
         rows = call(view.rows(top - above, end + below).luma)
         first = above // 96 * (width // 96)
-        found.append(rows[first : first + (end - top) // 96 * (width // 96)])
-    return torch.cat(found)
+        parts.append(rows[first : first + (end - top) // 96 * (width // 96)])
+    return torch.cat(parts)
 
 # %% ../nbs/measurement/00_metrics.ipynb #a7fd9f55
 def yiq(x: "torch.Tensor") -> "torch.Tensor":
@@ -528,9 +528,9 @@ def _same_kernels():
         yield
     finally:
         with _FLAGS:
-            found = _BEFORE.pop()
+            before = _BEFORE.pop()
             if not _BEFORE:
-                cudnn.enabled, cudnn.benchmark, cudnn.deterministic = found
+                cudnn.enabled, cudnn.benchmark, cudnn.deterministic = before
 
 
 @contextlib.contextmanager
@@ -608,11 +608,16 @@ def _fit(x):
 def _describe(blocks):
     "The 18 statistics of normalised blocks (n, side, side)"
     shape, low, high = _fit(blocks.flatten(1))
-    found = [shape, (low + high) / 2]
+    statistics = [shape, (low + high) / 2]
     for shift in ((0, 1), (1, 0), (1, 1), (1, -1)):
         shape, low, high = _fit((blocks * blocks.roll(shift, (1, 2))).flatten(1))
-        found += [shape, (high - low) * (torch.lgamma(2 / shape) - torch.lgamma(1 / shape)).exp(), low, high]
-    return torch.stack(found, 1)
+        statistics += [
+            shape,
+            (high - low) * (torch.lgamma(2 / shape) - torch.lgamma(1 / shape)).exp(),
+            low,
+            high,
+        ]
+    return torch.stack(statistics, 1)
 
 # %% ../nbs/measurement/00_metrics.ipynb #68d56609
 def _half(x):
@@ -678,8 +683,8 @@ def _built(name, device):
     if entry.function:
         function = _named(entry.function)
         return lambda *views: float(function(*(view.rgb for view in views)))
-    found = _loaded(entry, device)
-    return _network(found, device) if isinstance(found, torch.nn.Module) else _exactly()(found)
+    compute = _loaded(entry, device)
+    return _network(compute, device) if isinstance(compute, torch.nn.Module) else _exactly()(compute)
 
 # %% ../nbs/measurement/00_metrics.ipynb #eba1982f
 def _named(place):
@@ -733,8 +738,8 @@ def _loaded(entry, device):
             raise
         except Exception as error:
             files, words = " or ".join(entry.weights), " ".join(str(error).split())[:150]
-            told = f"{files} ({type(error).__name__}: {words})"
-            raise QebiasError(f"{what} cannot load {told}: fetch the file again") from None
+            which = f"{files} ({type(error).__name__}: {words})"
+            raise QebiasError(f"{what} cannot load {which}: fetch the file again") from None
 
 # %% ../nbs/measurement/00_metrics.ipynb #7adca6c7
 def _checked(entry, enhanced, raw):
@@ -783,8 +788,8 @@ def _rows(x, name):
         needed = "a Fréchet distance takes features (n, d) of at least 2 images, patches or blocks"
         raise QebiasError(f"{name} has shape {x.shape}: {needed}")
     if bad := (~np.isfinite(x)).any(1).sum():
-        told = f"{bad} of {len(x)} rows with NaN or infinity"
-        raise QebiasError(f"{name} has {told}: leave them out on purpose")
+        gaps = f"{bad} of {len(x)} rows with NaN or infinity"
+        raise QebiasError(f"{name} has {gaps}: leave them out on purpose")
     return x
 
 # %% ../nbs/measurement/00_metrics.ipynb #58aa7ef6
@@ -1081,18 +1086,18 @@ def score(
 
     with _pool(workers, names, device) as (pool, ahead):
         pixels_of = lambda item: getattr(item, "cost", 0)  # as far as it says it
-        for image, found in in_order(pool, evaluator, images, ahead, pixels_of, MOST_UNDER_WAY):
+        for image, values in in_order(pool, evaluator, images, ahead, pixels_of, MOST_UNDER_WAY):
             for name in evaluator.single:
-                enter(image, name, *found[name])
+                enter(image, name, *values[name])
             for name in evaluator.sets:
-                if errors == "raise" and found[name][1]:
-                    enter(image, name, *found[name])
-                features[name].append((image, *found[name]))
+                if errors == "raise" and values[name][1]:
+                    enter(image, name, *values[name])
+                features[name].append((image, *values[name]))
             if progress:
                 progress(image)
-    for name, found in features.items():
-        if found:
-            enter("", name, *_tried(name, lambda: _of_set(name, found, notes)))
+    for name, values in features.items():
+        if values:
+            enter("", name, *_tried(name, lambda: _of_set(name, values, notes)))
     for note in notes:
         warnings.warn(note, FewImages, stacklevel=2)
     table = pandas.DataFrame(rows, columns=["image", "metric", "value"])
@@ -1162,11 +1167,11 @@ def _tried(name, call):
         return None, f"{name} ran out of memory: use fewer workers, another device or smaller images"
 
 # %% ../nbs/measurement/00_metrics.ipynb #e8d441d6
-def _of_set(name, found, notes):
+def _of_set(name, entries, notes):
     "Fréchet distance of a set over the rows that are finite in both domains; notes whether the set is small"
-    if bad := [(image, reason) for image, _, reason in found if reason]:
-        raise QebiasError(f"{name} lacks {len(bad)} of {len(found)} images, first {bad[0][0]}: {bad[0][1]}")
-    enhanced, raw = (np.concatenate(x) for x in zip(*(both for _, both, _ in found)))
+    if bad := [(image, reason) for image, _, reason in entries if reason]:
+        raise QebiasError(f"{name} lacks {len(bad)} of {len(entries)} images, first {bad[0][0]}: {bad[0][1]}")
+    enhanced, raw = (np.concatenate(x) for x in zip(*(both for _, both, _ in entries)))
     if few := _few(name, len(enhanced), enhanced.shape[1]):
         notes.append(few)
     if len(enhanced) != len(raw):

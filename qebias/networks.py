@@ -75,10 +75,10 @@ def network_class(name: str) -> type[nn.Module]:
     "The class of a `module:Class`; raises `QebiasError` for what is no network, or not there"
     if str(name).startswith("qebias.") and not name.startswith(OURS):
         raise QebiasError(f"{name[:80]} is no network: those of this package lie in {' and '.join(OURS)}")
-    found = imported(name, "class", "qebias.generators.rrdb:RRDBNet")
-    if not (isinstance(found, type) and issubclass(found, nn.Module)):
+    candidate = imported(name, "class", "qebias.generators.rrdb:RRDBNet")
+    if not (isinstance(candidate, type) and issubclass(candidate, nn.Module)):
         raise QebiasError(f"{name} is no network: only subclasses of torch.nn.Module are built")
-    return found
+    return candidate
 
 # %% ../nbs/networks/30_networks.ipynb #99f0c525
 def network_spec(network: Any, **kwargs: Any) -> dict:
@@ -163,10 +163,10 @@ def sizes_of_dncnn(shapes: Mapping) -> dict:
     "A row of convolutions, whether any is normalised, and how large the squares are that become channels"
     norm = any(k.endswith("running_mean") for k in shapes)
     channels = shapes["layers.0.weight"][1]
-    found = sizes_of_layers(shapes) | {"norm": norm}
+    sizes = sizes_of_layers(shapes) | {"norm": norm}
     if channels != 3:
-        found["unshuffle"] = math.isqrt(channels // 3)
-    return found
+        sizes["unshuffle"] = math.isqrt(channels // 3)
+    return sizes
 
 # %% ../nbs/networks/30_networks.ipynb #3eef7089
 def sizes_of_mprnet(shapes: Mapping) -> dict:
@@ -299,8 +299,8 @@ def checked_spec(
         return dict(spec)
     if not isinstance(kwargs, Mapping) or len(kwargs) > 20:
         raise QebiasError(f"the kwargs of {name} are {str(kwargs)[:80]}: they map arguments to values")
-    found = sizes_of(name, shapes)
-    for key, size in found.items():
+    sizes = sizes_of(name, shapes)
+    for key, size in sizes.items():
         given = kwargs.get(key, size)
         if given != size and key != "reduction":  # several of which give the same shapes
             raise QebiasError(
@@ -388,6 +388,6 @@ def load_discriminator(
             "discriminator.safetensors of a training"
         )
     network = load_network(path, trust)
-    found = ConditionalDiscriminator(network, known["conditional"], known.get("projection", "none"))
-    found.gan, found.patch = known["gan"], known["patch"]
-    return found.eval()
+    discriminator = ConditionalDiscriminator(network, known["conditional"], known.get("projection", "none"))
+    discriminator.gan, discriminator.patch = known["gan"], known["patch"]
+    return discriminator.eval()

@@ -48,11 +48,11 @@ def parameters(notebook: str | Path) -> dict:  # name -> {"type", "default", "he
     pm = lean_papermill()
     if not Path(notebook).is_file():
         raise QebiasError(f"{notebook} does not exist")
-    found = {}
+    table = {}
     for name, declared in pm.inspect_notebook(str(notebook)).items():
         kind = declared["inferred_type_name"].split("[")[0]
-        found[name] = {"type": kind, "default": declared["default"], "help": declared["help"]}
-    return found
+        table[name] = {"type": kind, "default": declared["default"], "help": declared["help"]}
+    return table
 
 # %% ../nbs/tools/10_notebooks.ipynb #29acb565
 TYPES: dict[str, type | tuple] = {

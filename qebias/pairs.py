@@ -137,16 +137,16 @@ def _store(kind, folders, made_of, write):
 
     def opened():
         with contextlib.suppress(QebiasError, OSError, KeyError, TypeError):
-            found = kind(*folders)
-            if digest([found.manifest[name] for name in made_of]) == digest(list(made_of.values())):
-                return found
+            store = kind(*folders)
+            if digest([store.manifest[name] for name in made_of]) == digest(list(made_of.values())):
+                return store
 
-    if found := opened():
-        return found
+    if store := opened():
+        return store
     try:
         with _turn(folders[0]):
-            if found := opened():  # another process has made it meanwhile
-                return found
+            if store := opened():  # another process has made it meanwhile
+                return store
             with atomic_dir(folders[0]) as tmp:
                 write(tmp)
             return kind(*folders)
@@ -167,12 +167,12 @@ def _raw_store(images: list, folder: Path, workers: int, progress: bool) -> Pixe
         with _Writer(tmp) as writer, threads(workers) as pool:
             bar = dict(unit="image", delay=2, leave=False, disable=None if progress else True)
             loaded = tqdm(in_order(pool, digested, images, workers + 1), "raw", len(images), **bar)
-            for image, (rgb, found) in zip(images, loaded, strict=True):
-                if found != image.digest:
+            for image, (rgb, content) in zip(images, loaded, strict=True):
+                if content != image.digest:
                     raise QebiasError(
                         f"{image.name} has changed since it was loaded: load the data set again"
                     )
-                writer.add(image.name, rgb, found)
+                writer.add(image.name, rgb, content)
             writer.close(key=key)
 
     return _store(Pixels, [folder], {"key": key}, write)
@@ -386,14 +386,14 @@ def check_sides(stores: list, patch: int) -> None:
 # %% ../nbs/data/20_pairs.ipynb #153c4025
 def views_of(stores: list) -> list:  # of (raw, compressed), (H, W) of pixels
     "The pictures that patches are cut from; raises `QebiasError` where there are none"
-    found = []
+    views = []
     for store in stores:
         for i in range(len(store)):
             both = store.raw(i), store.compressed(i)
-            found.append([rgb.view("V3")[..., 0] for rgb in both])
-    if not found:
+            views.append([rgb.view("V3")[..., 0] for rgb in both])
+    if not views:
         raise QebiasError("no pairs to cut patches from: give at least one")
-    return found
+    return views
 
 # %% ../nbs/data/20_pairs.ipynb #0aac914e
 def turned(crop: np.ndarray, symmetry: int) -> np.ndarray:  # (p, p), a view

@@ -66,16 +66,16 @@ SETTINGS = {  # key -> what it is
 
 def parsed(pairs: Iterable[str]) -> dict:
     "Settings from texts `key=value` of a command line; raises `QebiasError` for an unknown key"
-    found = {}
+    settings = {}
     for text in pairs:
         key, equals, value = text.partition("=")
         if not equals or key not in SETTINGS:
             raise QebiasError(f"--set {text}: write key=value, with one of the keys {', '.join(SETTINGS)}")
         try:
-            found[key] = json.loads(value)
+            settings[key] = json.loads(value)
         except ValueError:
-            found[key] = value
-    return found
+            settings[key] = value
+    return settings
 
 # %% ../nbs/tools/45_photos.ipynb #8b9e2108
 def psi_here() -> str:
@@ -146,8 +146,8 @@ def live(
         left = config.iterations - iteration - 1
         if not left or time.monotonic() - last > 5:
             last = time.monotonic()
-            told = [name for name in ("recon", "percept", "discrim", "divergence") if name in losses]
-            shown = ", ".join(f"{name} {losses[name]:.4g}" for name in told)
+            names = [name for name in ("recon", "percept", "discrim", "divergence") if name in losses]
+            shown = ", ".join(f"{name} {losses[name]:.4g}" for name in names)
             to_go = duration(left * record["seconds"])
             say(f"{config.method} {iteration + 1}/{config.iterations}: {shown}; {to_go} to go")
 
@@ -175,22 +175,22 @@ def photographs(
         warnings.simplefilter("always")
         try:
             on_error = "skip" if skip else "raise"
-            found = load_dataset(f"folder:{folder}", on_error=on_error)  # nosec B615: a folder
+            readable = load_dataset(f"folder:{folder}", on_error=on_error)  # nosec B615: a folder
         except UnreadablePictures as error:
             raise QebiasError(f"{error}; --skip leaves a few out") from None
-        everything = load_dataset(f"folder:{folder}", on_error="later") if skip else found  # nosec B615
+        everything = load_dataset(f"folder:{folder}", on_error="later") if skip else readable  # nosec B615
     if out is not None:
-        found = [image for image in found if not of_a_training(image.path, Path(out))]
+        readable = [image for image in readable if not of_a_training(image.path, Path(out))]
         everything = [image for image in everything if not of_a_training(image.path, Path(out))]
     for line in dict.fromkeys(str(warning.message) for warning in said):
         say(line)
     there = len(everything)
-    if there - len(found) > max(1, MOST_SKIPPED * there):
+    if there - len(readable) > max(1, MOST_SKIPPED * there):
         raise QebiasError(
-            f"{there - len(found)} of {there} photographs in {folder} cannot be read, and --skip leaves out "
-            f"at most a tenth: fix or remove them"
+            f"{there - len(readable)} of {there} photographs in {folder} cannot be read, and --skip leaves "
+            f"out at most a tenth: fix or remove them"
         )
-    return found
+    return readable
 
 # %% ../nbs/tools/45_photos.ipynb #2ef7c679
 def require_own_folder(out: Path) -> None:
@@ -221,10 +221,10 @@ def train(
         )
     require_own_folder(out)
     stages = configs(name, settings)
-    found = photographs(photos, say, skip, out)
-    if not found:
+    readable = photographs(photos, say, skip, out)
+    if not readable:
         raise QebiasError(f"{photos} holds no photographs, only what a training wrote: name another folder")
-    images, kept = split_by_content(found)
+    images, kept = split_by_content(readable)
     say(f"{plural(len(images), 'photograph')} to train on, {len(kept)} to look at; {codec} at level {level}")
     pairs = build_pairs(images, coder, out / "data" / "train" / f"{codec}-{level}")
     init = None

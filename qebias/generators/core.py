@@ -109,16 +109,16 @@ def as_device(
 ) -> torch.device:
     "A device that is there, or a `QebiasError` in one line"
     try:
-        found = torch.device(device)
+        known = torch.device(device)
     except (RuntimeError, TypeError):
         raise QebiasError(f"device {device!r} is not known: use cpu, cuda or cuda:0") from None
-    if found.type not in ("cpu", "cuda") or found.type == "cpu" and found.index:
+    if known.type not in ("cpu", "cuda") or known.type == "cpu" and known.index:
         raise QebiasError(f"device {device} is not supported: use cpu, cuda or cuda:0")
-    if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
+    if known.type == "cuda" and (known.index or 0) >= torch.cuda.device_count():
         raise QebiasError(
-            f"device {found} is not there, PyTorch sees {torch.cuda.device_count()} CUDA devices: use cpu"
+            f"device {known} is not there, PyTorch sees {torch.cuda.device_count()} CUDA devices: use cpu"
         )
-    return found
+    return known
 
 # %% ../../nbs/networks/00_generators.core.ipynb #1141f4af
 def fp32_operations() -> list:
@@ -543,7 +543,7 @@ def measured_halo(
     pictures = [pictures] if isinstance(pictures, torch.Tensor) else pictures
     frames = [pad_to_multiple(x.to(p.device, p.dtype), multiple) for x in pictures]
     sizes = [size for frame in frames for size in frame.shape[2:]]
-    found = None
+    largest = None
     with evaluating(model), arithmetic(p.device):
         wholes = [applied(model, frame) for frame in frames]
         for lattice in lattices(sizes, grid):
@@ -555,13 +555,13 @@ def measured_halo(
                     break
             else:
                 return Halo(int(enough[0]) * grid, error[enough[0]].item())
-            found = Halo(None, error[-1].item())
-    if found is None:
+            largest = Halo(None, error[-1].item())
+    if largest is None:
         raise QebiasError(
             f"a halo on a grid of {grid} cannot be measured on pictures of at most {max(sizes)} pixels a "
             f"side: pass pictures of {5 * grid} or more"
         )
-    return found
+    return largest
 
 # %% ../../nbs/networks/00_generators.core.ipynb #46ee9b62
 def misfit(own: Mapping, state: Mapping) -> str:
@@ -569,12 +569,12 @@ def misfit(own: Mapping, state: Mapping) -> str:
     for name, tensor in own.items():
         if name not in state:
             return f"the weights lack {name}, shape {tuple(tensor.shape)}: they belong to another network"
-        found = getattr(state[name], "shape", None)
-        if found is None:
+        shape = getattr(state[name], "shape", None)
+        if shape is None:
             kind = type(state[name]).__name__
             return f"{name} is a {kind} in the weights, expected a tensor of shape {tuple(tensor.shape)}"
-        if tuple(found) != tuple(tensor.shape):
-            shapes = f"{str(tuple(found))[:80]} in the weights, expected {tuple(tensor.shape)}"
+        if tuple(shape) != tuple(tensor.shape):
+            shapes = f"{str(tuple(shape))[:80]} in the weights, expected {tuple(tensor.shape)}"
             return f"{name} has shape {shapes}: they belong to another width or number of channels"
         dtype = getattr(state[name], "dtype", None)
         if tensor.is_floating_point() and isinstance(dtype, torch.dtype) and not dtype.is_floating_point:

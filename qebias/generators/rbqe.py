@@ -79,10 +79,10 @@ class Stage(nn.Module):
 
     def forward(self, known: list) -> list[list[torch.Tensor]]:
         "Maps of each level, finest first -> the same, one map longer on each level and one level longer"
-        found = [self.down(known[-1][0])]
+        maps = [self.down(known[-1][0])]
         for up, level in zip(self.ups, reversed(known)):
-            found.append(up(found[-1], level))
-        return [[*level, y] for level, y in zip([*known, []], reversed(found))]
+            maps.append(up(maps[-1], level))
+        return [[*level, y] for level, y in zip([*known, []], reversed(maps))]
 
 # %% ../../nbs/networks/15_generators.rbqe.ipynb #42ae4be3
 class RBQE(nn.Module):
