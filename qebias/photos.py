@@ -251,6 +251,6 @@ def look(model: str | Path, images: list[RawImage], coder: "Codec", device: str 
         raw = image()
         compressed = coder.decode(coder.encode(raw))
         enhanced = enhance(generator, compressed, tile_for(*raw.shape[:2]), device=device)
-        found = {"compressed": psnr(compressed, raw), "enhanced": psnr(enhanced, raw)}
-        rows.append({"picture": image.name, **found})
+        values = {"compressed": psnr(compressed, raw), "enhanced": psnr(enhanced, raw)}
+        rows.append({"picture": image.name, **values})
     return rows

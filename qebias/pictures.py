@@ -341,13 +341,13 @@ def _beside_bpg(data, notes):
     "An image of one pixel that carries what a BPG file does, for what asks Pillow's images"
     image = Image.new("L", (1, 1))
     try:
-        found = bpg_extensions(data)
+        extensions = bpg_extensions(data)
     except QebiasError:
-        found = {}
+        extensions = {}
         notes.append("metadata that cannot be read were left out")
     for kind, name in ((1, "exif"), (2, "icc_profile")):
-        if kind in found:
-            image.info[name] = found[kind]
+        if kind in extensions:
+            image.info[name] = extensions[kind]
     return image
 
 # %% ../nbs/data/08_pictures.ipynb #4552cbcc
@@ -473,14 +473,14 @@ def _colours_said(path, image, kind):
 # %% ../nbs/data/08_pictures.ipynb #ef38ee3b
 def _exif(image, kind):
     "A picture's EXIF, for pixels that are upright now; None where it has none"
-    found = image.getexif()
-    kept = found
+    tags = image.getexif()
+    kept = tags
     if kind == "TIFF":  # whose EXIF is also where its pixels lie
         kept = Image.Exif()
-        kept.update({tag: found[tag] for tag in (270, 271, 272, 305, 306, 315, 33432) if tag in found})
+        kept.update({tag: tags[tag] for tag in (270, 271, 272, 305, 306, 315, 33432) if tag in tags})
         for part in (0x8769, 0x8825):  # of the exposure, of the place
-            if part in found:
-                kept.get_ifd(part).update(found.get_ifd(part))
+            if part in tags:
+                kept.get_ifd(part).update(tags.get_ifd(part))
     if not len(kept):
         return None
     if 0x0112 in kept:
@@ -637,19 +637,19 @@ def find_pictures(
     but: str | Path | None = None,  # a folder left out: the output's, where it lies in an input's
 ) -> tuple:  # (list of `Found`, list of lines that say what is left out)
     "The pictures that a command line names; raises `QebiasError` where there are none, or two of one name"
-    found, said = [], []
+    named, said = [], []
     but = Path(but).resolve() if but else None
     for path in map(Path, paths):
         if path.is_dir():
             inside, lines = _in_folder(path, but)
-            found += inside
+            named += inside
             said += lines
         else:
-            found.append(Found(path, path.stem))
-    if not found:
+            named.append(Found(path, path.stem))
+    if not named:
         raise QebiasError("no picture was named: give files or folders")
     first: dict[str, Found] = {}
-    for picture in found:
+    for picture in named:
         other = first.setdefault(picture.name.casefold(), picture)
         if other is not picture and os.path.realpath(other.path) != os.path.realpath(picture.path):
             raise QebiasError(
@@ -688,21 +688,21 @@ def by_bare_name(
     "Pictures by their names before a method added to them; raises `QebiasError` where it did to none"
     if not suffix:
         return {picture.name: picture for picture in pictures}, []
-    found, others = {}, []
+    by_name, others = {}, []
     for picture in pictures:
         bare = picture.name.removesuffix(suffix)
         if bare != picture.name and not picture.name.endswith("/" + suffix):
-            found[bare] = picture
+            by_name[bare] = picture
         else:
             others.append(picture)
-    if not found and others:
+    if not by_name and others:
         first = shown_name(others[0].path.name)
         raise QebiasError(
             f"{folder}: no picture's name ends in {suffix}, {first} as little as others: correct --suffix"
         )
     names = ", ".join(shown_name(picture.path.name) for picture in others[:3])
     more = f" and {len(others) - 3} more" if len(others) > 3 else ""
-    return found, [
+    return by_name, [
         f"{folder}: left out what has no {suffix} behind its name: {names}{more}"
     ] if others else []
 

@@ -77,13 +77,13 @@ def read_card(path: str | Path) -> dict:  # its card, empty where it has none
 @functools.cache
 def models(folder: str | Path | None = None) -> dict:  # name -> `Model`
     "The models in a folder, or the package's own, by name; raises `QebiasError` for a damaged file"
-    found = {}
+    by_name = {}
     for path in sorted(Path(folder or HOME).glob("*.safetensors")):
         card = read_card(path)
         if not {"codec", "levels", "aim"} <= set(card):
             raise QebiasError(f"{path} carries no card that says what it is for: move it elsewhere")
-        found[path.stem] = Model(path.stem, path, card["codec"], tuple(card["levels"]), card["aim"], card)
-    return found
+        by_name[path.stem] = Model(path.stem, path, card["codec"], tuple(card["levels"]), card["aim"], card)
+    return by_name
 
 # %% ../nbs/method/40_pretrained.ipynb #54215584
 def list_models(folder: str | Path | None = None) -> list:  # lines
@@ -282,19 +282,19 @@ def model_for(
     coding: tuple | None = None,  # as `coding_of` gives it, where it is known already
 ) -> tuple:  # (`Model`, what the file is in words, whether the model helps there)
     "The model that comes with the package and fits a file; raises `QebiasError` where none does"
-    found, sampling = coding or coding_of(path)
-    if found is None:
+    quality, sampling = coding or coding_of(path)
+    if quality is None:
         raise QebiasError(
             f"{path} is neither JPEG nor BPG, and does not say how it was compressed: "
             f"name a model with --model ({' or '.join(models(folder)) or 'a file'})"
         )
     aim = "perceptual" if perceptual else "fidelity"
-    fits = [m for m in models(folder).values() if (m.codec, m.aim) == (found[0], aim)]
+    fits = [m for m in models(folder).values() if (m.codec, m.aim) == (quality[0], aim)]
     if not fits:
-        raise QebiasError(f"no {aim} model for {found[0]} comes with the package: name a file with --model")
-    unit = {"jpeg": "JPEG of quality", "bpg": "BPG of QP"}[found[0]]
-    what = f"{unit} {found[1]}" + (f" ({sampling})" if sampling != "4:2:0" else "")
-    return fits[0], what, helps(fits[0], found[1], sampling)
+        raise QebiasError(f"no {aim} model for {quality[0]} comes with the package: name a file with --model")
+    unit = {"jpeg": "JPEG of quality", "bpg": "BPG of QP"}[quality[0]]
+    what = f"{unit} {quality[1]}" + (f" ({sampling})" if sampling != "4:2:0" else "")
+    return fits[0], what, helps(fits[0], quality[1], sampling)
 
 # %% ../nbs/method/40_pretrained.ipynb #a9b6b4f7
 def helps(model: Model, level: int, sampling: str = "4:2:0") -> bool:
@@ -339,14 +339,17 @@ def chooser(
 
     def choose(path):
         quality, sampling = coding_of(path)
-        found, what, helping = model_for(path, perceptual, coding=(quality, sampling))
+        suited, what, helping = model_for(path, perceptual, coding=(quality, sampling))
         if say and path not in said:
             said.add(path)
-            say(f"{path}: {what}, " + (f"model {found.name}" if helping else passed_through(found, sampling)))
+            say(
+                f"{path}: {what}, "
+                + (f"model {suited.name}" if helping else passed_through(suited, sampling))
+            )
         if not helping:
             return load(None, 1.0)
         level = quality[1] if quality else 0  # which `model_for` has refused
-        return load(found.path, strength_at(found.card, level, sampling))
+        return load(suited.path, strength_at(suited.card, level, sampling))
 
     return choose
 
@@ -564,15 +567,15 @@ def training_pictures(folders: Iterable[str | Path], side: int) -> list:  # of u
     "Photographs of at least that side in pixels; raises `QebiasError` where there are none"
     from qebias.datasets import load_dataset
 
-    found = []
+    pictures = []
     for folder in folders:
         for image in load_dataset(f"folder:{folder}"):  # nosec B615: a folder, nothing of Hugging Face
             rgb = image()
             if min(rgb.shape[:2]) >= side:
-                found.append(rgb)
-    if not found:
+                pictures.append(rgb)
+    if not pictures:
         raise QebiasError(f"{', '.join(map(str, folders))}: no picture with sides of {side} pixels or more")
-    return found
+    return pictures
 
 # %% ../nbs/method/40_pretrained.ipynb #546cc7fd
 def pretrain(
@@ -660,16 +663,16 @@ def deepened(state: dict, depth: int) -> dict:
     layers = sorted(int(key.split(".")[1]) for key in state if key.endswith(".weight"))
     if len(layers) > depth:
         raise QebiasError(f"a network of {len(layers)} convolutions cannot be deepened to {depth}")
-    found = {key: value for key, value in state.items() if int(key.split(".")[1]) != layers[-1]}
+    weights = {key: value for key, value in state.items() if int(key.split(".")[1]) != layers[-1]}
     width = state[f"layers.{layers[-1]}.weight"].shape[1]
     same = torch.zeros(width, width, 3, 3)
     same[range(width), range(width), 1, 1] = 1
     for layer in range(layers[-1], 2 * depth - 2, 2):
-        found[f"layers.{layer}.weight"] = same.clone()
-        found[f"layers.{layer}.bias"] = torch.zeros(width)
+        weights[f"layers.{layer}.weight"] = same.clone()
+        weights[f"layers.{layer}.bias"] = torch.zeros(width)
     for part in ("weight", "bias"):
-        found[f"layers.{2 * depth - 2}.{part}"] = state[f"layers.{layers[-1]}.{part}"]
-    return found
+        weights[f"layers.{2 * depth - 2}.{part}"] = state[f"layers.{layers[-1]}.{part}"]
+    return weights
 
 # %% ../nbs/method/40_pretrained.ipynb #aa9d49b6
 def _record(stats, name, log, state):
@@ -699,14 +702,14 @@ def _restored(folder, key, trainer) -> dict:
     if not path.exists():
         return {"step": 0, "seconds": 0.0}
     try:
-        found = torch.load(path, weights_only=True)
+        checkpoint = torch.load(path, weights_only=True)
     except Exception:
         raise QebiasError(f"{path} cannot be read: remove it, and the training begins anew") from None
-    if found.pop("key") != key:
+    if checkpoint.pop("key") != key:
         raise QebiasError(f"{path} belongs to another training: choose another folder")
     for name, part in trainer.parts().items():
-        part.load_state_dict(found["parts"][name])
-    return {k: found[k] for k in ("step", "seconds")}
+        part.load_state_dict(checkpoint["parts"][name])
+    return {k: checkpoint[k] for k in ("step", "seconds")}
 
 # %% ../nbs/method/40_pretrained.ipynb #5a11c0e1
 BLEND = 0.85  # how far a perceptual model goes from the fidelity model towards its GAN
@@ -787,22 +790,22 @@ def corrections(
         yield raw, compressed, enhanced.astype(float) - compressed
 
 # %% ../nbs/method/40_pretrained.ipynb #2d7922a7
-def least_squares(found: Iterable[tuple]) -> float:  # 0..1
+def least_squares(triples: Iterable[tuple]) -> float:  # 0..1
     "The share of its correction that leaves a picture the least squared error: the lower quartile of them"
     best = []
-    for raw, compressed, correction in found:
+    for raw, compressed, correction in triples:
         agreement = ((raw.astype(float) - compressed) * correction).sum()
         best.append(agreement / ((correction**2).sum() + 1e-9))
     return float(np.clip(np.quantile(best, 0.25), 0, 1))
 
 # %% ../nbs/method/40_pretrained.ipynb #fd542a1d
-def least_lpips(found: Iterable[tuple]) -> float:  # 0..1
+def least_lpips(triples: Iterable[tuple]) -> float:  # 0..1
     "The share of the corrections that leaves the least LPIPS, of five that are tried"
     from qebias.metrics import metric
 
     shares = (0.2, 0.4, 0.6, 0.8, 1.0)
     measure, sums = metric("lpips-alex"), np.zeros(len(shares))
-    for raw, compressed, correction in found:
+    for raw, compressed, correction in triples:
         made = [np.clip(np.round(compressed + w * correction), 0, 255).astype(np.uint8) for w in shares]
         sums += [measure(rgb, raw) for rgb in made]
     return shares[int(sums.argmin())]
@@ -820,10 +823,10 @@ def fit_strength(
     header = read_header(model)
     choose = least_lpips if header["provenance"]["card"]["aim"] == "perceptual" else least_squares
     for sampling in SAMPLINGS[codec]:
-        found = []
+        strengths = []
         for level in levels or STRENGTH_LEVELS[codec]:
-            found.append((level, round(choose(corrections(model, pictures, codec, level, sampling)), 3)))
-        header["provenance"]["card"]["strength" + KEYS[sampling]] = found
+            strengths.append((level, round(choose(corrections(model, pictures, codec, level, sampling)), 3)))
+        header["provenance"]["card"]["strength" + KEYS[sampling]] = strengths
     save_network(model, load_network(model), header["spec"], header["provenance"])
     return header["provenance"]["card"]["strength"]
 
@@ -870,11 +873,11 @@ def gains_text(rows: list) -> list:  # lines, one a level
     "Mean and range of the gains at each level"
     lines = []
     for metric, level in dict.fromkeys((row["metric"], row["level"]) for row in rows):
-        found = [row for row in rows if (row["metric"], row["level"]) == (metric, level)]
-        gained = [row["gain"] for row in found]
+        at_level = [row for row in rows if (row["metric"], row["level"]) == (metric, level)]
+        gained = [row["gain"] for row in at_level]
         lines.append(
             f"{level}: {np.mean(gained):+.2f} {unit_of(metric)} in {metric}, "
-            f"from {min(gained):+.2f} to {max(gained):+.2f}, worst {max(found, key=lost)['picture']}"
+            f"from {min(gained):+.2f} to {max(gained):+.2f}, worst {max(at_level, key=lost)['picture']}"
         )
     return lines
 
@@ -922,8 +925,8 @@ def means_text(rows: list) -> str:
     name = rows[0]["metric"]
     means = []
     for level in sorted({row["level"] for row in rows}):
-        found = [row["gain"] for row in rows if row["level"] == level]
-        means.append(f"{level}: {np.mean(found):+.2f} {unit_of(name)}")
+        values = [row["gain"] for row in rows if row["level"] == level]
+        means.append(f"{level}: {np.mean(values):+.2f} {unit_of(name)}")
     return f"{METRICS[name].label}: " + ", ".join(means)
 
 # %% ../nbs/method/40_pretrained.ipynb #c93389e1
@@ -941,11 +944,11 @@ def with_scores(
     aimed = [row for row in rows if row["metric"] == own]
     if not aimed:
         raise QebiasError(f"{model}: a {card['aim']} model is judged by {own}, which was not measured")
-    told = [row for row in rows if row.get("set", where) == where and row["sampling"] == "4:2:0"]
-    card["reaches"] = f"{means_text([row for row in told if row['metric'] == own])}, on {where}"
+    shown = [row for row in rows if row.get("set", where) == where and row["sampling"] == "4:2:0"]
+    card["reaches"] = f"{means_text([row for row in shown if row['metric'] == own])}, on {where}"
     if all(abs(row["gain"]) < 1e-4 for row in rows):
         raise QebiasError(f"{model} leaves every picture as it was: train it again, with another --seed")
-    rest = [row for row in told if row["metric"] != own]
+    rest = [row for row in shown if row["metric"] != own]
     card["beside"] = means_text(rest) if rest else ""
     served = []
     for sampling in SAMPLINGS[card["codec"]]:
@@ -976,9 +979,9 @@ def evaluated(
         images = load_dataset(f"folder:{folder}")  # nosec B615: a folder, nothing of Hugging Face
         pictures = {image.name: image() for image in images}
         for sampling in SAMPLINGS[codec]:
-            found = gains(model, pictures, levels or EVALUATED[codec], codec, metrics, sampling)
-            print(f"{folder.name}, {sampling}", *gains_text(found), sep="\n")
-            rows += [{"set": folder.name, **row} for row in found]
+            gained = gains(model, pictures, levels or EVALUATED[codec], codec, metrics, sampling)
+            print(f"{folder.name}, {sampling}", *gains_text(gained), sep="\n")
+            rows += [{"set": folder.name, **row} for row in gained]
     return rows
 
 # %% ../nbs/method/40_pretrained.ipynb #17f5fdcc

@@ -193,7 +193,7 @@ def curves(
     places = results.places()
     dataset = dataset or places[0][0]
     codec = codec or next(c for d, c, _ in places if d == dataset)
-    found = {}
+    by_row = {}
     for row in dict.fromkeys(results.table["row"]) if rows is None else rows:
         levels = results.levels(row, quantity, dataset, codec)
         points = []
@@ -204,8 +204,8 @@ def curves(
                 points.append((level, bpp.array[:, 0].mean(), value.array[:, 0].mean()))
         if points:
             at_levels, rates, values = zip(*points)
-            found[row] = Curve(np.array(rates), np.array(values), at_levels, row)
-    return found
+            by_row[row] = Curve(np.array(rates), np.array(values), at_levels, row)
+    return by_row
 
 # %% ../nbs/measurement/20_rates.ipynb #4fe7661c
 def bd_rates(
@@ -221,13 +221,13 @@ def bd_rates(
     except ValueError:
         shapes = ", ".join(str(np.shape(x)) for x in (bpp, anchor, test))
         raise QebiasError(f"rates and values of {shapes}: pass as many levels of each") from None
-    found = np.full(bpp.shape[:-1], np.nan)
-    for place in np.ndindex(found.shape):
+    savings = np.full(bpp.shape[:-1], np.nan)
+    for place in np.ndindex(savings.shape):
         rates = bpp[place]
         saved = bd_br(Curve(rates, anchor[place]), Curve(rates, test[place]), better, method)
         if saved.value is not None:
-            found[place] = saved.value
-    return found
+            savings[place] = saved.value
+    return savings
 
 # %% ../nbs/measurement/20_rates.ipynb #98b57005
 def rate_between(

@@ -177,9 +177,9 @@ def write_readme() -> list[Path]:  # what was written
     with atomic(root / "nbs" / "index.ipynb") as tmp:
         tmp.write_text(nbformat.writes(index_notebook()) + "\n", encoding="utf-8")
     pictures = {"enhanced.png": enhanced_strip()}
-    found = strip(open_page("photos")) if is_published() else None
-    if found is not None:
-        pictures["strip.png"] = found
+    crops = strip(open_page("photos")) if is_published() else None
+    if crops is not None:
+        pictures["strip.png"] = crops
     for name, rgb in pictures.items():
         path = root / "nbs" / "images" / name
         if not looks_like(path, rgb):

@@ -53,7 +53,7 @@ class LpipsNet(torch.nn.Module):
         return (head((a - b).square()) for a, b, head in pairs)
 
     def forward(self, enhanced: torch.Tensor, raw: torch.Tensor) -> torch.Tensor:
-        first, *others = (found.mean((2, 3)) for found in self.maps(enhanced, raw))
+        first, *others = (layer.mean((2, 3)) for layer in self.maps(enhanced, raw))
         return sum(others, first)
 
 # %% ../nbs/measurement/05_scorers.ipynb #628a6ab6
@@ -72,13 +72,13 @@ class Lpips(LpipsNet):
         "What `forward` gives of each other view to compressed and to raw, and of compressed to raw"
         views = raw, compressed, *others
         if not raw.deep and (raw.rgb.size // 3 <= metrics.MOST_WHOLE or not others):
-            found = [[m.mean((2, 3)) for m in maps] for maps in self.layers(views)]
-            return np.array([float(sum(more, first)) for first, *more in zip(*found)])
+            means = [[m.mean((2, 3)) for m in maps] for maps in self.layers(views)]
+            return np.array([float(sum(more, first)) for first, *more in zip(*means)])
         totals, counts = np.zeros((2 * len(others) + 1, 5)), np.zeros(5)
         for part, own in metrics.alex_tiles(raw.rgb.shape):
             for layer, maps in enumerate(self.layers([view.part(*part) for view in views])):
-                for k, found in enumerate(maps):
-                    mine = found[:, :, *own(self.strides[layer])]
+                for k, means in enumerate(maps):
+                    mine = means[:, :, *own(self.strides[layer])]
                     totals[k, layer] += float(mine.sum(dtype=torch.float64))
                 counts[layer] += mine.numel()
         return (totals / counts).sum(1)
@@ -166,12 +166,12 @@ def halved(
     width: int,
 ) -> torch.Tensor:  # (1, 1, half the height, half the width)
     "The next scale of a picture"
-    found = []
+    parts = []
     for top, end in metrics.strips(-(-height // 2), -(-width // 2)):
         padded = _mirrored(rows(max(2 * top - 2, 0), min(2 * end + 1, height)))
         padded = padded[..., 2 if top else 0 :, :]  # inside, what lies above is there
-        found.append(F.conv2d(padded, net.spread, stride=2)[..., : end - top, :])
-    return torch.cat(found, 2)
+        parts.append(F.conv2d(padded, net.spread, stride=2)[..., : end - top, :])
+    return torch.cat(parts, 2)
 
 # %% ../nbs/measurement/05_scorers.ipynb #7c30d3f2
 def band(

@@ -69,28 +69,28 @@ def arguments_of(node: ast.FunctionDef, lines: list[str]) -> tuple[Argument, ...
     defaults = [None] * (len(positional) - len(given.defaults)) + list(given.defaults)
     pairs = [*zip(positional, defaults), *zip(given.kwonlyargs, given.kw_defaults)]
     pairs += [(rest, None) for rest in (given.vararg, given.kwarg) if rest]
-    found = []
+    arguments = []
     for argument, default in pairs:
         if argument.arg in ("self", "cls"):
             continue
         last = (default or argument).end_lineno or argument.lineno
         words = comment_of(lines, last) if argument.lineno > node.lineno else ""
         written = ast.unparse(default) if default else ""
-        found.append(Argument(argument.arg, type_of(argument.annotation), written, words))
-    return tuple(found)
+        arguments.append(Argument(argument.arg, type_of(argument.annotation), written, words))
+    return tuple(arguments)
 
 # %% ../nbs/tools/05_site.ipynb #b6a19523
 def fields_of(node: ast.ClassDef, lines: list[str]) -> tuple[Argument, ...]:
     "The annotated fields of a class with their comments"
-    found = []
+    fields = []
     for item in node.body:
         if not isinstance(item, ast.AnnAssign) or not isinstance(item.target, ast.Name):
             continue
         if not item.target.id.startswith("_"):
             default = ast.unparse(item.value) if item.value else ""
             words = comment_of(lines, item.end_lineno or item.lineno)
-            found.append(Argument(item.target.id, type_of(item.annotation), default, words))
-    return tuple(found)
+            fields.append(Argument(item.target.id, type_of(item.annotation), default, words))
+    return tuple(fields)
 
 # %% ../nbs/tools/05_site.ipynb #a71e8099
 def symbol_of(node: ast.FunctionDef | ast.ClassDef, lines: list[str], module: str) -> Symbol:
@@ -122,7 +122,7 @@ class Module(NamedTuple):
 def modules(root: str | Path | None = None) -> dict[str, Module]:
     "Every module of a checkout's package by its dotted name, read as text"
     root = Path(root or project_root())
-    found = {}
+    by_name = {}
     for path in sorted((root / "qebias").rglob("*.py")):
         text = path.read_text(encoding="utf-8")
         made_of = re.search(r"File to edit: \S*?nbs/(\S+?\.ipynb)", text)
@@ -134,8 +134,8 @@ def modules(root: str | Path | None = None) -> dict[str, Module]:
         public = [n for n in tree.body if isinstance(n, kinds) and not n.name.startswith("_")]
         last = {node.name: node for node in public}  # of several of one name: overloads come first
         symbols = tuple(symbol_of(node, lines, name) for node in last.values())
-        found[name] = Module(name, made_of[1], ast.get_docstring(tree) or "", symbols)
-    return found
+        by_name[name] = Module(name, made_of[1], ast.get_docstring(tree) or "", symbols)
+    return by_name
 
 # %% ../nbs/tools/05_site.ipynb #0264d2df
 class Item(NamedTuple):
@@ -282,13 +282,13 @@ def entry(symbol: Symbol, items: list[Item], within: str = "") -> str:  # Markdo
         lines.append(f"- **{a.name}**{kind}{default}{meaning}")
     if symbol.returns:
         lines.append(f"- *returns* {symbol.returns}")
-    found = mentions(items, dotted)
+    links = mentions(items, dotted)
     if not within:
-        paper = f"In the paper: {found}. " if found else ""
+        paper = f"In the paper: {links}. " if links else ""
         code = f"{repository()}/blob/main/{symbol.module.replace('.', '/')}.py#L{symbol.line}"
         lines.append(f"\n{paper}[Its code]({code}).")
-    elif found:
-        lines.append(f"\nIn the paper: {found}")
+    elif links:
+        lines.append(f"\nIn the paper: {links}")
     lines.append("")
     return "\n".join([*lines, *(entry(m, items, symbol.name) for m in symbol.methods)])
 
@@ -332,14 +332,14 @@ def names_in_prose(
 ) -> dict:  # name -> dotted name
     "Which names of the package a notebook may use without saying of which module"
     often = Counter(symbol.name for module in every.values() for symbol in module.symbols)
-    found = {}
+    dotted_of = {}
     for module in every.values():
         for symbol in module.symbols:
             dotted = f"{symbol.module}.{symbol.name}"
-            found[dotted.removeprefix("qebias.")] = dotted
+            dotted_of[dotted.removeprefix("qebias.")] = dotted
             if often[symbol.name] == 1 or module.notebook == own:
-                found[symbol.name] = dotted
-    return found
+                dotted_of[symbol.name] = dotted
+    return dotted_of
 
 # %% ../nbs/tools/05_site.ipynb #06b2c87c
 def in_one_piece(text: str) -> str:  # Markdown or HTML that a cell printed
@@ -352,7 +352,7 @@ def in_one_piece(text: str) -> str:  # Markdown or HTML that a cell printed
 def links_of_output(text: str) -> str:  # Markdown or HTML that a cell printed
     "Sphinx follows no links in outputs: those to notebooks lead to their pages"
     address_or_notebook = re.compile(r"(https?://[^\s)\"']+)|([\w./-]+)\.ipynb")
-    return address_or_notebook.sub(lambda found: found[1] or f"{found[2]}.html", text)
+    return address_or_notebook.sub(lambda match: match[1] or f"{match[2]}.html", text)
 
 # %% ../nbs/tools/05_site.ipynb #8fe8425c
 def only_heading(text: str) -> bool:
@@ -375,10 +375,10 @@ def in_reading_order(cells: list[dict]) -> list[dict]:
     shown = [k for k, c in enumerate(rest) if any(map(is_picture, c.get("outputs", [])))]
     if shown:
         before, picture = rest[: shown[0]], rest[shown[0]]
-        told = [c for c in before if c["cell_type"] == "code"]
-        for cell in told:
+        code_before = [c for c in before if c["cell_type"] == "code"]
+        for cell in code_before:
             cell["metadata"]["tags"] = ["remove-input"]
-        picture["source"] = "\n\n".join(c["source"] for c in [*told, picture])
+        picture["source"] = "\n\n".join(c["source"] for c in [*code_before, picture])
         return [*before, picture, given[0], *rest[shown[0] + 1 :]]
     named = re.search(r'^profile: str = "([^"]*)"', given[0]["source"], re.M)
     words = f"*Not computed yet: `qebias study {named[1] if named else 'demo'}` makes what stands here.*"
@@ -425,14 +425,14 @@ SLIDERS = "<!-- the sliders stand here -->"
 def published_crops(root: Path) -> dict[tuple[str, str], dict[str, Path]]:
     "(Place, picture) -> {row: path} of what can be compared, raw and compressed first; no controls"
     folder = root / "nbs" / "study" / "results" / "photos" / "crops"
-    found: dict = {}
+    crops: dict = {}
     for path in sorted(folder.glob("*/*.webp")):
         picture, row = path.stem.split(".", 1)
         if not row.startswith("control"):
-            found.setdefault((path.parent.name, picture), {})[row] = path
-    for key, rows in found.items():
-        found[key] = {row: rows[row] for row in ("raw", "compressed", *rows) if row in rows}
-    return found
+            crops.setdefault((path.parent.name, picture), {})[row] = path
+    for key, rows in crops.items():
+        crops[key] = {row: rows[row] for row in ("raw", "compressed", *rows) if row in rows}
+    return crops
 
 # %% ../nbs/tools/05_site.ipynb #ed5622bd
 def slider(
@@ -490,17 +490,17 @@ def put(path: Path, text: str | bytes) -> None:
 def chapters(root: Path) -> dict[str, list[str]]:  # caption -> pages
     "The contents of the site, from `docs/contents.yaml`; raises `QebiasError` for a page that does not exist"
     made = {"pages/map", "pages/inverse"}
-    found: dict[str, list] = {}
+    by_caption: dict[str, list] = {}
     for caption, pages in read_yaml(root / "docs" / "contents.yaml").items():
-        found[caption] = []
+        by_caption[caption] = []
         for page in pages:
             there = sorted(p for p in (root / "nbs").glob(page + ".*") if p.suffix in (".ipynb", ".md"))
             given = page in made or page.startswith("api/") or (root / f"{page}.md").is_file()
             if not there and not given:
                 raise QebiasError(f"docs/contents.yaml names {page}, which does not exist")
             names = [p.relative_to(root / "nbs").with_suffix("").as_posix() for p in there]
-            found[caption] += [n for n in names or [page] if n not in found[caption]]
-    return found
+            by_caption[caption] += [n for n in names or [page] if n not in by_caption[caption]]
+    return by_caption
 
 # %% ../nbs/tools/05_site.ipynb #dba4c73b
 def contents(root: Path) -> str:  # MyST directives

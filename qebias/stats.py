@@ -162,7 +162,7 @@ class Results:
         self.places_of = self.table.groupby(self.keys, observed=True, sort=False).indices
         place = ["dataset", "codec", "level", "row"]
         trained = self.table.groupby(place, observed=True, sort=False)["trained_on"]
-        self.rows_at = {place: set(found) for place, found in trained.unique().items()}
+        self.rows_at = {place: set(trainings) for place, trainings in trained.unique().items()}
         self.known = {key: set(self.table[key].unique()) for key in self.keys}
         self.found: dict = {}
         self.rates: dict = {}  # what `qebias.rates` has made of it
@@ -191,8 +191,8 @@ class Results:
 
     def left_out(self, quantity: str, dataset: str, codec: str, level: int) -> set:
         "The pictures that count for no row, since some row has no value there; none where they are too many"
-        found = self.holes.get((dataset, codec, int(level), quantity), set())
-        return found if len(found) <= LEFT_OUT * self.pictures(dataset, codec, level) else set()
+        missing = self.holes.get((dataset, codec, int(level), quantity), set())
+        return missing if len(missing) <= LEFT_OUT * self.pictures(dataset, codec, level) else set()
 
     def pictures(self, dataset: str, codec: str, level: int) -> int:
         "How many pictures a place has"
@@ -339,21 +339,21 @@ def estimate(
     points, draws = values.array[:, 0], values.array[:, 1:].mean(0)
     k, n = len(points), values.pictures
     value = float(points.mean())
-    found = Estimate(value, n=n, seeds=k if values.trained else 0, unit=values.unit)
+    mean = Estimate(value, n=n, seeds=k if values.trained else 0, unit=values.unit)
     draws = draws[np.isfinite(draws)]
     if n < 2:
-        return replace(found, missing="an interval needs at least two pictures")
+        return replace(mean, missing="an interval needs at least two pictures")
     if len(draws) < 0.9 * (values.array.shape[1] - 1) or len(draws) < 20:
-        return replace(found, missing="too few resamples have a value")
+        return replace(mean, missing="too few resamples have a value")
     of_pictures = draws.var(ddof=1) * n / (n - 1)
-    of_trainings = points.var(ddof=1) / k if found.seeds >= FEW_SEEDS else 0.0
+    of_trainings = points.var(ddof=1) / k if mean.seeds >= FEW_SEEDS else 0.0
     variance = of_pictures + of_trainings
     df = n - 1.0
     if variance > 0 and of_trainings > 0:
         df = variance**2 / (of_pictures**2 / (n - 1) + of_trainings**2 / (k - 1))
     error = float(np.sqrt(variance))
     half = float(_special.stdtrit(df, (1 + level) / 2)) * error
-    return replace(found, low=value - half, high=value + half, error=error, df=float(df))
+    return replace(mean, low=value - half, high=value + half, error=error, df=float(df))
 
 # %% ../nbs/foundations/20_stats.ipynb #0412046b
 def holm(

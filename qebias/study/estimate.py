@@ -46,8 +46,8 @@ def psi_macs(
     patch: int,  # side in px
 ) -> int:
     "Multiply-accumulate operations of psi for one patch, down to the deepest layer that is read"
-    found = random_psi(psi)
-    width = found[0] if found else 64
+    stand_in = random_psi(psi)
+    width = stand_in[0] if stand_in else 64
     names = [f"conv{block}_{i}" for block, n in VGG_BLOCKS.items() for i in range(1, n + 1)]
     deepest = max((names.index(layer) for layer in layers), default=-1)
     total, before = 0, 3
@@ -105,13 +105,13 @@ def bank_specs(study: Study) -> dict[str, tuple]:  # kind -> (spec as JSON, patc
     if not p.bank:
         return {}
     settings = bank_identity(study)
-    found = {}
+    specs = {}
     for kind in settings["kinds"]:
         channels = 6 if kind == "cond" else 3
         kwargs = {"in_channels": channels, "width": settings["width"]}
         spec = {"class": "qebias.discriminators:UNetSN", "kwargs": kwargs}
-        found[kind] = (json.dumps(spec, sort_keys=True), p.patch, channels)
-    return found
+        specs[kind] = (json.dumps(spec, sort_keys=True), p.patch, channels)
+    return specs
 
 # %% ../../nbs/tools/28_study.estimate.ipynb #68350f9e
 def bank_operations(study: Study) -> int:
@@ -126,14 +126,14 @@ def bank_operations(study: Study) -> int:
 # %% ../../nbs/tools/28_study.estimate.ipynb #dd8a7812
 def write_costs(studies: list) -> None:
     "Count the networks of these studies and keep the numbers"
-    found = {}
+    costs = {}
     for study in studies:
         for row in study.rows.values():
             for spec in specs_of(config_of(study, row, row.seeds[0])):
-                found[digest(list(spec))] = counted_cost(*spec)
+                costs[digest(list(spec))] = counted_cost(*spec)
         for spec in bank_specs(study).values():
-            found[digest(list(spec))] = counted_cost(*spec)
-    write_json(costs_path(), dict(sorted(found.items())))
+            costs[digest(list(spec))] = counted_cost(*spec)
+    write_json(costs_path(), dict(sorted(costs.items())))
 
 # %% ../../nbs/tools/28_study.estimate.ipynb #cf5aedbe
 def published_count(study: Study, dataset: str) -> int:
@@ -185,8 +185,8 @@ def job_loads(study: Study, waiting: dict[str, Todo]) -> tuple[dict[str, Load], 
 def estimate(study: Study, waiting: dict[str, Todo]) -> tuple[dict[str, Load], dict[str, int]]:
     "The load of each kind of job; and of data sets that are not here, their pictures, or 0"
     loads: dict[str, Load] = {}
-    found, away = job_loads(study, waiting)
-    for name, load in found.items():
+    by_name, away = job_loads(study, waiting)
+    for name, load in by_name.items():
         kind = waiting[name].job.kind
         loads[kind] = loads.get(kind, Load()) + load
     return loads, away

@@ -75,13 +75,13 @@ class Item(NamedTuple):
 def items() -> dict[str, Item]:
     "Every item by its name, in the order of reading; raises `QebiasError`"
     path = project_root() / "nbs" / "study" / "items.yaml"
-    found = {}
+    by_name = {}
     for name, record in read_yaml(path).items():
         missing = [field for field in Item._fields[1:] if field not in record]
         if missing:
             raise QebiasError(f"{path}: {name} lacks {missing[0]}")
-        found[name] = Item(name, **{field: record[field] for field in Item._fields[1:]})
-    return found
+        by_name[name] = Item(name, **{field: record[field] for field in Item._fields[1:]})
+    return by_name
 
 # %% ../../nbs/tools/22_study.keys.ipynb #e3f8281b
 class Job(NamedTuple):
@@ -175,17 +175,17 @@ def evaluated_name(kind: str, row: str, codec: str, level: int | str, seed: int,
 # %% ../../nbs/tools/22_study.keys.ipynb #b26ce84a
 def compress_jobs(study: Study) -> list[Job]:
     "Every data set at every level"
-    found = []
+    jobs = []
     for dataset in study.datasets:
         for codec, level in study.levels:
             parameters = {"dataset": dataset, "codec": codec, "level": level}
-            found.append(Job("compress", pairs_name(dataset, codec, level), parameters))
-    return found
+            jobs.append(Job("compress", pairs_name(dataset, codec, level), parameters))
+    return jobs
 
 # %% ../../nbs/tools/22_study.keys.ipynb #c6ef8679
 def train_jobs(study: Study) -> list[Job]:
     "Every training that a row of the grid needs, once"
-    found = {}
+    jobs = {}
     for codec, level in study.levels:
         for row in study.rows.values():
             if not row.stands_at(codec, level):
@@ -193,21 +193,21 @@ def train_jobs(study: Study) -> list[Job]:
             trained_codec, trained_level = study.trained_on(row, codec, level)
             for seed in row.seeds:
                 job = train_job(study, row, trained_codec, trained_level, seed)
-                found[job.name] = job
-    return needs_first(found)
+                jobs[job.name] = job
+    return needs_first(jobs)
 
 # %% ../../nbs/tools/22_study.keys.ipynb #8f153aff
-def needs_first(found: dict[str, Job]) -> list[Job]:
+def needs_first(jobs: dict[str, Job]) -> list[Job]:
     "Trainings in the order of the rows, but each behind the one that it starts from"
     ordered: dict[str, Job] = {}
 
     def put(job):
         for need in job.needed("train"):
-            if need in found:
-                put(found[need])
+            if need in jobs:
+                put(jobs[need])
         ordered.setdefault(job.name, job)
 
-    for job in found.values():
+    for job in jobs.values():
         put(job)
     return list(ordered.values())
 
@@ -255,13 +255,13 @@ def evaluation_jobs(study: Study) -> list[Job]:
 # %% ../../nbs/tools/22_study.keys.ipynb #204ea674
 def evaluations(study: Study) -> list[dict]:
     "Row, codec, level, seed and data set of everything that is looked at"
-    found = []
+    asked = []
     for codec, level in study.levels:
         for dataset in study.profile.evaluate:
             place = {"codec": codec, "level": level, "dataset": dataset}
             for row, seed in rows_at(study, codec, level):
-                found.append({"row": row, **place, "seed": seed})
-    return found
+                asked.append({"row": row, **place, "seed": seed})
+    return asked
 
 # %% ../../nbs/tools/22_study.keys.ipynb #c948006b
 def rows_at(study: Study, codec: str, level: int) -> list[tuple[str, int]]:
@@ -270,13 +270,13 @@ def rows_at(study: Study, codec: str, level: int) -> list[tuple[str, int]]:
 
     p = study.profile
     trained = [row for row in study.rows.values() if row.stands_at(codec, level)]
-    found = [("compressed", 0)]
-    found += [(row, 0) for row in ROWS if p.controls]
-    found += [(row.name, seed) for row in trained for seed in row.seeds]
+    pairs = [("compressed", 0)]
+    pairs += [(row, 0) for row in ROWS if p.controls]
+    pairs += [(row.name, seed) for row in trained for seed in row.seeds]
     for row in trained:
         if row.name in p.controls_after:
-            found += [(f"{PREFIX}{name}:{row.name}", seed) for name in AFTER for seed in row.seeds]
-    return found
+            pairs += [(f"{PREFIX}{name}:{row.name}", seed) for name in AFTER for seed in row.seeds]
+    return pairs
 
 # %% ../../nbs/tools/22_study.keys.ipynb #48bdbff0
 def jobs(
@@ -315,17 +315,17 @@ def images(study: Study, dataset: str, on_error: str = "raise") -> list:
     spec = p.train if dataset == "train" else p.evaluate[dataset]
     part = ("train" if dataset == "train" else "eval") if own_split(spec) else None
     if p.holdout is not None:  # one folder for both, as `check_sets` has seen to
-        found = load_dataset(spec, part, "raise")  # nosec B615: ours, from this machine
-        return split_by_content(found, p.holdout)[0 if dataset == "train" else 1]
+        pictures = load_dataset(spec, part, "raise")  # nosec B615: ours, from this machine
+        return split_by_content(pictures, p.holdout)[0 if dataset == "train" else 1]
     return load_dataset(spec, part, on_error)  # nosec B615: ours, from this machine
 
 # %% ../../nbs/tools/22_study.keys.ipynb #79dc2e63
 def raw_identity(study: Study, dataset: str) -> list:
     "Name and content of each raw picture, in an order of their own"
-    found = []
+    contents = []
     for image in images(study, dataset, "later"):
-        found.append([image.name, file_digest(image.path, 32) if image.path else image.digest])
-    return sorted(found)
+        contents.append([image.name, file_digest(image.path, 32) if image.path else image.digest])
+    return sorted(contents)
 
 
 def codec_of(study: Study, codec: str, level: int) -> "Codec":
@@ -340,19 +340,19 @@ def config_of(study: Study, row: Row, seed: int) -> "TrainConfig":
     from qebias.methods import train_config
 
     p = study.profile
-    told = settings_of(p, row)
-    told.pop("start", None)
+    settings = settings_of(p, row)
+    settings.pop("start", None)
     run: dict[str, Any] = {"device": p.device, "processes": p.processes, "psi": p.psi, "patch": p.patch}
     for name in ("threads", "precision"):
-        run[name] = told.pop(name, getattr(p, name))
-    divergence = told.pop("divergence", {})
-    networks = {name: told.pop(name) for name in ("generator", "discriminator") if told.get(name)}
+        run[name] = settings.pop(name, getattr(p, name))
+    divergence = settings.pop("divergence", {})
+    networks = {name: settings.pop(name) for name in ("generator", "discriminator") if settings.get(name)}
     if row.method.stage == "fidelity":
         without = {"d_lr", "gan", *Game.model_fields}
-        told = {name: value for name, value in told.items() if name not in without}
+        settings = {name: value for name, value in settings.items() if name not in without}
     try:
         return train_config(
-            row.method, networks=p.networks, divergence=divergence, **networks, **told, **run, seed=seed
+            row.method, networks=p.networks, divergence=divergence, **networks, **settings, **run, seed=seed
         )
     except (QebiasError, ValueError, TypeError, KeyError, AttributeError) as error:  # knows no file, no row
         first = error.errors()[0] if isinstance(error, ValidationError) else None
@@ -385,8 +385,8 @@ def psi_layer(study: Study, row: str) -> str:
     from qebias.config import Divergence
     from qebias.layers import block_layer
 
-    told = settings_of(study.profile, study.rows[row]).get("divergence", {})
-    place = Divergence(**{**told, **study.rows[row].method.place})
+    divergence = settings_of(study.profile, study.rows[row]).get("divergence", {})
+    place = Divergence(**{**divergence, **study.rows[row].method.place})
     return block_layer(place.blocks[0])
 
 # %% ../../nbs/tools/22_study.keys.ipynb #64c44a87
@@ -394,10 +394,10 @@ def column_identity(study: Study, column: str) -> dict:
     "What decides a column's values, beside the pictures"
     from qebias.measure import identity
 
-    found = dict(identity(column))
+    made_of = dict(identity(column))
     if column == "realism" or column.startswith(("psi:", "distance:")):
-        found["patch"] = study.profile.patch
-    return found
+        made_of["patch"] = study.profile.patch
+    return made_of
 
 # %% ../../nbs/tools/22_study.keys.ipynb #604b0e36
 def bank_identity(study: Study) -> dict:
@@ -455,11 +455,11 @@ class Keys:
 
     def made(self, name: str) -> dict:
         "The result of a job; raises `QebiasError` where it has not been made yet"
-        found = self.result(name)
-        if found is None:
+        result = self.result(name)
+        if result is None:
             command = f"qebias study {self.study.profile.name}"
             raise QebiasError(f"{name} has not been made yet: {command} makes it")
-        return found
+        return result
 
     def folder(self, name: str) -> Path:
         "Where the result of a job lies; raises `QebiasError` where it has not been made yet"
@@ -470,8 +470,8 @@ class Keys:
 def training_identity(keys: Keys, row: Row, seed: int) -> dict:
     "What decides a training: what decides its row's, which is made once, and the seed"
     if row.name not in keys.trainings:
-        found = config_of(keys.study, row, row.seeds[0]).identity()
-        keys.trainings[row.name] = {name: value for name, value in found.items() if name != "seed"}
+        identity = config_of(keys.study, row, row.seeds[0]).identity()
+        keys.trainings[row.name] = {name: value for name, value in identity.items() if name != "seed"}
     rest = keys.trainings[row.name]
     return rest | {"seed": seed} if seed else rest  # a field at its default is left out
 
@@ -502,13 +502,13 @@ def faults_of(keys: Keys, name: str, deep: bool = False) -> list[str]:
     result = keys.result(name)
     if result is None:
         return []
-    found = faults(keys.folder(name), result, deep)
+    wrong = faults(keys.folder(name), result, deep)
     if keys.jobs[name].kind == "compress":
-        found += keys.stored_faults("raw", result["raw"], deep)
+        wrong += keys.stored_faults("raw", result["raw"], deep)
     if keys.jobs[name].kind == "measure":
         for column, key in result["columns"].items():
-            found += [f"column {column}: {fault}" for fault in keys.stored_faults("column", key, deep)]
-    return found
+            wrong += [f"column {column}: {fault}" for fault in keys.stored_faults("column", key, deep)]
+    return wrong
 
 # %% ../../nbs/tools/22_study.keys.ipynb #d60e9886
 def key_compress(keys: Keys, job: Job) -> str:
@@ -557,15 +557,15 @@ def column_keys(keys: Keys, job: Job) -> dict[str, str]:
     parameters = job.parameters
     pairs = keys.content(pairs_name(parameters["dataset"], parameters["codec"], parameters["level"]))
     enhanced = [keys.content(need) for need in job.needed("enhance")]
-    found = {}
+    keys_of = {}
     for column in columns_of(keys.study, parameters["row"]):
         judged = ""
         if column == "realism":
             judged = part_digest(keys, job.needed("train")[0], "discriminator.safetensors")
         identity = keys.column(column)
         made_of = {"column": identity, "pairs": pairs, "enhanced": enhanced, "discriminator": judged}
-        found[column] = digest(made_of, 24)
-    return found
+        keys_of[column] = digest(made_of, 24)
+    return keys_of
 
 # %% ../../nbs/tools/22_study.keys.ipynb #5378d159
 def key_bank(keys: Keys, job: Job) -> str:
@@ -619,16 +619,16 @@ class Todo(NamedTuple):
 # %% ../../nbs/tools/22_study.keys.ipynb #5e68d1b9
 def todo(keys: Keys) -> dict[str, Todo]:  # by name, in the order of the graph
     "What there is to do; changes nothing"
-    found = {}
+    waiting = {}
     for name, job in keys.jobs.items():
         wrong = keys.faults(name)
         if keys.result(name) is None:
             waits = [need for need in job.needs if keys.content(need) is None]
             why = f"waits for {waits[0]}" if waits else "has not been made"
-            found[name] = Todo(job, "has a class of another module" if is_unknown(keys, job) else why)
+            waiting[name] = Todo(job, "has a class of another module" if is_unknown(keys, job) else why)
         elif wrong:
-            found[name] = Todo(job, wrong[0])
-    return found
+            waiting[name] = Todo(job, wrong[0])
+    return waiting
 
 # %% ../../nbs/tools/22_study.keys.ipynb #39c27e1d
 def plan(study: Study) -> Counter:
@@ -640,15 +640,15 @@ def plan(study: Study) -> Counter:
 def wanted_folders(study: Study) -> set[str]:
     "The results that the profile refers to, relative to the run folder: all others can be pruned"
     keys = Keys(study)
-    found = set()
+    folders = set()
     for name, job in keys.jobs.items():
         if keys.key(name) is not None:
-            found.add(f"results/{job.kind}/{keys.key(name)}")
+            folders.add(f"results/{job.kind}/{keys.key(name)}")
             if job.kind == "measure":
-                found |= {f"results/column/{key}" for key in column_keys(keys, job).values()}
+                folders |= {f"results/column/{key}" for key in column_keys(keys, job).values()}
     for dataset in study.datasets:
-        found.add(f"results/raw/{raw_key(keys.raw(dataset))}")
-    return found
+        folders.add(f"results/raw/{raw_key(keys.raw(dataset))}")
+    return folders
 
 # %% ../../nbs/tools/22_study.keys.ipynb #4b211405
 def raw_key(raw: list) -> str:

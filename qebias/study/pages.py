@@ -43,8 +43,8 @@ from .results import Results, load, sets_in_words
 # %% ../../nbs/tools/30_study.pages.ipynb #9034b9ad
 def repeats(spec: RowSpec | None) -> bool:
     "Does a derived row differ in its discriminator's last steps alone, and not in its pictures?"
-    told = spec.differs.model_fields_set if spec else set()
-    return "d_final_iterations" in told and told <= {"d_final_iterations", "iterations"}
+    differing = spec.differs.model_fields_set if spec else set()
+    return "d_final_iterations" in differing and differing <= {"d_final_iterations", "iterations"}
 
 # %% ../../nbs/tools/30_study.pages.ipynb #3d66c05e
 @dataclass(frozen=True, eq=False)
@@ -194,8 +194,8 @@ def lead(row: Verdict) -> str:
         trainings = "one training" if row["seeds"] == 1 else f"{row['seeds']} trainings"
         return f"It seems {'so' if agrees(row) else 'not'}, from {trainings}"
     if verdict == "not specific":
-        found = controls_of(row)
-        passing = f"says so of {found} too" if found else RESTORES_NOTHING
+        passing_too = controls_of(row)
+        passing = f"says so of {passing_too} too" if passing_too else RESTORES_NOTHING
         return f"The number says yes, but {passing}"
     return LEADS.get(verdict, "Not measured here")
 
@@ -211,8 +211,8 @@ PASSES = {
 # %% ../../nbs/tools/30_study.pages.ipynb #8a5220c7
 def controls_of(row: Verdict) -> str:
     "The controls that pass, in prose; empty where none is named"
-    found = dict.fromkeys(words for name, words in PASSES.items() if name in (row.get("control") or ""))
-    return " and ".join(found)
+    named = dict.fromkeys(words for name, words in PASSES.items() if name in (row.get("control") or ""))
+    return " and ".join(named)
 
 # %% ../../nbs/tools/30_study.pages.ipynb #d6702c5e
 BY = {
@@ -246,8 +246,8 @@ def distance_of(row: Verdict) -> str:
 # %% ../../nbs/tools/30_study.pages.ipynb #809e5d33
 def with_controls(row: Verdict) -> str:
     "A verdict in a word or two; where controls pass as well, with their names"
-    verdict, found = verdict_of(row), controls_of(row)
-    return f"{verdict}: {found} too" if verdict == "not specific" and found else verdict
+    verdict, named = verdict_of(row), controls_of(row)
+    return f"{verdict}: {named} too" if verdict == "not specific" and named else verdict
 
 # %% ../../nbs/tools/30_study.pages.ipynb #2d5ab019
 def brief(row: Verdict, named: bool = False) -> str:
@@ -292,8 +292,8 @@ def in_a_sentence(
     named = verdict_of(row) == "not specific"
     also = "".join(f"; by {distance_of(other)} {brief(other, named)}" for other in differing)
     also += "".join(f"; for ESRGAN {brief(other, named)}" for other in baseline)
-    found = f"**{with_unit(row)}**"
-    said = told.format(found) if told else f"For “{plain(row['statement'])}” we find {found}"
+    ours = f"**{with_unit(row)}**"
+    said = told.format(ours) if told else f"For “{plain(row['statement'])}” we find {ours}"
     distance = distance_of(row)
     by = f" by {distance}" if told and distance else ""
     over = plural(row["pictures"], "picture")
@@ -304,23 +304,23 @@ def in_a_sentence(
 # %% ../../nbs/tools/30_study.pages.ipynb #49423317
 def verdicts(page: Page, *items: str) -> list[Verdict]:
     "The verdicts on items such as `Tab. 1` here; Holm's correction counts other sets as well"
-    found = []
+    rows = []
     for item in items:
         if item not in page.judged:
             place: dict[str, Any] = dict(dataset=page.dataset, codec=page.codec, level=page.level)
             smallest = page.results.profile.smallest
             everywhere = judge(read_claims(), page.index, effects=smallest, items=[item], **place)
             page.judged[item] = [row for row in everywhere if row["dataset"] in ("", page.dataset)]
-        found += page.judged[item]
-    return found
+        rows += page.judged[item]
+    return rows
 
 # %% ../../nbs/tools/30_study.pages.ipynb #f9d5c2cd
 def fitting(page: Page, item: str, words: tuple[str, ...]) -> list[Verdict]:
     "The verdicts of an item of claims.yaml whose statements hold these words; raises `QebiasError` for none"
-    found = [row for row in verdicts(page, item) if all(word in row["statement"] for word in words)]
-    if not found:
+    rows = [row for row in verdicts(page, item) if all(word in row["statement"] for word in words)]
+    if not rows:
         raise QebiasError(f"{item} has no statement with {', '.join(words)}: see claims.yaml")
-    return found
+    return rows
 
 # %% ../../nbs/tools/30_study.pages.ipynb #458d4145
 def answer(
@@ -330,9 +330,9 @@ def answer(
     told: str = "",  # what the number is of, with {} in its place; the statement if left out
 ) -> str:  # Markdown
     "The sentence on the first statement of an item that holds these words and was measured"
-    found = fitting(page, item, words)
-    measured = [row for row in found if row["value"] is not None]
-    said = in_a_sentence((measured or found)[0], told, verdicts(page, item))
+    rows = fitting(page, item, words)
+    measured = [row for row in rows if row["value"] is not None]
+    said = in_a_sentence((measured or rows)[0], told, verdicts(page, item))
     if not measured:
         return said
     return said.removesuffix(".") + on_other_sets(page, item, measured[0]) + "."
@@ -340,15 +340,15 @@ def answer(
 # %% ../../nbs/tools/30_study.pages.ipynb #910ec45f
 def on_other_sets(page: Page, item: str, told_here: Verdict) -> str:
     "What the same statement is on the other sets of pictures, each judged by itself"
-    told = ""
+    text = ""
     named = verdict_of(told_here) == "not specific"
     others = {dataset for dataset, *_ in page.index.places()} - {page.dataset}
     for dataset in sorted(others):
         there = page.at(dataset=dataset)
         for row in verdicts(there, item):
             if row["statement"] == told_here["statement"] and row["value"] is not None:
-                told += f"; on {there.pictures} {brief(row, named)}"
-    return told
+                text += f"; on {there.pictures} {brief(row, named)}"
+    return text
 
 # %% ../../nbs/tools/30_study.pages.ipynb #2dc27df1
 def subject(
@@ -358,18 +358,18 @@ def subject(
     named, _, rest = plain(statement).partition(": ")
     if statement.startswith("Beside "):
         return "b" + statement.partition(", ")[0][1:]
-    if found := re.match(r"better (\S+)", rest):
-        return found[1]
-    if found := re.match(r"BD-rate (?:in|by) (.+?) (?:below|at least)", rest):
-        return "by " + found[1]
+    if match := re.match(r"better (\S+)", rest):
+        return match[1]
+    if match := re.match(r"BD-rate (?:in|by) (.+?) (?:below|at least)", rest):
+        return "by " + match[1]
     if "less bias" in rest:
         return "by " + rest.rpartition(" by ")[2]
     place = re.search(r", (at \w+ \d+)$", statement)
     whole = statement.removesuffix(f", {place[1]}") if place else statement
-    if found := re.match(r"(.+?) scores \w+ patches", whole):
-        return found[1]
-    if found := re.match(r"(.+?) leans towards compressed (by .+)", plain(whole)):
-        return f"{found[1]}, {found[2]}"
+    if match := re.match(r"(.+?) scores \w+ patches", whole):
+        return match[1]
+    if match := re.match(r"(.+?) leans towards compressed (by .+)", plain(whole)):
+        return f"{match[1]}, {match[2]}"
     named = re.sub(r", (trained (on another|at)|one model for) .*", "", named)
     return f"{named} {place[1]}" if place else named
 
@@ -447,11 +447,11 @@ def answer_all(
     told: str = "",  # what the numbers are of; the statements if left out
 ) -> str:  # Markdown
     "Several statements of an item in one sentence: their numbers by verdict, or how many got which verdict"
-    found = fitting(page, item, words)
-    numbers = [row for row in found if row["value"] is not None and verdict_of(row) in COUNTED]
+    rows = fitting(page, item, words)
+    numbers = [row for row in rows if row["value"] is not None and verdict_of(row) in COUNTED]
     kinds = [verdict_of(row) for row in numbers]
     if not kinds:
-        return in_a_sentence(found[0] | {"value": None})
+        return in_a_sentence(rows[0] | {"value": None})
     here = f"{page.codec.upper()} {page.level}"
     if told and len(numbers) <= FEW:
         return f"**{lead_of(kinds)}.** {told} {by_verdict(numbers, here)}."
@@ -476,8 +476,8 @@ class Headline(NamedTuple):
 @functools.cache
 def headlines() -> dict[str, Headline]:  # by the items of items.yaml
     "What each page is asked, as `nbs/study/headlines.yaml` has it"
-    found = read_yaml(project_root() / "nbs" / "study" / "headlines.yaml")
-    return {item: Headline(**asked) for item, asked in found.items()}
+    records = read_yaml(project_root() / "nbs" / "study" / "headlines.yaml")
+    return {item: Headline(**asked) for item, asked in records.items()}
 
 # %% ../../nbs/tools/30_study.pages.ipynb #24308de6
 def half_of(row: Verdict) -> str:
@@ -488,17 +488,17 @@ def half_of(row: Verdict) -> str:
 # %% ../../nbs/tools/30_study.pages.ipynb #49168014
 def answer_steps(page: Page) -> str:  # Markdown
     "What each half of the method does to PSNR and to the distance to raw, in one sentence"
-    found = [row for row in verdicts(page, "Tab. 5") if row["value"] is not None]
+    rows = [row for row in verdicts(page, "Tab. 5") if row["value"] is not None]
     gains = [
         row
-        for row in found
+        for row in rows
         if row["statement"].startswith("Real-ESRGAN +") and "PSNR rises" in row["statement"]
     ]
     if not gains:
         return answer_all(page, "Tab. 5")
     steps = ", ".join(f"with {half_of(row)} by **{with_unit(row)}**" for row in gains)
-    nearer = [row for row in found if "nearer to raw than Real-ESRGAN" in row["statement"]]
-    kinds = [verdict_of(row) for row in found]
+    nearer = [row for row in rows if "nearer to raw than Real-ESRGAN" in row["statement"]]
+    kinds = [verdict_of(row) for row in rows]
     return f"**{lead_of(kinds)}.** PSNR changes {steps}; {who_leads(nearer)}."
 
 # %% ../../nbs/tools/30_study.pages.ipynb #a2bcd981
@@ -507,12 +507,12 @@ def who_leads(nearer: list[Verdict]) -> str:
     certain = [row for row in nearer if verdict_of(row) in ("reproduced", "not specific")]
     if not certain:
         return "none of them leads nearer to raw for certain"
-    told = []
+    parts = []
     for row in certain:
         passing = f" ({controls_of(row)} too)" if verdict_of(row) == "not specific" else ""
         leads = "lead" if half_of(row) == "both" else "leads"
-        told.append(f"{half_of(row)} {leads} nearer to raw by {distance_of(row)}{passing}")
-    return "; ".join(told)
+        parts.append(f"{half_of(row)} {leads} nearer to raw by {distance_of(row)}{passing}")
+    return "; ".join(parts)
 
 # %% ../../nbs/tools/30_study.pages.ipynb #5bebca39
 UNMEASURED = "**Not measured here:**"
