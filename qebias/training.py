@@ -368,18 +368,18 @@ def features_of(
     if "target" in asked and not config.usm:
         asked = (asked - {"target"}) | {"raw"}
     domains = [d for d in ("target", "raw", "compressed") if d in asked]
-    found: dict[str, dict] = {d: {} for d in domains}
+    features_in: dict[str, dict] = {d: {} for d in domains}
     with autocast(config):
         if domains:
             with torch.no_grad():
                 known = psi(torch.cat([getattr(given, d) for d in domains]))
             for layer, features in known.items():
                 for d, part in zip(domains, full(features).chunk(len(domains))):
-                    found[d][layer] = part
-        found["enhanced"] = {layer: full(f) for layer, f in psi(given.enhanced).items()}
-    if not config.usm and "raw" in found:
-        found["target"] = found["raw"]
-    return found
+                    features_in[d][layer] = part
+        features_in["enhanced"] = {layer: full(f) for layer, f in psi(given.enhanced).items()}
+    if not config.usm and "raw" in features_in:
+        features_in["target"] = features_in["raw"]
+    return features_in
 
 # %% ../nbs/method/10_training.ipynb #6248224d
 def check_term(name: str, value: Any) -> None:
@@ -683,14 +683,14 @@ def _tensors(state):
 
 @torch.no_grad()
 def _copied_into(state, other):
-    for tensors, found in zip(state.values(), other.values()):
-        for t, value in zip(tensors, found):
+    for tensors, values in zip(state.values(), other.values()):
+        for t, value in zip(tensors, values):
             t.copy_(value)
 
 # %% ../nbs/method/10_training.ipynb #bad9742e
-def _apart(found, expected, before):
+def _apart(reached, expected, before):
     "How far two places are apart, in lengths of a third's way to the second; infinite where one is no number"
-    off = sum((a - b).double().square().sum() for a, b in zip(found, expected))
+    off = sum((a - b).double().square().sum() for a, b in zip(reached, expected))
     way = sum((a - b).double().square().sum() for a, b in zip(expected, before))
     ratio = float((off / way.clamp_min(1e-60)).sqrt())
     return ratio if math.isfinite(ratio) else math.inf
@@ -786,9 +786,9 @@ _MAGIC = b"qebias checkpoint 1 "
 # %% ../nbs/method/10_training.ipynb #7ad06a37
 def _checked_by(head, content):
     "The digest of a checkpoint: of its content, its key and its iteration"
-    found = hashlib.sha256(json.dumps([head["iteration"], head["key"]]).encode())
-    found.update(content)
-    return found.hexdigest()
+    digest = hashlib.sha256(json.dumps([head["iteration"], head["key"]]).encode())
+    digest.update(content)
+    return digest.hexdigest()
 
 # %% ../nbs/method/10_training.ipynb #b7447454
 def state_of(trainer: Trainer) -> dict:  # name of a part -> its state
@@ -871,21 +871,21 @@ def read_checkpoint(folder: str | Path) -> tuple | None:  # (key, iteration, con
         if line != _MAGIC + json.dumps(head).encode():
             raise ValueError
         key, iteration, expected = head["key"], head["iteration"], head["sha256"]
-        found = _checked_by(head, content)
+        actual = _checked_by(head, content)
     except (ValueError, KeyError, TypeError):
-        found, expected = "no", "head"
-    if found != expected:
+        actual, expected = "no", "head"
+    if actual != expected:
         raise DamagedCheckpoint(f"{path} is damaged: remove it, and the training begins anew")
     return key, iteration, content
 
 # %% ../nbs/method/10_training.ipynb #aff8142b
 def load_checkpoint(folder: str | Path, key: str, trainer: Trainer) -> int:
     "Put a checkpoint of this key into the trainer and return its iteration; 0 where there is none"
-    found = read_checkpoint(folder)
-    if not found or found[0] != key:
+    stored = read_checkpoint(folder)
+    if not stored or stored[0] != key:
         return 0
     try:
-        state = torch.load(io.BytesIO(found[2]), map_location=trainer.device, weights_only=True)
+        state = torch.load(io.BytesIO(stored[2]), map_location=trainer.device, weights_only=True)
         if trainer.graph:
             trainer.graph.forget()
         for name, part in trainer.parts().items():
@@ -897,7 +897,7 @@ def load_checkpoint(folder: str | Path, key: str, trainer: Trainer) -> int:
             f"{Path(folder) / 'checkpoint' / 'last.pt'} is no checkpoint of this training "
             f"({one_line(error, 80)}): remove it, and the training begins anew"
         ) from None
-    return found[1]
+    return stored[1]
 
 # %% ../nbs/method/10_training.ipynb #74598e7f
 def read_stats(folder: str | Path) -> list:
@@ -1064,8 +1064,8 @@ def held_key(folder: str | Path) -> str | None:
     if result := read_result(folder):
         return result["key"]
     with contextlib.suppress(DamagedCheckpoint):
-        found = read_checkpoint(folder)
-        return found[0] if found else None
+        checkpoint = read_checkpoint(folder)
+        return checkpoint[0] if checkpoint else None
     with contextlib.suppress(QebiasError, KeyError, TypeError):
         return read_json(Path(folder) / "config.json")["key"]
     return None
@@ -1080,13 +1080,13 @@ def halo_of(generator: nn.Module, pairs: Pairs | JoinedPairs) -> Halo | None:
     chosen = dict.fromkeys(k * len(pairs) // 4 for k in range(4))
     windows = [_contrasted(pairs.compressed(i), max(256 // grid, 5) * grid) for i in chosen]
     try:
-        found = measured_halo(generator, [to_float(torch.tensor(w).permute(2, 0, 1)[None]) for w in windows])
+        halo = measured_halo(generator, [to_float(torch.tensor(w).permute(2, 0, 1)[None]) for w in windows])
     except (QebiasError, RuntimeError):
         # pictures too small to be cut need no tiles, and a network that takes no windows keeps its weights
         return None
-    if found.difference is None or not math.isfinite(found.difference):
+    if halo.difference is None or not math.isfinite(halo.difference):
         return None
-    return found
+    return halo
 
 # %% ../nbs/method/10_training.ipynb #a1f5bf25
 def _contrasted(rgb, side):

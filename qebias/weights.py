@@ -268,12 +268,12 @@ def _in_package(entry):
 def places(file: str) -> list:  # of paths, in the order in which `find` tries them
     "Every path where `find` looks for a file; raises `QebiasError` for a name that the table lacks"
     entry, chosen = _entry(file), os.environ.get("QEBIAS_WEIGHTS")
-    found = [_expanded(chosen) / file] if chosen else []
+    paths = [_expanded(chosen) / file] if chosen else []
     if not entry.folder.startswith("hf:"):
-        return [*found, _cache("torch") / entry.folder / file, *_in_package(entry)]
+        return [*paths, _cache("torch") / entry.folder / file, *_in_package(entry)]
     snapshots = _cache("hf") / f"models--{entry.folder[3:]}" / "snapshots"
     fetched = sorted(snapshots.glob("*/model.safetensors"))
-    return found + (fetched or [snapshots / "*" / "model.safetensors"])
+    return paths + (fetched or [snapshots / "*" / "model.safetensors"])
 
 # %% ../nbs/foundations/10_weights.ipynb #ccfdf969
 _LOCK = threading.Lock()
@@ -302,11 +302,11 @@ def _fault(entry, path):
         size = path.stat().st_size
         if entry.bytes is not None and size != entry.bytes:
             return f"expected {entry.bytes} bytes, found {size}"
-        found = _sha256(path)
+        sha256 = _sha256(path)
     except OSError as error:
         return f"cannot be read ({error.strerror})"
-    if not found.startswith(entry.sha256):
-        return f"expected sha256 {entry.sha256}, found {found[: len(entry.sha256)]}"
+    if not sha256.startswith(entry.sha256):
+        return f"expected sha256 {entry.sha256}, found {sha256[: len(entry.sha256)]}"
 
 # %% ../nbs/foundations/10_weights.ipynb #8a9203fc
 TO_CONVERT = "to be converted"  # the state of a pickle that is known by a few digits
@@ -330,25 +330,25 @@ def _origin(path):
         metadata, _ = tensors_header(path)
     except QebiasError:
         return None
-    told = tuple(metadata.get(key, "") for key in _ORIGIN)
-    return told if re.fullmatch("[0-9a-f]{64}", told[1]) else None
+    origin = tuple(metadata.get(key, "") for key in _ORIGIN)
+    return origin if re.fullmatch("[0-9a-f]{64}", origin[1]) else None
 
 
 def _source(path):
     "The whole hash of the file that a converted one was made of; empty for any other file"
     if Path(path).suffix != ".safetensors":
         return ""
-    told = _origin(path)
-    return told[1] if told else ""
+    origin = _origin(path)
+    return origin[1] if origin else ""
 
 # %% ../nbs/foundations/10_weights.ipynb #229fa47d
 def _converted_fault(entry, path):
     "What is wrong with a file that should be made of `entry`, in words, or None"
     try:
-        told = _origin(path)
-        if told is None:
+        origin = _origin(path)
+        if origin is None:
             return "its header names no file that it was made of"
-        source, sha256, content = told
+        source, sha256, content = origin
         if source != entry.file or not sha256.startswith(entry.sha256):
             return f"it was made of {source!r:.100}, sha256 {sha256}; expected sha256 {entry.sha256}"
         if _sha256(path, content=True) != content:
@@ -378,8 +378,8 @@ def find(
 ) -> Path:  # the file, whose size and hash have been checked as far as they are known
     "Path of a checked weight file; raises `MissingWeights`, or `QebiasError` for another file of its name"
     entry = _entry(file)
-    path, found = _here(entry, purpose)
-    if found == TO_CONVERT:
+    path, condition = _here(entry, purpose)
+    if condition == TO_CONVERT:
         known = f"{len(entry.sha256)} digits of its hash" if entry.sha256 else "no digit of its hash"
         raise MissingWeights(
             f"{purpose + ' needs ' if purpose else ''}{file}, of which {path} is a pickle that is known by "
@@ -390,18 +390,18 @@ def find(
 
 def _here(entry, purpose=""):
     "Where a right file is, and its state; raises `MissingWeights`, or `QebiasError` for a wrong one"
-    path, found, fault = _standing(entry)
-    if found == "missing":
+    path, condition, fault = _standing(entry)
+    if condition == "missing":
         raise MissingWeights(_missing(entry, places(entry.file), purpose))
-    if found == "wrong" and needs_conversion(entry) and path.name != entry.file:
+    if condition == "wrong" and needs_conversion(entry) and path.name != entry.file:
         raise QebiasError(
             f"{path} is not what qebias metrics --convert makes of {entry.file}: {fault}; remove it and run "
             "qebias metrics --convert"
         )
-    if found == "wrong":
+    if condition == "wrong":
         remedy = f"remove it and fetch {entry.url or 'the right file'}"
         raise QebiasError(f"{path} is not {entry.file}: {fault}; {remedy}")
-    return path, found
+    return path, condition
 
 
 _PIP = {"lpips": "lpips", "DISTS_pytorch": "dists-pytorch"}  # what a package is called by pip
@@ -443,10 +443,10 @@ def find_any(*files: str, purpose: str = "") -> Path:
 def state(file: str) -> dict:  # its fields, places, path, state, why, checked, source
     "A file of the table and its state here: present, missing, to be converted, or wrong, and then `why`"
     entry, looked = _entry(file), places(file)
-    path, found, why = _standing(entry)
-    source = _source(path) if found == "present" else ""
+    path, condition, why = _standing(entry)
+    source = _source(path) if condition == "present" else ""
     checked = bool(path and not why and entry.sha256)
-    here = dict(places=looked, path=path, state=found, why=why, checked=checked, source=source)
+    here = dict(places=looked, path=path, state=condition, why=why, checked=checked, source=source)
     return vars(entry) | here
 
 # %% ../nbs/foundations/10_weights.ipynb #22c55c79
@@ -469,11 +469,11 @@ def as_stored(
     from safetensors.torch import load_file
 
     metadata, _ = tensors_header(path)
-    found = load_file(path)
+    tensors = load_file(path)
     if _ORIGIN[1] not in metadata:
-        return found
+        return tensors
     whole: dict[str, Any] = {}
-    for name, value in found.items():
+    for name, value in tensors.items():
         *outer, last = name.split("/")
         place = whole
         for key in outer:
@@ -571,7 +571,7 @@ def named_tensors(state: Any, room: int) -> dict:  # name with strokes -> tensor
     "The tensors of a checkpoint, at most `room` bytes; raises `ValueError` for none, or more"
     import torch
 
-    found, left, seen = {}, [("", state)], 0
+    by_path, left, seen = {}, [("", state)], 0
     while left:
         path, values = left.pop()
         seen += 1
@@ -586,13 +586,13 @@ def named_tensors(state: Any, room: int) -> dict:  # name with strokes -> tensor
                 continue
             if "/" in key:
                 raise ValueError(f"a tensor is called {key!r:.100}, and a name may hold no stroke")
-            found[path + key] = value.detach()
+            by_path[path + key] = value.detach()
             room -= value.numel() * value.element_size()
-            if room < 0 or len(found) > MOST_TENSORS:
+            if room < 0 or len(by_path) > MOST_TENSORS:
                 raise ValueError("its tensors claim more than a file of its size can hold")
-    if not found:
+    if not by_path:
         raise ValueError("it holds no named tensors")
-    return {name: value.contiguous().clone() for name, value in found.items()}
+    return {name: value.contiguous().clone() for name, value in by_path.items()}
 
 # %% ../nbs/foundations/10_weights.ipynb #13d41c1b
 def _write_converted(entry, source, called):
@@ -620,8 +620,8 @@ def convert_weights(
     entry = _entry(file)
     if not needs_conversion(entry):
         raise QebiasError(f"{file} is read as it is: there is nothing to convert")
-    path, found = _here(entry)
-    return path if found == "present" else _write_converted(entry, path, path)
+    path, condition = _here(entry)
+    return path if condition == "present" else _write_converted(entry, path, path)
 
 # %% ../nbs/foundations/10_weights.ipynb #c17cdccd
 def file_line(file: str, path: Path) -> str:

@@ -576,13 +576,13 @@ def kind_of(answered: str) -> str:  # holds, opposite, part, control, open
 def meaning(page: Page, item: str) -> str:  # Markdown
     "What the answer to an item of items.yaml means; raises `QebiasError` for one without words"
     path = project_root() / "nbs" / "study" / "meanings.yaml"
-    told = read_yaml(path)
-    if item not in told:
-        raise QebiasError(f"{path.name} has no words for {item}: there are {', '.join(told)}")
+    meanings = read_yaml(path)
+    if item not in meanings:
+        raise QebiasError(f"{path.name} has no words for {item}: there are {', '.join(meanings)}")
     kind = kind_of(full_answer(page, item)) if len(page.index.table) else ""
     if not kind:
         return "Nothing, as long as it is not measured."
-    return told[item].get(kind, told[item]["open"])
+    return meanings[item].get(kind, meanings[item]["open"])
 
 # %% ../../nbs/tools/30_study.pages.ipynb #56f9d465
 IN_FULL = {
@@ -616,8 +616,8 @@ def verdict_table(page: Page, *items: str) -> str:  # Markdown
     missing = [row for row in rows if row["value"] is None]
     own = all(row["paper"] == "hypothesis" for row in rows)
     columns = ("statement", "ours", "verdict") if own else ("statement", "paper", "ours", "verdict")
-    told = [row | {"verdict": full_verdict(row), "paper": papers(row)} for row in measured]
-    parts = [minus(claims_markdown(told, columns))] if told else []
+    shown_rows = [row | {"verdict": full_verdict(row), "paper": papers(row)} for row in measured]
+    parts = [minus(claims_markdown(shown_rows, columns))] if shown_rows else []
     parts.append("[What each verdict means](../tools/00_claims.ipynb).")
     if missing:
         many = plural(len(missing), "statement")
@@ -633,62 +633,62 @@ def papers(row: Verdict) -> str:
 # %% ../../nbs/tools/30_study.pages.ipynb #535e3467
 def why_missing(row: Verdict) -> str:
     "Why a verdict has no number: a metric that was not at hand, a row that was not trained, or its curves"
-    told = row["verdict"]
-    if found := re.search(r"no quantity (?:\w+:)?(\S+)|has 0 of (?:re:)?(\S+)", told):
-        return f"no {metric_label(found[1] or found[2]).partition(' (')[0]}"
-    if found := re.search(r"no row (\S+)", told):
-        return f"{label_of(found[1])} not trained"
-    if found := re.search(r"no \S+ of (\S+) at (\w+) (\d+)", told):
-        return f"{label_of(found[1])} not measured at {found[2].upper()} {found[3]}"
-    if "overlap" in told:
+    reason = row["verdict"]
+    if match := re.search(r"no quantity (?:\w+:)?(\S+)|has 0 of (?:re:)?(\S+)", reason):
+        return f"no {metric_label(match[1] or match[2]).partition(' (')[0]}"
+    if match := re.search(r"no row (\S+)", reason):
+        return f"{label_of(match[1])} not trained"
+    if match := re.search(r"no \S+ of (\S+) at (\w+) (\d+)", reason):
+        return f"{label_of(match[1])} not measured at {match[2].upper()} {match[3]}"
+    if "overlap" in reason:
         return "curves that do not overlap"
-    if "levels" in told:
+    if "levels" in reason:
         return "not trained at several levels"
-    if found := re.search(r"(\S+) is not monotone", told):
-        return f"a curve of {label_of(found[1])} that does not rise"
-    return told.partition(": ")[2] or told
+    if match := re.search(r"(\S+) is not monotone", reason):
+        return f"a curve of {label_of(match[1])} that does not rise"
+    return reason.partition(": ")[2] or reason
 
 # %% ../../nbs/tools/30_study.pages.ipynb #efc9beb1
 def counted(reasons: Iterable[str]) -> str:  # such as `no FID (4), no MUSIQ`
     "Each reason once, and how often it is one"
     counts = Counter(reasons)
-    return ", ".join(f"{told} ({n})" if n > 1 else told for told, n in counts.items())
+    return ", ".join(f"{reason} ({n})" if n > 1 else reason for reason, n in counts.items())
 
 # %% ../../nbs/tools/30_study.pages.ipynb #0e56a5a3
 def tally_in_words(page: Page) -> str:
     "How many of the paper's numbers that were measured got which verdict, and what the reproduced ones are"
-    found = numbers_once(page)
-    kinds = Counter(verdict_of(row) for row in found)
-    reproduced = [row for row in found if verdict_of(row) == "reproduced"]
+    numbers = numbers_once(page)
+    kinds = Counter(verdict_of(row) for row in numbers)
+    reproduced = [row for row in numbers if verdict_of(row) == "reproduced"]
     sure = Counter(row["grade"] for row in reproduced)
     are = "is" if len(reproduced) == 1 else "are"
     kinds.pop("reproduced", 0)
-    told = f"Of {len(found)} numbers of the paper's statements, {len(reproduced)} {are} reproduced"
+    sentence = f"Of {len(numbers)} numbers of the paper's statements, {len(reproduced)} {are} reproduced"
     weaker = {"could not fail": "could hardly fail", "stand-in": "by a stand-in for FID"}
     parts = [f"{sure[grade]} {words}" for grade, words in weaker.items() if sure[grade]]
     others = [row["item"] for row in reproduced if row["grade"] not in weaker]
     if parts and others:
         parts.append(f"the other {len(others)} of {' and '.join(dict.fromkeys(others))}")
-    told += f" ({', '.join(parts)})" if parts else ""
-    return ", ".join([told, *(f"{n} {kind}" for kind, n in kinds.most_common())]) + "."
+    sentence += f" ({', '.join(parts)})" if parts else ""
+    return ", ".join([sentence, *(f"{n} {kind}" for kind, n in kinds.most_common())]) + "."
 
 # %% ../../nbs/tools/30_study.pages.ipynb #6bc54efd
 def numbers_once(page: Page) -> list[Verdict]:
     "The paper's numbers that were measured here, each once; of several verdicts on one, the open one"
-    found: dict[tuple, dict] = {}
+    rows: dict[tuple, dict] = {}
     for item in dict.fromkeys(claim.item for claim in read_claims().claims):
         for row in verdicts(page, item):
             number = row["value"], row["low"], row["high"]
-            known = number in found and verdict_of(row) != "inconclusive"
+            known = number in rows and verdict_of(row) != "inconclusive"
             if row["value"] is not None and row["paper"] != "hypothesis" and not known:
-                found[number] = row
-    return list(found.values())
+                rows[number] = row
+    return list(rows.values())
 
 # %% ../../nbs/tools/30_study.pages.ipynb #f237b3f7
-def line(row: str, found: Estimate, **more: Any) -> dict:
+def line(row: str, estimated: Estimate, **more: Any) -> dict:
     "An estimate as a line of a figure's table; nan where there is no interval"
-    low, high = (np.nan if bound is None else bound for bound in (found.low, found.high))
-    return {"row": row, "value": found.value, "low": low, "high": high, **more}
+    low, high = (np.nan if bound is None else bound for bound in (estimated.low, estimated.high))
+    return {"row": row, "value": estimated.value, "low": low, "high": high, **more}
 
 # %% ../../nbs/tools/30_study.pages.ipynb #41a0c5f4
 PRINTED_GAPS = {
@@ -716,22 +716,22 @@ def told_apart(page: Page, rows: list[str]) -> pd.DataFrame:  # a line a row
     lines: dict = {}
     for row in page.rows(rows):
         for domain in ("enhanced", "compressed"):
-            found = page.estimate(row, f"auc:raw-{domain}")
-            if found.value is None:
+            area = page.estimate(row, f"auc:raw-{domain}")
+            if area.value is None:
                 continue
-            if found.high is not None:  # an interval by t knows nothing of the 1 that an AUC cannot pass
-                found = replace(found, high=min(found.high, 1.0))
-            lines.setdefault(label_of(row), {})[f"raw from {domain}"] = shown(found, 2)
+            if area.high is not None:  # an interval by t knows nothing of the 1 that an AUC cannot pass
+                area = replace(area, high=min(area.high, 1.0))
+            lines.setdefault(label_of(row), {})[f"raw from {domain}"] = shown(area, 2)
     return pd.DataFrame.from_dict(lines, orient="index")
 
 # %% ../../nbs/tools/30_study.pages.ipynb #4e38f675
-def shown(found: Estimate, digits: int = 3) -> str:
+def shown(estimated: Estimate, digits: int = 3) -> str:
     "An estimate as tables have it, with so many decimals"
-    if found.value is None:
+    if estimated.value is None:
         return "-"
-    text = f"{found.value:.{digits}f}"
-    if found.low is not None:
-        text = f"{text} [{found.low:.{digits}f}, {found.high:.{digits}f}]"
+    text = f"{estimated.value:.{digits}f}"
+    if estimated.low is not None:
+        text = f"{text} [{estimated.low:.{digits}f}, {estimated.high:.{digits}f}]"
     return text.replace("-", "\N{MINUS SIGN}")
 
 # %% ../../nbs/tools/30_study.pages.ipynb #edc2b8f2
@@ -768,11 +768,11 @@ def sides(
     for distance in page.results.profile.distances:
         for row in wanted:
             parts = [page.values(row, f"{side}:{distance}") for side in ("ce", "re", "cr")]
-            found = deviation_of(*parts)
-            if found.missing:
+            deviation = deviation_of(*parts)
+            if deviation.missing:
                 continue
             lengths = {side: part.array[:, 0].mean() for side, part in zip(("ce", "re", "cr"), parts)}
-            lines.append(line(row, estimate(found), panel=metric_label(distance), **lengths))
+            lines.append(line(row, estimate(deviation), panel=metric_label(distance), **lengths))
     return pd.DataFrame(lines)
 
 # %% ../../nbs/tools/30_study.pages.ipynb #2899ad4d
@@ -804,9 +804,9 @@ def curves(page: Page, rows: list[str], quantity: str) -> pd.DataFrame:  # panel
         place = page.at(codec, level)
         rate = place.estimate("compressed", "bpp").value
         for row in place.rows(rows):
-            found = place.estimate(row, quantity)
-            if found.value is not None and rate is not None:
-                lines.append({"panel": codec.upper(), "row": row, "bpp": rate, "value": found.value})
+            mean = place.estimate(row, quantity)
+            if mean.value is not None and rate is not None:
+                lines.append({"panel": codec.upper(), "row": row, "bpp": rate, "value": mean.value})
     frame = pd.DataFrame(lines, columns=["panel", "row", "bpp", "value"])
     levels = frame.groupby(["panel", "row"])["bpp"].transform("size")
     return frame[levels > 1]
@@ -821,10 +821,10 @@ def rates_saved(page: Page, rows: list[str], quantities: list[str]) -> pd.DataFr
             continue
         cells = {}
         for quantity in quantities:
-            found = bd_rate(page.index, row, quantity, page.dataset, page.codec, better(quantity))
+            saving = bd_rate(page.index, row, quantity, page.dataset, page.codec, better(quantity))
             label = quantity_label(quantity)
             named = label if ":" in quantity else label.partition(" (")[0]
-            cells[f"{named.removesuffix(', to raw')}, %"] = shown(estimate(found), 1)
+            cells[f"{named.removesuffix(', to raw')}, %"] = shown(estimate(saving), 1)
         lines[label_of(row)] = cells
     return pd.DataFrame.from_dict(lines, orient="index")
 
@@ -857,10 +857,10 @@ def changes(
     "Differences of rows to others, trainings paired by their seeds; an arrow says which way is better"
     lines = []
     for row, other in pairs:
-        found = difference(page.values(row, quantity), page.values(other, quantity))
-        if not found.missing:
+        change = difference(page.values(row, quantity), page.values(other, quantity))
+        if not change.missing:
             named = panel or f"{towards_better(quantity)} {quantity_label(quantity)}".strip()
-            lines.append(line(row, estimate(found), panel=named))
+            lines.append(line(row, estimate(change), panel=named))
     return pd.DataFrame(lines)
 
 # %% ../../nbs/tools/30_study.pages.ipynb #f814ee77
@@ -874,22 +874,22 @@ def pictures(
     if not names:
         return "", {}
     name = names[which % len(names)]
-    found = {}
+    crops = {}
     for row in ("raw", "compressed", *page.rows(rows)):
         rgb = page.results.picture(row, name, page.dataset, page.codec, page.level)
         if rgb is not None:
-            found[row] = rgb
-    return name, found
+            crops[row] = rgb
+    return name, crops
 
 # %% ../../nbs/tools/30_study.pages.ipynb #271fa04d
 def scored(page: Page, row: str) -> tuple:  # (name, dict label with its score -> uint8 RGB)
     "The middle of one picture in three domains, and how a row's discriminator scores all of it"
-    name, found = pictures(page, [row])
+    name, crops = pictures(page, [row])
     lines = page.lines()
     mine = lines[(lines.row == row) & (lines.picture == name)]
     means = mine.groupby("quantity")["value"].mean()
     labelled = {}
-    for domain, rgb in found.items():
+    for domain, rgb in crops.items():
         score = means.get(f"score:{'enhanced' if domain == row else domain}", np.nan)
         labelled[f"{label_of(domain)}: {score:.2f}" if np.isfinite(score) else domain] = rgb
     return name, labelled
@@ -923,10 +923,10 @@ def compressed_beside_paper(page: Page) -> pd.DataFrame:  # a row a metric
     "The compressed pictures of the study, and the same column of Table 3"
     lines = {}
     for name, printed in PRINTED.items():
-        found = page.estimate("compressed", name)
-        if found.value is not None:
+        ours = page.estimate("compressed", name)
+        if ours.value is not None:
             paper = number(paper_number("tab3", printed, "compressed"))
-            lines[metric_label(name)] = {"paper, DIV2K": paper, page.where: shown(found)}
+            lines[metric_label(name)] = {"paper, DIV2K": paper, page.where: shown(ours)}
     return pd.DataFrame.from_dict(lines, orient="index")
 
 # %% ../../nbs/tools/30_study.pages.ipynb #b521da07

@@ -76,7 +76,7 @@ def notebook_there(path: str) -> None:
     book = read_json(path)
     cells = book.get("cells", []) if isinstance(book, dict) else []
     tags = [cell.get("metadata", {}).get("tags", []) for cell in cells if isinstance(cell, dict)]
-    if not any("parameters" in found for found in tags):
+    if not any("parameters" in tagged for tagged in tags):
         raise QebiasError(f"{path} has no cell tagged parameters: it would not know whose results to read")
 
 
@@ -165,13 +165,13 @@ def preflight(study: Study, only: Iterable[str] = (), on: Cluster | None = None)
 # %% ../../nbs/tools/25_study.preflight.ipynb #4f7afed0
 def problems(study: Study, only: Iterable[str] = ()) -> list[str]:
     "What a dry run finds missing, one line each; an unknown item is still an error"
-    found = []
+    messages = []
     for check in light_checks(study, only):
         try:
             check()
         except QebiasError as error:
-            found.append(str(error))
-    return list(dict.fromkeys(found))
+            messages.append(str(error))
+    return list(dict.fromkeys(messages))
 
 # %% ../../nbs/tools/25_study.preflight.ipynb #6e3f62fa
 def light_checks(study: Study, only: Iterable[str] = ()) -> list:
@@ -264,11 +264,11 @@ def specs_of(config: "TrainConfig") -> list[tuple]:
     "(spec as JSON, patch, channels) of a configuration's networks"
     from qebias.config import discriminator_spec
 
-    found = [(config.generator, 3)]
+    specs = [(config.generator, 3)]
     if config.discriminator:
         spec = discriminator_spec(config)
-        found.append((spec, spec["kwargs"]["in_channels"]))
-    return [(json.dumps(spec, sort_keys=True), config.patch, channels) for spec, channels in found]
+        specs.append((spec, spec["kwargs"]["in_channels"]))
+    return [(json.dumps(spec, sort_keys=True), config.patch, channels) for spec, channels in specs]
 
 # %% ../../nbs/tools/25_study.preflight.ipynb #c4d90b57
 def counted_before(config: "TrainConfig") -> bool:
@@ -315,15 +315,15 @@ def shown(name: str, spec: dict, patch: "torch.Tensor") -> "torch.Tensor":
     except QebiasError as error:
         raise QebiasError(f"{name}: {error}") from None
     try:
-        found = network(patch)
+        output = network(patch)
     except (RuntimeError, TypeError, ValueError, AttributeError) as error:
         line = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise QebiasError(
             f"{name}: {spec['class']} does not take a patch of {patch.shape[-1]} px: {line}"
         ) from None
-    if not isinstance(found, torch.Tensor):
-        raise QebiasError(f"{name}: {spec['class']} returns a {type(found).__name__}, not a tensor")
-    return found
+    if not isinstance(output, torch.Tensor):
+        raise QebiasError(f"{name}: {spec['class']} returns a {type(output).__name__}, not a tensor")
+    return output
 
 # %% ../../nbs/tools/25_study.preflight.ipynb #da37a4bd
 def images_fit(study: Study) -> None:

@@ -100,11 +100,11 @@ MERGED = ("schedule", "d_schedule", "weights", "divergence")  # mappings whose p
 # %% ../../nbs/tools/20_study.profile.ipynb #e8eac689
 def merged(settings: Iterable[Setting]) -> dict:  # field -> value; what is not set is left out
     "Settings from the most general to the most particular, as one"
-    found: dict = {}
+    settled: dict = {}
     for setting in settings:
         for name, value in setting.model_dump(exclude_unset=True).items():
-            found[name] = {**found.get(name, {}), **value} if name in MERGED else value
-    return found
+            settled[name] = {**settled.get(name, {}), **value} if name in MERGED else value
+    return settled
 
 # %% ../../nbs/tools/20_study.profile.ipynb #c9ae3b9a
 class RowSpec(BaseModel):
@@ -155,13 +155,13 @@ def with_preset(networks: Any) -> Any:
         return preset(networks)
     if not isinstance(networks, dict) or "preset" not in networks:
         return networks
-    found = dict(preset(networks["preset"]))
+    changed = dict(preset(networks["preset"]))
     for name, own in networks.items():
         if name == "preset":
             continue
         same_network = isinstance(own, dict) and "class" not in own
-        found[name] = {**found.get(name, {}), **own} if same_network else own
-    return found
+        changed[name] = {**changed.get(name, {}), **own} if same_network else own
+    return changed
 
 # %% ../../nbs/tools/20_study.profile.ipynb #33ff6b12
 def with_classes(networks: dict) -> dict:
@@ -299,10 +299,10 @@ def check_precision(profile: Profile) -> None:
     "TF32 where there is no GPU; raises `ValueError`"
     if profile.device.startswith("cuda"):
         return
-    told: dict[str, str | None] = {"precision": profile.precision}
-    told |= {f"training.{name}.precision": s.precision for name, s in profile.training.items()}
-    told |= {f"rows.{name}.precision": row.differs.precision for name, row in profile.rows.items()}
-    for key, precision in told.items():
+    precisions: dict[str, str | None] = {"precision": profile.precision}
+    precisions |= {f"training.{name}.precision": s.precision for name, s in profile.training.items()}
+    precisions |= {f"rows.{name}.precision": row.differs.precision for name, row in profile.rows.items()}
+    for key, precision in precisions.items():
         if precision == "tf32":
             raise ValueError(
                 f"{key}: tf32 is a GPU's, and device is {profile.device}: take fp32, or device: cuda"
@@ -391,16 +391,16 @@ def near(name: str, known: Iterable[str]) -> str:
 # %% ../../nbs/tools/20_study.profile.ipynb #1cfda17e
 def rows_of(profile: Profile) -> list[Row]:
     "The rows of a profile: methods as they are, then derived ones; raises `ValueError`, `QebiasError`"
-    found = {name: method_row(profile, name) for name in profile.methods}
+    rows = {name: method_row(profile, name) for name in profile.methods}
     for name, spec in profile.rows.items():
         if not re.fullmatch(ROW_NAME, name):
             raise ValueError(
                 f"rows: {name!r} becomes a folder's name: use letters, digits, dots, plus and dashes"
             )
-        if name in found:
+        if name in rows:
             raise ValueError(f"rows: {name} is also a method: give the derived row another name")
-        found[name] = derived_row(profile, name, spec, found)
-    return list(found.values())
+        rows[name] = derived_row(profile, name, spec, rows)
+    return list(rows.values())
 
 # %% ../../nbs/tools/20_study.profile.ipynb #bbc5d9a8
 def method_row(profile: Profile, name: str) -> Row:
@@ -437,8 +437,8 @@ def derived_row(profile: Profile, name: str, spec: RowSpec, known: dict) -> Row:
 def settings_of(profile: Profile, row: Row) -> dict:
     "What is set for a row: of its stage, of the rows that it comes from, its own; as `merged` gives it"
     names = [row.method.stage, row.method.plain, row.method.base, row.method.name, row.name]
-    found = [profile.training[n] for n in dict.fromkeys(names) if n in profile.training]
-    return merged([*found, *row.differs])
+    settings = [profile.training[n] for n in dict.fromkeys(names) if n in profile.training]
+    return merged([*settings, *row.differs])
 
 # %% ../../nbs/tools/20_study.profile.ipynb #f5573ae1
 MODEL = "model:"  # what a `start` begins with that names a model of the package
@@ -446,31 +446,31 @@ MODEL = "model:"  # what a `start` begins with that names a model of the package
 
 def start_of(profile: Profile, row: Row) -> str:
     "The row whose generator a row starts from: the method's own, or what is set; empty for none"
-    found = settings_of(profile, row).get("start", row.method.starts_from) or ""
-    return "" if found == "none" or found.startswith(MODEL) else found
+    start = settings_of(profile, row).get("start", row.method.starts_from) or ""
+    return "" if start == "none" or start.startswith(MODEL) else start
 
 # %% ../../nbs/tools/20_study.profile.ipynb #f5573ae3
 def model_of(profile: Profile, row: Row) -> Path | None:
     "The file of the package's model that a row starts from, if any; raises `QebiasError` if there is none"
-    found = settings_of(profile, row).get("start") or ""
-    if not found.startswith(MODEL):
+    start = settings_of(profile, row).get("start") or ""
+    if not start.startswith(MODEL):
         return None
     from qebias.pretrained import models
 
-    name = found.removeprefix(MODEL)
+    name = start.removeprefix(MODEL)
     if name not in models():
-        raise QebiasError(f"{found} is no model of the package{near(name, models())}")
+        raise QebiasError(f"{start} is no model of the package{near(name, models())}")
     return models()[name].path
 
 # %% ../../nbs/tools/20_study.profile.ipynb #69c41ffc
 def own_classes(profile: Profile, row: Row) -> list[str]:
     "The classes of other modules that a row's training would import, `module:name` each"
-    told = settings_of(profile, row)
+    settings = settings_of(profile, row)
     specs = [profile.networks.get(name, {}) for name in classes_of([row.method])]
-    specs += [told.get("generator", {}), told.get("discriminator", {})]
-    found = [str(spec["class"]) for spec in specs if "class" in spec]
-    found += [str(term["function"]) for term in told.get("terms", []) if "function" in term]
-    return [name for name in dict.fromkeys(found) if not name.startswith("qebias.")]
+    specs += [settings.get("generator", {}), settings.get("discriminator", {})]
+    classes = [str(spec["class"]) for spec in specs if "class" in spec]
+    classes += [str(term["function"]) for term in settings.get("terms", []) if "function" in term]
+    return [name for name in dict.fromkeys(classes) if not name.startswith("qebias.")]
 
 # %% ../../nbs/tools/20_study.profile.ipynb #781f674c
 def profiles() -> dict[str, Path]:
@@ -528,7 +528,7 @@ def check_profile(values: dict, where: str = "profile") -> Profile:
     try:
         return Profile(**values)
     except ValidationError as error:
-        complaints = [complaint(found)[:400] for found in error.errors()[:3]]
+        complaints = [complaint(problem)[:400] for problem in error.errors()[:3]]
         raise QebiasError(f"{where}: " + "; ".join(complaints)) from None
     except QebiasError as error:  # a row's, which knows no file
         raise QebiasError(f"{where}: {error}") from None
@@ -544,17 +544,17 @@ def row_specs(rows: object, where: str) -> dict:
             "{both-0.3: {of: realesrgan+both, weights: {divergence: 0.3}}}"
         )
     known = set(RowSpec.model_fields)
-    found = {}
+    specs = {}
     for name, spec in rows.items():
         if not isinstance(spec, dict) or "of" not in spec:
             raise QebiasError(f"{where}: rows.{name} needs `of`, the row that it differs from")
         own = {k: v for k, v in spec.items() if k in known}
         differs = {k: v for k, v in spec.items() if k not in known}
-        told = own.get("differs", {})
-        if not isinstance(told, dict):
-            raise QebiasError(f"{where}: rows.{name}.differs is a mapping, not {str(told)[:80]}")
-        found[str(name)] = {**own, "differs": {**told, **differs}}
-    return found
+        changes = own.get("differs", {})
+        if not isinstance(changes, dict):
+            raise QebiasError(f"{where}: rows.{name}.differs is a mapping, not {str(changes)[:80]}")
+        specs[str(name)] = {**own, "differs": {**changes, **differs}}
+    return specs
 
 # %% ../../nbs/tools/20_study.profile.ipynb #d8c06ec4
 def complaint(error: Mapping) -> str:

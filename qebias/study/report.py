@@ -27,9 +27,9 @@ def closing_lines(study: Study) -> list[str]:
     "What is printed when a study has ended: verdicts, scale, and where everything lies"
     from qebias.claims import claims_text, tally
 
-    found = load(study.profile.name, str(study.folder))
-    rows = found.verdicts()
-    lines = ["", claims_text(rows), "", tally(rows).to_string(), "", found.scale(), ""]
+    results = load(study.profile.name, str(study.folder))
+    rows = results.verdicts()
+    lines = ["", claims_text(rows), "", tally(rows).to_string(), "", results.scale(), ""]
     lines.append(f"report: {write_report(study)}")
     lines += weight_lines(study)
     return lines
@@ -53,7 +53,7 @@ def write_report(study: Study) -> Path:  # of the page to open
 
     folder = study.folder / "report"
     folder.mkdir(parents=True, exist_ok=True)
-    found = load(study.profile.name, str(study.folder))
+    results = load(study.profile.name, str(study.folder))
     pages = []
     for name in study.items:
         result = study.store.named(f"item/{name}")
@@ -63,7 +63,7 @@ def write_report(study: Study) -> Path:  # of the page to open
         to_html(result / "notebook.ipynb", folder / f"{name}.html", item.question, home="index.html")
         pages.append((name, item))
     with atomic(folder / "index.html") as tmp:
-        tmp.write_text(page(study, found, pages), encoding="utf-8")
+        tmp.write_text(page(study, results, pages), encoding="utf-8")
     return folder / "index.html"
 
 # %% ../../nbs/tools/29_study.report.ipynb #d0487fe2
@@ -175,7 +175,7 @@ TEMPLATE = (
 )
 
 # %% ../../nbs/tools/29_study.report.ipynb #5337f311
-def page(study: Study, found: Results, pages: list) -> str:
+def page(study: Study, results: Results, pages: list) -> str:
     "The report's first page"
     import jinja2
 
@@ -183,8 +183,8 @@ def page(study: Study, found: Results, pages: list) -> str:
     from qebias.study.pages import plain
 
     picture, narrow, words = opening(study)
-    told = {key for key, _, _ in words}
-    rows = found.verdicts()
+    opened = {key for key, _, _ in words}
+    rows = results.verdicts()
     named = [row | {"statement": plain(row["statement"])} for row in rows]
     measured = [claim_row(row) for row in named if not row["verdict"].startswith("not measured")]
     missing = [claim_row(row) for row in folded(named) if row["verdict"].startswith("not measured")]
@@ -195,11 +195,11 @@ def page(study: Study, found: Results, pages: list) -> str:
         picture=picture,
         narrow=narrow,
         words=words,
-        pages=[(key, item) for key, item in pages if key not in told],
+        pages=[(key, item) for key, item in pages if key not in opened],
         measured=measured,
         missing=missing,
         tally=tally(rows).to_html(border=0),
-        scale=found.scale(),
+        scale=results.scale(),
     )
 
 # %% ../../nbs/tools/29_study.report.ipynb #93ec0bed

@@ -133,8 +133,8 @@ def load(
     "The results of a profile; raises `QebiasError` that says which command makes them"
     published = project_root() / "nbs" / "study" / "results" / profile
     if not run_dir and (published / "table.parquet").exists():
-        found = check_profile(read_json(published / "profile.json"), f"{profile}, as published")
-        return Results(found, read_table(published / "table.parquet", COLUMNS), published)
+        stored = check_profile(read_json(published / "profile.json"), f"{profile}, as published")
+        return Results(stored, read_table(published / "table.parquet", COLUMNS), published)
     folder = Path(run_dir) if run_dir else project_root() / "runs" / profile
     if not (folder / "profile.json").exists():
         raise QebiasError(f"there are no results of {profile} in {folder}: qebias study {profile} makes them")
@@ -215,15 +215,15 @@ def generators_in_words(
 ) -> str:  # such as "DnCNN of 57,251 weights in RRDBNet's place"
     "The generators of a profile's rows, and how large they are"
     study = Study(profile, "unused")
-    found: dict = {}
+    configs: dict = {}
     for row in study.rows.values():
         if rows and row.name not in rows:
             continue
         config = config_of(study, row, row.seeds[0])
         meant = row.method.network.partition(":")[2]
-        found.setdefault((meant, str(config.generator)), config)
+        configs.setdefault((meant, str(config.generator)), config)
     words = []
-    for (meant, _), config in found.items():
+    for (meant, _), config in configs.items():
         name = config.generator["class"].partition(":")[2]
         place = "" if name == meant else f" in {meant}'s place"
         weights = weights_of(json.dumps(config.generator, sort_keys=True), config.patch)
@@ -238,12 +238,12 @@ def lengths_in_words(
     kinds: dict[str, list[str]] = {}
     for label, config in configs.items():
         kinds.setdefault(phases(config), []).append(label)
-    told = []
+    parts = []
     for kind, labels in kinds.items():
         others = [kinds[k] for k in kinds if k != kind and k.partition(" ")[0] == kind.partition(" ")[0]]
-        rarer = any(len(labels) <= len(found) for found in others)
-        told.append(f"{kind} ({' and '.join(labels)})" if rarer else kind)
-    return ", ".join(told)
+        rarer = any(len(labels) <= len(longer) for longer in others)
+        parts.append(f"{kind} ({' and '.join(labels)})" if rarer else kind)
+    return ", ".join(parts)
 
 # %% ../../nbs/tools/27_study.results.ipynb #00e2cb32
 def phases(config: "TrainConfig") -> str:
@@ -253,12 +253,12 @@ def phases(config: "TrainConfig") -> str:
         return f"{kind} {plural(config.iterations, 'step')}"
     first, last = config.d_init_iterations, config.d_final_iterations
     both = config.iterations - config.g_init_iterations - first - last
-    told = f"GANs {plural(both, 'step')}"
+    text = f"GANs {plural(both, 'step')}"
     if first:
-        told += f" after {first:,} of the discriminator alone"
+        text += f" after {first:,} of the discriminator alone"
     if last:
-        told += f"{' and' if first else ''} before {last:,}{'' if first else ' of the discriminator alone'}"
-    return told
+        text += f"{' and' if first else ''} before {last:,}{'' if first else ' of the discriminator alone'}"
+    return text
 
 # %% ../../nbs/tools/27_study.results.ipynb #7aabeec5
 def scale_line(profile: Profile, table: "pd.DataFrame") -> str:
@@ -275,7 +275,7 @@ def scale_line(profile: Profile, table: "pd.DataFrame") -> str:
     codecs: dict[str, list[str]] = {}
     for codec, level in study.levels:
         codecs.setdefault(codec.upper(), []).append(str(level))
-    levels = ", ".join(f"{codec} {', '.join(found)}" for codec, found in codecs.items())
+    levels = ", ".join(f"{codec} {', '.join(of_codec)}" for codec, of_codec in codecs.items())
     seeds = sorted({len(row.seeds) for row in study.rows.values()})
     many = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
     noun = "training" if many == "1" else "trainings"
@@ -299,21 +299,21 @@ def cell_identities(study: Study) -> dict[str, str]:
     from qebias.bank import bank_work
     from qebias.controls import control_of
 
-    found = {}
+    identities = {}
     for row in study.rows.values():
         for seed in row.seeds:
             identity = config_of(study, row, seed).identity()
             model = model_of(study.profile, row)
-            found[f"{row.name} {seed}"] = digest([identity, file_digest(model)] if model else identity)
+            identities[f"{row.name} {seed}"] = digest([identity, file_digest(model)] if model else identity)
     for codec, level in study.levels:
         for name, seed in rows_at(study, codec, level):
             base = control_of(name)[1]
-            found.setdefault(f"{name} {seed}", found[f"{base} {seed}"] if base else digest(name))
+            identities.setdefault(f"{name} {seed}", identities[f"{base} {seed}"] if base else digest(name))
     if study.profile.bank:
         settings = bank_identity(study)
         for fake, kind, seed in bank_work(settings):
-            found[f"bank:{kind}:{fake} {seed}"] = digest(settings)
-    return found
+            identities[f"bank:{kind}:{fake} {seed}"] = digest(settings)
+    return identities
 
 # %% ../../nbs/tools/27_study.results.ipynb #6b840d2b
 def publish_results(study: Study) -> Path:
@@ -321,11 +321,11 @@ def publish_results(study: Study) -> Path:
     from qebias.study.work import gathered
 
     keys = Keys(study)
-    found = Results(study.profile, gathered(keys), study.folder, study)
-    found.keys = keys
+    results = Results(study.profile, gathered(keys), study.folder, study)
+    results.keys = keys
     target = project_root() / "nbs" / "study" / "results" / study.profile.name
     identities = cell_identities(study)
-    table, curves = found.table, found.curves
+    table, curves = results.table, results.curves
     if (target / "table.parquet").exists():
         old = read_json(target / "made.json")
         table = joined(read_table(target / "table.parquet"), table, old["cells"], identities)
@@ -337,8 +337,8 @@ def publish_results(study: Study) -> Path:
             frame.to_parquet(tmp, index=False, compression="zstd")
     write_json(target / "profile.json", published_profile(study.profile))
     write_json(target / "made.json", {"cells": identities, "provenance": provenance()})
-    found.table = table  # which pictures are shown is asked of all that is published
-    write_crops(found, target)
+    results.table = table  # which pictures are shown is asked of all that is published
+    write_crops(results, target)
     return target
 
 # %% ../../nbs/tools/27_study.results.ipynb #decde366
@@ -385,25 +385,25 @@ def without_path(spec: str) -> str:
     return f"folder:{Path(path).name}" if kind == "folder" else spec
 
 # %% ../../nbs/tools/27_study.results.ipynb #c5d1e0a7
-def shown_crops(found: Results, target: Path) -> dict[Path, tuple]:
+def shown_crops(results: Results, target: Path) -> dict[Path, tuple]:
     "Where the crops of a table lie: at the main codec and level and at the first level of every other codec"
-    main, table = found.main, found.table
-    others = [(other, levels[0]) for other, levels in found.profile.codecs.items() if other != main[0]]
+    main, table = results.main, results.table
+    others = [(other, levels[0]) for other, levels in results.profile.codecs.items() if other != main[0]]
     crops = {}
-    for dataset, (codec, level) in itertools.product(found.profile.evaluate, [main, *others]):
+    for dataset, (codec, level) in itertools.product(results.profile.evaluate, [main, *others]):
         here = table[(table.dataset == dataset) & (table.codec == codec) & (table.level == level)]
         rows = {row for row in here.row.unique() if not row.startswith("bank:")} | {"raw", "compressed"}
-        for picture, row in itertools.product(found.crop_names(dataset), sorted(rows)):
+        for picture, row in itertools.product(results.crop_names(dataset), sorted(rows)):
             path = crop_path(target, dataset, codec, level, row, picture)
             crops[path] = (row, picture, dataset, codec, level)
     return crops
 
 # %% ../../nbs/tools/27_study.results.ipynb #40b5e300
-def write_crops(found: Results, target: Path) -> None:
+def write_crops(results: Results, target: Path) -> None:
     "Write the crops that pages show, and remove those that no page shows any longer"
-    crops = shown_crops(found, target)
+    crops = shown_crops(results, target)
     for path, place in crops.items():
-        rgb = found.picture(*place)
+        rgb = results.picture(*place)
         if rgb is None:
             continue
         with atomic(path) as tmp:

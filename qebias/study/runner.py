@@ -260,18 +260,18 @@ def set_names(keys: Keys, waiting: dict[str, Todo]) -> None:
 def differences(keys: Keys) -> list[str]:
     "Where results that are taken up were made by other packages or on another device than today's"
     today = package_versions()
-    found: dict = {}
+    others: dict = {}
     for name in keys.jobs:
         result = keys.result(name)
         packages = ((result or {}).get("provenance") or {}).get("packages") or {}
         for package, version in packages.items():
             if package in today and today[package] != version:
-                found.setdefault((package, version), []).append(name)
-    told = []
-    for (package, version), names in found.items():
+                others.setdefault((package, version), []).append(name)
+    lines = []
+    for (package, version), names in others.items():
         which = f"{plural(len(names), 'result')}, first {names[0]}"
-        told.append(f"taken up from {package} {version}, today {today[package]}: {which}")
-    return told
+        lines.append(f"taken up from {package} {version}, today {today[package]}: {which}")
+    return lines
 
 # %% ../../nbs/tools/26_study.runner.ipynb #a34f6668
 def walk(
@@ -386,11 +386,11 @@ def what_failed(
     failed = {**of_cluster(said), **progress.failures}
     for job in progress.running:
         record = f"{study.folder}/logs/{job.replace('/', '-', 1)}.ipynb"
-        told = (
+        ending = (
             f"it was killed, or ran out of memory, room or time: see what is free and {again} "
             f"(its notebook, as far as it came: {record})"
         )
-        failed.setdefault(job, told)
+        failed.setdefault(job, ending)
     if failed:
         what = "; ".join(f"{job}: {text}" for job, text in failed.items())
         return f"{plural(len(failed), 'job')} failed, {ended}: {what}"
@@ -401,18 +401,18 @@ def last_word(said: str) -> str:
     "The line of Snakemake's log that says best why it stopped"
     lines = [line.strip() for line in said.strip().splitlines()]
     messages = [line.removeprefix("message: ") for line in lines if line.startswith("message: ")]
-    told = [line for line in messages if line != "None"] or [line for line in lines if "rror" in line]
-    return [*told, *lines[-1:], "it said nothing"][0]
+    telling = [line for line in messages if line != "None"] or [line for line in lines if "rror" in line]
+    return [*telling, *lines[-1:], "it said nothing"][0]
 
 # %% ../../nbs/tools/26_study.runner.ipynb #b02db078
 def of_cluster(said: str) -> dict[str, str]:  # job -> what became of it
     "The jobs of a cluster that ended without a word of their own, from what Snakemake says of them"
     block = r"message: (SLURM-job .*)\n(?: +.*\n)*? +output: names/(.+)\.json\n"
-    found = {}
+    endings = {}
     for text, job in re.findall(block, said):
         what = text.partition(". ")[0].partition(".For")[0]
-        found[job] = f"{what}: run the same command to go on"
-    return found
+        endings[job] = f"{what}: run the same command to go on"
+    return endings
 
 # %% ../../nbs/tools/26_study.runner.ipynb #f13297d8
 def cluster_mark(study: Study) -> str:
@@ -424,12 +424,12 @@ def queued(study: Study) -> list[str]:
     "The numbers of this study's jobs on the cluster"
     command = ["squeue", "--user", getpass.getuser(), "--noheader", "--format=%i %j"]
     listed = subprocess.run(command, capture_output=True, text=True, timeout=60).stdout
-    found = []
+    numbers = []
     for line in listed.splitlines():
         number, _, name = line.strip().partition(" ")
         if name.startswith(cluster_mark(study)):
-            found.append(number)
-    return found
+            numbers.append(number)
+    return numbers
 
 # %% ../../nbs/tools/26_study.runner.ipynb #e7852288
 def cancel(study: Study, show: Callable) -> None:
@@ -477,15 +477,15 @@ def prune_study(
     if not (study.folder / MARKER).exists():
         raise QebiasError(f"{study.folder} is no study's folder: nothing is removed")
     wanted = wanted_folders(study)
-    found = {folder: size for folder, size in study.store.kept().items() if folder not in wanted}
-    for folder, size in found.items():
+    unwanted = {folder: size for folder, size in study.store.kept().items() if folder not in wanted}
+    for folder, size in unwanted.items():
         show(f"{size / 1e6:10.2f} MB  {folder}")
-    total = sum(found.values())
-    listed = f"{plural(len(found), 'result')}, {total / 1e6:.2f} MB"
+    total = sum(unwanted.values())
+    listed = f"{plural(len(unwanted), 'result')}, {total / 1e6:.2f} MB"
     if not yes:
         show(f"{listed}, are of no setting of this profile; --yes removes them")
         return total
     with locked(study.folder, "a study"):
-        prune(study.store, found)
+        prune(study.store, unwanted)
     show(f"removed {listed}")
     return total

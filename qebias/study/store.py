@@ -36,10 +36,10 @@ def claim_folder(folder: Path) -> None:
     "Make a folder a study's own, or find that it is; raises `QebiasError` for one with somebody else's files"
     marker = Path(folder) / MARKER
     if marker.exists():
-        found = read_json(marker)
-        if not isinstance(found, dict) or found.get("qebias") != "study":
+        content = read_json(marker)
+        if not isinstance(content, dict) or content.get("qebias") != "study":
             raise QebiasError(f"{marker} is not of this package: choose another folder with --out")
-        if found.get("format") != FORMAT:
+        if content.get("format") != FORMAT:
             raise QebiasError(
                 f"{folder} was written by another version of qebias: choose another folder with --out"
             )
@@ -57,11 +57,11 @@ def claim_folder(folder: Path) -> None:
 # %% ../../nbs/tools/21_study.store.ipynb #cc69baab
 def parts_of(folder: str | Path, names: Iterable[str]) -> dict[str, dict]:  # name -> {"bytes", "sha256"}
     "Size and digest of each part of a result, by its name in the result's folder"
-    found = {}
+    parts = {}
     for name in sorted(names):
         path = Path(folder) / name
-        found[name] = {"bytes": path.stat().st_size, "sha256": file_digest(path)}
-    return found
+        parts[name] = {"bytes": path.stat().st_size, "sha256": file_digest(path)}
+    return parts
 
 # %% ../../nbs/tools/21_study.store.ipynb #8469d27c
 def finish(
@@ -164,16 +164,16 @@ class Store(NamedTuple):
         if not path.is_file():
             return ""
         try:
-            found = read_json(path)
+            pointer = read_json(path)
         except QebiasError:
             return ""
-        return found.get("result", "") if isinstance(found, dict) else ""
+        return pointer.get("result", "") if isinstance(pointer, dict) else ""
 
     def named(self, name: str) -> Path | None:
         "The folder of the result that a name leads to"
-        found = self.pointed(name)
-        inside = found.startswith("results/") and ".." not in Path(found).parts
-        return self.root / found if inside else None
+        target = self.pointed(name)
+        inside = target.startswith("results/") and ".." not in Path(target).parts
+        return self.root / target if inside else None
 
     def forget(self, name: str) -> None:
         "Let a name lead nowhere; the result stays"
@@ -181,14 +181,14 @@ class Store(NamedTuple):
 
     def kept(self) -> dict[str, int]:
         "Every result folder, relative to the root, and its bytes"
-        found = {}
+        sizes = {}
         for path in sorted((self.root / "results").glob("*/*")):
             named_by_key = re.fullmatch("[0-9a-f]{16,64}", path.name)  # all else is not ours: a link led here
             if named_by_key and path.is_dir() and not path.is_symlink():
                 files = [file for file in path.rglob("*") if file.is_file()]
                 size = sum(file.stat().st_size for file in files)
-                found[path.relative_to(self.root).as_posix()] = size
-        return found
+                sizes[path.relative_to(self.root).as_posix()] = size
+        return sizes
 
 # %% ../../nbs/tools/21_study.store.ipynb #7ed1d1bb
 def prune(store: Store, folders: Iterable[str]) -> None:

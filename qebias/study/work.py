@@ -100,8 +100,8 @@ def compress(keys: Keys, job: Job, folder: Path, workers: int | None = None, pro
 # %% ../../nbs/tools/23_study.work.ipynb #d7960807
 def set_damaged_aside(raw: Path) -> None:
     "A store of raw pictures that is not what was written is built anew"
-    found = read_result(raw)
-    if found is not None and faults(raw, found, deep=True):
+    result = read_result(raw)
+    if result is not None and faults(raw, result, deep=True):
         (raw / "result.json").unlink()
         (raw / "manifest.json").unlink(missing_ok=True)
 
@@ -191,11 +191,11 @@ def enhancers(keys: Keys, job: Job) -> dict[str, Callable]:
     p = keys.study.profile
     if p.threads:
         torch.set_num_threads(p.threads)
-    found: dict[str, Callable] = {}
+    by_row: dict[str, Callable] = {}
     for need in job.needed("train"):
         generator = load_network(keys.folder(need) / "generator.safetensors", trust=p.trust)
-        found[keys.jobs[need].parameters["row"]] = functools.partial(enhanced, generator, device=p.device)
-    return found
+        by_row[keys.jobs[need].parameters["row"]] = functools.partial(enhanced, generator, device=p.device)
+    return by_row
 
 # %% ../../nbs/tools/23_study.work.ipynb #22843051
 def enhanced_pictures(keys: Keys, job: Job, names: list, compressed: list) -> list:
@@ -222,8 +222,8 @@ def measure(keys: Keys, job: Job, folder: Path, progress: Callable | None = None
             place = study.store.folder("column", key)
             place.mkdir(parents=True, exist_ok=True)
             write_records(place / "values.parquet", measured(column, looked_at))
-            told = {"column": column, "identity": column_identity(study, column)}
-            finish(place, key, ["values.parquet"], **told, provenance=made_by)
+            made_of = {"column": column, "identity": column_identity(study, column)}
+            finish(place, key, ["values.parquet"], **made_of, provenance=made_by)
     results: list[Any] = [column_result(study, key) for key in wanted.values()]
     content = digest(sorted(content_of(result) for result in results), 24)
     finish(folder, folder.name, [], content=content, columns=wanted, cell=job.parameters)
