@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['DOMAINS', 'TURNS', 'SHOWN_CONTROLS', 'AT', 'MOST_TOGETHER', 'MINUS', 'FAR', 'STYLE', 'HEAD', 'TEMPLATE', 'Pictures',
-           'Found', 'match', 'coding_notes', 'pixels_of', 'short_names', 'several', 'given', 'Look', 'differences',
+           'Pairing', 'match', 'coding_notes', 'pixels_of', 'short_names', 'several', 'given', 'Look', 'differences',
            'detail', 'blocks', 'look', 'thumbnail', 'shift', 'turned', 'exchanged', 'pattern', 'some', 'swapped',
            'count_of', 'move_in_words', 'remarks', 'Set', 'gather', 'look_all', 'give_back', 'choose', 'large_enough',
            'wanted', 'side_needed', 'Rows', 'Lines', 'measure_all', 'numbers', 'listed', 'compared', 'whole_percent',
@@ -99,7 +99,7 @@ class Pictures(Sequence):
         self.last = (None, None)
 
 # %% ../nbs/measurement/40_audit.ipynb #2265b2ed
-class Found(NamedTuple):
+class Pairing(NamedTuple):
     "Which pictures there are"
 
     loads: dict  # name -> callables for raw, compressed, enhanced
@@ -109,7 +109,7 @@ class Found(NamedTuple):
     pixels: dict  # name -> how large, 0 where that is not known
 
 # %% ../nbs/measurement/40_audit.ipynb #3d1924d5
-def match(folders: dict, suffix: str = "") -> Found:
+def match(folders: dict, suffix: str = "") -> Pairing:
     "Pair three folders by name, without a suffix of the enhanced ones; the lossless of one name counts"
     listed, notes = {}, []
     for domain, folder in folders.items():
@@ -147,7 +147,7 @@ def match(folders: dict, suffix: str = "") -> Found:
     notes += coding_notes(formats)
     images = {domain: len(pictures) for domain, pictures in listed.items()}
     facts = {"folders": short_names(folders), "found": images, "formats": formats}
-    return Found(loads, problems, notes, facts, {name: pixels_of(listed["raw"][name]) for name in loads})
+    return Pairing(loads, problems, notes, facts, {name: pixels_of(listed["raw"][name]) for name in loads})
 
 # %% ../nbs/measurement/40_audit.ipynb #fe7d7ea7
 def coding_notes(formats: dict) -> list:
@@ -193,7 +193,7 @@ def several(images: Any, domain: str) -> list:
     return list(images)
 
 
-def given(images: dict, names: Iterable[str] | None) -> Found:
+def given(images: dict, names: Iterable[str] | None) -> Pairing:
     "Three lists of arrays as if they had been found"
     images = {domain: several(some, domain) for domain, some in images.items()}
     count = len(images["raw"])
@@ -209,7 +209,7 @@ def given(images: dict, names: Iterable[str] | None) -> Found:
     for i, name in enumerate(names):
         loads[name] = [partial(as_rgb, some[i], f"{name} ({domain})") for domain, some in images.items()]
     pixels = {name: getattr(images["raw"][i], "nbytes", 0) // 3 for i, name in enumerate(names)}
-    return Found(loads, {}, [], {"found": dict.fromkeys(DOMAINS, len(names))}, pixels)
+    return Pairing(loads, {}, [], {"found": dict.fromkeys(DOMAINS, len(names))}, pixels)
 
 # %% ../nbs/measurement/40_audit.ipynb #30122fa6
 class Look(NamedTuple):

@@ -39,7 +39,7 @@ from qebias.core import (
 )
 from qebias.pictures import (
     PICTURE_SUFFIXES,
-    Found,
+    NamedPicture,
     Notes,
     Picture,
     by_bare_name,

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MOST_METADATA', 'MOST_PROFILE', 'LOSSLESS', 'PICTURE_SUFFIXES', 'BESIDE', 'Picture', 'to_srgb', 'Look', 'look',
-           'read_picture', 'has_clip', 'save_picture', 'write_picture', 'Notes', 'read_rgb8', 'Found', 'is_text',
+           'read_picture', 'has_clip', 'save_picture', 'write_picture', 'Notes', 'read_rgb8', 'NamedPicture', 'is_text',
            'shown_name', 'walk', 'one_a_name', 'find_pictures', 'by_bare_name', 'seen_alike', 'told_apart']
 
 # %% ../nbs/data/08_pictures.ipynb #c8b816d0
@@ -576,7 +576,7 @@ _PREFERRED = [*LOSSLESS, *sorted(PICTURE_SUFFIXES - set(LOSSLESS))]
 _ORDER = {suffix: place for place, suffix in enumerate(_PREFERRED)}
 
 
-class Found(NamedTuple):
+class NamedPicture(NamedTuple):
     "A picture's file, and its name: its path within its folder without the suffix"
 
     path: Path
@@ -635,7 +635,7 @@ def one_a_name(files: list) -> tuple:  # (the files that count, those that are l
 def find_pictures(
     paths: Iterable[str | Path],  # files, or folders of which every picture is taken
     but: str | Path | None = None,  # a folder left out: the output's, where it lies in an input's
-) -> tuple:  # (list of `Found`, list of lines that say what is left out)
+) -> tuple:  # (list of `NamedPicture`, list of lines that say what is left out)
     "The pictures that a command line names; raises `QebiasError` where there are none, or two of one name"
     named, said = [], []
     but = Path(but).resolve() if but else None
@@ -645,10 +645,10 @@ def find_pictures(
             named += inside
             said += lines
         else:
-            named.append(Found(path, path.stem))
+            named.append(NamedPicture(path, path.stem))
     if not named:
         raise QebiasError("no picture was named: give files or folders")
-    first: dict[str, Found] = {}
+    first: dict[str, NamedPicture] = {}
     for picture in named:
         other = first.setdefault(picture.name.casefold(), picture)
         if other is not picture and os.path.realpath(other.path) != os.path.realpath(picture.path):
@@ -677,7 +677,7 @@ def _in_folder(path, but):
         named = ", ".join(map(str, doubled[:10]))
         more = f" and {len(doubled) - 10} more" if len(doubled) > 10 else ""
         lines.append(f"{path}: of files of one name the lossless one counts: left out {named}{more}")
-    return [Found(path / f, f.with_suffix("").as_posix()) for f in kept], lines
+    return [NamedPicture(path / f, f.with_suffix("").as_posix()) for f in kept], lines
 
 # %% ../nbs/data/08_pictures.ipynb #1b0c8b43
 def by_bare_name(

@@ -32,7 +32,7 @@ from qebias.metrics import (
     metric_name,
     score,
 )
-from qebias.pictures import Found
+from qebias.pictures import NamedPicture
 
 pytestmark = pytest.mark.filterwarnings("ignore::qebias.metrics.FewImages")
 RNG = np.random.default_rng(0)
@@ -604,15 +604,17 @@ def test_nothing_is_written_beside_an_input_that_is_a_link(tmp_path):
     picture(tmp_path / "B" / "x.png"), picture(tmp_path / "A" / "link.bmp", 1)
     (tmp_path / "A" / "link.png").symlink_to(tmp_path / "B" / "x.png")
     picture(tmp_path / "A" / "other.png", 2)
-    link = [Found(tmp_path / "A" / "link.png", "link")]
+    link = [NamedPicture(tmp_path / "A" / "link.png", "link")]
     with pytest.raises(QebiasError, match="link.bmp is there and was not written by this command"):
         files.targets(link, tmp_path / "A", ".bmp")
     with pytest.raises(QebiasError, match="x.png is an input"):
-        files.targets([Found(tmp_path / "A" / "link.png", "x")], tmp_path / "B", ".png", overwrite=True)
+        files.targets(
+            [NamedPicture(tmp_path / "A" / "link.png", "x")], tmp_path / "B", ".png", overwrite=True
+        )
     (tmp_path / "A" / "other.jpg").write_bytes(b"mine")
     (tmp_path / "A" / "other.bmp").symlink_to(tmp_path / "B" / "x.png")
     with pytest.raises(QebiasError, match="other.jpg is there and was not written by this command"):
-        files.targets([Found(tmp_path / "A" / "other.bmp", "other")], tmp_path / "A", ".jpg")
+        files.targets([NamedPicture(tmp_path / "A" / "other.bmp", "other")], tmp_path / "A", ".jpg")
 
 
 def test_pairs_that_are_shown_in_different_sizes_are_found_before_anything_is_scored(tmp_path):
