@@ -14,7 +14,7 @@ import pytest
 from conftest import ROOT
 from warm import Warm
 
-BUDGET = 0.7  # seconds of a notebook; what is left then is for `pytest tests/test_notebooks.py`
+BUDGET = 0.5  # seconds of a notebook; what is left then is for `pytest tests/test_notebooks.py`
 FIRST = 2.0  # seconds of its first demonstration; where that takes longer, only its exported code has run
 SKIPPED = re.compile(r"(?m)^#\| *(default_exp|notest|cuda|slow|eval: false)|^[%!]|^nbdev\.nbdev_export")
 EXPORTED = re.compile(r"#\| *export")
