@@ -671,8 +671,7 @@ def numbers(results: Results, looks: dict, distances: list, metrics: list, level
 
     def enter(what, name, domain, values):
         estimated = values if isinstance(values, Estimate) else estimate(values, level)
-        low, high = (np.nan if x is None else x for x in (estimated.low, estimated.high))
-        rows.append((what, name, domain, estimated.value, low, high, "image", estimated.n))
+        rows.append((what, name, domain, estimated.value, *estimated.bounds, "image", estimated.n))
 
     def of(row, quantity):
         return results.values(row, quantity, **AT)

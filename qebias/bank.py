@@ -6,7 +6,7 @@
 __all__ = ['FAKES', 'BLENDS', 'DOMAINS', 'KIND_TITLES', 'DOMAIN_WORDS', 'SCORES', 'sharp_fake', 'blur_fake', 'noise_fake',
            'far_fake', 'Pictures', 'chosen', 'with_fakes', 'train_discriminator', 'bank_loss', 'mean_scores', 'swapped',
            'blended', 'score_lines', 'one_discriminator', 'shown_as', 'bank_work', 'run_bank', 'in_order', 'bank_rows',
-           'bank_gaps', 'gap_figure', 'plain_text', 'bank_scores']
+           'bank_gaps', 'gap_figure', 'bank_scores']
 
 # %% ../nbs/measurement/50_bank.ipynb #c77a7af1
 import itertools
@@ -30,7 +30,7 @@ from .generators.core import evaluating
 from .losses import vanilla_gan
 from .measure import Evaluation, as_batch, cut, measure
 from .pairs import PatchSampler
-from .stats import COLUMNS, Estimate, Results, difference, estimate
+from .stats import COLUMNS, Results, difference, estimate
 
 if TYPE_CHECKING:
     from qebias.pairs import Pairs
@@ -313,7 +313,7 @@ def bank_gaps(
             if gap.missing:
                 continue
             estimated = estimate(gap)
-            low, high = (np.nan if bound is None else bound for bound in (estimated.low, estimated.high))
+            low, high = estimated.bounds
             value = {"value": estimated.value, "low": low, "high": high, "seeds": estimated.seeds, "auc": auc}
             lines.append({"kind": kind, "fake": fake, "domain": domain, **value})
     columns = ["kind", "fake", "domain", "value", "low", "high", "seeds", "auc"]
@@ -344,14 +344,6 @@ def gap_figure(
     shown = shown.sort_values(["kind", "fake", "domain"], key=in_order, kind="stable")
     return intervals(shown, 0, "score less raw's", "found out", "more real than raw", note=note)
 
-# %% ../nbs/measurement/50_bank.ipynb #558bcff9
-def plain_text(estimate: Estimate) -> str:
-    "An estimate with two digits, as a table has it"
-    if estimate.value is None:
-        return "-"
-    interval = "" if estimate.low is None else f" [{estimate.low:.2f}, {estimate.high:.2f}]"
-    return f"{estimate.value:.2f}{interval}".replace("-", "\N{MINUS SIGN}")
-
 # %% ../nbs/measurement/50_bank.ipynb #d735696a
 SCORES = {
     "score:raw": "raw",
@@ -375,5 +367,5 @@ def bank_scores(
         asked = partial(results.values, f"bank:{kind}:{fake}", dataset=dataset, codec=codec, level=level)
         estimates = [estimate(asked(quantity)) for quantity in SCORES]
         if any(one.value is not None for one in estimates):
-            lines[f"{KIND_TITLES[kind]}, {fake}"] = [plain_text(one) for one in estimates]
+            lines[f"{KIND_TITLES[kind]}, {fake}"] = [one.in_table(2) for one in estimates]
     return pd.DataFrame.from_dict(lines, orient="index", columns=list(SCORES.values()))

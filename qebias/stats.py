@@ -274,10 +274,10 @@ def deviation_of(
     "The deviation of Eq. 1, in per cent"
     return combine(lambda x, y, z: 100 * (x**2 - y**2) / z**2, ce, re, cr, unit="%")
 
-# %% ../nbs/foundations/20_stats.ipynb #92911fed
+# %% ../nbs/foundations/20_stats.ipynb #92911fee
 FEW_SEEDS = 3  # below so many trainings, their variance is not known
 
-
+# %% ../nbs/foundations/20_stats.ipynb #92911fed
 @dataclass(frozen=True)
 class Estimate:
     "A number with its interval; the only number that leaves a statistic"
@@ -305,6 +305,11 @@ class Estimate:
         return pictures
 
     @property
+    def bounds(self) -> tuple[float, float]:
+        "Both ends of the interval, as a column of numbers has them: NaN without one"
+        return (np.nan, np.nan) if self.low is None or self.high is None else (self.low, self.high)
+
+    @property
     def few_seeds(self) -> bool:
         "Whether it is about trainings, and there are too few of them to know their variance"
         return 0 < self.seeds < FEW_SEEDS
@@ -325,6 +330,13 @@ class Estimate:
         unit = f" {self.unit}" if self.unit not in ("", "1") else ""
         interval = "" if self.low is None else f" [{self.low:+.{digits}f}, {self.high:+.{digits}f}]"
         return f"{self.value:+.{digits}f}{interval}{unit}"
+
+    def in_table(self, digits: int = 3) -> str:
+        "The number and its interval as tables have them: no sign where it is positive, a dash for none"
+        if self.value is None:
+            return "-"
+        interval = "" if self.low is None else f" [{self.low:.{digits}f}, {self.high:.{digits}f}]"
+        return f"{self.value:.{digits}f}{interval}".replace("-", "\N{MINUS SIGN}")
 
 # %% ../nbs/foundations/20_stats.ipynb #71ba193a
 def estimate(

@@ -10,9 +10,9 @@ __all__ = ['Verdict', 'LEADS', 'RESTORES_NOTHING', 'PASSES', 'BY', 'SAID_TWICE',
            'on_other_sets', 'subject', 'by_verdict', 'told_once', 'lead_of', 'answer_all', 'Headline', 'headlines',
            'half_of', 'answer_steps', 'who_leads', 'full_answer', 'how_far', 'headline', 'kind_of', 'meaning',
            'full_verdict', 'verdict_table', 'papers', 'why_missing', 'counted', 'tally_in_words', 'numbers_once',
-           'line', 'score_gaps', 'told_apart', 'shown', 'metric_label', 'quantity_label', 'sides', 'ideal_sampler',
-           'paired', 'curves', 'rates_saved', 'quality', 'towards_better', 'changes', 'pictures', 'scored',
-           'both_encoders', 'encoder_answer', 'compressed_beside_paper', 'drawn']
+           'line', 'score_gaps', 'told_apart', 'metric_label', 'quantity_label', 'sides', 'ideal_sampler', 'paired',
+           'curves', 'rates_saved', 'quality', 'towards_better', 'changes', 'pictures', 'scored', 'both_encoders',
+           'encoder_answer', 'compressed_beside_paper', 'drawn']
 
 # %% ../../nbs/tools/30_study.pages.ipynb #4c4a4eda
 import functools
@@ -534,8 +534,8 @@ def how_far(page: Page) -> str:
     share = estimate(ratio(page.values("realesrgan+div", "psi:ce"), page.values("realesrgan+div", "psi:cr")))
     if share.value is None or towards.value is None:
         return ""
-    cosine = f"In pixels, its change has a cosine of {shown(towards, 2)} with raw's"
-    return f"; it ends at {shown(share, 2)} of it. {cosine}"
+    cosine = f"In pixels, its change has a cosine of {towards.in_table(2)} with raw's"
+    return f"; it ends at {share.in_table(2)} of it. {cosine}"
 
 # %% ../../nbs/tools/30_study.pages.ipynb #d6dae926
 YES_OR_NO = re.compile(r"^\*\*(Yes|In part|No, |Not that we could see|Some numbers)[^*]*\.\*\* ")
@@ -687,7 +687,7 @@ def numbers_once(page: Page) -> list[Verdict]:
 # %% ../../nbs/tools/30_study.pages.ipynb #f237b3f7
 def line(row: str, estimated: Estimate, **more: Any) -> dict:
     "An estimate as a line of a figure's table; nan where there is no interval"
-    low, high = (np.nan if bound is None else bound for bound in (estimated.low, estimated.high))
+    low, high = estimated.bounds
     return {"row": row, "value": estimated.value, "low": low, "high": high, **more}
 
 # %% ../../nbs/tools/30_study.pages.ipynb #41a0c5f4
@@ -721,18 +721,8 @@ def told_apart(page: Page, rows: list[str]) -> pd.DataFrame:  # a line a row
                 continue
             if area.high is not None:  # an interval by t knows nothing of the 1 that an AUC cannot pass
                 area = replace(area, high=min(area.high, 1.0))
-            lines.setdefault(label_of(row), {})[f"raw from {domain}"] = shown(area, 2)
+            lines.setdefault(label_of(row), {})[f"raw from {domain}"] = area.in_table(2)
     return pd.DataFrame.from_dict(lines, orient="index")
-
-# %% ../../nbs/tools/30_study.pages.ipynb #4e38f675
-def shown(estimated: Estimate, digits: int = 3) -> str:
-    "An estimate as tables have it, with so many decimals"
-    if estimated.value is None:
-        return "-"
-    text = f"{estimated.value:.{digits}f}"
-    if estimated.low is not None:
-        text = f"{text} [{estimated.low:.{digits}f}, {estimated.high:.{digits}f}]"
-    return text.replace("-", "\N{MINUS SIGN}")
 
 # %% ../../nbs/tools/30_study.pages.ipynb #edc2b8f2
 def metric_label(name: str) -> str:
@@ -824,7 +814,7 @@ def rates_saved(page: Page, rows: list[str], quantities: list[str]) -> pd.DataFr
             saving = bd_rate(page.index, row, quantity, page.dataset, page.codec, better(quantity))
             label = quantity_label(quantity)
             named = label if ":" in quantity else label.partition(" (")[0]
-            cells[f"{named.removesuffix(', to raw')}, %"] = shown(estimate(saving), 1)
+            cells[f"{named.removesuffix(', to raw')}, %"] = estimate(saving).in_table(1)
         lines[label_of(row)] = cells
     return pd.DataFrame.from_dict(lines, orient="index")
 
@@ -836,7 +826,7 @@ def quality(page: Page, rows: list[str]) -> pd.DataFrame:  # a line a row
         cells = {}
         for name in page.results.profile.metrics:
             digits = METRICS[name].digits if name in METRICS else 3
-            cells[f"{towards_better(name)} {metric_label(name)}"] = shown(page.estimate(row, name), digits)
+            cells[f"{towards_better(name)} {metric_label(name)}"] = page.estimate(row, name).in_table(digits)
         lines[label_of(row)] = cells
     return pd.DataFrame.from_dict(lines, orient="index")
 
@@ -926,7 +916,7 @@ def compressed_beside_paper(page: Page) -> pd.DataFrame:  # a row a metric
         ours = page.estimate("compressed", name)
         if ours.value is not None:
             paper = number(paper_number("tab3", printed, "compressed"))
-            lines[metric_label(name)] = {"paper, DIV2K": paper, page.where: shown(ours)}
+            lines[metric_label(name)] = {"paper, DIV2K": paper, page.where: ours.in_table()}
     return pd.DataFrame.from_dict(lines, orient="index")
 
 # %% ../../nbs/tools/30_study.pages.ipynb #b521da07
