@@ -111,8 +111,10 @@ class Claims(BaseModel):
     claims: list[Claim]
 
 # %% ../nbs/tools/00_claims.ipynb #1c5049d0
-def read_claims(path: str | Path | None = None) -> Claims:
-    "Read a file of claims, or our own; raises `QebiasError`, which names record and field"
+def read_claims(
+    path: str | Path | None = None,  # the project's own, if left out
+) -> Claims:
+    "Read a file of claims; raises `QebiasError`, which names the record and the field"
     path = Path(path) if path else project_root() / "nbs" / "study" / "claims.yaml"
     try:
         return Claims.model_validate(read_yaml(path))
@@ -446,8 +448,11 @@ def controls_for(statement: Statement, results: Results) -> list[str]:
     return [*CONTROLS, *sorted(after)]
 
 # %% ../nbs/tools/00_claims.ipynb #18c2af87
-def controls(statement: Statement, results: Results) -> str:
-    "Which rows that restore nothing pass the same statement, in words; empty if none is there"
+def controls(
+    statement: Statement,
+    results: Results,
+) -> str:  # which controls pass; "none passes"; or empty where none was measured
+    "What the same statement says of rows that restore nothing"
     if not statement.claim.controls or any(q.startswith(("score:", "psi:")) for q in statement.quantities):
         return ""
     measured, passing = False, []
@@ -668,8 +673,10 @@ def unit_of(statement: Statement, estimate: Estimate) -> str:
 COLUMNS = ("item", "statement", "paper", "ours", "verdict", "grade", "seeds", "control")
 
 
-def decimals(row: dict) -> int:
-    "Decimals of a verdict: one in per cent, else three, or more where these would hide all"
+def decimals(
+    row: dict,  # of `judge`, with a value
+) -> int:
+    "Decimals for a number and its bounds: one in per cent, else three, or more where these would hide all"
     if row["unit"] in ("%", "points"):
         return 1
     largest = max(abs(row[name]) for name in ("value", "low", "high") if row[name] is not None)

@@ -40,7 +40,9 @@ PARTS = {  # how files call one of several networks; an average of the weights b
 }
 
 
-def read_pickle(path: str | Path) -> dict:
+def read_pickle(
+    path: str | Path,  # .pth, .pt or .ckpt
+) -> dict:
     "What a file of `torch.save` holds, arrays and plain values only; raises `QebiasError`"
     require_file(path, "file of weights")
     with open(path, "rb") as file:
@@ -54,8 +56,10 @@ def read_pickle(path: str | Path) -> dict:
         return load_restricted(path)
 
 # %% ../nbs/networks/35_convert.ipynb #74a59fa4
-def bare(state: Mapping) -> dict:
-    "A state dict's names without what wrappers put before all of them"
+def bare(
+    state: Mapping,  # name -> tensor
+) -> dict:
+    "Names without what wrappers put before all of them"
     for _ in range(4):
         for wrapper in WRAPPED:
             if state and all(k.startswith(wrapper) for k in state):
@@ -82,7 +86,9 @@ def unwrapped(checkpoint: Mapping, part: str = "generator") -> dict:
     return state
 
 # %% ../nbs/networks/35_convert.ipynb #b276c6a5
-def of_level(level: int) -> list[tuple[str, str]]:  # as `renamed` takes them
+def of_level(
+    level: int,  # of MPRNet's U-Nets, from 0
+) -> list[tuple[str, str]]:  # as `renamed` takes them
     "What the places of one level are called; levels are counted from 1 there"
     here, below = level + 1, level + 2
     return [
@@ -144,8 +150,11 @@ RENAMED = {
 }
 
 # %% ../nbs/networks/35_convert.ipynb #4e255b2a
-def renamed(state: Mapping, rules: Iterable[tuple[str, str]]) -> dict:
-    "A state dict under other names, by pairs of a regular expression and what takes its place"
+def renamed(
+    state: Mapping,  # name -> tensor
+    rules: Iterable[tuple[str, str]],  # pairs of a regular expression and what takes its place
+) -> dict:
+    "A state dict under other names"
     names = {}
     for name, tensor in state.items():
         for pattern, instead in rules:
@@ -157,7 +166,10 @@ def renamed(state: Mapping, rules: Iterable[tuple[str, str]]) -> dict:
     return names
 
 # %% ../nbs/networks/35_convert.ipynb #b6dfb346
-def fitting(name: str, state: Mapping) -> dict | None:  # its spec, or None
+def fitting(
+    name: str,  # one of `NETWORKS`
+    state: Mapping,  # name -> tensor
+) -> dict | None:  # its spec, or None
     "The spec of a class whose tensors these are"
     shapes = {k: tuple(v.shape) for k, v in state.items()}
     try:
@@ -168,7 +180,9 @@ def fitting(name: str, state: Mapping) -> dict | None:  # its spec, or None
     return spec
 
 # %% ../nbs/networks/35_convert.ipynb #94ee849c
-def recognised(state: Mapping) -> tuple:  # spec, state under our names
+def recognised(
+    state: Mapping,  # name -> tensor, as `unwrapped` gives it
+) -> tuple:  # spec, state under our names
     "Which network tensors belong to; raises `QebiasError` that says what they look like"
     order = sorted(NETWORKS, key=lambda name: (name.endswith("DCAD"), name))
     for name in order:
@@ -182,7 +196,9 @@ def recognised(state: Mapping) -> tuple:  # spec, state under our names
     raise QebiasError(why_unknown(state))
 
 # %% ../nbs/networks/35_convert.ipynb #644685f1
-def why_unknown(state: Mapping) -> str:
+def why_unknown(
+    state: Mapping,  # name -> tensor
+) -> str:
     "Why no network fits"
     first = state.get("conv_first.weight")
     if first is not None and "conv_hr.weight" in state and first.dim() == 4 and first.shape[1] != 48:
@@ -215,7 +231,10 @@ def is_safetensors(path: str | Path) -> bool:
         return file.read(9)[8:] == b"{"
 
 # %% ../nbs/networks/35_convert.ipynb #af9d5380
-def from_elsewhere(path: str | Path, part: str) -> tuple[nn.Module, dict]:  # the network, its spec
+def from_elsewhere(
+    path: str | Path,
+    part: str,  # "generator" or "discriminator", where a file holds both
+) -> tuple[nn.Module, dict]:  # the network, its spec
     "The network of weights from elsewhere; raises `QebiasError`"
     try:
         contents = load_state(path) if is_safetensors(path) else read_pickle(path)
@@ -230,8 +249,11 @@ def from_elsewhere(path: str | Path, part: str) -> tuple[nn.Module, dict]:  # th
         raise QebiasError(str(error) if str(path) in str(error) else f"{path}: {error}") from None
 
 # %% ../nbs/networks/35_convert.ipynb #20d38bdf
-def widened(discriminator: nn.Module, spec: Mapping) -> tuple:  # the same with 6 channels, its spec
-    "A discriminator of 3 channels with a condition that it does not look at; raises `QebiasError`"
+def widened(
+    discriminator: nn.Module,  # `VGGStyle` or `UNetSN` with 3 channels
+    spec: Mapping,  # what builds it
+) -> tuple:  # the same with 6 channels, its spec
+    "A conditional discriminator that does not look at its condition yet; raises `QebiasError`"
     if getattr(discriminator, "in_channels", None) != 3:
         raise QebiasError(
             f"{type(discriminator).__name__} does not see 3 channels: it cannot be widened to 6"

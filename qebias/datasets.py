@@ -744,8 +744,11 @@ def _part_file(home, archive):
     return home / (archive.url.rpartition("/")[2] + ".part")
 
 # %% ../nbs/data/10_datasets.ipynb #de7ccc1b
-def data_status(name: str | None = None, folder: str | Path | None = None) -> list:  # dicts
-    "The state of one data set, or of all, here or in a folder: the keys of `_sample_row`"
+def data_status(
+    name: str | None = None,  # one data set; all if left out
+    folder: str | Path | None = None,  # to look into, instead of `data_folders`
+) -> list:  # dicts
+    "The data sets that have a name, and their state on this machine: the keys of `_sample_row`"
     known = ["sample", *COLLECTIONS]
     if name is not None and name not in known:
         raise QebiasError(

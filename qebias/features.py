@@ -93,7 +93,9 @@ WEIGHTS_RMS = (
 )  # of each convolution of `vgg19-normalised`
 
 
-def normalised(pairs: list) -> list:  # of the same network, whose outputs differ in scale alone
+def normalised(
+    pairs: list,  # (weight, bias) of convolutions with a ReLU between each two
+) -> list:  # of the same network, whose outputs differ in scale alone
     "Convolutions whose weights have the sizes of `vgg19-normalised`"
     rescaled, scale = [], 1.0
     for (weight, bias), rms in zip(pairs, WEIGHTS_RMS):
@@ -139,8 +141,12 @@ def ordered_layers(
     return tuple(name for name in _NAMES if name in chosen)
 
 # %% ../nbs/networks/40_features.ipynb #fdb3d405
-def check_images(x: torch.Tensor, layer: str, least: int) -> None:
-    "Raise `QebiasError` for what is no batch of RGB images of at least the side that a layer needs"
+def check_images(
+    x: torch.Tensor,
+    layer: str,  # the deepest that is asked for
+    least: int,  # side in px that it needs
+) -> None:
+    "Raise `QebiasError` for what is no batch of RGB images large enough"
     check_float(x, "psi")
     if x.ndim != 4 or x.shape[1] != 3:
         raise QebiasError(

@@ -136,15 +136,19 @@ def control_label(row: str) -> str:
     return f"{label_of(base)} with {label}" if base else label
 
 # %% ../nbs/measurement/30_figures.ipynb #c32a2866
-def label_of(row: str) -> str:
-    "A row of a profile as a reader sees it"
+def label_of(
+    row: str,  # its name in a profile
+) -> str:
+    "A row as a reader sees it"
     if row.startswith(PREFIX):
         return control_label(row)
     base, variant, more = parts_of(row)
     return LABELS.get(base, base) + (f" +{variant}" if variant else "") + more
 
 # %% ../nbs/measurement/30_figures.ipynb #3cd3fa2d
-def in_order(rows: Iterable[str]) -> list[str]:
+def in_order(
+    rows: Iterable[str],  # names of rows, repeats allowed
+) -> list[str]:
     "Rows in the order of Table 3, each once; unknown names and controls last"
     known, variants = list(LABELS), list(VARIANTS)
 
@@ -300,8 +304,11 @@ def save(figure: Picture, stem: str | Path) -> list[Path]:
     return paths
 
 # %% ../nbs/measurement/30_figures.ipynb #2fb0e777
-def caption(figure: Picture, words: str) -> Picture:  # the same
-    "One line under a figure, cut where it would be wider than that; none without words"
+def caption(
+    figure: Picture,  # that gets it
+    words: str,  # one line: data, level, scale; none if empty
+) -> Picture:  # the same
+    "One line under a figure, cut where it would be wider than the figure"
     if words:
         wide = int(figure.get_size_inches()[0] * 72 / 4.3)
         line = textwrap.shorten(words[:1].upper() + words[1:], wide, placeholder=" …")
@@ -309,16 +316,22 @@ def caption(figure: Picture, words: str) -> Picture:  # the same
     return figure
 
 # %% ../nbs/measurement/30_figures.ipynb #eca119e0
-def in_lines(title: str, wide: int) -> str:
-    "A title in lines of so many characters, broken before its bracket where that is enough"
+def in_lines(
+    title: str,  # of a panel
+    wide: int,  # characters that fit
+) -> str:
+    "A title in lines that fit, broken before its bracket where that is enough"
     head, bracket, tail = title.partition(" (")
     if len(title) > wide and bracket and max(len(head), len(tail) + 1) <= wide:
         return f"{head}\n({tail}"
     return textwrap.fill(title, wide, break_on_hyphens=False)
 
 # %% ../nbs/measurement/30_figures.ipynb #b3f185c3
-def number(value: float, digits: int = 3) -> str:
-    "A number of so many significant digits as figures write it: `9.73`, `0.0218`, `−48.6`"
+def number(
+    value: float,  # any finite number
+    digits: int = 3,  # significant digits
+) -> str:
+    "A number as figures write it: `9.73`, `0.0218`, `−48.6`"
     value = float(f"{float(value):.{digits - 1}e}")
     if value == 0:
         return "0"
@@ -327,7 +340,9 @@ def number(value: float, digits: int = 3) -> str:
     return text.replace("-", "\N{MINUS SIGN}")
 
 # %% ../nbs/measurement/30_figures.ipynb #c792aa0f
-def decimals(frame: pd.DataFrame) -> Callable:  # which writes one of its numbers
+def decimals(
+    frame: pd.DataFrame,  # value, low, high
+) -> Callable:  # how all its numbers are written
     "As many decimals as the intervals are worth: two digits of the narrower half of them"
     reach = (frame["high"] - frame["low"]) / 2
     reach = reach[np.isfinite(reach) & (reach > 0)]
@@ -342,22 +357,34 @@ def decimals(frame: pd.DataFrame) -> Callable:  # which writes one of its number
     return write
 
 # %% ../nbs/measurement/30_figures.ipynb #e60739d8
-def percent(value: float) -> str:
+def percent(
+    value: float,  # in per cent
+) -> str:
     "A signed percentage as figures write it: `−48.6 %`"
     value = round(float(value), 1)
     return f"{value:+.1f} %".replace("-", "\N{MINUS SIGN}") if value else "0.0 %"
 
 # %% ../nbs/measurement/30_figures.ipynb #6a31caf9
-def with_interval(value: float, low: float, high: float, write: Callable = number) -> str:
-    "A number and its interval, where that is finite: `−84.9 % [−88.7, −81.2]`"
+def with_interval(
+    value: float,  # of a quantity
+    low: float,  # its lower bound, or nan
+    high: float,  # its upper bound, or nan
+    write: Callable = number,  # how a number is written
+) -> str:
+    "A number and its interval: `−84.9 % [−88.7, −81.2]`"
     if not np.isfinite([low, high]).all():
         return write(value)
     bounds = ", ".join(write(v).removesuffix(" %") for v in (low, high))
     return f"{write(value)} [{bounds}]"
 
 # %% ../nbs/measurement/30_figures.ipynb #dd1e4cbc
-def checked(table: pd.DataFrame | list, columns: list, numbers: list, what: str) -> pd.DataFrame:
-    "The table as a frame with some columns, some of finite numbers; raises `QebiasError`"
+def checked(
+    table: pd.DataFrame | list,  # DataFrame or list of mappings
+    columns: list,  # that it must have
+    numbers: list,  # columns of finite numbers
+    what: str,  # the figure, for the message
+) -> pd.DataFrame:
+    "The table as a frame that has what a figure needs; raises `QebiasError`"
     frame = pd.DataFrame(table).reset_index(drop=True)
     missing = [column for column in columns if column not in frame]
     if missing:
@@ -486,7 +513,9 @@ def apex(
     return Apex(x, height, 200 * x / cr, closes)
 
 # %% ../nbs/measurement/30_figures.ipynb #5e326794
-def base(ax: "Axes") -> None:
+def base(
+    ax: "Axes",  # axes
+) -> None:
     "The side that all triangles share, from C to R, and the line above its middle"
     ax.plot([-0.5, 0.5], [0, 0], color=INK, linewidth=1.4, zorder=2)
     ax.axvline(0, color=FAINT, linestyle=(0, (4, 3)), linewidth=0.9, zorder=1)
@@ -530,13 +559,17 @@ BELOW = 0.3  # room above and below a triangle, in bases
 OUTSIDE = 1.25  # times the base: a control further out would make the triangles small; it is listed only
 
 
-def list_height(frame: pd.DataFrame) -> float:  # in inches
+def list_height(
+    frame: pd.DataFrame,  # row, ce, re, cr
+) -> float:  # in inches
     "Room for the list below a triangle: a line a row, and one more where its sides do not close"
     open_ones = [not apex(line.ce, line.re, line.cr).triangle for line in frame.itertuples()]
     return 0.3 + 0.19 * (len(frame) + sum(open_ones))
 
 # %% ../nbs/measurement/30_figures.ipynb #5a2daf1d
-def peak(frame: pd.DataFrame) -> float:  # in bases
+def peak(
+    frame: pd.DataFrame,  # row, ce, re, cr
+) -> float:  # in bases
     "The height of the highest vertex that is drawn"
     heights = [0.3]  # a letter that moved up has room as well
     for line in frame.itertuples():
@@ -546,7 +579,12 @@ def peak(frame: pd.DataFrame) -> float:  # in bases
     return max(heights)
 
 # %% ../nbs/measurement/30_figures.ipynb #61165634
-def words_of(line: Any, where: Apex, look: Look, outside: bool) -> str:
+def words_of(
+    line: Any,  # of the table
+    where: Apex,  # its vertex
+    look: Look,  # of its row
+    outside: bool,  # whether it is too far out to be drawn
+) -> str:
     "What the list below says of a row: its deviation, and what is odd about it"
     value = getattr(line, "value", np.nan)
     value = where.deviation if pd.isna(value) else value
@@ -563,8 +601,12 @@ def words_of(line: Any, where: Apex, look: Look, outside: bool) -> str:
 APART = 0.13  # from one mark to the next, in bases
 
 
-def free_height(x: float, y: float, taken: Iterable[tuple[float, float]]) -> float:  # >= y
-    "The lowest height at which a mark that belongs at (x, y), in bases, touches none that is taken"
+def free_height(
+    x: float,  # of a mark
+    y: float,  # of a mark, where it belongs
+    taken: Iterable[tuple[float, float]],  # where marks stand already
+) -> float:  # >= y
+    "The lowest height at which a mark touches no other"
     height = y
     near = sorted((other, place) for place, other in taken if abs(place - x) < APART)
     for other, place in near:
@@ -631,7 +673,9 @@ def triangles(
 
 # %% ../nbs/measurement/30_figures.ipynb #f30005b3
 @styled
-def causal_graph(note: str = "") -> Picture:
+def causal_graph(
+    note: str = "",  # caption
+) -> Picture:
     "Figure 5: raw, compressed and enhanced as a graph of two arrows"
     figure, axes = panels(1, 1, 4.6, 1.3)
     ax = axes[0, 0]
@@ -649,8 +693,14 @@ def causal_graph(note: str = "") -> Picture:
     return caption(figure, note)
 
 # %% ../nbs/measurement/30_figures.ipynb #f93dd16e
-def cloud(ax: "Axes", cr: np.ndarray, ce: np.ndarray, look: Look, end: float) -> None:
-    "A row's pictures at (cr, ce), and the line through the origin, to `end`, that fits them best"
+def cloud(
+    ax: "Axes",  # axes
+    cr: np.ndarray,  # (pictures,) from compressed to raw
+    ce: np.ndarray,  # (pictures,) from compressed to enhanced
+    look: Look,  # of the row
+    end: float,  # of both axes
+) -> None:
+    "A row's pictures, and the line through the origin that fits them best"
     slope = float((cr * ce).sum() / (cr * cr).sum())
     name = f"{look.label}: {slope:.2f} of raw's"
     ax.plot(cr, ce, look.marker, color=look.colour, markersize=4.5, label=name)
@@ -776,8 +826,13 @@ def cut(
     return image[top : top + height, left : left + width]
 
 # %% ../nbs/measurement/30_figures.ipynb #e572ecc3
-def show(ax: "Axes", image: np.ndarray, title: str = "", **options: Any) -> mpl.image.AxesImage:
-    "A picture without ticks, with a thin frame; options are those of `imshow`"
+def show(
+    ax: "Axes",  # axes
+    image: np.ndarray,  # to show
+    title: str = "",  # above it
+    **options: Any,  # for `imshow`
+) -> mpl.image.AxesImage:
+    "A picture without ticks, with a thin frame"
     ax.set(xticks=[], yticks=[])
     ax.grid(False)
     ax.set_title(title, fontsize=8)

@@ -33,8 +33,10 @@ from qebias.generators.core import (
 from .pairs import to_float
 
 # %% ../nbs/method/20_inference.ipynb #3f125066
-def to_tensor(rgb: np.ndarray) -> torch.Tensor:  # float32 (1, 3, H, W) in [0, 1]
-    "A uint8 (H, W, 3) picture as a batch of one"
+def to_tensor(
+    rgb: np.ndarray,  # uint8 (H, W, 3)
+) -> torch.Tensor:  # float32 (1, 3, H, W) in [0, 1]
+    "A picture at rest as a batch of one"
     x: Any = to_float(torch.tensor(as_rgb(rgb)).permute(2, 0, 1)[None].contiguous())
     return x
 

@@ -397,7 +397,9 @@ _NAMES = (*RECONSTRUCTIONS.values(), "Perceptual", "DomainDivergence", *GAN_TERM
 TERMS = tuple(f"qebias.losses:{name}" for name in _NAMES)  # what a profile may name without being trusted
 
 
-def find_term(function: str) -> Callable:
+def find_term(
+    function: str,  # "module:name"
+) -> Callable:  # the function or class
     "What a term's `module:name` means; raises `QebiasError` where it cannot be imported, or is none of ours"
     if str(function).startswith("qebias.") and function not in TERMS:  # a profile's is called as it stands
         raise QebiasError(f"term {str(function)[:80]!r} is not known here: there are {', '.join(TERMS)}")
@@ -408,7 +410,9 @@ def find_term(function: str) -> Callable:
 
 # %% ../nbs/method/00_losses.ipynb #cd6c7b6a
 @functools.lru_cache(maxsize=256)
-def arguments_of(function: Callable) -> dict:  # name -> parameter
+def arguments_of(
+    function: Callable,  # or a class
+) -> dict:  # name -> parameter
     "The arguments of a term's function, looked up once: a plan of many trainings asks for few functions"
     return dict(inspect.signature(function).parameters)
 

@@ -48,7 +48,9 @@ else:
     torch = later("torch")  # what a column is called by is known without it
 
 # %% ../nbs/measurement/25_measure.ipynb #3c3a5da0
-def check_names(names: Sequence[str]) -> None:
+def check_names(
+    names: Sequence[str],  # of pictures
+) -> None:
     "Raise `QebiasError` where there are none, where two are alike, or one is called as a resample is"
     from qebias.stats import RESAMPLE
 
@@ -312,8 +314,11 @@ def domain_logits(evaluation: Evaluation) -> dict:  # domain -> DomainLogits
     return {domain: summary(logits) for domain, logits in by_domain.items()}
 
 # %% ../nbs/measurement/25_measure.ipynb #cb1f974c
-def as_batch(patches: Sequence[np.ndarray], device: str = "cpu") -> "torch.Tensor":  # (N, 3, H, W) in [0, 1]
-    "Patches of one size, uint8 (H, W, 3), as a network takes them"
+def as_batch(
+    patches: Sequence[np.ndarray],  # uint8 (H, W, 3) each, of one size
+    device: str = "cpu",
+) -> "torch.Tensor":  # (N, 3, H, W) in [0, 1]
+    "Patches as a network takes them"
     batch: Any = to_float(torch.tensor(np.stack(patches)).permute(0, 3, 1, 2), device)
     return batch
 
@@ -483,8 +488,10 @@ def distance_column(name: str) -> Column:
     return Column(work, VERSIONS["distance"], weight_files(name))
 
 # %% ../nbs/measurement/25_measure.ipynb #35f438de
-def own_column(name: str) -> Column:
-    "A column by the `module:name` of a `Column` or a `Metric`; raises `QebiasError`"
+def own_column(
+    name: str,  # `module:name` of a `Column` or a `Metric`
+) -> Column:
+    "A column of another module; raises `QebiasError`"
     candidate = elsewhere(name)
     if candidate is None:
         raise QebiasError(f"no column is called {name!r}: name a metric, distance:NAME or module:name")

@@ -74,8 +74,15 @@ class Method(Named, Recipe, Game):
         return self.weights.divergence > 0
 
 # %% ../nbs/method/30_methods.ipynb #f2db362b
-def of_powerqe(name: str, cls: str, label: str, paper: str, reference: str, **more: Any) -> Method:
-    "One of powerqe's methods: they differ in the network, of class `cls`"
+def of_powerqe(
+    name: str,
+    cls: str,  # the network's class
+    label: str,
+    paper: str,
+    reference: str,
+    **more: Any,  # further fields of `Method`
+) -> Method:
+    "One of powerqe's methods: they differ in the network"
     return Method(
         name=name,
         label=label,
@@ -170,8 +177,12 @@ for _baseline in BASELINES:
     METHODS |= {_baseline.name + name: variant(_baseline, name) for name in VARIANTS}
 
 # %% ../nbs/method/30_methods.ipynb #6cb2f7c7
-def at_block(row: Method, place: str, name: str) -> Method:
-    "A row that takes Eq. 6-8 at a block, as `l3` or `l3.batch` say; raises `QebiasError`"
+def at_block(
+    row: Method,
+    place: str,  # `l1` to `l5`, and after a dot, if need be, a reduction
+    name: str,  # of the new row
+) -> Method:
+    "A row that takes Eq. 6-8 at a block of its own; raises `QebiasError`"
     if not row.divergence:
         raise QebiasError(
             f"method {name!r}: {row.name} has no divergence to take elsewhere: leave .{place} out, "
@@ -191,8 +202,12 @@ def at_block(row: Method, place: str, name: str) -> Method:
     return row.model_copy(update={"label": label, "place": chosen})
 
 # %% ../nbs/method/30_methods.ipynb #7d47c054
-def trained_elsewhere(row: Method, trained_on: str, name: str) -> Method:
-    "A row that is multi-level (`all`) or transferred (`bpg-37`), as is its start; raises `QebiasError`"
+def trained_elsewhere(
+    row: Method,
+    trained_on: str,  # `all`, or one training such as `bpg-37`
+    name: str,  # of the new row
+) -> Method:
+    "A row that is multi-level, or transferred; it starts from a generator of its kind; raises `QebiasError`"
     if not re.fullmatch(r"all|[a-z]+-(all|\d{1,6})", trained_on):
         raise QebiasError(
             f"method {name!r}: after @ comes what it was trained on: all for every level of the "
@@ -268,7 +283,10 @@ def derive(
         raise QebiasError(f"row {name!r}: {where}: {first['msg']}") from None
 
 # %% ../nbs/method/30_methods.ipynb #2fb03712
-def spec_of(network: type | str | dict, **kwargs: Any) -> dict:
+def spec_of(
+    network: type | str | dict,  # a class, its name `"module:Class"`, or a spec
+    **kwargs: Any,  # its arguments
+) -> dict:  # `{"class": "module:Class", "kwargs": {...}}`
     "As `network_spec`, without torch for networks of the tables; raises `QebiasError` for an unknown one"
     ours = {m.network for m in METHODS.values()} | {m.discriminator for m in METHODS.values()}
     if isinstance(network, str) and network in ours:
@@ -295,8 +313,11 @@ def scaled_spec(
     return made
 
 # %% ../nbs/method/30_methods.ipynb #113eb014
-def with_changes(row: Method, differs: dict) -> Method:
-    "A method with what a training says of it, also the schedules' `lr` and `d_lr`; raises `QebiasError`"
+def with_changes(
+    row: Method,
+    differs: dict,  # fields of `Method`; `lr` and `d_lr` stand for those of the schedules
+) -> Method:
+    "A method with what a training says of it; raises `QebiasError`"
     differs = {name: value for name, value in differs.items() if value not in ({}, None)}
     lr, d_lr = differs.pop("lr", None), differs.pop("d_lr", None)
     if lr is not None:

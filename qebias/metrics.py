@@ -239,7 +239,9 @@ def find_metric(
     return METRICS[name]
 
 # %% ../nbs/measurement/00_metrics.ipynb #600500df
-def elsewhere(place: str) -> Any:  # None where there is none
+def elsewhere(
+    place: str,  # `module:name`
+) -> Any:  # None where there is none
     "What another module holds under a name"
     module, _, name = place.partition(":")
     try:
@@ -289,7 +291,9 @@ def available(
     return usable, reasons
 
 # %% ../nbs/measurement/00_metrics.ipynb #927109df
-def weight_files(name: str) -> tuple:  # paths
+def weight_files(
+    name: str,  # a name in `METRICS`
+) -> tuple:  # paths
     "The checked weight files that a metric reads; raises `MissingWeights` where one is not on this machine"
     return tuple(_find(file, f"metric '{name}'") for file in METRICS[name].weights)
 
@@ -1242,7 +1246,9 @@ def listing(names: Iterable[str] | None = None) -> list:  # lines
     return aligned(rows)
 
 # %% ../nbs/measurement/00_metrics.ipynb #819b71d3
-def lacking(name: str) -> str:  # nothing where the metric can be computed
+def lacking(
+    name: str,  # in `METRICS`
+) -> str:  # nothing where the metric can be computed
     "In a few words, what a metric lacks on this machine"
     gone = [
         f"{files[0]['file']} {files[0]['state']}"
@@ -1292,7 +1298,11 @@ def _hash(row):
     }[row["state"]]
 
 # %% ../nbs/measurement/00_metrics.ipynb #d7bf92bc
-def fetch(names: Iterable[str] | None = None, say: Callable = print, progress: bool = True) -> None:
+def fetch(
+    names: Iterable[str] | None = None,  # metrics; all of them if left out
+    say: Callable = print,  # called with a line a file
+    progress: bool = True,  # bars on stderr
+) -> None:
     "Download what metrics lack and verify it; raises `QebiasError` at the end, naming what could not be had"
     failed, seen = [], set()
     for name in names or METRICS:

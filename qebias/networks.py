@@ -71,8 +71,10 @@ def build(
 OURS = ("qebias.generators.", "qebias.discriminators:")  # where a profile may name classes without trust
 
 
-def network_class(name: str) -> type[nn.Module]:
-    "The class of a `module:Class`; raises `QebiasError` for what is no network, or not there"
+def network_class(
+    name: str,  # `module:Class`
+) -> type[nn.Module]:
+    "The class of a network; raises `QebiasError` for one that cannot be imported, or that is no network"
     if str(name).startswith("qebias.") and not name.startswith(OURS):
         raise QebiasError(f"{name[:80]} is no network: those of this package lie in {' and '.join(OURS)}")
     candidate = imported(name, "class", "qebias.generators.rrdb:RRDBNet")
@@ -81,8 +83,11 @@ def network_class(name: str) -> type[nn.Module]:
     return candidate
 
 # %% ../nbs/networks/30_networks.ipynb #99f0c525
-def network_spec(network: Any, **kwargs: Any) -> dict:
-    "The spec of a class, a `module:Class` or a spec; raises `QebiasError` for what is no network"
+def network_spec(
+    network: Any,  # a subclass of nn.Module, its name `"module:Class"`, or a spec
+    **kwargs: Any,  # its arguments
+) -> dict:  # `{"class": "module:Class", "kwargs": {...}}`
+    "The spec of a network; raises `QebiasError` for a class that cannot be imported, or that is no network"
     if isinstance(network, Mapping):
         network, kwargs = network["class"], {**network.get("kwargs", {}), **kwargs}
     if isinstance(network, type):
@@ -97,7 +102,9 @@ def network_spec(network: Any, **kwargs: Any) -> dict:
     return {"class": network, "kwargs": kwargs}
 
 # %% ../nbs/networks/30_networks.ipynb #9fe0e2af
-def network_version(spec: Mapping) -> int:
+def network_version(
+    spec: Mapping,  # as for `build`
+) -> int:
     "The version of a network's arithmetic, as its class says; raises `QebiasError` where there is no class"
     return getattr(network_class(spec["class"]), "version", 1)
 
@@ -112,7 +119,9 @@ class Undrawn(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 # %% ../nbs/networks/30_networks.ipynb #72b0a2a6
-def outline(spec: Mapping) -> nn.Module:  # on the `meta` device
+def outline(
+    spec: Mapping,  # as for `build`
+) -> nn.Module:  # on the `meta` device
     "The network of a spec without weights; the random state stays untouched; raises `QebiasError`"
     try:
         with torch.device("meta"), Undrawn():
@@ -130,12 +139,18 @@ def filled(spec: Mapping, state: Mapping) -> nn.Module:
     return load_weights(net, state).eval()
 
 # %% ../nbs/networks/30_networks.ipynb #2627562c
-def counted(shapes: Mapping, pattern: str) -> int:
-    "How many numbers the group of a pattern takes where names begin with it: of blocks, of layers"
+def counted(
+    shapes: Mapping,  # name of a tensor -> its shape
+    pattern: str,  # regular expression for the beginning of a name, with one group of digits
+) -> int:
+    "How many numbers stand in the group: of blocks, of layers"
     return len({match[1] for name in shapes if (match := re.match(pattern, name))})
 
 # %% ../nbs/networks/30_networks.ipynb #62a35948
-def sizes_of(name: str, shapes: Mapping) -> dict:  # the arguments of the class
+def sizes_of(
+    name: str,  # one of `NETWORKS`
+    shapes: Mapping,  # name of a tensor -> its shape
+) -> dict:  # the arguments of the class
     "Read a network's arguments off its tensors, building nothing; raises `QebiasError` where they do not fit"
     if len(shapes) > MOST_TENSORS:
         raise QebiasError(f"it holds {len(shapes):,} tensors, no network here has more than {MOST_TENSORS:,}")
@@ -256,7 +271,9 @@ def open_weights(path: str | Path) -> Iterator:
         ) from None
 
 # %% ../nbs/networks/30_networks.ipynb #ece3ab41
-def read_header(path: str | Path) -> dict:  # spec, provenance
+def read_header(
+    path: str | Path,  # a file that `save_network` wrote
+) -> dict:  # spec, provenance
     "Which network a file holds and where it comes from, without loading it; raises `QebiasError`"
     with open_weights(path) as file:
         metadata = file.metadata() or {}
@@ -273,13 +290,17 @@ def read_header(path: str | Path) -> dict:  # spec, provenance
     return {"spec": spec, "provenance": origin}
 
 # %% ../nbs/networks/30_networks.ipynb #47b1fbe0
-def load_state(path: str | Path) -> dict:  # name -> tensor, on the CPU
+def load_state(
+    path: str | Path,  # a safetensors file
+) -> dict:  # name -> tensor, on the CPU
     "The tensors of a file without a network around them; raises `QebiasError`"
     with open_weights(path) as file:
         return {k: file.get_tensor(k) for k in file.keys()}
 
 # %% ../nbs/networks/30_networks.ipynb #9b64b41a
-def load_shapes(path: str | Path) -> dict:  # name -> shape
+def load_shapes(
+    path: str | Path,  # a safetensors file
+) -> dict:  # name -> shape
     "The shapes of a file's tensors, without reading them; raises `QebiasError`"
     with open_weights(path) as file:
         return {k: tuple(file.get_slice(k).get_shape()) for k in file.keys()}
@@ -310,7 +331,10 @@ def checked_spec(
     return dict(spec)
 
 # %% ../nbs/networks/30_networks.ipynb #06f6eac0
-def require_trust(name: str, trust: bool | Collection[str]) -> None:
+def require_trust(
+    name: str,  # `module:Class`
+    trust: bool | Collection[str],  # `True`, or names of classes
+) -> None:
     "Raise `QebiasError` unless a class from elsewhere was asked for by its caller"
     module = name.partition(":")[0]
     if trust is True or (trust and name in trust):
@@ -344,7 +368,9 @@ def load_network(
 MOST_HALO = 1024  # pixels around a tile: with more, each would be a large picture, which no memory holds
 
 
-def checked_halo(stored: Any) -> Halo:
+def checked_halo(
+    stored: Any,  # as a header has it
+) -> Halo:
     "A header's halo; raises `QebiasError` for what is none"
     try:
         halo = Halo(**stored)
@@ -356,7 +382,9 @@ def checked_halo(stored: Any) -> Halo:
     return halo
 
 # %% ../nbs/networks/30_networks.ipynb #0866d52c
-def is_from_elsewhere(path: str | Path) -> bool:  # False also for what is no file of weights at all
+def is_from_elsewhere(
+    path: str | Path,  # a file of weights
+) -> bool:  # False also for what is no file of weights at all
     "Whether weights are another program's: a file of `torch.save`, or safetensors without our header"
     if not Path(path).is_file():
         return False

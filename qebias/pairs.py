@@ -368,8 +368,11 @@ SYMMETRIES = {
 }  # bits of a symmetry that are drawn
 
 # %% ../nbs/data/20_pairs.ipynb #91016b3c
-def check_sides(stores: list, patch: int) -> None:
-    "Raise `QebiasError` where pictures are too small for a patch of that side, naming ten"
+def check_sides(
+    stores: list,  # of `Pairs`
+    patch: int,  # side of a patch in pixels
+) -> None:
+    "Raise `QebiasError` where pictures are too small for a patch; it names ten of them"
     small: dict[str, int] = {}
     for store in stores:
         sides = {name: min(store.raw(i).shape[:2]) for i, name in enumerate(store.names)}
@@ -384,7 +387,9 @@ def check_sides(stores: list, patch: int) -> None:
         )
 
 # %% ../nbs/data/20_pairs.ipynb #153c4025
-def views_of(stores: list) -> list:  # of (raw, compressed), (H, W) of pixels
+def views_of(
+    stores: list,  # of `Pairs`
+) -> list:  # of a picture: raw and compressed, (H, W), where a pixel is one item
     "The pictures that patches are cut from; raises `QebiasError` where there are none"
     views = []
     for store in stores:
@@ -396,8 +401,11 @@ def views_of(stores: list) -> list:  # of (raw, compressed), (H, W) of pixels
     return views
 
 # %% ../nbs/data/20_pairs.ipynb #0aac914e
-def turned(crop: np.ndarray, symmetry: int) -> np.ndarray:  # (p, p), a view
-    "A square flipped and turned, by the bits of a symmetry: upside down, mirrored, transposed"
+def turned(
+    crop: np.ndarray,  # (p, p)
+    symmetry: int,  # bits: upside down, mirrored, transposed
+) -> np.ndarray:  # (p, p), a view
+    "One of the eight flips and turns of a square"
     if symmetry & 1:
         crop = crop[::-1]
     if symmetry & 2:

@@ -129,8 +129,11 @@ def _transform(icc: bytes, mode: str):
     return convert, name
 
 # %% ../nbs/data/08_pictures.ipynb #39dace36
-def to_srgb(rgb: np.ndarray, icc: bytes) -> tuple[np.ndarray, str]:  # (uint8, a note or "")
-    "Pixels in a profile's colours, in sRGB; a profile that is damaged is left out, and said"
+def to_srgb(
+    rgb: np.ndarray,  # uint8 (H, W, 3)
+    icc: bytes,  # the profile that says what it means
+) -> tuple[np.ndarray, str]:  # (uint8 (H, W, 3), a note or "")
+    "The same colours in sRGB; a profile that is damaged is left out, and said"
     try:
         from PIL import ImageCms
 
@@ -256,7 +259,9 @@ class Look(NamedTuple):
         return self.width * self.height
 
 # %% ../nbs/data/08_pictures.ipynb #f2f8385b
-def look(path: str | Path) -> Look:
+def look(
+    path: str | Path,  # a picture
+) -> Look:
     "Size and kind of a picture without decoding it; raises `QebiasError` for what will not be read"
     head, kind = _head(path)
     if kind == "BPG":
@@ -299,7 +304,9 @@ MOST_PROFILE = 2**20  # bytes of a profile in a PNG that Pillow, and so we, woul
 _REMEDY = ": fix it or leave it out"
 
 
-def read_picture(path: str | Path) -> Picture:
+def read_picture(
+    path: str | Path,  # a picture of any kind that is read here
+) -> Picture:
     "Read a picture with what it carries; raises `QebiasError` that names the file"
     head, kind = _head(path)
     notes: list[str]
@@ -363,7 +370,10 @@ _CLIP = re.compile(rb"\0\0\0[\x08-\xff]ftyp(mp4|isom|iso[2-9]|avc1|qt  |MSNV|3gp
 _MOVES = re.compile(rb"(MotionPhoto|MicroVideo)\s*(=\s*[\"']|>)\s*1\b")  # as XMP says it
 
 
-def has_clip(path: str | Path, image: Image.Image) -> bool:
+def has_clip(
+    path: str | Path,  # a JPEG
+    image: Image.Image,  # Pillow's of it
+) -> bool:
     "Whether a phone's JPEG carries a film: its XMP says so, or an MP4 lies behind the picture"
     if any(_MOVES.search(data) for name, data in getattr(image, "applist", []) if name == "APP1"):
         return True
@@ -491,8 +501,11 @@ def _exif(image, kind):
     return data
 
 # %% ../nbs/data/08_pictures.ipynb #819c7b32
-def save_picture(path: str | Path, picture: Picture) -> None:
-    "Write a picture as PNG, to a temporary name as `atomic` and `Outputs.write` give one"
+def save_picture(
+    path: str | Path,  # where to; a temporary name, for `write_picture` and `Outputs.write`
+    picture: Picture,
+) -> None:
+    "Write a picture as PNG"
     layers = [picture.rgb[..., :1] if picture.grey and picture.channels == 1 else picture.rgb]
     if picture.alpha is not None:
         layers.append(picture.alpha[..., None])
@@ -560,7 +573,10 @@ class Notes:
         ]
 
 # %% ../nbs/data/08_pictures.ipynb #e772a2eb
-def read_rgb8(path: str | Path, notes: Notes | None = None) -> np.ndarray:  # uint8 (H, W, 3), sRGB
+def read_rgb8(
+    path: str | Path,
+    notes: Notes | None = None,  # gets what was done
+) -> np.ndarray:  # uint8 (H, W, 3), sRGB
     "Read a picture as opaque 8-bit sRGB; raises `QebiasError` that names the file"
     rgb, said = _named(path, read_picture(path).eight_bit)
     if notes is not None:
@@ -596,7 +612,9 @@ def shown_name(name: str) -> str:
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 # %% ../nbs/data/08_pictures.ipynb #8e66c7d8
-def walk(root: str | Path) -> tuple:  # (paths of pictures relative to it, of other files), sorted
+def walk(
+    root: str | Path,  # a folder
+) -> tuple:  # (paths of pictures relative to it, of other files), sorted
     "Every file below a folder, hidden ones left out; linked folders are followed, each once"
 
     def refuse(error):
@@ -621,7 +639,9 @@ def walk(root: str | Path) -> tuple:  # (paths of pictures relative to it, of ot
     return tuple(sorted(part, key=lambda f: f.as_posix()) for part in (taken, others))
 
 # %% ../nbs/data/08_pictures.ipynb #a7a2bca1
-def one_a_name(files: list) -> tuple:  # (the files that count, those that are left out)
+def one_a_name(
+    files: list,  # of paths relative to a folder
+) -> tuple:  # (the files that count, those that are left out)
     "Of several files of one name the lossless one, or else the first by `_ORDER`"
     best: dict = {}
     for f in files:

@@ -27,8 +27,13 @@ class CodecError(QebiasError):
 MAX_PIXELS, MAX_SIDE = MOST_PIXELS, MOST_SIDE
 
 
-def whole_level(value: object, low: int, high: int, what: str) -> int:
-    "A whole number within its range; raises `CodecError` that calls it `what`"
+def whole_level(
+    value: object,
+    low: int,
+    high: int,
+    what: str,  # how messages call it
+) -> int:
+    "A whole number within its range; raises `CodecError`"
     if isinstance(value, np.integer):
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
@@ -36,8 +41,11 @@ def whole_level(value: object, low: int, high: int, what: str) -> int:
     return int(value)
 
 # %% ../../nbs/data/00_codecs.base.ipynb #eef35f18
-def checked_picture(rgb: Any, shortest: int = 1) -> np.ndarray:  # uint8 (H, W, 3)
-    "A picture that a codec can take, of at least so many pixels a side; raises `CodecError`"
+def checked_picture(
+    rgb: Any,  # as `as_rgb` takes it
+    shortest: int = 1,  # shortest side in pixels
+) -> np.ndarray:  # uint8 (H, W, 3)
+    "A picture that a codec can take; raises `CodecError`"
     if isinstance(rgb, np.ndarray) and rgb.ndim in (2, 3):
         require_size(rgb.shape[1], rgb.shape[0], "image", CodecError)  # before anything is copied
     try:
@@ -50,7 +58,10 @@ def checked_picture(rgb: Any, shortest: int = 1) -> np.ndarray:  # uint8 (H, W, 
     return rgb
 
 # %% ../../nbs/data/00_codecs.base.ipynb #d9ac6541
-def file_bytes(data: object, what: str) -> bytes:
+def file_bytes(
+    data: object,
+    what: str,  # name of the format
+) -> bytes:
     "What `decode` was given, as bytes; raises `CodecError`"
     if not isinstance(data, (bytes, bytearray, memoryview)):
         kind = type(data).__name__
@@ -116,7 +127,9 @@ class Codec:
 CODECS: dict[str, type[Codec]] = {}
 
 
-def register(kind: type[Codec]) -> type[Codec]:  # the same
+def register(
+    kind: type[Codec],  # a subclass of `Codec`
+) -> type[Codec]:  # the same
     "Let a codec be found by its name; a decorator of its class"
     known = CODECS.get(kind.name)
     ours = known is None or kind.__module__ in (known.__module__, "__main__")  # or its own notebook
@@ -160,6 +173,8 @@ def scratch() -> Path:
     return folder
 
 # %% ../../nbs/data/00_codecs.base.ipynb #c8c862bb
-def use_scratch(folder: str | Path) -> None:
-    "Take another process's temporary folder, which that will remove, for this one's"
+def use_scratch(
+    folder: str | Path,  # of another process, which will remove it
+) -> None:
+    "Take another process's temporary folder for this one's"
     _folders[os.getpid()] = Path(folder)

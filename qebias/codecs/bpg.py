@@ -48,8 +48,11 @@ from qebias.core import (
 )
 
 # %% ../../nbs/data/02_codecs.bpg.ipynb #271474e2
-def lanczos(x: np.ndarray, a: int) -> np.ndarray:
-    "The Lanczos kernel of `a` lobes: `sinc(x) sinc(x/a)` for |x| < a samples, 0 beyond"
+def lanczos(
+    x: np.ndarray,  # distance in samples
+    a: int,  # lobes on each side
+) -> np.ndarray:
+    "The Lanczos kernel, `sinc(x) sinc(x/a)` for |x| < a and 0 beyond"
     return np.where(np.abs(x) < a, np.sinc(x) * np.sinc(np.asarray(x) / a), 0.0)
 
 # %% ../../nbs/data/02_codecs.bpg.ipynb #d1431b5c
@@ -153,7 +156,9 @@ _PARAMS = (
 _PRESET = {"preset": "veryslow", "tune": "ssim"}
 
 
-def lambda_table(encoder: str) -> str:  # two lines of 70 numbers, q = 0..69: lambda, lambda squared
+def lambda_table(
+    encoder: str,  # "jctvc" or "x265"
+) -> str:  # two lines of 70 numbers, q = 0..69: lambda, lambda squared
     "x265's `lambda-file` for a encoder"
     law = ENCODERS[encoder]
     rows = [law["root"](q) for q in range(70)], [law["factor"] * 2 ** ((q - 12) / 3) for q in range(70)]
@@ -412,7 +417,9 @@ def _require_readable(pixels, flags) -> None:
             raise CodecError(f"BPG file has {what}: only 8-bit full-range stills in 4:2:0 or grey are read")
 
 # %% ../../nbs/data/02_codecs.bpg.ipynb #941a93df
-def bpg_header(data: bytes) -> BpgHeader:
+def bpg_header(
+    data: bytes,  # a .bpg file
+) -> BpgHeader:
     "Read a BPG file's header; raises `CodecError` where it is none, damaged or of a kind that is not read"
     if data[:4] != b"BPG\xfb":
         raise CodecError("not a BPG file: it does not begin with 42 50 47 FB")
@@ -438,8 +445,10 @@ def bpg_header(data: bytes) -> BpgHeader:
     return header
 
 # %% ../../nbs/data/02_codecs.bpg.ipynb #b1e172a0
-def bpg_extensions(data: bytes) -> dict[int, bytes]:
-    "What a BPG file carries beside its picture: 1, EXIF; 2, a profile; raises `CodecError`"
+def bpg_extensions(
+    data: bytes,  # a .bpg file whose header is right
+) -> dict[int, bytes]:  # by the number of its kind: 1 is EXIF, 2 a colour profile
+    "What a BPG file carries beside its picture; raises `CodecError` where that is damaged"
     at = 6
     for _ in range(3):  # width, height, length
         _, at = _read_ue7(data, at)

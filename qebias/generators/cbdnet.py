@@ -13,7 +13,11 @@ from torch.nn import functional as F
 from .core import check_counts, check_input
 
 # %% ../../nbs/networks/13_generators.cbdnet.ipynb #98784f3e
-def conv_relu(width_in: int, width_out: int, n: int = 1) -> nn.Sequential:
+def conv_relu(
+    width_in: int,  # channels in
+    width_out: int,  # channels out
+    n: int = 1,  # how many convolutions
+) -> nn.Sequential:
     "`n` 3 x 3 convolutions in a row, each with a ReLU behind it"
     layers: list[nn.Module] = []
     for i in range(n):

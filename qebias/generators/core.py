@@ -28,7 +28,9 @@ from torch.nn import functional as F
 from ..core import QebiasError, is_out_of_memory
 
 # %% ../../nbs/networks/00_generators.core.ipynb #ef8d1171
-def hashed(n: int) -> np.ndarray:  # float64 (n,), in [0, 1)
+def hashed(
+    n: int,  # how many numbers
+) -> np.ndarray:  # float64 (n,), in [0, 1)
     "The first `n` numbers u_k of the fill rule, a 32-bit integer hash of k = 1..n"
     mask = np.uint64(0xFFFFFFFF)
     x = (np.arange(1, n + 1, dtype=np.uint64) * np.uint64(2654435761)) & mask
@@ -39,8 +41,10 @@ def hashed(n: int) -> np.ndarray:  # float64 (n,), in [0, 1)
 
 # %% ../../nbs/networks/00_generators.core.ipynb #15258343
 @torch.no_grad()
-def fill(model: nn.Module) -> nn.Module:
-    "Set convolutions and linear layers by the fill rule, in place; everything else keeps its value"
+def fill(
+    model: nn.Module,  # changed in place
+) -> nn.Module:  # the same model
+    "Set the weights of convolutions and linear layers by the fill rule; everything else keeps its value"
     for layer in model.modules():
         if not isinstance(layer, (nn.modules.conv._ConvNd, nn.Linear)):
             continue
@@ -143,8 +147,10 @@ _FP32_BEFORE: list = []  # what was set before the first of them
 
 
 @contextlib.contextmanager
-def fp32_as(precision: str) -> Iterator[None]:
-    'How fp32 is computed while the block runs, by "ieee" or "tf32", whatever was set before'
+def fp32_as(
+    precision: str,  # "ieee" or "tf32"
+) -> Iterator[None]:
+    "How fp32 is computed while the block runs, whatever names it was set by before"
     operations = fp32_operations()
     if not operations:
         with _old_flags(precision == "tf32"):
@@ -224,7 +230,10 @@ def count(model: nn.Module) -> int:
 
 # %% ../../nbs/networks/00_generators.core.ipynb #9ce136ee
 @contextlib.contextmanager
-def watching(model: nn.Module, see: Callable) -> Iterator[None]:
+def watching(
+    model: nn.Module,
+    see: Callable,  # of a name, a layer, its input and its output
+) -> Iterator[None]:
     "Call `see(name, layer, input, output)` for every layer without children, in the order of their work"
     hooks = [
         layer.register_forward_hook(lambda m, i, o, name=name: see(name, m, i[0], o))
@@ -238,8 +247,12 @@ def watching(model: nn.Module, see: Callable) -> Iterator[None]:
             hook.remove()
 
 # %% ../../nbs/networks/00_generators.core.ipynb #0ca7fadb
-def layer_macs(layer: nn.Module, x: torch.Tensor, y: torch.Tensor) -> int:
-    "Multiplications of one layer, from x to y; only convolutions and linear layers have any"
+def layer_macs(
+    layer: nn.Module,
+    x: torch.Tensor,  # its input
+    y: torch.Tensor,  # its output
+) -> int:
+    "Multiplications of one layer for a whole batch; only convolutions and linear layers have any"
     if isinstance(layer, nn.Linear):
         return y.numel() * layer.in_features
     if not isinstance(layer, nn.modules.conv._ConvNd):
@@ -248,7 +261,11 @@ def layer_macs(layer: nn.Module, x: torch.Tensor, y: torch.Tensor) -> int:
     return values * partners // layer.groups * int(np.prod(layer.kernel_size))
 
 # %% ../../nbs/networks/00_generators.core.ipynb #94271062
-def blank(model: nn.Module, size: int | tuple, channels: int) -> torch.Tensor:  # (1, channels, height, width)
+def blank(
+    model: nn.Module,
+    size: int | tuple,  # side in pixels, or (height, width)
+    channels: int,
+) -> torch.Tensor:  # (1, channels, height, width)
     "A black picture of the type and on the device of a network's weights"
     h, w = (size, size) if isinstance(size, int) else size
     p = next(model.parameters())
@@ -293,7 +310,12 @@ def stages(
     return [row | {"mmac": round(row["mmac"], 3)} for row in rows.values() if row["parameters"]]
 
 # %% ../../nbs/networks/00_generators.core.ipynb #bb6a580a
-def show_stages(model: nn.Module, size: int | tuple = 128, channels: int = 3, depth: int = 1) -> str:
+def show_stages(
+    model: nn.Module,
+    size: int | tuple = 128,
+    channels: int = 3,
+    depth: int = 1,  # as for `stages`
+) -> str:
     "`stages` as text, with the totals"
     rows = stages(model, size, channels, depth)
     total = macs(model, size, channels) / 1e6
@@ -324,7 +346,10 @@ def measured_reach(
     return reach
 
 # %% ../../nbs/networks/00_generators.core.ipynb #053c2bf3
-def check_float(x: torch.Tensor, who: str) -> None:
+def check_float(
+    x: torch.Tensor,
+    who: str,  # who takes it, for the message
+) -> None:
     "Refuse what is no tensor in floating point: integers would be taken for pictures 255 times as bright"
     if not isinstance(x, torch.Tensor):
         raise QebiasError(f"{who} takes a tensor (N, C, H, W) in [0, 1], not a {type(x).__name__}")
@@ -332,8 +357,10 @@ def check_float(x: torch.Tensor, who: str) -> None:
         raise QebiasError(f"{who} takes floating point in [0, 1], not {x.dtype}: pass x.float() / 255")
 
 # %% ../../nbs/networks/00_generators.core.ipynb #06d049e6
-def extremes(x: torch.Tensor) -> tuple[float, float]:
-    "Least and largest value of a batch; 0, 0 where it has none, or while a graph is recorded"
+def extremes(
+    x: torch.Tensor,
+) -> tuple[float, float]:  # the least and the largest value; 0 and 0 where they cannot be looked at
+    "Between which values a batch lies; never asked while a graph is recorded, which must not wait"
     recorded = torch.compiler.is_compiling() or x.is_cuda and torch.cuda.is_current_stream_capturing()
     if recorded or not x.numel():
         return 0.0, 0.0
@@ -344,7 +371,10 @@ def extremes(x: torch.Tensor) -> tuple[float, float]:
         return 0.0, 0.0
 
 # %% ../../nbs/networks/00_generators.core.ipynb #9a3c28d5
-def check_range(x: torch.Tensor, who: str) -> float:  # the least value
+def check_range(
+    x: torch.Tensor,
+    who: str,  # who takes it, for the message
+) -> float:  # the least value
     "Refuse pictures in 0..255, which [0, 1] was expected of; raises `QebiasError`"
     low, high = extremes(x)
     if high > 16:  # no generator overshoots like that, and any photograph in 0..255 does
@@ -366,8 +396,13 @@ def check_unit(
         )
 
 # %% ../../nbs/networks/00_generators.core.ipynb #65114f7f
-def check_input(x: torch.Tensor, network: str, channels: int = 3, multiple: int = 1) -> None:
-    "Refuse a batch of other channels, or with sides that are no multiples; raises `QebiasError`"
+def check_input(
+    x: torch.Tensor,  # the batch
+    network: str,  # the network's name, for the message
+    channels: int = 3,  # how many the network takes
+    multiple: int = 1,  # of what height and width must be multiples
+) -> None:
+    "Refuse a batch that the network cannot take, in one line; raises `QebiasError`"
     check_float(x, network)
     if x.dim() != 4 or x.shape[1] != channels:
         raise QebiasError(f"{network} takes (N, {channels}, H, W), this batch has shape {tuple(x.shape)}")
@@ -409,7 +444,9 @@ def crop_to(
     return x[..., : like.shape[2], : like.shape[3]]
 
 # %% ../../nbs/networks/00_generators.core.ipynb #a0503541
-def grid_of(model: nn.Module) -> int:  # pixels, a multiple of `model.multiple`
+def grid_of(
+    model: nn.Module,  # a generator, of this package or not
+) -> int:  # pixels, a multiple of `model.multiple`
     "What a tile must start on: the network's `grid` and `multiple`, or 32 where it states nothing at all"
     stated = [getattr(model, name, None) for name in ("multiple", "grid")]
     if stated == [None, None] and not hasattr(model, "reach"):
@@ -443,8 +480,12 @@ def applied(
     return result
 
 # %% ../../nbs/networks/00_generators.core.ipynb #355035ec
-def spans(size: int, spacing: int, start: int) -> list[tuple[int, int]]:
-    "The intervals between cuts from `start` on; no stump of less than half a spacing is left"
+def spans(
+    size: int,  # of the picture along one axis
+    spacing: int,  # of the cuts
+    start: int,  # the first cut
+) -> list[tuple[int, int]]:
+    "The intervals between cuts; no stump of less than half a spacing is left at the end"
     cuts = [0, *range(start, size - spacing // 2 + 1, spacing), size]
     return list(zip(cuts, cuts[1:]))
 
@@ -501,8 +542,11 @@ class Lattice(NamedTuple):
     room: int  # the widest halo in px that they can judge
 
 # %% ../../nbs/networks/00_generators.core.ipynb #7a66fdcb
-def lattices(sizes: Sequence[int], grid: int) -> Iterator[Lattice]:
-    "Lattices of cuts from fine to coarse, as long as pictures of these sides have room for one"
+def lattices(
+    sizes: Sequence[int],  # heights and widths of the pictures
+    grid: int,  # px
+) -> Iterator[Lattice]:
+    "Lattices of cuts from fine to coarse, as long as the pictures have room for a cut"
     largest = max(sizes)
     for k in range(1, 20):
         spacing, coarser = grid * (2**k + 1), grid * (2 ** (k + 1) + 1)
@@ -564,8 +608,11 @@ def measured_halo(
     return largest
 
 # %% ../../nbs/networks/00_generators.core.ipynb #46ee9b62
-def misfit(own: Mapping, state: Mapping) -> str:
-    "The first tensor, of the network or the weights, that does not fit; empty where all do"
+def misfit(
+    own: Mapping,  # name -> tensor of the network
+    state: Mapping,  # name -> tensor of the weights
+) -> str:
+    "The first tensor that does not fit, in words; empty where all do"
     for name, tensor in own.items():
         if name not in state:
             return f"the weights lack {name}, shape {tuple(tensor.shape)}: they belong to another network"

@@ -17,7 +17,11 @@ from ..core import QebiasError
 from .core import check_counts, check_input
 
 # %% ../../nbs/networks/16_generators.mprnet.ipynb #88f0c54f
-def conv(inputs: int, outputs: int, size: int = 3) -> nn.Conv2d:
+def conv(
+    inputs: int,  # channels in
+    outputs: int,  # channels out
+    size: int = 3,  # of the kernel, px
+) -> nn.Conv2d:
     "A convolution without bias that keeps height and width"
     return nn.Conv2d(inputs, outputs, size, padding=size // 2, bias=False)
 
@@ -56,7 +60,12 @@ class CAB(nn.Module):
         return x + self.attention(self.conv2(self.act(self.conv1(x))))
 
 # %% ../../nbs/networks/16_generators.mprnet.ipynb #91d70e13
-def blocks(n: int, channels: int, reduction: int, act: nn.Module) -> nn.Sequential:
+def blocks(
+    n: int,
+    channels: int,  # in and out
+    reduction: int,  # of the channel attention
+    act: nn.Module,  # the PReLU, one module for all blocks of a network
+) -> nn.Sequential:
     "`n` channel attention blocks in a row"
     return nn.Sequential(*(CAB(channels, reduction, act) for _ in range(n)))
 

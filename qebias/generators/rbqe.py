@@ -26,7 +26,11 @@ class ECA(nn.Module):
         return x * torch.sigmoid(self.conv(means[:, None]))[:, 0, :, None, None]
 
 # %% ../../nbs/networks/15_generators.rbqe.ipynb #e5eef491
-def attended_conv(width_in: int, width_out: int, attention: bool) -> list[nn.Module]:
+def attended_conv(
+    width_in: int,  # channels in
+    width_out: int,  # channels out
+    attention: bool,
+) -> list[nn.Module]:
     "A 3 x 3 convolution, with attention before it or without"
     conv = nn.Conv2d(width_in, width_out, 3, padding=1)
     return [ECA(), conv] if attention else [conv]
